@@ -1,0 +1,174 @@
+"""The model bundle: the contract between `export/`, which writes it, and the servers, which run it.
+
+    NAME/VERSION/
+        bundle.json      the manifest below
+        tokenizer.json   of the tokenizers library, without truncation and padding: the server sets both
+        fp32.onnx ...    one graph a variant, pooling and normalisation inside
+        golden.npz       real inputs and what the original framework made of them
+
+Graphs take int64 [B, T] `input_ids`, `attention_mask` and, when the model has them, `token_type_ids`. They give
+    dense         float32 [B, D], unit length when similarity is cosine
+    sparse        float32 [B, V], zero where a term is absent
+    multi_vector  float32 [B, T, D], unit length; rows of padding mean nothing
+    logits        float32 [B, L], of a cross-encoder
+
+golden.npz holds (never pickled) for a bi-encoder `texts` [N], given as they are, without prompt, and one array for
+each representation: `dense` [N, D], `sparse` [N, V], `multi_vector` [sum(counts), D] with `counts` [N]; for a
+cross-encoder `queries` [N], `documents` [N] and `logits` [N, L].
+
+Rule: bundles are read-only. Nothing is written into one after export but engines under `tensorrt/`.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FORMAT_VERSION: Final = 1
+MANIFEST: Final = "bundle.json"
+TOKENIZER: Final = "tokenizer.json"
+GOLDEN: Final = "golden.npz"
+
+Representation = Literal["dense", "sparse", "multi_vector"]
+VariantName = Literal["fp32", "fp16", "int8"]
+
+
+class BundleError(Exception):
+    """A bundle that cannot be served; the message says which file, what was expected and what was found."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Source(_Part):
+    """Where a bundle comes from."""
+
+    checkpoint: str
+    """Hub id or name of the checkpoint."""
+    revision: str
+    """Commit of the checkpoint, or `sha256:` and the hash of its weights."""
+    licence: str
+    """SPDX name as the checkpoint states it; `unknown` when it states none."""
+    versions: dict[str, str]
+    """Versions of the packages that exported it."""
+
+
+class Parity(_Part):
+    """How near a variant is to the original framework, measured at export on real text."""
+
+    min_cosine: float | None = None
+    """Bi-encoders: least cosine between a vector and the original's."""
+    max_score_difference: float | None = None
+    """Cross-encoders: largest absolute difference of a logit."""
+    rank_agreement: float
+    """Mean share of the original's 10 nearest documents that the variant also ranks among its 10 nearest."""
+    batch_invariance: float
+    """Least cosine (bi-encoder), or 1 - largest difference (cross-encoder), between a text alone and in a batch."""
+
+
+class Variant(_Part):
+    """One graph of a bundle."""
+
+    file: str
+    """Its file name."""
+    parity: Parity
+    """How near it is to the original."""
+    tolerance: float = Field(gt=0)
+    """Largest distance from golden.npz a server accepts: 1 - cosine for vectors, absolute for logits."""
+    relative_speed: float = Field(gt=0)
+    """Throughput on the exporting machine ÷ that of fp32."""
+
+
+class Manifest(_Part):
+    """What a bundle holds: `bundle.json`."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    """Version of this layout."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    """Name that clients ask for."""
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Version of the bundle."""
+    task: Literal["bi_encoder", "cross_encoder"]
+    """Text to vectors, or a pair of texts to logits."""
+    representations: tuple[Representation, ...] = ()
+    """Bi-encoders: outputs of the graph."""
+    dimensions: int = Field(0, ge=0)
+    """Length of a dense vector; 0 without."""
+    matryoshka_dimensions: tuple[int, ...] = ()
+    """Prefixes of a dense vector that the model was trained to be used alone."""
+    similarity: Literal["cosine", "dot", "l2"] = "cosine"
+    """How dense vectors are compared."""
+    query_prompt: str = ""
+    """Prepended to queries."""
+    document_prompt: str = ""
+    """Prepended to documents."""
+    max_token_count: int = Field(ge=8)
+    """Longest input, special tokens and prompt included."""
+    pad_token_id: int = Field(ge=0)
+    """Token that fills short rows."""
+    inputs: tuple[str, ...]
+    """Inputs of the graph, in order."""
+    labels: tuple[str, ...] = ()
+    """Cross-encoders: names of the logits; one for a plain reranker."""
+    relevant_label: int = Field(0, ge=0)
+    """Cross-encoders: which logit says that the document answers the query."""
+    source: Source
+    """Where it comes from."""
+    variants: dict[VariantName, Variant]
+    """The graphs."""
+    default_variant: VariantName
+    """The fastest on the exporting machine among those that keep parity and do not depend on the batch."""
+    files: dict[str, str]
+    """SHA-256 in hex of every other file of the bundle."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files are what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+    """SHA-256 of bundle.json, in hex."""
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read a bundle and check every file's hash. Raises BundleError."""
+    text = _read(folder / MANIFEST)
+    manifest = _parse(folder, text)
+    for name, expected in manifest.files.items():
+        found = sha256(folder / name)
+        if found != expected:
+            raise BundleError(f"{folder / name}: expected SHA-256 {expected}, found {found}: damaged or changed")
+    needed = {TOKENIZER, GOLDEN, *(variant.file for variant in manifest.variants.values())}
+    if missing := sorted(needed - set(manifest.files)):
+        raise BundleError(f"{folder / MANIFEST}: expected a hash for {', '.join(missing)}, found none")
+    return Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex. Raises BundleError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path}: expected a file, found none: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: expected a bundle's manifest, found none: {error.strerror}") from error
+
+
+def _parse(folder: Path, text: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise BundleError(f"{folder / MANIFEST}: {where}: {first['msg']}, found {first['input']!r}") from error

@@ -1,0 +1,56 @@
+"""Collects every rule a request breaks, so that one answer names them all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sluice.errors import InvalidRequest, Violation
+
+
+class Violations:
+    """What is wrong with one request, field by field.
+
+    A description says what was expected and what was given: `expected 1 to 256 texts, got 0`.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+        self._metadata: dict[str, object] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, field: str, description: str, **numbers: object) -> None:
+        """Note a broken rule; `numbers` repeat those of the description for machines."""
+        self._found.append(Violation(field, description))
+        self._metadata.update(numbers)
+
+    def count(self, field: str, given: int, *, low: int, high: int, what: str) -> None:
+        """Note it when a count is out of range."""
+        if not low <= given <= high:
+            self.add(field, f"expected {low} to {high:,} {what}, got {given:,}", expected_max=high, given=given)
+
+    def text(self, field: str, text: str, *, max_bytes: int) -> None:
+        """Note it when a text is empty, only white space, or longer than allowed in UTF-8."""
+        if not text or text.isspace():
+            self.add(field, "expected some text, got none" if not text else "expected some text, got only white space")
+        elif len(text) * 4 > max_bytes:
+            size = len(text.encode())
+            if size > max_bytes:
+                description = f"expected at most {max_bytes:,} bytes of UTF-8, got {size:,}"
+                self.add(field, description, expected_max=max_bytes, given=size)
+
+    def raise_if_any(self) -> None:
+        """Raise InvalidRequest naming all that was noted; the first is the message."""
+        if self._found:
+            first = self._found[0]
+            more = f" (and {len(self._found) - 1} more)" if len(self._found) > 1 else ""
+            message = f"{first.field}: {first.description}{more}"
+            raise InvalidRequest(message, violations=self._found, metadata=self._metadata)
+
+
+@contextmanager
+def validating() -> Iterator[Violations]:
+    """Collect violations in the block, and raise InvalidRequest at its end when there are any."""
+    violations = Violations()
+    yield violations
+    violations.raise_if_any()
