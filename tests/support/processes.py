@@ -1,0 +1,130 @@
+"""Real server processes: start one, wait until it is ready, stop it kindly or kill it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[2]
+_START_S: Final = 60.0
+_STOP_S: Final = 60.0
+
+
+class StartRefused(Exception):
+    """The process ended before it was ready."""
+
+    def __init__(self, status: int, log: Sequence[str]) -> None:
+        super().__init__(f"exit status {status}\n" + "\n".join(log))
+        self.status = status
+        self.log = tuple(log)
+
+
+@dataclass
+class ServerProcess:
+    """A running server. `address` is where it serves, `log` every line it wrote so far."""
+
+    popen: subprocess.Popen[str]
+    address: str = ""
+    log: list[str] = field(default_factory=list)
+    _ready: threading.Event = field(default_factory=threading.Event)
+    _reader: threading.Thread | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.popen.pid
+
+    def events(self) -> list[dict[str, Any]]:
+        """The log lines that are JSON objects, parsed."""
+        return [json.loads(line) for line in list(self.log) if line.startswith("{")]
+
+    def kill(self) -> None:
+        """End it at once, as `kill -9` does, and wait until it is gone."""
+        self.popen.kill()
+        self.wait()
+
+    def terminate(self) -> int:
+        """Send SIGTERM, wait until it has drained, and return its exit status."""
+        self.popen.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has ended, and return its exit status. Raises TimeoutExpired after a minute."""
+        status = self.popen.wait(_STOP_S)
+        if self._reader is not None:
+            self._reader.join()
+        return status
+
+    def follow(self) -> None:
+        """Read its log in the background until it ends."""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def await_ready(self, timeout_s: float) -> None:
+        """Wait for the log line `ready`. Raises StartRefused when it ended, TimeoutError when it takes too long."""
+        if not self._ready.wait(timeout_s):
+            self.kill()
+            raise TimeoutError("not ready in time:\n" + "\n".join(self.log))
+        if not self.address:
+            raise StartRefused(self.wait(), self.log)
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        with self.popen.stderr as lines:
+            for line in lines:
+                self.log.append(line.rstrip("\n"))
+                if not self.address and line.startswith("{"):
+                    self._note_ready(json.loads(line))
+        self._ready.set()
+
+    def _note_ready(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "ready":
+            self.address = event["address"]
+            self._ready.set()
+
+
+def start(
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
+    timeout_s: float = _START_S,
+) -> ServerProcess:
+    """A ready `python -m module` on a free port. `prefix` is a command to run it under, such as `prlimit`.
+
+    Raises StartRefused when it does not become ready.
+    """
+    command = [*prefix, sys.executable, "-m", module, "--listen", "127.0.0.1:0", "--log-format", "json", *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
+    popen = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=inherited | dict(environment or {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server = ServerProcess(popen)
+    server.follow()
+    server.await_ready(timeout_s)
+    return server
+
+
+@contextmanager
+def running(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
+    """A ready server for the block; stopped kindly at its end, unless it ended before."""
+    server = start(module, *arguments, environment=environment)
+    try:
+        yield server
+    finally:
+        if server.popen.poll() is None:
+            server.terminate()
+        else:
+            server.wait()
