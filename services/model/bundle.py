@@ -52,6 +52,8 @@ class Source(_Part):
     """Commit of the checkpoint, or `sha256:` and the hash of its weights."""
     licence: str
     """SPDX name as the checkpoint states it; `unknown` when it states none."""
+    options: dict[str, str]
+    """What the export was asked for: the same again gives the same bundle."""
     versions: dict[str, str]
     """Versions of the packages that exported it."""
 

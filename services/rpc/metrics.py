@@ -15,3 +15,31 @@ HANDLING: Final = Histogram(
     buckets=_SECONDS,
 )
 IN_FLIGHT: Final = Gauge("sluice_calls_in_flight", "Calls being handled.", ["grpc_service"])
+
+QUEUE_WAIT: Final = Histogram(
+    "sluice_queue_seconds", "Time a row waited for its batch.", ["model", "lane"], buckets=_SECONDS
+)
+TOKENIZE: Final = Histogram(
+    "sluice_tokenize_seconds", "Time to tokenise the texts of one call.", ["model"], buckets=_SECONDS
+)
+INFERENCE: Final = Histogram("sluice_inference_seconds", "Time of one batch.", ["model", "lane"], buckets=_SECONDS)
+BATCH_TOKENS: Final = Histogram(
+    "sluice_batch_tokens",
+    "Tokens of one batch, padding included.",
+    ["model", "lane"],
+    buckets=[8 * 2**power for power in range(13)],
+)
+TOKENS: Final = Counter("sluice_tokens", "Tokens computed: `used` or `padding`.", ["model", "lane", "kind"])
+CACHE: Final = Counter("sluice_cache", "Rows by outcome: `hit`, `coalesced` or `miss`.", ["model", "outcome"])
+REFUSED: Final = Counter("sluice_refused", "Calls refused because they could not be done in time.", ["model", "lane"])
+DROPPED: Final = Counter(
+    "sluice_dropped", "Rows dropped before they were computed: `expired` or `cancelled`.", ["model", "lane", "reason"]
+)
+
+STAGE: Final = Histogram(
+    "sluice_stage_seconds", "Time of one stage of a search.", ["pipeline", "stage"], buckets=_SECONDS
+)
+STAGE_DEGRADED: Final = Counter(
+    "sluice_stage_degraded", "Stages skipped or cut short, by reason.", ["pipeline", "stage", "reason"]
+)
+INDEXED: Final = Counter("sluice_documents_indexed", "Documents acknowledged, by outcome.", ["outcome"])

@@ -1,0 +1,1 @@
+"""The embedding service: text to vectors. Knows nothing of documents and collections."""

@@ -1,0 +1,28 @@
+"""Starts the embedding server: `python -m services.embedding --bundles DIR`."""
+
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from services.embedding.servicer import EmbeddingServicer
+from services.embedding.settings import EmbeddingSettings
+from services.model.catalog import open_catalog
+from services.rpc.server import Service, run
+from services.rpc.settings import load
+
+
+@asynccontextmanager
+async def embedding(settings: EmbeddingSettings) -> AsyncIterator[Sequence[Service]]:
+    """The embedding service with its models loaded."""
+    async with open_catalog(settings) as catalog:
+        yield [EmbeddingServicer(catalog, settings).service]
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    settings = load(EmbeddingSettings, sys.argv[1:], program="services.embedding")
+    run(settings, lambda: embedding(settings), program="services.embedding")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""Runs rows of many callers through one model: two lanes, batches, coalescing, a cache.
+
+    lane         threads                      for
+    interactive  one a core                   queries: somebody waits
+    bulk         one a core, of low priority  indexing: takes what interactive leaves, and never nothing
+
+Both lanes run on the same cores, each batch in a thread of its own. The kernel, not a scheduler of ours, takes the
+core away from a bulk batch when an interactive one arrives, in the middle of it: so the size of bulk batches does not
+show in the latency of queries, and bulk keeps the small share that its priority gives it.
+
+Rule: all state belongs to the event loop; threads only run the session.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailable
+
+from services.model.batching import BatchQueue, Row
+from services.model.cache import Cache
+from services.model.cost import Cost
+from services.model.session import Outputs, Session
+from services.model.tokenizer import Input
+from services.rpc import metrics
+
+logger = logging.getLogger(__name__)
+
+Lane = Literal["interactive", "bulk"]
+LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
+
+# The nice value of bulk threads. The kernel weighs nice 0 against nice 10 as 1024 : 110, so a busy interactive lane
+# leaves bulk a tenth of the machine: it never starves, and a query is slowed by at most that tenth.
+_BULK_NICE: Final = 10
+
+Output = dict[str, NDArray[Any]]
+"""One row's part of each wanted output, without batch axis and padding. Read-only, because callers share it.
+
+    dense [D]   multi_vector [T, D], special tokens included   logits [L]
+    sparse [K] weights, and with it sparse_indices int32 [K], rising
+"""
+
+_Key = tuple[tuple[int, ...], tuple[int, ...] | None, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a call's rows may run."""
+
+    lane: Lane
+    """Whose threads run them."""
+    deadline: float
+    """On the monotonic clock, in seconds: rows that would be done later are not computed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How one model uses the machine."""
+
+    threads: int
+    """Batches that run at once in each lane."""
+    max_batch_tokens: int
+    """Most tokens of a batch, padding included."""
+    max_batch_rows: int
+    """Most rows of a batch."""
+    cache_entries: int
+    """Most outputs that are kept."""
+    cache_bytes: int
+    """Most bytes of outputs that are kept."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """What one caller waits for."""
+
+    deadline: float
+    outputs: list[Output | None]
+    done: asyncio.Future[None]
+    missing: int
+
+
+@dataclass(eq=False, slots=True)
+class _Work:
+    """A row's input, and whom its output goes to: jobs, each with the positions it fills."""
+
+    key: _Key
+    input: Input
+    lane: Lane
+    waiters: list[tuple[_Job, int]] = field(default_factory=list)
+
+
+class Engine:
+    """One model that serves many callers. `run` belongs to the event loop the engine was made in."""
+
+    def __init__(self, session: Session, cost: Cost, limits: Limits, *, model: str) -> None:
+        self._session = session
+        self._model = model
+        self._limits = limits
+        self._lanes = {lane: _Lane(lane, limits, cost) for lane in LANES}
+        self._rows: dict[tuple[Lane, _Key], Row[_Work]] = {}
+        self._cache: Cache[_Key, Output] = Cache(max_entries=limits.cache_entries, max_bytes=limits.cache_bytes)
+
+    async def run(self, inputs: Sequence[Input], wanted: Sequence[str], schedule: Schedule) -> list[Output]:
+        """The wanted outputs of each input, in order.
+
+        Raises Unavailable (OVERLOADED) at once when it cannot be done in time, DeadlineExpired when time ran out
+        after all, BackendFailed when the model failed. A cancelled call leaves nothing behind.
+        """
+        lane, names = schedule.lane, tuple(wanted)
+        keys = [(row.ids, row.type_ids, names) for row in inputs]
+        outputs: list[Output | None] = [self._cache.get(key) for key in keys]
+        absent = [position for position, output in enumerate(outputs) if output is None]
+        metrics.CACHE.labels(self._model, "hit").inc(len(inputs) - len(absent))
+        if absent:
+            job = _Job(schedule.deadline, outputs, asyncio.get_running_loop().create_future(), len(absent))
+            self._admit(lane, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows], schedule.deadline)
+            for position in absent:
+                self._enqueue(job, position, keys[position], inputs[position], lane)
+            self._pump(self._lanes[lane])
+            try:
+                await job.done
+            except (asyncio.CancelledError, SluiceError):
+                self._abandon(job, [(lane, keys[position]) for position in absent])
+                raise
+        return [output for output in outputs if output is not None]
+
+    def close(self) -> None:
+        """Let running batches end and stop the threads."""
+        for lane in self._lanes.values():
+            lane.threads.shutdown(wait=True, cancel_futures=True)
+
+    def _admit(self, lane: Lane, inputs: Sequence[Input], deadline: float) -> None:
+        """Refuse work that cannot be done in time, before any of it is done."""
+        own = sum(len(row.ids) for row in inputs)
+        wait_s = self._lanes[lane].wait_s(own, len(inputs))
+        left_s = deadline - monotonic()
+        if wait_s > left_s:
+            metrics.REFUSED.labels(self._model, lane).inc()
+            message = f"expected to take {wait_s:.3f} s with {left_s:.3f} s left; nothing was done"
+            numbers = {"expected_s": f"{wait_s:.3f}", "left_s": f"{left_s:.3f}"}
+            reason = ErrorReason.ERROR_REASON_OVERLOADED
+            raise Unavailable(message, reason=reason, metadata=numbers, retry_after_s=max(wait_s - left_s, 0.01))
+
+    def _enqueue(self, job: _Job, position: int, key: _Key, input_: Input, lane: Lane) -> None:
+        """Wait for a row: one that is already under way when there is one, else a new one."""
+        row = self._rows.get((lane, key))
+        if row is None:
+            work = _Work(key, input_, lane)
+            row = self._rows[lane, key] = Row(work, len(input_.ids), monotonic())
+            self._lanes[lane].queue.push(row)
+            metrics.CACHE.labels(self._model, "miss").inc()
+        else:
+            metrics.CACHE.labels(self._model, "coalesced").inc()
+        row.payload.waiters.append((job, position))
+        row.deadlines.append(job.deadline)
+
+    def _pump(self, lane: "_Lane") -> None:
+        """Start batches while there are rows and threads for them."""
+        while len(lane.queue) and lane.running < self._limits.threads:
+            now = monotonic()
+            cut = lane.queue.cut(now, lane.cost)
+            for row in cut.expired:
+                self._expire(row)
+            if cut.batch:
+                self._start(lane, cut.batch, now)
+
+    def _start(self, lane: "_Lane", batch: list[Row[_Work]], now: float) -> None:
+        for row in batch:
+            metrics.QUEUE_WAIT.labels(self._model, lane.name).observe(now - row.arrived)
+        lane.running += 1
+        lane.running_tokens += sum(row.length for row in batch)
+        inputs = [row.payload.input for row in batch]
+        wanted = sorted({name for row in batch for name in row.payload.key[2]})
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted)
+        future.add_done_callback(lambda done: self._finish(lane, batch, done))
+
+    def _finish(
+        self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[tuple[list[Output], float]]"
+    ) -> None:
+        """Hand out a batch's outputs, and start the next one."""
+        lane.running -= 1
+        lane.running_tokens -= sum(row.length for row in batch)
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is None:
+            outputs, seconds = done.result()
+            self._observe(lane, batch, seconds)
+            for row, output in zip(batch, outputs, strict=True):
+                self._deliver(row, output)
+        else:
+            logger.error("batch failed", exc_info=error, extra={"model": self._model, "rows": len(batch)})
+            for row in batch:
+                self._fail(row, BackendFailed("the model failed on this batch; the server's log tells"))
+        self._pump(lane)
+
+    def _observe(self, lane: "_Lane", batch: list[Row[_Work]], seconds: float) -> None:
+        padded = max(row.length for row in batch) * len(batch)
+        lane.cost = lane.cost.after(padded, seconds)
+        metrics.INFERENCE.labels(self._model, lane.name).observe(seconds)
+        metrics.BATCH_TOKENS.labels(self._model, lane.name).observe(padded)
+        metrics.TOKENS.labels(self._model, lane.name, "used").inc(sum(row.length for row in batch))
+        metrics.TOKENS.labels(self._model, lane.name, "padding").inc(padded - sum(row.length for row in batch))
+
+    def _deliver(self, row: Row[_Work], output: Output) -> None:
+        work = row.payload
+        del self._rows[work.lane, work.key]
+        for job, position in work.waiters:
+            job.outputs[position] = output
+            job.missing -= 1
+            if not job.missing and not job.done.done():
+                job.done.set_result(None)
+        if work.lane == "interactive":  # queries come again; a corpus would only push them out
+            self._cache.put(work.key, output, sum(part.nbytes for part in output.values()))
+
+    def _expire(self, row: Row[_Work]) -> None:
+        reason = "expired" if row.deadlines else "cancelled"
+        metrics.DROPPED.labels(self._model, row.payload.lane, reason).inc()
+        self._fail(row, DeadlineExpired("the deadline would have passed before the model could answer; not computed"))
+
+    def _fail(self, row: Row[_Work], error: BackendFailed | DeadlineExpired) -> None:
+        del self._rows[row.payload.lane, row.payload.key]
+        for job, _ in row.payload.waiters:
+            if not job.done.done():
+                job.done.set_exception(error)
+
+    def _abandon(self, job: _Job, keys: Sequence[tuple[Lane, _Key]]) -> None:
+        """Nobody waits for this job any more: its rows are dropped when their turn comes, unless others wait."""
+        for key in set(keys):
+            row = self._rows.get(key)
+            if row is not None:
+                row.payload.waiters = [(other, at) for other, at in row.payload.waiters if other is not job]
+                row.deadlines = [other.deadline for other, _ in row.payload.waiters]
+
+
+class _Lane:
+    """Rows that wait, and threads that run them."""
+
+    def __init__(self, name: Lane, limits: Limits, cost: Cost) -> None:
+        self.name = name
+        self.cost = cost
+        self.queue: BatchQueue[_Work] = BatchQueue(
+            max_batch_tokens=limits.max_batch_tokens, max_batch_rows=limits.max_batch_rows
+        )
+        self.threads = ThreadPoolExecutor(
+            limits.threads, thread_name_prefix=name, initializer=_lower_priority if name == "bulk" else None
+        )
+        self.thread_count = limits.threads
+        self.running = 0
+        self.running_tokens = 0
+
+    def wait_s(self, own_tokens: int, own_rows: int) -> float:
+        """Expected time until work that arrives now is done: what waits and runs, then the work itself."""
+        before = self.cost.seconds_per_token * (self.queue.tokens + self.running_tokens / 2) / self.thread_count
+        return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
+
+
+def _run_batch(session: Session, inputs: list[Input], wanted: list[str]) -> tuple[list[Output], float]:
+    """Each row's outputs, and the seconds the model took."""
+    started = perf_counter()
+    outputs = session.run(inputs, wanted)
+    seconds = perf_counter() - started
+    return [_part(outputs, position, len(row.ids)) for position, row in enumerate(inputs)], seconds
+
+
+def _part(outputs: Outputs, position: int, length: int) -> Output:
+    """One row's outputs; copied, so that keeping one does not keep the whole batch."""
+    parts: Output = {}
+    for name, array in outputs.items():
+        row = array[position]
+        if name == "sparse":
+            parts["sparse_indices"] = np.flatnonzero(row).astype(np.int32)
+            parts[name] = row[parts["sparse_indices"]]
+        else:
+            parts[name] = (row[:length] if name == "multi_vector" else row).copy()
+    for part in parts.values():
+        part.setflags(write=False)
+    return parts
+
+
+def _lower_priority() -> None:
+    """Let this thread run behind those of the interactive lane. Linux has a nice value for each thread."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BULK_NICE)
+    except OSError as error:
+        logger.warning("bulk threads keep normal priority: %s", error.strerror)

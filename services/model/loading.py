@@ -1,0 +1,145 @@
+"""From a bundle on disk to a model that answers: hashes, tokenizer, graph, golden check, speed.
+
+A server that cannot reproduce the golden outputs on its own hardware refuses to serve. That run is its warm-up too.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.model.bundle import GOLDEN, TOKENIZER, Bundle, BundleError, VariantName, open_bundle
+from services.model.cost import Cost
+from services.model.engine import Engine, Limits
+from services.model.session import Session
+from services.model.tokenizer import Input, Tokenizer
+from services.rpc import metrics
+
+logger = logging.getLogger(__name__)
+
+# Two run lengths to measure the speed at: a query and a passage.
+_SHORT_TOKENS: Final = 4
+_LONG_TOKENS: Final = 128
+_SPEED_RUNS: Final = 3
+
+# Fact: tokenising takes about 0.1 ms for 1,000 characters; a thread and back takes about as long.
+_INLINE_CHARACTERS: Final = 1000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle that is loaded and checked."""
+
+    bundle: Bundle
+    tokenizer: Tokenizer
+    session: Session
+    engine: Engine
+
+    @property
+    def name(self) -> str:
+        """What clients call it."""
+        return self.bundle.manifest.name
+
+    async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens; long texts off the event loop."""
+        started = perf_counter()
+        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
+            ids = self.tokenizer.tokenize(texts)
+        else:
+            ids = await asyncio.to_thread(self.tokenizer.tokenize, texts)
+        metrics.TOKENIZE.labels(self.name).observe(perf_counter() - started)
+        return ids
+
+
+def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
+    """Load, check and warm up a bundle. `auto` takes the variant that export found fastest.
+
+    Raises BundleError when a file is missing or damaged, or when the golden outputs are not reproduced.
+    """
+    started = perf_counter()
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    tokenizer = Tokenizer(folder / TOKENIZER, max_token_count=manifest.max_token_count)
+    session = Session(bundle, manifest.default_variant if variant == "auto" else variant)
+    distance = check_golden(bundle, tokenizer, session)
+    cost = measure_cost(session, longest=min(_LONG_TOKENS, manifest.max_token_count))
+    fields = {
+        "model": f"{manifest.name}@{manifest.version}",
+        "digest": bundle.digest,
+        "variant": session.variant,
+        "execution_provider": session.execution_provider,
+        "golden_distance": float(f"{distance:.3g}"),
+        "tokens_per_second": round(1 / cost.seconds_per_token),
+        "overhead_tokens": round(cost.overhead_tokens, 1),
+        "duration_s": round(perf_counter() - started, 2),
+    }
+    logger.info("model loaded", extra=fields)
+    return Model(bundle, tokenizer, session, Engine(session, cost, limits, model=manifest.name))
+
+
+def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> float:
+    """The largest distance from the golden outputs. Raises BundleError when it is over the variant's tolerance.
+
+    Distance: 1 - cosine for vectors, absolute difference for logits. Rows run one by one, so that padding and other
+    rows play no part.
+    """
+    tolerance = bundle.manifest.variants[session.variant].tolerance
+    with np.load(bundle.folder / GOLDEN, allow_pickle=False) as file:
+        golden = {name: file[name] for name in file.files}
+    try:
+        distance = _golden_distance(bundle, tokenizer, session, golden)
+    except KeyError as error:
+        raise BundleError(
+            f"{bundle.folder / GOLDEN}: expected an array named {error}, found {sorted(golden)}"
+        ) from error
+    if not distance <= tolerance:
+        raise BundleError(
+            f"{bundle.folder}: {session.variant} on {session.execution_provider} is {distance:.3g} away from the "
+            f"golden outputs, expected at most {tolerance:.3g}: wrong graph, tokenizer or runtime; not served"
+        )
+    return distance
+
+
+def _golden_distance(bundle: Bundle, tokenizer: Tokenizer, session: Session, golden: dict[str, NDArray[Any]]) -> float:
+    if bundle.manifest.task == "cross_encoder":
+        queries, documents = (tokenizer.tokenize(golden[name].tolist()) for name in ("queries", "documents"))
+        rows = [tokenizer.pair(q, d, "end") for q, d in zip(queries, documents, strict=True)]
+        logits = [session.run([row], ["logits"])["logits"][0] for row in rows]
+        return float(np.abs(np.array(logits) - golden["logits"]).max())
+    rows = [tokenizer.single(ids, "end") for ids in tokenizer.tokenize(golden["texts"].tolist())]
+    outputs = [session.run([row], bundle.manifest.representations) for row in rows]
+    distances = []
+    for name in bundle.manifest.representations:
+        expected = golden[name]
+        given = [output[name][0] for output in outputs]
+        distances.append(_largest_angle(np.concatenate([np.atleast_2d(part) for part in given]), expected))
+    return max(distances)
+
+
+def _largest_angle(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """1 - the least cosine between rows [N, D] that belong together."""
+    if given.shape != expected.shape:
+        return float("inf")
+    norms = np.linalg.norm(given, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(1 - ((given * expected).sum(axis=1) / np.maximum(norms, 1e-12)).min())
+
+
+def measure_cost(session: Session, *, longest: int) -> Cost:
+    """The cost of runs on this machine: the best of a few runs of a short row and of one of `longest` tokens."""
+    return Cost.fitted(*((tokens, _best_run_s(session, tokens)) for tokens in (_SHORT_TOKENS, longest)))
+
+
+def _best_run_s(session: Session, tokens: int) -> float:
+    row = Input((1,) * tokens)
+    times = []
+    for _ in range(_SPEED_RUNS):
+        started = perf_counter()
+        session.run([row], session.outputs)
+        times.append(perf_counter() - started)
+    return min(times)

@@ -1,0 +1,50 @@
+"""What a server that runs models can be told, beyond what every server can."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from services.model.bundle import VariantName
+from services.model.engine import Limits
+from services.rpc.settings import ServerSettings
+
+
+class ModelServerSettings(ServerSettings):
+    """How models are loaded, batched and cached."""
+
+    bundles: list[Path] = Field(min_length=1)
+    """Bundle folders to serve, each NAME/VERSION. In the environment as JSON: ["/bundles/all-MiniLM-L6-v2/1"]."""
+
+    variant: VariantName | Literal["auto"] = "auto"
+    """Graph to run; `auto` takes the one that export found fastest among those that keep parity."""
+
+    threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+    """Batches that run at once in each lane, one thread each. Default: one a core this process may use."""
+
+    max_batch_tokens: int = Field(2048, ge=16, le=2**20)
+    """Most tokens of a batch, padding included. 2,048 is 16 rows of 128: more gains nothing on a CPU."""
+
+    max_batch_rows: int = Field(64, ge=1, le=4096)
+    """Most rows of a batch."""
+
+    cache_entries: int = Field(10_000, ge=0)
+    """Most recent outputs kept for equal inputs; 0 keeps none."""
+
+    cache_bytes: int = Field(64 * 2**20, ge=0)
+    """Most bytes of outputs kept. 64 MiB is 43,000 dense vectors of 384, or 220 documents' token vectors."""
+
+    max_text_bytes: int = Field(65_536, ge=1, le=2**24)
+    """Largest text, in bytes of UTF-8."""
+
+    @property
+    def limits(self) -> Limits:
+        """The part that the engine reads."""
+        return Limits(
+            threads=self.threads,
+            max_batch_tokens=self.max_batch_tokens,
+            max_batch_rows=self.max_batch_rows,
+            cache_entries=self.cache_entries,
+            cache_bytes=self.cache_bytes,
+        )

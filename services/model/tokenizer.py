@@ -1,0 +1,132 @@
+"""Text to token ids, one text or a pair, truncated as the caller wants.
+
+Rule: a text is tokenised once, without special tokens; everything after that is slicing of ids. So a query is
+tokenised once for all its documents, and what truncation drops is known exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import tokenizers
+
+Truncation = Literal["end", "start", "refuse"]
+
+# Words that any vocabulary splits into at least one token, to see where the special tokens go.
+_PROBE: Final = ("a", "b")
+
+
+class TooLong(Exception):
+    """An input over the model's limit, which the caller wants refused. Carries both token counts."""
+
+    def __init__(self, given: int, limit: int) -> None:
+        super().__init__(f"expected at most {limit} tokens, got {given}")
+        self.given = given
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One row for the model: its ids, special tokens included, and what truncation dropped."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...] | None = None
+    """Segments of a pair; None for a single text, whose segments are all 0."""
+    dropped: int = 0
+    """Tokens that truncation dropped."""
+
+
+@dataclass(frozen=True)
+class _Template:
+    """Where special tokens go: before, between and after the texts; and the segment of each part."""
+
+    parts: tuple[tuple[int, ...], ...]
+    segments: tuple[int, ...]
+
+    @property
+    def special_count(self) -> int:
+        return sum(map(len, self.parts))
+
+
+class Tokenizer:
+    """The tokenizer of one bundle.
+
+    path             tokenizer.json
+    max_token_count  longest input, special tokens included
+    """
+
+    def __init__(self, path: Path, *, max_token_count: int) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._max = max_token_count
+        self._single = self._probe(_PROBE[:1])
+        self._pair = self._probe(_PROBE)
+
+    @property
+    def special_count(self) -> tuple[int, int]:
+        """How many special tokens stand before and after a single text."""
+        before, after = self._single.parts
+        return len(before), len(after)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens. Releases the GIL; long lists use all cores."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def single(self, ids: Sequence[int], truncation: Truncation) -> Input:
+        """The row of one text. Raises TooLong."""
+        kept, dropped = self._fitted(ids, self._max - self._single.special_count, truncation)
+        before, after = self._single.parts
+        return Input((*before, *kept, *after), None, dropped)
+
+    def pair(self, query: Sequence[int], document: Sequence[int], truncation: Truncation) -> Input:
+        """The row of a query and a document; the longer of the two loses tokens first. Raises TooLong."""
+        room = self._max - self._pair.special_count
+        query_room, document_room = split_room(len(query), len(document), room)
+        if truncation == "refuse" and len(query) + len(document) > room:
+            raise TooLong(len(query) + len(document) + self._pair.special_count, self._max)
+        first, first_dropped = self._fitted(query, query_room, truncation)
+        second, second_dropped = self._fitted(document, document_room, truncation)
+        before, between, after = self._pair.parts
+        pieces = (before, first, between, second, after)
+        ids = tuple(token for piece in pieces for token in piece)
+        segments = tuple(s for s, piece in zip(self._pair.segments, pieces, strict=True) for _ in piece)
+        return Input(ids, segments, first_dropped + second_dropped)
+
+    def _fitted(self, ids: Sequence[int], room: int, truncation: Truncation) -> tuple[Sequence[int], int]:
+        """The ids that fit, and how many were dropped."""
+        dropped = len(ids) - room
+        if dropped <= 0:
+            return ids, 0
+        if truncation == "refuse":
+            raise TooLong(len(ids) + self._max - room, self._max)
+        return (ids[:room] if truncation == "end" else ids[dropped:]), dropped
+
+    def _probe(self, texts: tuple[str, ...]) -> _Template:
+        """The template, seen by encoding short texts with special tokens."""
+        encoding = self._tokenizer.encode(*texts, add_special_tokens=True)
+        parts: list[list[int]] = [[]]
+        segments = [encoding.type_ids[0]]
+        position = -1
+        for token, sequence, segment in zip(encoding.ids, encoding.sequence_ids, encoding.type_ids, strict=True):
+            if sequence is None:
+                parts[-1].append(token)
+                segments[-1] = segment
+            elif sequence != position:
+                position = sequence
+                parts.append([])
+                segments += [segment, segment]
+        return _Template(tuple(map(tuple, parts)), tuple(segments))
+
+
+def split_room(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each text fit: the longer loses tokens first, until both are equal.
+
+    As "longest first" of the tokenizers library, which cross-encoders are trained with; an odd token goes to the
+    longer, and to the second of equals.
+    """
+    if first + second <= room:
+        return first, second
+    shorter = min(first, second, room // 2)
+    return (room - shorter, shorter) if first > second else (shorter, room - shorter)

@@ -1,0 +1,44 @@
+"""Proto to domain and back, for what every server of models has in its messages."""
+
+from typing import Any, Final
+
+import grpc
+from sluice.common.v1 import model_pb2 as pb
+
+from services.model.engine import Lane, Schedule
+from services.model.tokenizer import Input, Truncation
+from services.rpc.deadline import Deadline
+from services.rpc.validation import validating
+
+_LANES: Final[dict[int, Lane]] = {
+    pb.LANE_UNSPECIFIED: "interactive",
+    pb.LANE_INTERACTIVE: "interactive",
+    pb.LANE_BULK: "bulk",
+}
+_TRUNCATIONS: Final[dict[int, Truncation]] = {
+    pb.TRUNCATION_UNSPECIFIED: "end",
+    pb.TRUNCATION_END: "end",
+    pb.TRUNCATION_START: "start",
+    pb.TRUNCATION_REFUSE: "refuse",
+}
+
+
+def schedule(lane: int, context: "grpc.aio.ServicerContext[Any, Any]", *, max_s: float) -> Schedule:
+    """The lane that is asked for, and the caller's deadline, `max_s` away at most. Raises InvalidRequest."""
+    with validating() as violations:
+        if lane not in _LANES:
+            violations.add("lane", f"expected INTERACTIVE or BULK, got number {lane}")
+    return Schedule(_LANES[lane], Deadline.of(context, default_s=max_s).at)
+
+
+def truncation(number: int) -> Truncation:
+    """The truncation that is asked for. Raises InvalidRequest."""
+    with validating() as violations:
+        if number not in _TRUNCATIONS:
+            violations.add("truncation", f"expected END, START or REFUSE, got number {number}")
+    return _TRUNCATIONS[number]
+
+
+def usage(row: Input) -> pb.TextUsage:
+    """What happened to a text on its way into the model."""
+    return pb.TextUsage(token_count=len(row.ids), dropped_token_count=row.dropped)

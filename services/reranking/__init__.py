@@ -1,0 +1,1 @@
+"""The reranking service: scores of (query, documents). Does not know where candidates come from."""

@@ -1,0 +1,28 @@
+"""Starts the reranking server: `python -m services.reranking --bundles DIR`."""
+
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from services.model.catalog import open_catalog
+from services.reranking.servicer import RerankingServicer
+from services.reranking.settings import RerankingSettings
+from services.rpc.server import Service, run
+from services.rpc.settings import load
+
+
+@asynccontextmanager
+async def reranking(settings: RerankingSettings) -> AsyncIterator[Sequence[Service]]:
+    """The reranking service with its models loaded."""
+    async with open_catalog(settings) as catalog:
+        yield [RerankingServicer(catalog, settings).service]
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    settings = load(RerankingSettings, sys.argv[1:], program="services.reranking")
+    run(settings, lambda: reranking(settings), program="services.reranking")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""RerankingService over gRPC: proto in, domain call, proto out."""
+
+from typing import Any
+
+import grpc
+import numpy as np
+from sluice.reranking.v1 import reranking_service_pb2 as pb
+from sluice.reranking.v1.reranking_service_pb2_grpc import (
+    RerankingServiceServicer,
+    add_RerankingServiceServicer_to_server,
+)
+
+from services.model.catalog import Catalog, model_ref
+from services.model.loading import Model
+from services.model.wire import schedule, truncation, usage
+from services.reranking.scorer import Question, Scores, score
+from services.reranking.settings import RerankingSettings
+from services.rpc.server import Service
+from services.rpc.validation import validating
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RerankingServicer(RerankingServiceServicer):
+    """Serves the models of a catalog."""
+
+    def __init__(self, catalog: Catalog, settings: RerankingSettings) -> None:
+        self._catalog = catalog
+        self._settings = settings
+
+    @property
+    def service(self) -> Service:
+        """This servicer, for a server."""
+        name = pb.DESCRIPTOR.services_by_name["RerankingService"].full_name
+        return Service(name, lambda server: add_RerankingServiceServicer_to_server(self, server))
+
+    async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
+        """Score documents."""
+        model = self._catalog.get(request.model)
+        question = self._validated(request)
+        when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
+        scores = await score(model, question, when)
+        return _response(model, scores, request)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """List the models."""
+        return pb.ListModelsResponse(models=[_described(model) for model in self._catalog.models])
+
+    def _validated(self, request: pb.RerankRequest) -> Question:
+        """What to score, when the request keeps every rule; else raises InvalidRequest."""
+        most = self._settings.max_documents
+        with validating() as violations:
+            violations.text("query", request.query, max_bytes=self._settings.max_text_bytes)
+            violations.count("documents", len(request.documents), low=1, high=most, what="documents")
+            for position, text in enumerate(request.documents):
+                violations.text(f"documents[{position}]", text, max_bytes=self._settings.max_text_bytes)
+            if not 0 <= request.top_k <= len(request.documents):
+                description = f"expected 0 to {len(request.documents)}, the number of documents, got {request.top_k}"
+                violations.add("top_k", description, expected_max=len(request.documents), given=request.top_k)
+            if request.order not in pb.Order.values():
+                violations.add("order", f"expected SCORE or REQUEST, got number {request.order}")
+        return Question(request.query, list(request.documents), truncation(request.truncation), request.raw_scores)
+
+
+def _response(model: Model, scores: Scores, request: pb.RerankRequest) -> pb.RerankResponse:
+    """The best `top_k` documents in the order that is asked for."""
+    best = np.argsort(-scores.relevance, kind="stable")[: request.top_k or None]
+    order = np.sort(best) if request.order == pb.ORDER_REQUEST else best
+    results = [
+        pb.ScoredDocument(
+            index=index,
+            score=scores.relevance[index],
+            label_scores=() if scores.labels is None else scores.labels[index],
+            usage=usage(scores.inputs[index]),
+        )
+        for index in order.tolist()
+    ]
+    return pb.RerankResponse(model=model_ref(model), results=results)
+
+
+def _described(model: Model) -> pb.RerankingModel:
+    manifest = model.bundle.manifest
+    cross_encoder = manifest.task == "cross_encoder"
+    return pb.RerankingModel(
+        model=model_ref(model),
+        scoring=pb.SCORING_CROSS_ENCODER if cross_encoder else pb.SCORING_LATE_INTERACTION,
+        labels=manifest.labels,
+        max_token_count=manifest.max_token_count,
+        execution_provider=model.session.execution_provider,
+        variant=model.session.variant,
+    )
