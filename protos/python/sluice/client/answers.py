@@ -1,0 +1,165 @@
+"""What the search service answers, as plain values, and how they are read from protos."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sluice.client.documents import Document, document_of
+from sluice.common.v1.model_pb2 import ModelRef
+from sluice.search.v1 import search_service_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a document stood after one stage."""
+
+    stage: str
+    """Name of the stage."""
+    rank: int
+    """1 is best."""
+    score: float
+    """The stage's own score."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One found document."""
+
+    document: Document
+    """The document, with its metadata."""
+    score: float
+    """Score of the last stage that ran. Scores of different searches do not compare."""
+    standings: tuple[Standing, ...]
+    """Where it stood in each ranking that had it."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of a search did."""
+
+    stage: str
+    """Its name in the pipeline."""
+    status: str
+    """`ok`, `skipped` (failed and left out) or `partial` (ran out of time)."""
+    given_count: int
+    """Candidates given to it."""
+    kept_count: int
+    """Candidates it kept."""
+    duration_s: float
+    """Time it took, in seconds."""
+    reason: str
+    """Why it was not `ok`."""
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    """The answer to a search, and how it came about."""
+
+    results: tuple[Result, ...]
+    """Best first."""
+    degraded: bool
+    """True when a stage was skipped or cut short."""
+    stages: tuple[StageReport, ...]
+    """What each stage did, in the order they ran."""
+    pipeline: str
+    """Name of the pipeline that ran."""
+    collection_version: int
+    """Version of the collection that was searched."""
+    models: tuple[str, ...]
+    """The models that answered, as name@version."""
+    duration_s: float
+    """Time in the server, in seconds."""
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """What happened to one document."""
+
+    document_id: str
+    """Its id."""
+    outcome: str
+    """`indexed`, `unchanged` (an equal one was there) or `failed`."""
+    reason: str = ""
+    """Why it failed: the name of an ErrorReason."""
+    message: str = ""
+    """What was wrong, expected and given, when it failed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a pipeline."""
+
+    name: str
+    """Its name."""
+    kind: str
+    """`retrieve` or `rerank`."""
+    depth: int
+    """Candidates it keeps."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline, as configured in the server."""
+
+    name: str
+    """Its name."""
+    description: str
+    """One sentence for people."""
+    stages: tuple[Stage, ...]
+    """Its stages in order."""
+
+
+def search_answer(response: pb.SearchResponse) -> SearchAnswer:
+    """The answer in a response."""
+    return SearchAnswer(
+        results=tuple(_result(result) for result in response.results),
+        degraded=response.degraded,
+        stages=tuple(_stage_report(stage) for stage in response.stages),
+        pipeline=response.pipeline,
+        collection_version=response.collection_version,
+        models=tuple(model_name(model) for model in response.models),
+        duration_s=response.duration.ToNanoseconds() / 1e9,
+    )
+
+
+def acknowledgement(proto: pb.Acknowledgement) -> Acknowledgement:
+    """The acknowledgement in a proto."""
+    outcome = enum_word(pb.Acknowledgement.Outcome.Name, proto.outcome, "OUTCOME_")
+    return Acknowledgement(proto.document_id, outcome, proto.reason, proto.message)
+
+
+def pipelines(response: pb.ListPipelinesResponse) -> list[Pipeline]:
+    """The pipelines in a response, by name."""
+    return [
+        Pipeline(p.name, p.description, tuple(Stage(s.name, s.kind, s.depth) for s in p.stages))
+        for p in response.pipelines
+    ]
+
+
+def model_name(model: ModelRef) -> str:
+    """`name@version`."""
+    return f"{model.name}@{model.version}"
+
+
+def enum_word(name: Callable[[Any], str], value: int, prefix: str) -> str:
+    """An enum value for people: `STATUS_OK` is `ok`; one that only a newer server knows is `unknown`."""
+    try:
+        return name(value).removeprefix(prefix).lower()
+    except ValueError:
+        return "unknown"
+
+
+def _result(proto: pb.Result) -> Result:
+    standings = tuple(Standing(s.stage, s.rank, s.score) for s in proto.standings)
+    return Result(document_of(proto.document), proto.score, standings)
+
+
+def _stage_report(proto: pb.StageReport) -> StageReport:
+    return StageReport(
+        stage=proto.stage,
+        status=enum_word(pb.StageReport.Status.Name, proto.status, "STATUS_"),
+        given_count=proto.given_count,
+        kept_count=proto.kept_count,
+        duration_s=proto.duration.ToNanoseconds() / 1e9,
+        reason=proto.reason,
+    )

@@ -1,0 +1,141 @@
+"""How a client reaches a service: its channel, and calls that are tried again and fail with `sluice.errors`."""
+
+import asyncio
+import random
+import time
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from sluice.client.retry import Attempts, RetryPolicy, Throttle
+from sluice.errors import from_rpc_error
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+DEFAULT_TIMEOUT_S: Final = 10.0
+_MAX_MESSAGE_BYTES: Final = 16 * 2**20
+# Retries are ours (they honour RetryInfo and the caller's timeout), so gRPC's own are off.
+# A keepalive under a minute would be taken for abuse by servers whose stream is quiet.
+_OPTIONS: Final = (
+    ("grpc.enable_retries", 0),
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+)
+
+
+class Client:
+    """A connection to one service; the base of every sync client. Safe to share between threads.
+
+    address      HOST:PORT, unix:PATH, or dns:///NAME:PORT with one address a replica: they are used in turn
+    timeout_s    longest time of a call that does not say its own, in seconds, retries included
+    retry        how UNAVAILABLE is tried again
+    credentials  of a TLS channel; None connects in plain text
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._throttle = Throttle()
+        self._channel = (
+            grpc.secure_channel(address, credentials, options=_OPTIONS)
+            if credentials
+            else grpc.insecure_channel(address, options=_OPTIONS)
+        )
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(
+        self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
+    ) -> Response:
+        """The response. Raises SluiceError."""
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        attempts = Attempts(self._retry, self._throttle, deadline=deadline)
+        while True:
+            try:
+                response = method(request, timeout=attempts.remaining_s(time.monotonic()))
+            except grpc.RpcError as error:
+                time.sleep(wait_s(attempts, error))
+            else:
+                attempts.succeeded()
+                return response
+
+
+class AsyncClient:
+    """A connection to one service; the base of every async client. Takes what `Client` takes."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._throttle = Throttle()
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(address, options=_OPTIONS)
+        )
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
+    ) -> Response:
+        """The response. Raises SluiceError."""
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        attempts = Attempts(self._retry, self._throttle, deadline=deadline)
+        while True:
+            try:
+                response = await method(request, timeout=attempts.remaining_s(time.monotonic()))
+            except grpc.RpcError as error:
+                await asyncio.sleep(wait_s(attempts, error))
+            else:
+                attempts.succeeded()
+                return response
+
+
+def wait_s(attempts: Attempts, error: grpc.RpcError) -> float:
+    """Seconds to wait before the next try. Raises the SluiceError when there must be none."""
+    try:
+        return attempts.failed(from_rpc_error(error), now=time.monotonic(), jitter=random.random())  # noqa: S311
+    except Exception as failure:
+        raise failure from None

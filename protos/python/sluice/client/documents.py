@@ -1,0 +1,93 @@
+"""Documents and their metadata as plain Python values, to and from protos."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sluice.common.v1 import document_pb2 as pb
+from sluice.errors import InvalidRequest, Violation
+
+Scalar = str | float | bool | datetime
+MetadataValue = Scalar | Sequence[Scalar]
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is indexed and found."""
+
+    document_id: str
+    """The caller's own id, 1 to 512 bytes of UTF-8. Indexing an id again replaces the document."""
+    text: str
+    """The passage."""
+    title: str = ""
+    """Short name for people; also embedded, in front of the text."""
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    """Values that filters and callers read: str, number, bool, datetime with a time zone, or a list of them."""
+
+
+def document_proto(document: Document) -> pb.Document:
+    """The proto of a document. Raises InvalidRequest naming the metadata value that cannot be sent."""
+    metadata = {name: value_proto(value, f"metadata.{name}") for name, value in document.metadata.items()}
+    return pb.Document(document_id=document.document_id, title=document.title, text=document.text, metadata=metadata)
+
+
+def document_of(proto: pb.Document) -> Document:
+    """The document of a proto; timestamps come back in UTC."""
+    metadata = {name: value_of(value) for name, value in proto.metadata.items()}
+    return Document(proto.document_id, proto.text, proto.title, metadata)
+
+
+def value_proto(value: MetadataValue, where: str) -> pb.MetadataValue:
+    """The proto of a metadata value. `where` names it in the InvalidRequest that an unfit one raises."""
+    match value:
+        case str():
+            return pb.MetadataValue(string_value=value)
+        case bool():
+            return pb.MetadataValue(bool_value=value)
+        case int() | float():
+            return pb.MetadataValue(number_value=_number(value, where))
+        case datetime():
+            return _timestamp(value, where)
+        case Sequence():
+            elements = [value_proto(element, f"{where}[{i}]") for i, element in enumerate(value)]
+            return pb.MetadataValue(list_value=pb.MetadataList(values=elements))
+    raise unfit(where, f"expected a str, number, bool, datetime or list of them, got {type(value).__name__}")
+
+
+def value_of(proto: pb.MetadataValue) -> MetadataValue:
+    """The Python value of a proto; an unset one is an empty string."""
+    match proto.WhichOneof("value"):
+        case "number_value":
+            return proto.number_value
+        case "bool_value":
+            return proto.bool_value
+        case "timestamp_value":
+            return proto.timestamp_value.ToDatetime(tzinfo=UTC)
+        case "list_value":
+            elements = [value_of(element) for element in proto.list_value.values]
+            return [element for element in elements if isinstance(element, Scalar)]
+    return proto.string_value
+
+
+def unfit(field_path: str, description: str) -> InvalidRequest:
+    """The error for one field that cannot be sent."""
+    return InvalidRequest(f"{field_path}: {description}", violations=[Violation(field_path, description)])
+
+
+def _number(value: float, where: str) -> float:
+    """The double equal to a number; an int that has none is refused rather than rounded."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("nan")
+    if isinstance(value, int) and number != value:
+        raise unfit(where, "expected an integer that a 64-bit float holds exactly, got a larger one; send it as text")
+    return number
+
+
+def _timestamp(value: datetime, where: str) -> pb.MetadataValue:
+    if value.tzinfo is None:
+        raise unfit(where, f"expected a datetime with a time zone, got {value.isoformat()} without")
+    proto = pb.MetadataValue()
+    proto.timestamp_value.FromDatetime(value)
+    return proto

@@ -1,0 +1,266 @@
+"""Filters as text, to and from protos.
+
+expression  all ("or" all)*
+all         part ("and" part)*
+part        "not" part | "(" expression ")" | condition
+condition   field ("==" | "!=" | "<" | "<=" | ">" | ">=") value
+            field "in" "(" value ("," value)* ")"
+            value "in" field                          a list field that has the value
+            "exists" "(" field ")"
+value       'text' | "text" | number | true | false | timestamp('2024-05-01T12:00:00Z')
+field       a name, or any text in backquotes
+
+kind == 'function' and (year >= 2020 or not lang in ('en', 'de'))
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from sluice.client.documents import Scalar, unfit, value_of, value_proto
+from sluice.common.v1 import filter_pb2 as pb
+from sluice.common.v1.document_pb2 import MetadataValue
+
+MAX_DEPTH: Final = 32
+_OPERATORS: Final[dict[str, pb.Comparison.Operator.ValueType]] = {
+    "==": pb.Comparison.OPERATOR_EQUAL,
+    "!=": pb.Comparison.OPERATOR_NOT_EQUAL,
+    "<": pb.Comparison.OPERATOR_LESS,
+    "<=": pb.Comparison.OPERATOR_LESS_OR_EQUAL,
+    ">": pb.Comparison.OPERATOR_GREATER,
+    ">=": pb.Comparison.OPERATOR_GREATER_OR_EQUAL,
+}
+_SYMBOLS: Final = {operator: symbol for symbol, operator in _OPERATORS.items()}
+_WORDS: Final = frozenset({"and", "or", "not", "in", "exists", "true", "false", "timestamp"})
+_TOKEN: Final = re.compile(
+    r"""\s*(?:
+        (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+      | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+      | (?P<name>[^\W\d]\w*)
+      | `(?P<quoted>[^`]+)`
+      | (?P<symbol>==|!=|<=|>=|[<>(),])
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def where(text: str) -> pb.Filter:
+    """The filter that a text says. Raises InvalidRequest: what was expected at which column, and what was found."""
+    parser = _Parser(text)
+    found = parser.expression(depth=1)
+    parser.expect_end()
+    return found
+
+
+def filter_proto(condition: pb.Filter | str | None) -> pb.Filter | None:
+    """The proto of a filter given as text, proto or not at all. Raises InvalidRequest."""
+    return where(condition) if isinstance(condition, str) else condition
+
+
+def to_text(condition: pb.Filter) -> str:
+    """The text of a filter: `where(to_text(f))` means what `f` means."""
+    match condition.WhichOneof("condition"):
+        case "all_of":
+            text = _joined(condition.all_of, " and ")
+        case "any_of":
+            text = _joined(condition.any_of, " or ")
+        case "none_of":
+            text = f"not ({_joined(condition.none_of, ' or ')})"
+        case "comparison":
+            comparison = condition.comparison
+            text = f"{_field_text(comparison.field)} {_SYMBOLS[comparison.operator]} {_text(comparison.value)}"
+        case "membership":
+            values = ", ".join(_text(value) for value in condition.membership.values)
+            text = f"{_field_text(condition.membership.field)} in ({values})"
+        case "contains":
+            text = f"{_text(condition.contains.value)} in {_field_text(condition.contains.field)}"
+        case "exists":
+            text = f"exists({_field_text(condition.exists)})"
+        case _:
+            raise unfit("filter", "expected a condition, got none")
+    return text
+
+
+class _Token(NamedTuple):
+    """A piece of the text: its kind, what it says, and the column where it starts, from 1."""
+
+    kind: str
+    text: str
+    column: int
+
+    def is_word(self, word: str) -> bool:
+        return self.kind == "name" and self.text == word
+
+
+class _Parser:
+    """Reads one text by recursive descent: a method a rule of the grammar."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _tokens(text)
+        self._next = 0
+
+    def expression(self, depth: int) -> pb.Filter:
+        parts = self._separated(self._all, "or", depth)
+        return parts[0] if len(parts) == 1 else pb.Filter(any_of=pb.FilterList(filters=parts))
+
+    def expect_end(self) -> None:
+        if self._peek().kind != "end":
+            raise self._unexpected('"and", "or" or the end')
+
+    def _all(self, depth: int) -> pb.Filter:
+        parts = self._separated(self._part, "and", depth)
+        return parts[0] if len(parts) == 1 else pb.Filter(all_of=pb.FilterList(filters=parts))
+
+    def _separated(self, rule: Callable[[int], pb.Filter], word: str, depth: int) -> list[pb.Filter]:
+        parts = [rule(depth)]
+        while self._take_word(word):
+            parts.append(rule(depth))
+        return parts
+
+    def _part(self, depth: int) -> pb.Filter:
+        if depth > MAX_DEPTH:
+            raise unfit("filter", f"expected at most {MAX_DEPTH} levels of nesting, got more")
+        if self._take_word("not"):
+            return pb.Filter(none_of=pb.FilterList(filters=[self._part(depth + 1)]))
+        if self._take_symbol("("):
+            inner = self.expression(depth + 1)
+            self._expect_symbol(")")
+            return inner
+        return self._condition()
+
+    def _condition(self) -> pb.Filter:
+        token = self._peek()
+        if self._take_word("exists"):
+            self._expect_symbol("(")
+            name = self._field()
+            self._expect_symbol(")")
+            return pb.Filter(exists=name)
+        if token.kind in {"text", "number"} or token.text in {"true", "false", "timestamp"}:
+            value = value_proto(self._value(), "filter")
+            self._expect_word("in")
+            return pb.Filter(contains=pb.Contains(field=self._field(), value=value))
+        return self._about_field(self._field())
+
+    def _about_field(self, name: str) -> pb.Filter:
+        if self._take_word("in"):
+            self._expect_symbol("(")
+            values = [value_proto(self._value(), "filter")]
+            while self._take_symbol(","):
+                values.append(value_proto(self._value(), "filter"))
+            self._expect_symbol(")")
+            return pb.Filter(membership=pb.Membership(field=name, values=values))
+        operator = _OPERATORS.get(self._peek().text)
+        if operator is None or self._peek().kind != "symbol":
+            raise self._unexpected('"==", "!=", "<", "<=", ">", ">=" or "in"')
+        self._next += 1
+        value = value_proto(self._value(), "filter")
+        return pb.Filter(comparison=pb.Comparison(field=name, operator=operator, value=value))
+
+    def _field(self) -> str:
+        token = self._peek()
+        if token.kind == "quoted" or (token.kind == "name" and token.text not in _WORDS):
+            self._next += 1
+            return token.text
+        raise self._unexpected("the name of a field")
+
+    def _value(self) -> Scalar:
+        token = self._peek()
+        self._next += 1
+        if token.kind == "text":
+            return _unquoted(token.text)
+        if token.kind == "number":
+            return float(token.text)
+        if token.is_word("true") or token.is_word("false"):
+            return token.text == "true"
+        if token.is_word("timestamp"):
+            return self._timestamp()
+        self._next -= 1
+        raise self._unexpected("a value: 'text', a number, true, false or timestamp('...')")
+
+    def _timestamp(self) -> datetime:
+        self._expect_symbol("(")
+        token = self._peek()
+        if token.kind != "text":
+            raise self._unexpected("a moment such as '2024-05-01T12:00:00Z'")
+        try:
+            moment = datetime.fromisoformat(_unquoted(token.text))
+        except ValueError:
+            raise self._unexpected("a moment such as '2024-05-01T12:00:00Z'") from None
+        self._next += 1
+        self._expect_symbol(")")
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    def _peek(self) -> _Token:
+        return self._tokens[self._next]
+
+    def _take_word(self, word: str) -> bool:
+        found = self._peek().is_word(word)
+        self._next += found
+        return found
+
+    def _take_symbol(self, symbol: str) -> bool:
+        found = self._peek().kind == "symbol" and self._peek().text == symbol
+        self._next += found
+        return found
+
+    def _expect_symbol(self, symbol: str) -> None:
+        if not self._take_symbol(symbol):
+            raise self._unexpected(f'"{symbol}"')
+
+    def _expect_word(self, word: str) -> None:
+        if not self._take_word(word):
+            raise self._unexpected(f'"{word}"')
+
+    def _unexpected(self, expected: str) -> Exception:
+        token = self._peek()
+        found = "the end" if token.kind == "end" else token.text
+        return unfit("filter", f"expected {expected} at column {token.column}, got {found}")
+
+
+def _tokens(text: str) -> list[_Token]:
+    """The tokens of a text, and one of kind `end`. Raises InvalidRequest at what is no token."""
+    tokens = []
+    position = 0
+    end = len(text.rstrip())
+    while position < end:
+        match = _TOKEN.match(text, position)
+        if match is None or match.lastgroup is None:
+            start = position + len(text[position:]) - len(text[position:].lstrip())
+            raise unfit("filter", f"expected a name, value or operator at column {start + 1}, got {text[start:][:20]}")
+        kind = match.lastgroup
+        tokens.append(_Token(kind, match[kind], match.start(kind) + 1))
+        position = match.end()
+    return [*tokens, _Token("end", "", end + 1)]
+
+
+def _unquoted(token: str) -> str:
+    """The text in quotes: a backslash keeps the character after it."""
+    return re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL)
+
+
+def _joined(parts: pb.FilterList, word: str) -> str:
+    return word.join(_nested(part) for part in parts.filters)
+
+
+def _nested(part: pb.Filter) -> str:
+    """The text of a part of a list, in parentheses when it is a list itself."""
+    text = to_text(part)
+    return f"({text})" if part.WhichOneof("condition") in {"all_of", "any_of"} else text
+
+
+def _field_text(name: str) -> str:
+    return name if re.fullmatch(r"[^\W\d]\w*", name) and name not in _WORDS else f"`{name}`"
+
+
+def _text(proto: MetadataValue) -> str:
+    value = value_of(proto)
+    match value:
+        case str():
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            return f"'{escaped}'"
+        case bool():
+            return "true" if value else "false"
+        case datetime():
+            return f"timestamp('{value.isoformat()}')"
+    return repr(value).removesuffix(".0")

@@ -1,0 +1,104 @@
+"""The documents of an index stream that are on their way, and what to send next.
+
+Rule: pure; the clients move the messages.
+Facts: acknowledgements come in any order. A stream can end at any time (a server that drains, a connection closed for
+age); what was not acknowledged is then sent again, which is harmless: indexing is idempotent.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from sluice.client.answers import Acknowledgement, acknowledgement
+from sluice.client.documents import Document, document_proto
+from sluice.common.v1 import document_pb2
+from sluice.errors import BackendFailed, InvalidRequest
+from sluice.search.v1 import search_service_pb2 as pb
+
+MESSAGE_DOCUMENTS: Final = 64
+# A message of documents stays well under the 16 MiB that servers take.
+MESSAGE_BYTES: Final = 4 * 2**20
+
+
+def opening(collection: str, create: bool, filterable_fields: Mapping[str, str]) -> pb.IndexRequest:
+    """The first message of a stream."""
+    fields = [pb.FilterableField(name=name, type=kind) for name, kind in filterable_fields.items()]
+    return pb.IndexRequest(collection=collection, create_collection=create, filterable_fields=fields)
+
+
+class Window:
+    """Documents taken from the source and not yet acknowledged: at most `limit`, so memory is bounded.
+
+    An id is on its way once at most: an equal one waits for its acknowledgement, so that the later document wins.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = max(limit, MESSAGE_DOCUMENTS)
+        self._waiting: deque[document_pb2.Document] = deque()
+        self._sent: dict[str, document_pb2.Document] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._sent)
+
+    @property
+    def is_waiting(self) -> bool:
+        """True when a document that was taken in is still to be sent."""
+        return bool(self._waiting)
+
+    def room(self) -> int:
+        """How many documents to take from the source now: none, or enough for a whole message."""
+        has_room = not self._waiting and len(self._sent) + MESSAGE_DOCUMENTS <= self._limit
+        return MESSAGE_DOCUMENTS if has_room else 0
+
+    def add(self, documents: Iterable[Document]) -> Iterator[Acknowledgement]:
+        """Take documents in; gives acknowledgements of those that cannot be sent at all."""
+        for document in documents:
+            try:
+                proto = document_proto(document)
+                _check_size(proto)
+            except InvalidRequest as error:
+                yield Acknowledgement(document.document_id, "failed", error.reason_name, error.message)
+            else:
+                self._waiting.append(proto)
+
+    def messages(self) -> Iterator[pb.IndexRequest]:
+        """What can be sent now, in order; noted as sent."""
+        while batch := self._batch():
+            self._sent.update((document.document_id, document) for document in batch)
+            yield pb.IndexRequest(documents=batch)
+
+    def acknowledge(self, response: pb.IndexResponse) -> Iterator[Acknowledgement]:
+        """Let go of the documents that a response acknowledges. Raises BackendFailed for one that was not sent."""
+        for proto in response.acknowledgements:
+            if self._sent.pop(proto.document_id, None) is None:
+                raise BackendFailed(f"the server acknowledged {proto.document_id!r}, which was not on its way")
+            yield acknowledgement(proto)
+
+    def rewind(self) -> None:
+        """Forget that documents were sent: they are sent again, first and in order, on the next stream."""
+        self._waiting.extendleft(reversed(self._sent.values()))
+        self._sent.clear()
+
+    def expect_empty(self) -> None:
+        """Raise BackendFailed when the server ended the stream well and left documents without acknowledgement."""
+        if len(self):
+            raise BackendFailed(f"the server ended the stream and left {len(self)} documents without acknowledgement")
+
+    def _batch(self) -> list[document_pb2.Document]:
+        """The next documents for one message: up to the limits of a message, and to the first id on its way."""
+        batch: dict[str, document_pb2.Document] = {}
+        size = 0
+        while self._waiting and len(batch) < MESSAGE_DOCUMENTS:
+            document = self._waiting[0]
+            size += document.ByteSize()
+            on_its_way = document.document_id in self._sent or document.document_id in batch
+            if on_its_way or (batch and size > MESSAGE_BYTES):
+                break
+            batch[document.document_id] = self._waiting.popleft()
+        return list(batch.values())
+
+
+def _check_size(document: document_pb2.Document) -> None:
+    size = document.ByteSize()
+    if size > MESSAGE_BYTES:
+        raise InvalidRequest(f"document: expected at most {MESSAGE_BYTES:,} bytes, got {size:,}")

@@ -1,0 +1,263 @@
+"""The client of the search service: what an application uses."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from sluice.client import answers
+from sluice.client.answers import Acknowledgement, Pipeline, SearchAnswer
+from sluice.client.calls import AsyncClient, Client, wait_s
+from sluice.client.documents import Document
+from sluice.client.filters import filter_proto
+from sluice.client.indexing import Window, opening
+from sluice.client.retry import Attempts, RetryPolicy
+from sluice.common.v1.filter_pb2 import Filter
+from sluice.search.v1 import search_service_pb2 as pb
+from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
+
+if TYPE_CHECKING:
+    from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
+
+DEFAULT_UNACKNOWLEDGED: Final = 512
+DEFAULT_PATIENCE_S: Final = 60.0
+# An index stream is opened again until the caller's patience ends, not so many times.
+_INDEX_RETRY: Final = RetryPolicy(attempts=1_000_000, initial_s=0.1)
+
+
+class SearchClient(Client):
+    """Searches, indexes and deletes. A filter is a text (see `sluice.client.where`) or a proto."""
+
+    @cached_property
+    def _stub(self) -> SearchServiceStub:
+        return SearchServiceStub(self._channel)
+
+    def search(
+        self,
+        collection: str,
+        query: str,
+        *,
+        top_k: int = 0,
+        pipeline: str = "",
+        filter: Filter | str | None = None,
+        timeout_s: float | None = None,
+    ) -> SearchAnswer:
+        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError."""
+        request = _search_request(collection, query, top_k, pipeline, filter)
+        return answers.search_answer(self._call(self._stub.Search, request, timeout_s))
+
+    def index(
+        self,
+        collection: str,
+        documents: Iterable[Document],
+        *,
+        create: bool = False,
+        filterable_fields: Mapping[str, str] | None = None,
+        max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
+        patience_s: float = DEFAULT_PATIENCE_S,
+    ) -> Iterator[Acknowledgement]:
+        """An acknowledgement for each document, once it is on disk or refused; in any order, as they come.
+
+        Documents are read in the caller's thread, and never more than `max_unacknowledged` (64 or more) are held.
+        A stream that breaks is opened again, and what was not acknowledged is sent again.
+
+        create             create the collection when it is not there, for the server's embedding model
+        filterable_fields  of a created collection: name to "string", "number", "bool", "timestamp" or "list"
+        patience_s         how long to try without one acknowledgement before Unavailable is raised
+
+        Raises SluiceError.
+        """
+        job = _IndexJob(opening(collection, create, filterable_fields or {}), Window(max_unacknowledged), patience_s)
+        source = iter(documents)
+        while True:
+            try:
+                yield from self._index_stream(job, source)
+                return
+            except grpc.RpcError as error:
+                time.sleep(job.broken(error))
+
+    def _index_stream(self, job: "_IndexJob", source: Iterator[Document]) -> Iterator[Acknowledgement]:
+        """One stream, to the end of the source. Raises grpc.RpcError when it breaks."""
+        window = job.window
+        outgoing: SimpleQueue[pb.IndexRequest | None] = SimpleQueue()
+        responses = self._stub.Index(iter(outgoing.get, None))
+        try:
+            outgoing.put(job.first)
+            ended = False
+            while True:
+                while not ended and (room := window.room()):
+                    taken = list(islice(source, room))
+                    ended = len(taken) < room
+                    yield from window.add(taken)
+                    _send(window, outgoing)
+                _send(window, outgoing)
+                if ended and not window.is_waiting:
+                    outgoing.put(None)
+                if (response := next(responses, None)) is None:
+                    break
+                job.progressed()
+                yield from window.acknowledge(response)
+            window.expect_empty()
+        finally:
+            outgoing.put(None)
+            responses.cancel()
+
+    def delete(
+        self,
+        collection: str,
+        document_ids: Sequence[str] = (),
+        *,
+        filter: Filter | str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """How many documents were deleted: those with these ids, or those that match the filter. Raises SluiceError."""
+        request = pb.DeleteRequest(collection=collection, document_ids=document_ids, filter=filter_proto(filter))
+        return self._call(self._stub.Delete, request, timeout_s).deleted_count
+
+    def pipelines(self, *, timeout_s: float | None = None) -> list[Pipeline]:
+        """The server's pipelines, by name. Raises SluiceError."""
+        return answers.pipelines(self._call(self._stub.ListPipelines, pb.ListPipelinesRequest(), timeout_s))
+
+
+class AsyncSearchClient(AsyncClient):
+    """`SearchClient` for asyncio."""
+
+    @cached_property
+    def _stub(self) -> "SearchServiceAsyncStub":
+        return SearchServiceStub(self._channel)
+
+    async def search(
+        self,
+        collection: str,
+        query: str,
+        *,
+        top_k: int = 0,
+        pipeline: str = "",
+        filter: Filter | str | None = None,
+        timeout_s: float | None = None,
+    ) -> SearchAnswer:
+        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError."""
+        request = _search_request(collection, query, top_k, pipeline, filter)
+        return answers.search_answer(await self._call(self._stub.Search, request, timeout_s))
+
+    async def index(
+        self,
+        collection: str,
+        documents: Iterable[Document] | AsyncIterable[Document],
+        *,
+        create: bool = False,
+        filterable_fields: Mapping[str, str] | None = None,
+        max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
+        patience_s: float = DEFAULT_PATIENCE_S,
+    ) -> AsyncIterator[Acknowledgement]:
+        """What `SearchClient.index` does; the documents may come from an async iterable too."""
+        job = _IndexJob(opening(collection, create, filterable_fields or {}), Window(max_unacknowledged), patience_s)
+        source = documents.__aiter__() if isinstance(documents, AsyncIterable) else _each(documents)
+        while True:
+            try:
+                async for acknowledgement in self._index_stream(job, source):
+                    yield acknowledgement
+                return
+            except grpc.RpcError as error:
+                await asyncio.sleep(job.broken(error))
+
+    async def _index_stream(self, job: "_IndexJob", source: AsyncIterator[Document]) -> AsyncIterator[Acknowledgement]:
+        """One stream, to the end of the source. Raises grpc.RpcError when it breaks."""
+        window = job.window
+        outgoing: asyncio.Queue[pb.IndexRequest | None] = asyncio.Queue()
+        responses = self._stub.Index(_drained(outgoing))
+        try:
+            outgoing.put_nowait(job.first)
+            ended = False
+            while True:
+                while not ended and (room := window.room()):
+                    taken = await _take(source, room)
+                    ended = len(taken) < room
+                    for refused in window.add(taken):
+                        yield refused
+                    _send(window, outgoing)
+                _send(window, outgoing)
+                if ended and not window.is_waiting:
+                    outgoing.put_nowait(None)
+                response = await responses.read()
+                if not isinstance(response, pb.IndexResponse):
+                    break
+                job.progressed()
+                for acknowledgement in window.acknowledge(response):
+                    yield acknowledgement
+            window.expect_empty()
+        finally:
+            responses.cancel()
+
+    async def delete(
+        self,
+        collection: str,
+        document_ids: Sequence[str] = (),
+        *,
+        filter: Filter | str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """How many documents were deleted: those with these ids, or those that match the filter. Raises SluiceError."""
+        request = pb.DeleteRequest(collection=collection, document_ids=document_ids, filter=filter_proto(filter))
+        return (await self._call(self._stub.Delete, request, timeout_s)).deleted_count
+
+    async def pipelines(self, *, timeout_s: float | None = None) -> list[Pipeline]:
+        """The server's pipelines, by name. Raises SluiceError."""
+        return answers.pipelines(await self._call(self._stub.ListPipelines, pb.ListPipelinesRequest(), timeout_s))
+
+
+class _IndexJob:
+    """An index call: its first message, its window, and its patience, renewed by every response."""
+
+    def __init__(self, first: pb.IndexRequest, window: Window, patience_s: float) -> None:
+        self.first = first
+        self.window = window
+        self._patience_s = patience_s
+        self.progressed()
+
+    def progressed(self) -> None:
+        self._attempts = Attempts(_INDEX_RETRY, None, deadline=time.monotonic() + self._patience_s)
+
+    def broken(self, error: grpc.RpcError) -> float:
+        """Seconds to wait before the next stream, which sends again. Raises SluiceError when there must be none."""
+        self.window.rewind()
+        return wait_s(self._attempts, error)
+
+
+def _search_request(
+    collection: str, query: str, top_k: int, pipeline: str, filter: Filter | str | None
+) -> pb.SearchRequest:
+    return pb.SearchRequest(
+        collection=collection, query=query, top_k=top_k, pipeline=pipeline, filter=filter_proto(filter)
+    )
+
+
+def _send(
+    window: Window, outgoing: "SimpleQueue[pb.IndexRequest | None] | asyncio.Queue[pb.IndexRequest | None]"
+) -> None:
+    """Queue what the window has to send; its limit bounds the queue."""
+    for message in window.messages():
+        outgoing.put_nowait(message)
+
+
+async def _drained(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncIterator[pb.IndexRequest]:
+    while (message := await queue.get()) is not None:
+        yield message
+
+
+async def _each(documents: Iterable[Document]) -> AsyncIterator[Document]:
+    for document in documents:
+        yield document
+
+
+async def _take(source: AsyncIterator[Document], count: int) -> list[Document]:
+    """The next `count` documents; fewer at the end."""
+    taken: list[Document] = []
+    while len(taken) < count and (document := await anext(source, None)) is not None:
+        taken.append(document)
+    return taken
