@@ -1,0 +1,256 @@
+"""A bundle from a checkpoint: export, fuse, quantise, measure, and only then put in its place."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from tokenizers import Tokenizer
+
+from export import graph, verify
+from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task, read_checkpoint
+from export.original import Original, load_original
+from export.place import locked, staging
+from export.quantize import to_float16, to_int8
+from export.run import Graph
+from export.sample import Item, pair_sample, text_sample
+from services.model.bundle import (
+    GOLDEN,
+    MANIFEST,
+    TOKENIZER,
+    Bundle,
+    BundleError,
+    Manifest,
+    Parity,
+    Source,
+    Variant,
+    VariantName,
+    open_bundle,
+    sha256,
+)
+
+_PACKAGES: Final = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "sentence-transformers", "torch", "transformers")
+# Few, because every start of a server runs them, and of all lengths.
+_GOLDEN_COUNT: Final = 12
+_SPEED_BATCH: Final = 8
+# A label of this name says that the document answers the query.
+_RELEVANT: Final = ("relevant", "entailment", "yes", "true")
+
+_VARIANTS: Final[tuple[VariantName, ...]] = ("fp32", "int8", "fp16")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an export is asked for. None takes what the checkpoint says."""
+
+    name: str | None = None
+    version: str = "1"
+    revision: str | None = None
+    task: Task | None = None
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    similarity: Similarity | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    max_token_count: int | None = None
+    matryoshka_dimensions: tuple[int, ...] = ()
+    relevant_label: str | None = None
+    multi_vector: bool = False
+    int8: bool = True
+    fp16: bool = False
+    trust_pickle: bool = False
+
+    def recorded(self) -> dict[str, str]:
+        """What was asked for, as the manifest keeps it."""
+        return {key: str(value) for key, value in vars(self).items() if value not in (None, ()) and key != "revision"}
+
+
+def export_bundle(source: str, out: Path, options: Options, *, say: Say = print, force: bool = False) -> Bundle:
+    """The bundle OUT/NAME/VERSION of a checkpoint, which is a folder or a hub id.
+
+    One that is there already, from the same checkpoint and options, is kept unless `force`. Raises ExportError.
+    """
+    stated = read_checkpoint(source, revision=options.revision, trust_pickle=options.trust_pickle)
+    checkpoint = overridden(stated, options)
+    folder = out / (options.name or checkpoint.name.rpartition("/")[2]) / options.version
+    with locked(folder):
+        if not force and (found := _existing(folder, checkpoint, options)):
+            say(f"{folder} is there already, from the same checkpoint and options; --force exports it again")
+            return found
+        with staging(folder) as temporary:
+            manifest = _write(temporary, checkpoint, folder.parent.name, options, say)
+            (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            open_bundle(temporary)
+        say(f"wrote {folder}, default variant {manifest.default_variant}")
+        return open_bundle(folder)
+
+
+def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
+    """The checkpoint with what the options say otherwise.
+
+    When that changes what the model computes, the original is put together from parts, not from the checkpoint's files.
+    """
+    in_graph = ("task", "pooling", "normalize")
+    names = (*in_graph, "similarity", "query_prompt", "document_prompt", "max_token_count")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
+    is_same = all(given.get(name, getattr(checkpoint, name)) == getattr(checkpoint, name) for name in in_graph)
+    return replace(checkpoint, has_modules=checkpoint.has_modules and is_same, **given)
+
+
+def _existing(folder: Path, checkpoint: Checkpoint, options: Options) -> Bundle | None:
+    """The whole bundle in the folder, when it was made from this checkpoint with these options."""
+    try:
+        found = open_bundle(folder)
+    except BundleError:
+        return None
+    source = found.manifest.source
+    is_same = (source.revision, source.options) == (checkpoint.revision, options.recorded())
+    return found if is_same else None
+
+
+def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, say: Say) -> Manifest:
+    """Write every file of a bundle but its manifest, which is returned. Raises ExportError without parity."""
+    say(f"loading {checkpoint.name}: {checkpoint.architecture}, {checkpoint.task}")
+    original = load_original(checkpoint, multi_vector=options.multi_vector)
+    tokenizer = _write_tokenizer(folder, original)
+    pad_token_id = original.tokenizer.pad_token_id or 0
+    tokenizer.enable_truncation(checkpoint.max_token_count)
+    tokenizer.enable_padding(pad_id=pad_token_id, pad_token=original.tokenizer.pad_token or "[PAD]")
+
+    say("exporting the graph through Optimum")
+    for variant, model in _models(checkpoint, original, options).items():
+        onnx.save(model, folder / f"{variant}.onnx")
+    sample = pair_sample() if checkpoint.task == "cross-encoder" else text_sample()
+    say(f"running the original on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
+    relevant_label = _relevant_label(checkpoint, options)
+    reference = verify.Reference(sample, original.run(sample.items), relevant_label)
+    say("measuring the graphs against it")
+    variants = _measured(folder, tokenizer, reference)
+    for line in verify.report(variants):
+        say(line)
+
+    first = Graph(folder / "fp32.onnx", tokenizer)
+    _write_golden(folder / GOLDEN, original, sample.items, first.outputs)
+    vectors = [name for name in ("dense", "sparse", "multi_vector") if name in first.outputs]
+    return Manifest(
+        name=name,
+        version=options.version,
+        task="cross_encoder" if sample.is_pairs else "bi_encoder",
+        representations=tuple(vectors),
+        dimensions=0 if sample.is_pairs else len(reference.outputs["dense"][0]),
+        matryoshka_dimensions=options.matryoshka_dimensions,
+        similarity=checkpoint.similarity,
+        query_prompt=checkpoint.query_prompt,
+        document_prompt=checkpoint.document_prompt,
+        max_token_count=checkpoint.max_token_count,
+        pad_token_id=pad_token_id,
+        inputs=first.inputs,
+        labels=checkpoint.labels,
+        relevant_label=relevant_label,
+        source=Source(
+            checkpoint=checkpoint.name,
+            revision=checkpoint.revision,
+            licence=checkpoint.licence,
+            options=options.recorded(),
+            versions={package: version_of(package) for package in _PACKAGES},
+        ),
+        variants=variants,
+        default_variant=verify.choose(variants),
+        files={path.name: sha256(path) for path in sorted(folder.iterdir())},
+    )
+
+
+def _write_tokenizer(folder: Path, original: Original) -> Tokenizer:
+    """tokenizer.json without truncation and padding; the tokenizer it holds."""
+    tokenizer = Tokenizer.from_str(original.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.save(str(folder / TOKENIZER))
+    return tokenizer
+
+
+def _models(checkpoint: Checkpoint, original: Original, options: Options) -> dict[VariantName, onnx.ModelProto]:
+    """The graph of each variant."""
+    config = original.body.config
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "body.onnx"
+        graph.export_body(original.body, original.task, path)
+        body = graph.fuse(path, config.model_type, heads=config.num_attention_heads, hidden=config.hidden_size)
+    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": body}
+    if options.int8:
+        bodies["int8"] = to_int8(body)
+    if options.fp16:
+        bodies["fp16"] = to_float16(body)
+    if checkpoint.task == "cross-encoder":
+        return bodies
+    return {
+        name: graph.with_head(
+            body, checkpoint.pooling, normalize=checkpoint.normalize, multi_vector=options.multi_vector
+        )
+        for name, body in bodies.items()
+    }
+
+
+def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference) -> dict[VariantName, Variant]:
+    """The variants in the folder and what was measured of them. Raises ExportError when fp32 is not the original."""
+    parities: dict[VariantName, Parity] = {}
+    for name in _VARIANTS:
+        path = folder / f"{name}.onnx"
+        if path.exists():
+            parities[name] = verify.measure(Graph(path, tokenizer), reference)
+    if not verify.keeps_parity(parities["fp32"]):
+        raise ExportError(
+            f"expected fp32 to give what the original gives (cosine >= {verify.MIN_COSINE}, scores within "
+            f"{verify.MAX_SCORE_DIFFERENCE}), found {parities['fp32']}: no bundle was written"
+        )
+    graphs = {name: Graph(folder / f"{name}.onnx", tokenizer, threads=1) for name in parities}
+    texts = sorted(reference.sample.documents, key=len)
+    batches = [texts[start : start + _SPEED_BATCH] for start in range(0, len(texts), 4 * _SPEED_BATCH)]
+    speeds = verify.relative_speeds(graphs, [graphs["fp32"].feed(tokenizer.encode_batch(batch)) for batch in batches])
+    return {
+        name: Variant(
+            file=f"{name}.onnx",
+            parity=parity,
+            tolerance=verify.tolerance(parity),
+            relative_speed=round(speeds[name], 2),
+        )
+        for name, parity in parities.items()
+    }
+
+
+def _write_golden(path: Path, original: Original, items: Sequence[Item], outputs: Sequence[str]) -> None:
+    """golden.npz: some of the items, from first to last, and what the original makes of them."""
+    some = [items[index * (len(items) - 1) // (_GOLDEN_COUNT - 1)] for index in range(_GOLDEN_COUNT)]
+    result = original.run(some)
+    arrays = {name: np.stack(result[name]) for name in outputs if name != "multi_vector"}
+    if "multi_vector" in outputs:
+        arrays["multi_vector"] = np.concatenate(result["multi_vector"])
+        arrays["counts"] = np.array([len(rows) for rows in result["multi_vector"]], dtype=np.int64)
+    if isinstance(some[0], str):
+        arrays["texts"] = np.array(some)
+    else:
+        arrays["queries"], arrays["documents"] = (np.array(part) for part in zip(*some, strict=True))
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _relevant_label(checkpoint: Checkpoint, options: Options) -> int:
+    """Index of the logit that says a document answers; 0 for a bi-encoder. Raises ExportError when none is known."""
+    labels = checkpoint.labels
+    if options.relevant_label is not None:
+        wanted: tuple[str, ...] = (options.relevant_label.lower(),)
+    elif len(labels) <= 1:
+        return 0
+    else:
+        wanted = _RELEVANT if len(labels) > 2 else (*_RELEVANT, "label_1")
+    found = [index for index, label in enumerate(labels) if label.lower() in wanted]
+    if len(found) != 1:
+        raise ExportError(
+            f"expected one of the labels {', '.join(labels)} to mean relevant; name it with --relevant-label"
+        )
+    return found[0]

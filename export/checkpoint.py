@@ -1,0 +1,223 @@
+"""What a checkpoint says of itself: task, pooling, prompts, lengths, licence.
+
+Rule: only files are read here, no weights; a checkpoint that would need code or pickle of its own is refused.
+
+Facts: sentence-transformers describes a model in modules.json (a chain of modules), <pooling>/config.json,
+sentence_bert_config.json (longest input) and config_sentence_transformers.json (prompts, similarity).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.repocard import metadata_load
+
+Task = Literal["bi-encoder", "cross-encoder"]
+Pooling = Literal["mean", "cls", "last-token", "max"]
+Similarity = Literal["cosine", "dot", "l2"]
+
+_POOLING_KEYS: Final[dict[str, Pooling]] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last-token",
+    "pooling_mode_max_tokens": "max",
+}
+_MODULES: Final = ("Transformer", "Pooling", "Normalize")
+_SIMILARITIES: Final[dict[str, Similarity]] = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
+_SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
+_PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Rarely is a longer input worth its quadratic attention; a checkpoint that states no limit of its own gets this one.
+_FALLBACK_LENGTH: Final = 512
+
+
+class ExportError(Exception):
+    """A checkpoint that cannot become a bundle; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk and what it says of itself."""
+
+    folder: Path
+    name: str
+    """Hub id, or name of the folder."""
+    revision: str
+    """Commit, or `sha256:` and the hash of the weights."""
+    licence: str
+    task: Task
+    architecture: str
+    pooling: Pooling
+    normalize: bool
+    similarity: Similarity
+    query_prompt: str
+    document_prompt: str
+    max_token_count: int
+    labels: tuple[str, ...]
+    """Names of a cross-encoder's logits."""
+    has_modules: bool
+    """Whether sentence-transformers wrote it: then the model it loads is the original."""
+    trust_pickle: bool
+
+
+def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: bool = False) -> Checkpoint:
+    """The checkpoint in a local folder, or of a hub id when there is no such folder. Raises ExportError."""
+    folder = Path(source)
+    if folder.is_dir():
+        name, commit = folder.resolve().name, ""
+    else:
+        folder = _download(source, revision, trust_pickle=trust_pickle)
+        name, commit = source, folder.name
+    weights = _weights(folder, trust_pickle=trust_pickle)
+    config = _json(folder / "config.json", needed=True)
+    modules = _modules(folder)
+    pooling, normalize = _pooling(folder, modules)
+    card = _json(folder / "config_sentence_transformers.json")
+    prompts = card.get("prompts") or {}
+    architecture = (config.get("architectures") or ["unknown"])[0]
+    is_cross_encoder = architecture.endswith("ForSequenceClassification")
+    return Checkpoint(
+        folder=folder,
+        name=name,
+        revision=commit or f"sha256:{_hash(weights)}",
+        licence=_licence(folder),
+        task="cross-encoder" if is_cross_encoder else "bi-encoder",
+        architecture=architecture,
+        pooling=pooling,
+        normalize=normalize,
+        similarity=_similarity(card, normalize=normalize),
+        query_prompt=prompts.get("query", ""),
+        document_prompt=prompts.get("document", prompts.get("passage", "")),
+        max_token_count=_max_token_count(folder, config),
+        labels=_labels(config) if is_cross_encoder else (),
+        has_modules=bool(modules),
+        trust_pickle=trust_pickle,
+    )
+
+
+def _download(source: str, revision: str | None, *, trust_pickle: bool) -> Path:
+    patterns = [*_SAFE_FILES, "*.bin"] if trust_pickle else _SAFE_FILES
+    # Other formats of the same weights, kept in folders by convention.
+    others = ["onnx/*", "openvino/*", "coreml/*"]
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=others))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ExportError(
+            f"{source}: expected a folder, or the id of a model on a hub that can be reached; found neither: {error}"
+        ) from error
+
+
+def _weights(folder: Path, *, trust_pickle: bool) -> list[Path]:
+    """Files of weights, safetensors before all. Raises ExportError when there are only pickles, or none."""
+    if found := sorted(folder.glob("*.safetensors")):
+        return found
+    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles and trust_pickle:
+        return pickles
+    if pickles:
+        raise ExportError(
+            f"{folder}: expected weights as safetensors, found {pickles[0].name}: a pickle can run code when it is "
+            "loaded. Convert it with `safetensors`, ask its author to, or name it as trusted with --trust-pickle"
+        )
+    raise ExportError(f"{folder}: expected weights (*.safetensors), found none")
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """modules.json; empty without it. Raises ExportError for a chain that the graph's head cannot express."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return []
+    modules: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    kinds = [str(module.get("type", "")) for module in modules]
+    names = tuple(kind.rpartition(".")[2] for kind in kinds)
+    if any(not kind.startswith("sentence_transformers.") for kind in kinds) or names not in (_MODULES, _MODULES[:2]):
+        raise ExportError(f"{path}: expected Transformer, Pooling and perhaps Normalize, found {', '.join(kinds)}")
+    return modules
+
+
+def _pooling(folder: Path, modules: list[dict[str, Any]]) -> tuple[Pooling, bool]:
+    """Pooling and normalisation. Without modules, what sentence-transformers takes then: mean, not normalised."""
+    if not modules:
+        return "mean", False
+    path = folder / modules[1]["path"] / "config.json"
+    config = _json(path, needed=True)
+    asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    if "pooling_mode" in config:  # the newer form names them
+        stated = config["pooling_mode"]
+        asked = [f"pooling_mode_{mode}" for mode in ([stated] if isinstance(stated, str) else stated)]
+    if len(asked) != 1 or _pooling_name(asked[0]) is None:
+        raise ExportError(f"{path}: expected one of mean, cls, last-token or max pooling, found {', '.join(asked)}")
+    pooling = _pooling_name(asked[0])
+    assert pooling is not None
+    return pooling, len(modules) == len(_MODULES)
+
+
+def _pooling_name(key: str) -> Pooling | None:
+    return next(
+        (
+            name
+            for known, name in _POOLING_KEYS.items()
+            if key in (known, known.removesuffix("_tokens")) or f"{key}_token" == known
+        ),
+        None,
+    )
+
+
+def _similarity(card: dict[str, Any], *, normalize: bool) -> Similarity:
+    """What the checkpoint states; else cosine, which on unit vectors is the dot product that most were trained with."""
+    stated = card.get("similarity_fn_name")
+    if normalize or stated is None:
+        return "cosine"
+    if stated not in _SIMILARITIES:
+        raise ExportError(f"expected a similarity of {', '.join(_SIMILARITIES)}, found {stated}; name one")
+    return _SIMILARITIES[stated]
+
+
+def _max_token_count(folder: Path, config: dict[str, Any]) -> int:
+    """Longest input: the least of what sentence-transformers, the tokenizer and the positions allow."""
+    positions = config.get("max_position_embeddings")
+    # RoBERTa and its kin count positions from pad_token_id + 1.
+    offset = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer") else 0
+    limits = [
+        _json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        _json(folder / "tokenizer_config.json").get("model_max_length"),
+        positions - offset if isinstance(positions, int) and positions > 0 else None,
+    ]
+    # Tokenizers without a limit state one of 1e30.
+    return min((int(limit) for limit in limits if limit and limit < 2**20), default=_FALLBACK_LENGTH)
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    names = config.get("id2label") or {}
+    count = len(names) or int(config.get("num_labels", 2))
+    return tuple(str(names.get(str(index), f"LABEL_{index}")) for index in range(count))
+
+
+def _licence(folder: Path) -> str:
+    card = folder / "README.md"
+    stated = (metadata_load(card) or {}).get("license") if card.exists() else None
+    return stated if isinstance(stated, str) and stated else "unknown"
+
+
+def _hash(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is no file. Raises ExportError when it is needed or is not one."""
+    if not path.exists() and not needed:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: expected JSON, found {error}") from error
+    if not isinstance(value, dict):
+        raise ExportError(f"{path}: expected an object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,66 @@
+"""Real text to measure a graph on: the language reference that every Python carries, from bare titles to long passages.
+
+Facts: `pydoc_data.topics` holds 79 topics and about 2,600 paragraphs; a text here has from 1 to about 600 tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pydoc_data.topics import topics
+from typing import Final, TypeVar
+
+Item = str | tuple[str, str]
+"""A text, or a query and a document."""
+
+T = TypeVar("T")
+
+# Paragraphs in a document, in turn: lengths as mixed as callers' are.
+_PARAGRAPHS: Final = (1, 2, 1, 4, 1, 10)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Queries and documents, and the items that a model is given to score each document for each query."""
+
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    is_pairs: bool
+
+    @property
+    def items(self) -> list[Item]:
+        """Queries then documents for a bi-encoder; for a cross-encoder each query with all documents, in turn."""
+        if self.is_pairs:
+            return [(query, document) for query in self.queries for document in self.documents]
+        return [*self.queries, *self.documents]
+
+
+def text_sample() -> Sample:
+    """48 queries and 192 documents for a bi-encoder."""
+    return Sample(_titles(48), _documents(192), is_pairs=False)
+
+
+def pair_sample() -> Sample:
+    """6 queries with 32 documents each for a cross-encoder."""
+    return Sample(_titles(6), _documents(32), is_pairs=True)
+
+
+def _titles(count: int) -> tuple[str, ...]:
+    return tuple(name.replace("-", " ") for name in _spread(sorted(topics), count))
+
+
+def _documents(count: int) -> tuple[str, ...]:
+    paragraphs = [
+        text
+        for name in sorted(topics)
+        for part in topics[name].split("\n\n")
+        if len(text := " ".join(part.split())) > 3
+    ]
+    starts = _spread(range(len(paragraphs) - max(_PARAGRAPHS)), count)
+    return tuple(
+        " ".join(paragraphs[start : start + length]) for start, length in zip(starts, cycle(_PARAGRAPHS), strict=False)
+    )
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """`count` of the items, evenly from first to last."""
+    return [items[index * len(items) // count] for index in range(count)]
