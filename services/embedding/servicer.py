@@ -1,8 +1,7 @@
 """EmbeddingService over gRPC: proto in, domain call, proto out."""
 
-from typing import Any, Final
+from typing import Final
 
-import grpc
 import numpy as np
 from sluice.common.v1 import model_pb2, tensor_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as pb
@@ -17,6 +16,7 @@ from services.model.bundle import Representation
 from services.model.catalog import Catalog, model_ref
 from services.model.loading import Model
 from services.model.wire import schedule, truncation, usage
+from services.rpc.interceptor import Context
 from services.rpc.server import Service
 from services.rpc.tensor import to_tensor
 from services.rpc.validation import Violations, validating
@@ -27,8 +27,6 @@ _NAMES: Final[dict[pb.Representation.ValueType, Representation]] = {
     pb.REPRESENTATION_MULTI_VECTOR: "multi_vector",
 }
 _NUMBERS: Final = {name: number for number, name in _NAMES.items()}
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EmbeddingServicer(EmbeddingServiceServicer):

@@ -88,16 +88,15 @@ class BatchQueue(Generic[T]):
             if not anchor.alive(now + cost.seconds(anchor.length)):
                 expired.append(self._take(anchor))
                 continue
-            batch, late = self._grown(anchor, now, cost)
-            return Cut([self._take(row) for row in batch], expired + [self._take(row) for row in late])
+            return Cut([self._take(row) for row in self._grown(anchor, now, cost)], expired)
         return Cut([], expired)
 
-    def _grown(self, anchor: Row[T], now: float, cost: Cost) -> tuple[list[Row[T]], list[Row[T]]]:
-        """The batch around the oldest row, and rows met that are too late for it."""
+    def _grown(self, anchor: Row[T], now: float, cost: Cost) -> list[Row[T]]:
+        """The batch around the oldest row. Rows that this batch would make late are left for one of their own."""
         rows = self._by_length
         low = bisect_left(rows, _KEY(anchor), key=_KEY)
         high = low + 1
-        batch, late, useful = deque([anchor]), [], anchor.length
+        batch, useful = deque([anchor]), anchor.length
         while len(batch) < self._max_rows:
             side = _nearer(rows, low - 1, high, batch[0].length, batch[-1].length)
             if side is None:
@@ -106,14 +105,13 @@ class BatchQueue(Generic[T]):
             row = rows[side]
             padded = max(batch[-1].length, row.length) * (len(batch) + 1)
             if not row.alive(now + cost.seconds(padded)):
-                late.append(row)
                 continue
             before = useful / (cost.overhead_tokens + batch[-1].length * len(batch))
             if padded > self._max_tokens or (useful + row.length) / (cost.overhead_tokens + padded) < before:
                 break
             useful += row.length
             (batch.appendleft if side == low else batch.append)(row)
-        return list(batch), late
+        return list(batch)
 
     def _oldest(self) -> Row[T] | None:
         while self._by_arrival and self._by_arrival[0].number in self._gone:

@@ -1,13 +1,13 @@
 """Proto to domain and back, for what every server of models has in its messages."""
 
-from typing import Any, Final
+from typing import Final
 
-import grpc
 from sluice.common.v1 import model_pb2 as pb
 
 from services.model.engine import Lane, Schedule
 from services.model.tokenizer import Input, Truncation
 from services.rpc.deadline import Deadline
+from services.rpc.interceptor import Context
 from services.rpc.validation import validating
 
 _LANES: Final[dict[int, Lane]] = {
@@ -23,7 +23,7 @@ _TRUNCATIONS: Final[dict[int, Truncation]] = {
 }
 
 
-def schedule(lane: int, context: "grpc.aio.ServicerContext[Any, Any]", *, max_s: float) -> Schedule:
+def schedule(lane: int, context: Context, *, max_s: float) -> Schedule:
     """The lane that is asked for, and the caller's deadline, `max_s` away at most. Raises InvalidRequest."""
     with validating() as violations:
         if lane not in _LANES:

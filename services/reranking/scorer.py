@@ -96,7 +96,8 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     if logits.shape[1] == 1:
         return (1 / (1 + np.exp(-logits))).astype(np.float32)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    result: NDArray[np.float32] = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return result
 
 
 def _too_long(violations: Violations, field: str, error: TooLong) -> None:

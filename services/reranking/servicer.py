@@ -1,8 +1,5 @@
 """RerankingService over gRPC: proto in, domain call, proto out."""
 
-from typing import Any
-
-import grpc
 import numpy as np
 from sluice.reranking.v1 import reranking_service_pb2 as pb
 from sluice.reranking.v1.reranking_service_pb2_grpc import (
@@ -15,10 +12,9 @@ from services.model.loading import Model
 from services.model.wire import schedule, truncation, usage
 from services.reranking.scorer import Question, Scores, score
 from services.reranking.settings import RerankingSettings
+from services.rpc.interceptor import Context
 from services.rpc.server import Service
 from services.rpc.validation import validating
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RerankingServicer(RerankingServiceServicer):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.rpc.logs import LogFormat, LogLevel
 
@@ -63,7 +63,7 @@ def load(cls: type[S], arguments: Sequence[str], *, program: str) -> S:
     """Settings from flags, then environment, then defaults. Exits with status 2 after printing every problem."""
     problems = unknown_names(cls, os.environ)
     try:
-        settings = CliApp.run(cls, cli_args=list(arguments), cli_cmd_method_name="_loaded")
+        settings = cls(_cli_parse_args=list(arguments), _cli_prog_name=f"python -m {program}")
     except ValidationError as error:
         problems += [f"{_where(cls, item['loc'])}: {item['msg']}, got {item['input']!r}" for item in error.errors()]
     except SettingsError as error:
