@@ -41,6 +41,18 @@ def matrix(tensor: pb.Tensor, *, field: str, rows: int, columns: int, violations
     return np.zeros((rows, columns), dtype=np.float32)
 
 
+def vector(tensor: pb.Tensor, *, field: str, length: int, violations: Violations) -> NDArray[np.float32]:
+    """The float32 [length] array of a tensor; what does not fit is noted as `matrix` does."""
+    problem = _problem(tensor, (length,))
+    if problem is None:
+        array: NDArray[np.float32] = np.frombuffer(tensor.data, dtype="<f4")
+        if np.isfinite(array).all():
+            return array
+        problem = "expected finite numbers, got NaN or infinity"
+    violations.add(field, problem)
+    return np.zeros(length, dtype=np.float32)
+
+
 def _problem(tensor: pb.Tensor, expected: tuple[int, ...]) -> str | None:
     """What is wrong with type, shape or size; None when nothing is."""
     given = tuple(tensor.shape)

@@ -1,0 +1,30 @@
+"""Choosing the best of many scores."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def top_k(scores: NDArray[np.float32], ids: Sequence[str], k: int) -> NDArray[np.int64]:
+    """Positions of the k highest scores, best first; equal scores by lower id, so that every run gives one order.
+
+    scores   float32[N], none NaN
+    ids      N ids in step with the scores, unique
+    returns  int64[min(k, N)]
+    """
+    candidates = at_least_kth(scores, k)
+    order = sorted(candidates.tolist(), key=lambda position: (-scores[position], ids[position]))
+    return np.array(order[:k], dtype=np.int64)
+
+
+def at_least_kth(scores: NDArray[np.float32], k: int, *, slack: float = 0.0) -> NDArray[np.int64]:
+    """Positions, rising, of all scores not lower than the k-th highest minus `slack`: k of them, and all ties.
+
+    scores   float32[N], none NaN
+    returns  int64[at least min(k, N)]
+    """
+    if k >= len(scores):
+        return np.arange(len(scores), dtype=np.int64)
+    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return np.flatnonzero(scores >= kth - np.float32(slack)).astype(np.int64)

@@ -1,0 +1,15 @@
+"""Starts the retrieval server: `python -m services.retrieval --help`."""
+
+import sys
+from functools import partial
+
+from services.retrieval.servicer import build
+from services.retrieval.settings import RetrievalSettings
+from services.rpc.server import run
+from services.rpc.settings import load
+
+PROGRAM = "sluice-retrieval"
+
+if __name__ == "__main__":
+    settings = load(RetrievalSettings, sys.argv[1:], program=PROGRAM)
+    run(settings, partial(build, settings), program=PROGRAM)

@@ -1,0 +1,72 @@
+"""Documents as the engine sees them, and the stored form of their metadata."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.core.similarity import F32
+from services.retrieval.schema import Kind
+
+
+@dataclass(frozen=True, order=True)
+class Timestamp:
+    """A moment, in microseconds since 1970-01-01 UTC: an int64 that reaches every year a proto can say."""
+
+    us: int
+
+
+Scalar = str | float | bool | Timestamp
+Value = Scalar | tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is stored and returned. `content_hash` is the caller's, empty when none was given."""
+
+    document_id: str
+    title: str = ""
+    text: str = ""
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+    content_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents to write, with their vectors: `dense[i]` is float32[N, D] of the schema's i-th dense field."""
+
+    documents: Sequence[Document]
+    dense: Sequence[F32]
+
+
+def kind_of(value: Value) -> Kind:
+    """The type of a value."""
+    if isinstance(value, str):
+        return Kind.STRING
+    if isinstance(value, bool):
+        return Kind.BOOL
+    if isinstance(value, Timestamp):
+        return Kind.TIMESTAMP
+    return Kind.LIST if isinstance(value, tuple) else Kind.NUMBER
+
+
+def to_json(metadata: Mapping[str, Value]) -> str:
+    """Metadata as stored: JSON, with a timestamp as {"us": microseconds}."""
+    return json.dumps({name: _plain(value) for name, value in metadata.items()}, ensure_ascii=False)
+
+
+def from_json(stored: str) -> dict[str, Value]:
+    """What `to_json` was given."""
+    return {name: _value(plain) for name, plain in json.loads(stored).items()}
+
+
+def _plain(value: Value) -> Any:
+    if isinstance(value, Timestamp):
+        return {"us": value.us}
+    return [_plain(element) for element in value] if isinstance(value, tuple) else value
+
+
+def _value(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return Timestamp(plain["us"])
+    return tuple(_value(element) for element in plain) if isinstance(plain, list) else plain

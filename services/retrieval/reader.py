@@ -1,0 +1,95 @@
+"""Reading the store: what one transaction sees."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from services.core.similarity import F32
+from services.retrieval.columns import I64
+from services.retrieval.documents import Document, Value, from_json
+from services.retrieval.schema import Schema
+
+# Documents taken from the database at a time when a collection is loaded.
+_LOAD_ROWS: Final = 4096
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A collection as it is stored. `key` is its number, never used again."""
+
+    key: int
+    name: str
+    schema: Schema
+    created_us: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Some documents of a collection as the index needs them; `dense[i]` is float32[N, D] of the i-th dense field."""
+
+    rows: I64
+    ids: Sequence[str]
+    metadata: Sequence[Mapping[str, Value]]
+    dense: Sequence[F32]
+
+
+class Reader:
+    """Reads one state of the store."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def collections(self) -> list[Stored]:
+        """Every collection, by name."""
+        found = self._connection.execute(
+            "SELECT collection, name, schema, created_us, version FROM collections ORDER BY name"
+        )
+        return [
+            Stored(key, name, Schema.model_validate_json(schema), created_us, version)
+            for key, name, schema, created_us, version in found
+        ]
+
+    def version(self, key: int) -> int | None:
+        """Number of the last write to a collection; None when it is gone."""
+        found = self._connection.execute("SELECT version FROM collections WHERE collection = ?", (key,)).fetchone()
+        return found[0] if found else None
+
+    def documents(self, rows: Iterable[int]) -> list[Document]:
+        """The documents of these rows, by id."""
+        return self._documents("row IN (SELECT value FROM json_each(?))", json.dumps(list(rows)))
+
+    def documents_by_id(self, key: int, ids: Iterable[str]) -> list[Document]:
+        """The documents with these ids that are in the collection, by id."""
+        condition = "collection = ? AND document_id IN (SELECT value FROM json_each(?))"
+        return self._documents(condition, key, json.dumps(list(ids)))
+
+    def load(self, key: int, schema: Schema) -> Iterator[Loaded]:
+        """All documents of a collection, by row, some thousands at a time."""
+        found = self._connection.execute(
+            "SELECT row, document_id, metadata, dense FROM documents JOIN vectors USING (row)"
+            " WHERE collection = ? ORDER BY row",
+            (key,),
+        )
+        while chunk := found.fetchmany(_LOAD_ROWS):
+            rows, ids, metadata, dense = zip(*chunk, strict=True)
+            yield Loaded(np.array(rows, dtype=np.int64), ids, list(map(from_json, metadata)), _split(dense, schema))
+
+    def _documents(self, condition: str, *values: object) -> list[Document]:
+        found = self._connection.execute(
+            f"SELECT document_id, title, text, metadata, content_hash FROM documents WHERE {condition}"  # noqa: S608
+            " ORDER BY document_id",
+            values,
+        )
+        return [Document(id_, title, text, from_json(plain), hash_) for id_, title, text, plain, hash_ in found]
+
+
+def _split(stored: Sequence[bytes], schema: Schema) -> list[F32]:
+    """float32[N, D] of each dense field, from what `writer.packed` made."""
+    widths = [field.dimensions for field in schema.dense]
+    whole = np.frombuffer(b"".join(stored), dtype="<f4").reshape(len(stored), sum(widths))
+    return [np.ascontiguousarray(part) for part in np.split(whole, np.cumsum(widths)[:-1], axis=1)]

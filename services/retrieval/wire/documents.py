@@ -1,0 +1,210 @@
+"""Documents with their vectors, to and from protos."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp as TimestampMessage
+from sluice.common.v1.document_pb2 import Document as DocumentMessage
+from sluice.common.v1.document_pb2 import MetadataList, MetadataValue
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import PreconditionFailed
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from services.core.similarity import F32, norms
+from services.retrieval.documents import Batch, Document, Scalar, Timestamp, Value, kind_of, to_json
+from services.retrieval.schema import DenseField, Kind, Metric, Schema
+from services.retrieval.wire.schemas import unique
+from services.rpc.tensor import matrix
+from services.rpc.validation import Violations, validating
+
+DOCUMENTS_MAX: Final = 1024
+ID_BYTES_MAX: Final = 512
+_TITLE_BYTES_MAX: Final = 4096
+_TEXT_BYTES_MAX: Final = 65_536
+_METADATA_KEYS_MAX: Final = 64
+_METADATA_BYTES_MAX: Final = 16_384
+_HASH_BYTES_MAX: Final = 128
+# The years 1 to 9999, as google.protobuf.Timestamp has them.
+_SECONDS_MIN: Final = -62_135_596_800
+_SECONDS_MAX: Final = 253_402_300_799
+# Two vectors of this length have a product of 1e30 and a squared distance of 4e30: float32 ends at 3.4e38.
+LENGTH_MAX: Final = 1e15
+
+_SCALARS: Final[dict[str, Callable[[MetadataValue], Scalar]]] = {
+    "string_value": lambda value: value.string_value,
+    "number_value": lambda value: value.number_value,
+    "bool_value": lambda value: value.bool_value,
+    "timestamp_value": lambda value: Timestamp(value.timestamp_value.ToMicroseconds()),
+}
+
+
+def batch(request: pb.UpsertRequest, schema: Schema) -> Batch:
+    """The documents to write. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
+    with validating() as violations:
+        count = len(request.documents)
+        violations.count("documents", count, low=1, high=DOCUMENTS_MAX, what="documents")
+        hashes = _hashes(request, violations)
+        documents = [
+            _document(f"documents[{i}]", given, hash_, schema, violations)
+            for i, (given, hash_) in enumerate(zip(request.documents, hashes, strict=True))
+        ]
+        unique(((f"documents[{i}].document_id", d.document_id) for i, d in enumerate(request.documents)), violations)
+        columns = _columns(request, schema, violations)
+        dense = [
+            _vectors(columns[field.name], field, count, violations) for field in schema.dense if field.name in columns
+        ]
+    for path, column in columns.values():
+        bound = schema.dense_field(column.field)
+        if bound and bound.model_digest and column.model_digest != bound.model_digest:
+            raise mismatch(path, bound, column.model_digest)
+    return Batch(documents, dense)
+
+
+def message(document: Document) -> DocumentMessage:
+    """A document as it is sent."""
+    return DocumentMessage(
+        document_id=document.document_id,
+        title=document.title,
+        text=document.text,
+        metadata={name: _value_message(value) for name, value in document.metadata.items()},
+    )
+
+
+def id_message(document: Document) -> DocumentMessage:
+    """The id of a document alone, as it is sent."""
+    return DocumentMessage(document_id=document.document_id)
+
+
+def mismatch(path: str, field: DenseField, given: str) -> PreconditionFailed:
+    """The error for a vector of another model than the field is bound to."""
+    expected = f"expected vectors of model {field.model_digest}, to which field {field.name!r} is bound"
+    return PreconditionFailed(
+        f"{path}: {expected}, got {given or 'no model'}",
+        reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
+        metadata={"field": field.name, "expected_digest": field.model_digest, "given_digest": given},
+    )
+
+
+def check_vectors(path: str, vectors: F32, metric: Metric, violations: Violations) -> None:
+    """Note vectors that are too long to compare, and with cosine those of length 0."""
+    lengths = norms(vectors)
+    if (lengths > LENGTH_MAX).any():
+        row = int(np.argmax(lengths))
+        violations.add(path, f"expected vectors of length up to {LENGTH_MAX:g}, got {lengths[row]:g} in row {row}")
+    if metric is Metric.COSINE and (lengths == 0).any():
+        violations.add(path, f"expected vectors with a direction, got only zeros in row {int(np.argmin(lengths))}")
+
+
+def check_ids(path: str, ids: Sequence[str], violations: Violations) -> None:
+    """Note ids that are empty or too long."""
+    for i, id_ in enumerate(ids):
+        violations.count(f"{path}[{i}]", len(id_.encode()), low=1, high=ID_BYTES_MAX, what="bytes of UTF-8")
+
+
+def scalar(path: str, given: MetadataValue, violations: Violations) -> Scalar:
+    """The value of a string, number, bool or timestamp; what is something else is noted, and "" returned."""
+    which = given.WhichOneof("value")
+    if which not in _SCALARS:
+        violations.add(path, f"expected a string, number, bool or timestamp, got {which or 'nothing'}")
+        return ""
+    if which == "number_value" and not math.isfinite(given.number_value):
+        violations.add(path, f"expected a finite number, got {given.number_value}")
+    if which == "timestamp_value" and not _is_valid(given.timestamp_value):
+        violations.add(path, "expected a time in the years 1 to 9999 and 0 to 999,999,999 nanoseconds, got another")
+        return Timestamp(0)
+    return _SCALARS[which](given)
+
+
+def _is_valid(given: TimestampMessage) -> bool:
+    return _SECONDS_MIN <= given.seconds <= _SECONDS_MAX and 0 <= given.nanos <= 999_999_999
+
+
+def _hashes(request: pb.UpsertRequest, violations: Violations) -> Sequence[str]:
+    count = len(request.documents)
+    for i, given in enumerate(request.content_hashes):
+        violations.count(f"content_hashes[{i}]", len(given.encode()), low=0, high=_HASH_BYTES_MAX, what="bytes")
+    if request.content_hashes and len(request.content_hashes) != count:
+        description = f"expected none, or one for each of the {count} documents, got {len(request.content_hashes)}"
+        violations.add("content_hashes", description, expected=count, given=len(request.content_hashes))
+        return [""] * count
+    return request.content_hashes or [""] * count
+
+
+def _document(path: str, given: DocumentMessage, hash_: str, schema: Schema, violations: Violations) -> Document:
+    bytes_ = "bytes of UTF-8"
+    violations.count(f"{path}.document_id", len(given.document_id.encode()), low=1, high=ID_BYTES_MAX, what=bytes_)
+    violations.count(f"{path}.title", len(given.title.encode()), low=0, high=_TITLE_BYTES_MAX, what=bytes_)
+    violations.count(f"{path}.text", len(given.text.encode()), low=0, high=_TEXT_BYTES_MAX, what=bytes_)
+    violations.count(f"{path}.metadata", len(given.metadata), low=0, high=_METADATA_KEYS_MAX, what="keys")
+    metadata = {
+        name: _value(f"{path}.metadata[{name[:64]!r}]", name, value, schema, violations)
+        for name, value in given.metadata.items()
+    }
+    if metadata:
+        size = len(to_json(metadata).encode())
+        violations.count(f"{path}.metadata", size, low=0, high=_METADATA_BYTES_MAX, what="bytes as JSON")
+    return Document(given.document_id, given.title, given.text, metadata, hash_)
+
+
+def _value(path: str, name: str, given: MetadataValue, schema: Schema, violations: Violations) -> Value:
+    value = _list(path, given, violations) if given.HasField("list_value") else scalar(path, given, violations)
+    declared = schema.kind(name)
+    if declared is not None and given.WhichOneof("value") and kind_of(value) is not declared:
+        violations.add(path, f"expected a {declared}, as the collection declares {name!r}, got a {kind_of(value)}")
+    return value
+
+
+def _list(path: str, given: MetadataValue, violations: Violations) -> tuple[Scalar, ...]:
+    values = tuple(
+        scalar(f"{path}.list_value.values[{i}]", element, violations)
+        for i, element in enumerate(given.list_value.values)
+    )
+    kinds = sorted({kind_of(value) for value in values})
+    if len(kinds) > 1:
+        violations.add(path, f"expected a list with elements of one type, got {', '.join(kinds)}")
+    if Kind.TIMESTAMP in kinds:
+        violations.add(path, "expected a list of strings, numbers or bools, got timestamps")
+    return values
+
+
+def _columns(
+    request: pb.UpsertRequest, schema: Schema, violations: Violations
+) -> dict[str, tuple[str, pb.DenseColumn]]:
+    """Path and column of each dense field, by its name."""
+    columns = {column.field: (f"dense[{i}]", column) for i, column in enumerate(request.dense)}
+    unique(((f"dense[{i}].field", column.field) for i, column in enumerate(request.dense)), violations)
+    known = {field.name for field in schema.dense}
+    for name, (path, _) in columns.items():
+        if name not in known:
+            violations.add(f"{path}.field", f"expected one of {', '.join(sorted(known))}, got {name[:64]!r}")
+    for name in sorted(known - set(columns)):
+        violations.add("dense", f"expected a column for every dense field, got none for {name!r}")
+    return columns
+
+
+def _vectors(column: tuple[str, pb.DenseColumn], field: DenseField, count: int, violations: Violations) -> F32:
+    path = f"{column[0]}.vectors"
+    found = Violations()
+    vectors = matrix(column[1].vectors, field=path, rows=count, columns=field.dimensions, violations=found)
+    if found:
+        violations.extend(found)
+    else:
+        check_vectors(path, vectors, field.metric, violations)
+    return vectors
+
+
+def _value_message(value: Value) -> MetadataValue:
+    match value:
+        case str():
+            return MetadataValue(string_value=value)
+        case bool():
+            return MetadataValue(bool_value=value)
+        case Timestamp(us):
+            moment = TimestampMessage()
+            moment.FromMicroseconds(us)
+            return MetadataValue(timestamp_value=moment)
+        case tuple():
+            return MetadataValue(list_value=MetadataList(values=[_value_message(element) for element in value]))
+    return MetadataValue(number_value=value)

@@ -1,0 +1,115 @@
+"""Filters from protos: every field, value and depth is checked against the schema."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from sluice.common.v1 import filter_pb2 as pb
+from sluice.common.v1.document_pb2 import MetadataValue
+
+from services.retrieval.columns import Operator
+from services.retrieval.documents import Scalar, kind_of
+from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.schema import Kind, Schema
+from services.retrieval.wire.documents import scalar
+from services.rpc.validation import Violations
+
+DEPTH_MAX: Final = 32
+_CONDITIONS_MAX: Final = 256
+_VALUES_MAX: Final = 1024
+
+_Group = type[AllOf | AnyOf | NoneOf]
+
+_GROUPS: Final[dict[str, _Group]] = {"all_of": AllOf, "any_of": AnyOf, "none_of": NoneOf}
+_OPERATORS: Final = {
+    pb.Comparison.OPERATOR_EQUAL: Operator.EQUAL,
+    pb.Comparison.OPERATOR_NOT_EQUAL: Operator.NOT_EQUAL,
+    pb.Comparison.OPERATOR_LESS: Operator.LESS,
+    pb.Comparison.OPERATOR_LESS_OR_EQUAL: Operator.LESS_OR_EQUAL,
+    pb.Comparison.OPERATOR_GREATER: Operator.GREATER,
+    pb.Comparison.OPERATOR_GREATER_OR_EQUAL: Operator.GREATER_OR_EQUAL,
+}
+_UNORDERED: Final = frozenset({Operator.EQUAL, Operator.NOT_EQUAL})
+# What stands in for a condition that was refused: never evaluated.
+_REFUSED: Final = Exists("")
+
+
+class FilterReader:
+    """Reads the filters of one request against a schema, and notes what is wrong with them."""
+
+    def __init__(self, schema: Schema, violations: Violations) -> None:
+        self._schema = schema
+        self._violations = violations
+
+    def read(self, path: str, given: pb.Filter, depth: int = 1) -> Filter:
+        """The condition; something harmless when it was refused."""
+        which = given.WhichOneof("condition")
+        if which is None:
+            return self._refuse(path, "expected a condition, got none")
+        part: Any = getattr(given, which)
+        if which in _GROUPS:
+            return self._group(f"{path}.{which}", _GROUPS[which], part, depth)
+        readers: dict[str, Callable[[str, Any], Filter]] = {
+            "comparison": self._comparison,
+            "membership": self._membership,
+            "contains": self._contains,
+            "exists": self._exists,
+        }
+        return readers[which](f"{path}.{which}", part)
+
+    def _group(self, path: str, group: _Group, given: pb.FilterList, depth: int) -> Filter:
+        if depth >= DEPTH_MAX:
+            return self._refuse(path, f"expected conditions nested at most {DEPTH_MAX} deep, got deeper ones")
+        self._violations.count(f"{path}.filters", len(given.filters), low=1, high=_CONDITIONS_MAX, what="conditions")
+        # What is over the limit is not read: the request is refused anyway.
+        inner = enumerate(given.filters[:_CONDITIONS_MAX])
+        return group(tuple(self.read(f"{path}.filters[{i}]", one, depth + 1) for i, one in inner))
+
+    def _comparison(self, path: str, given: pb.Comparison) -> Filter:
+        kind = self._kind(f"{path}.field", given.field)
+        how = _OPERATORS.get(given.operator)
+        if how is None:
+            return self._refuse(f"{path}.operator", f"expected an operator, got number {given.operator}")
+        if kind is Kind.LIST:
+            return self._refuse(f"{path}.field", f"expected a field that is no list, got {given.field!r}; use contains")
+        if kind is Kind.BOOL and how not in _UNORDERED:
+            return self._refuse(f"{path}.operator", f"expected = or != for bools, got {how}")
+        return Comparison(given.field, how, self._value(f"{path}.value", given.value, kind))
+
+    def _membership(self, path: str, given: pb.Membership) -> Filter:
+        kind = self._kind(f"{path}.field", given.field)
+        self._violations.count(f"{path}.values", len(given.values), low=1, high=_VALUES_MAX, what="values")
+        if kind is Kind.LIST:
+            return self._refuse(f"{path}.field", f"expected a field that is no list, got {given.field!r}; use contains")
+        return Membership(given.field, self._values(f"{path}.values", given.values[:_VALUES_MAX], kind))
+
+    def _contains(self, path: str, given: pb.Contains) -> Filter:
+        kind = self._kind(f"{path}.field", given.field)
+        value = scalar(f"{path}.value", given.value, self._violations)
+        if kind not in {Kind.LIST, None}:
+            return self._refuse(f"{path}.field", f"expected a list field, got {given.field!r}, which is a {kind}")
+        return Contains(given.field, value)
+
+    def _exists(self, path: str, given: str) -> Filter:
+        self._kind(path, given)
+        return Exists(given)
+
+    def _values(self, path: str, given: Sequence[MetadataValue], kind: Kind | None) -> tuple[Scalar, ...]:
+        return tuple(self._value(f"{path}[{i}]", value, kind) for i, value in enumerate(given))
+
+    def _value(self, path: str, given: MetadataValue, kind: Kind | None) -> Scalar:
+        value = scalar(path, given, self._violations)
+        if kind is not None and given.WhichOneof("value") not in {None, "list_value"} and kind_of(value) is not kind:
+            self._violations.add(path, f"expected a {kind}, as the field is declared, got a {kind_of(value)}")
+        return value
+
+    def _kind(self, path: str, name: str) -> Kind | None:
+        """The declared type of a field; None, and noted, when there is none."""
+        kind = self._schema.kind(name)
+        if kind is None:
+            declared = ", ".join(field.name for field in self._schema.metadata) or "none at all"
+            self._violations.add(path, f"expected a declared metadata field ({declared}), got {name[:64]!r}")
+        return kind
+
+    def _refuse(self, path: str, description: str) -> Filter:
+        self._violations.add(path, description)
+        return _REFUSED

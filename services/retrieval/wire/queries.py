@@ -1,0 +1,125 @@
+"""Requests that read or delete, from protos; what was found, to protos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sluice.common.v1.filter_pb2 import Filter as FilterMessage
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from services.retrieval.engine import Found
+from services.retrieval.filters import Filter
+from services.retrieval.schema import DenseField, Schema
+from services.retrieval.search import Candidates, Query
+from services.retrieval.wire.documents import DOCUMENTS_MAX, check_ids, check_vectors, message, mismatch
+from services.retrieval.wire.filters import FilterReader
+from services.rpc.tensor import vector
+from services.rpc.validation import Violations, validating
+
+_QUERIES_MAX: Final = 16
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `Retrieve` asks for."""
+
+    queries: Sequence[Query]
+    condition: Filter | None
+    with_documents: bool
+
+
+def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Search:
+    """The queries to answer. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
+    with validating() as violations:
+        violations.count("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
+        fields = [_field(f"queries[{i}]", query, schema, violations) for i, query in enumerate(request.queries)]
+        queries = [
+            _query(f"queries[{i}]", given, field, max_depth, violations)
+            for i, (given, field) in enumerate(zip(request.queries, fields, strict=True))
+            if field is not None
+        ]
+        condition = _filter(request, schema, violations)
+        with_documents = wants_documents(request.view, violations)
+    for i, (query, given) in enumerate(zip(queries, request.queries, strict=True)):
+        if given.model_digest and query.field.model_digest not in {"", given.model_digest}:
+            raise mismatch(f"queries[{i}]", query.field, given.model_digest)
+    return Search(queries, condition, with_documents)
+
+
+def response(found: Found) -> pb.RetrieveResponse:
+    """What was found, as it is sent."""
+    return pb.RetrieveResponse(
+        rankings=[_ranking(candidates) for candidates in found.candidates],
+        documents=[message(document) for document in found.documents],
+        collection_version=found.version,
+    )
+
+
+def chosen(request: pb.DeleteDocumentsRequest, schema: Schema) -> Sequence[str] | Filter:
+    """The ids or the filter of the documents to delete. Raises InvalidRequest."""
+    with validating() as violations:
+        condition = _filter(request, schema, violations)
+        if request.document_ids and condition is not None:
+            violations.add("filter", "expected ids or a filter, got both")
+        if not request.document_ids and condition is None:
+            violations.add("document_ids", "expected ids or a filter, got neither")
+        violations.count("document_ids", len(request.document_ids), low=0, high=DOCUMENTS_MAX, what="ids")
+        check_ids("document_ids", request.document_ids, violations)
+    return list(request.document_ids) if condition is None else condition
+
+
+def ids(request: pb.GetDocumentsRequest) -> tuple[Sequence[str], bool]:
+    """The ids to look up, and whether more than the id is asked for. Raises InvalidRequest."""
+    with validating() as violations:
+        violations.count("document_ids", len(request.document_ids), low=1, high=DOCUMENTS_MAX, what="ids")
+        check_ids("document_ids", request.document_ids, violations)
+        with_documents = wants_documents(request.view, violations)
+    return list(request.document_ids), with_documents
+
+
+def counted(request: pb.CountDocumentsRequest, schema: Schema) -> Filter | None:
+    """The filter of what to count; None counts all. Raises InvalidRequest."""
+    with validating() as violations:
+        return _filter(request, schema, violations)
+
+
+def wants_documents(view: pb.DocumentView.ValueType, violations: Violations) -> bool:
+    """Whether more than the id of each document is asked for."""
+    if view not in pb.DocumentView.values():
+        violations.add("view", f"expected FULL or ID, got number {view}")
+    return view != pb.DOCUMENT_VIEW_ID
+
+
+def _filter(
+    request: pb.RetrieveRequest | pb.DeleteDocumentsRequest | pb.CountDocumentsRequest,
+    schema: Schema,
+    violations: Violations,
+) -> Filter | None:
+    given: FilterMessage = request.filter
+    return FilterReader(schema, violations).read("filter", given) if request.HasField("filter") else None
+
+
+def _field(path: str, given: pb.FieldQuery, schema: Schema, violations: Violations) -> DenseField | None:
+    """The field that is asked; None, and noted, when it is not clear which."""
+    names = ", ".join(field.name for field in schema.dense)
+    if not given.field and len(schema.dense) == 1:
+        return schema.dense[0]
+    field = schema.dense_field(given.field)
+    if field is None:
+        violations.add(f"{path}.field", f"expected one of {names}, got {given.field[:64]!r}")
+    return field
+
+
+def _query(path: str, given: pb.FieldQuery, field: DenseField, max_depth: int, violations: Violations) -> Query:
+    violations.count(f"{path}.depth", given.depth, low=1, high=max_depth, what="candidates")
+    found = Violations()
+    values = vector(given.dense, field=f"{path}.dense", length=field.dimensions, violations=found)
+    if found:
+        violations.extend(found)
+    else:
+        check_vectors(f"{path}.dense", values[None], field.metric, violations)
+    return Query(field, values, given.depth)
+
+
+def _ranking(candidates: Candidates) -> pb.Ranking:
+    return pb.Ranking(document_ids=candidates.ids, scores=candidates.scores.tolist())

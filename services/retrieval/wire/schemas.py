@@ -1,0 +1,118 @@
+"""Schemas and collections, to and from protos."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from services.retrieval.engine import Collection
+from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
+from services.rpc.validation import Violations, validating
+
+_DENSE_FIELDS_MAX: Final = 8
+_METADATA_FIELDS_MAX: Final = 64
+_DIMENSIONS_MAX: Final = 8192
+_DIGEST_BYTES_MAX: Final = 128
+
+_COLLECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
+_FIELD_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,63}")
+
+_METRICS: Final = {
+    pb.METRIC_UNSPECIFIED: Metric.COSINE,
+    pb.METRIC_COSINE: Metric.COSINE,
+    pb.METRIC_DOT: Metric.DOT,
+    pb.METRIC_L2: Metric.L2,
+}
+_METRIC_NUMBERS: Final = {metric: number for number, metric in _METRICS.items()}
+_KINDS: Final = {
+    pb.METADATA_TYPE_STRING: Kind.STRING,
+    pb.METADATA_TYPE_NUMBER: Kind.NUMBER,
+    pb.METADATA_TYPE_BOOL: Kind.BOOL,
+    pb.METADATA_TYPE_TIMESTAMP: Kind.TIMESTAMP,
+    pb.METADATA_TYPE_LIST: Kind.LIST,
+}
+_KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+
+
+def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
+    """Name and schema of the collection to create. Raises InvalidRequest."""
+    with validating() as violations:
+        _name("name", request.name, _COLLECTION_NAME, "a letter and up to 127 of [a-z0-9_-]", violations)
+        given = request.schema
+        violations.count("schema.dense_fields", len(given.dense_fields), low=1, high=_DENSE_FIELDS_MAX, what="fields")
+        violations.count(
+            "schema.metadata_fields", len(given.metadata_fields), low=0, high=_METADATA_FIELDS_MAX, what="fields"
+        )
+        dense = [_dense(f"schema.dense_fields[{i}]", field, violations) for i, field in enumerate(given.dense_fields)]
+        metadata = [
+            _metadata(f"schema.metadata_fields[{i}]", field, violations)
+            for i, field in enumerate(given.metadata_fields)
+        ]
+        named = [(f"schema.dense_fields[{i}].name", field.name) for i, field in enumerate(given.dense_fields)]
+        named += [(f"schema.metadata_fields[{i}].name", field.name) for i, field in enumerate(given.metadata_fields)]
+        unique(named, violations)
+    return request.name, Schema(dense=tuple(dense), metadata=tuple(metadata))
+
+
+def collection_message(collection: Collection) -> pb.Collection:
+    """A collection as it is sent."""
+    created = Timestamp()
+    created.FromMicroseconds(collection.stored.created_us)
+    return pb.Collection(
+        name=collection.stored.name,
+        schema=_schema_message(collection.schema),
+        document_count=collection.view.document_count,
+        version=collection.view.version,
+        create_time=created,
+    )
+
+
+def unique(named: Iterable[tuple[str, str]], violations: Violations) -> None:
+    """Note every (path, value) whose value an earlier path has."""
+    first: dict[str, str] = {}
+    for path, value in named:
+        if first.setdefault(value, path) != path:
+            violations.add(path, f"expected a unique value, got {value!r} as in {first[value]}")
+
+
+def _dense(path: str, given: pb.DenseField, violations: Violations) -> DenseField:
+    _name(f"{path}.name", given.name, _FIELD_NAME, "1 to 64 of [a-z0-9_], not starting with a digit", violations)
+    dimensions = given.dimensions
+    violations.count(f"{path}.dimensions", dimensions, low=1, high=_DIMENSIONS_MAX, what="dimensions")
+    size = len(given.model_digest.encode())
+    violations.count(f"{path}.model_digest", size, low=0, high=_DIGEST_BYTES_MAX, what="bytes")
+    if given.metric not in _METRICS:
+        violations.add(f"{path}.metric", f"expected COSINE, DOT or L2, got number {given.metric}")
+    metric = _METRICS.get(given.metric, Metric.COSINE)
+    return DenseField(name=given.name, dimensions=dimensions, metric=metric, model_digest=given.model_digest)
+
+
+def _metadata(path: str, given: pb.MetadataField, violations: Violations) -> MetadataField:
+    _name(f"{path}.name", given.name, _FIELD_NAME, "1 to 64 of [a-z0-9_], not starting with a digit", violations)
+    if given.type not in _KINDS:
+        violations.add(f"{path}.type", f"expected STRING, NUMBER, BOOL, TIMESTAMP or LIST, got number {given.type}")
+    return MetadataField(name=given.name, kind=_KINDS.get(given.type, Kind.STRING))
+
+
+def _name(path: str, given: str, allowed: re.Pattern[str], expected: str, violations: Violations) -> None:
+    if not allowed.fullmatch(given):
+        violations.add(path, f"expected {expected}, got {given[:64]!r}")
+
+
+def _schema_message(schema: Schema) -> pb.Schema:
+    return pb.Schema(
+        dense_fields=[
+            pb.DenseField(
+                name=field.name,
+                dimensions=field.dimensions,
+                metric=_METRIC_NUMBERS[field.metric],
+                model_digest=field.model_digest,
+            )
+            for field in schema.dense
+        ],
+        metadata_fields=[
+            pb.MetadataField(name=field.name, type=_KIND_NUMBERS[field.kind]) for field in schema.metadata
+        ],
+    )

@@ -1,0 +1,114 @@
+"""A real retrieval server for a test, and short ways to say what is sent to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from sluice.common.v1 import document_pb2 as doc
+from sluice.errors import SluiceError, from_rpc_error
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
+
+from services.retrieval.servicer import build
+from services.retrieval.settings import RetrievalSettings
+from services.rpc.server import serving
+from services.rpc.tensor import to_tensor
+
+if TYPE_CHECKING:
+    from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub as Stub
+else:
+    Stub = RetrievalServiceStub
+
+R = TypeVar("R")
+DIMENSIONS = 4
+
+
+@asynccontextmanager
+async def retrieval(folder: Path, **settings: Any) -> AsyncIterator[Stub]:
+    """A client of a server on a free port, with its data in `folder`."""
+    chosen = RetrievalSettings(listen="127.0.0.1:0", data=folder, **settings)
+    async with (
+        serving(chosen, partial(build, chosen)) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        yield RetrievalServiceStub(channel)
+
+
+def in_server(folder: Path, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
+    """What the test returns, run against a new server on the folder."""
+
+    async def run() -> R:
+        async with retrieval(folder, **settings) as stub:
+            return await test(stub)
+
+    return asyncio.run(run())
+
+
+async def error_of(call: Awaitable[Any]) -> SluiceError:
+    """The error that the call ends with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    raise AssertionError("the call did not fail")
+
+
+def value(given: Any) -> doc.MetadataValue:
+    """A metadata value from Python's: str, bool, number, list, or a MetadataValue as it is."""
+    match given:
+        case doc.MetadataValue():
+            return given
+        case str():
+            return doc.MetadataValue(string_value=given)
+        case bool():
+            return doc.MetadataValue(bool_value=given)
+        case list():
+            return doc.MetadataValue(list_value=doc.MetadataList(values=map(value, given)))
+    return doc.MetadataValue(number_value=given)
+
+
+def document(document_id: str, text: str = "", **metadata: Any) -> doc.Document:
+    """A document."""
+    return doc.Document(
+        document_id=document_id,
+        title=f"title of {document_id}",
+        text=text or f"text of {document_id}",
+        metadata={name: value(given) for name, given in metadata.items()},
+    )
+
+
+def new_collection(name: str = "books", metric: pb.Metric.ValueType = pb.METRIC_COSINE) -> pb.CreateCollectionRequest:
+    """A collection with a dense field, and a metadata field of each type."""
+    types = {
+        "author": pb.METADATA_TYPE_STRING,
+        "year": pb.METADATA_TYPE_NUMBER,
+        "printed": pb.METADATA_TYPE_BOOL,
+        "added": pb.METADATA_TYPE_TIMESTAMP,
+        "tags": pb.METADATA_TYPE_LIST,
+    }
+    return pb.CreateCollectionRequest(
+        name=name,
+        schema=pb.Schema(
+            dense_fields=[pb.DenseField(name="dense", dimensions=DIMENSIONS, metric=metric)],
+            metadata_fields=[pb.MetadataField(name=field, type=type_) for field, type_ in types.items()],
+        ),
+    )
+
+
+def upsert(
+    documents: Sequence[doc.Document], vectors: NDArray[np.float32] | Sequence[Sequence[float]], **others: Any
+) -> pb.UpsertRequest:
+    """An upsert of the documents to `books`."""
+    column = pb.DenseColumn(field="dense", vectors=to_tensor(np.asarray(vectors, dtype=np.float32)))
+    return pb.UpsertRequest(**{"collection": "books", "documents": documents, "dense": [column], **others})
+
+
+def query(vector: Sequence[float] | NDArray[np.float32], depth: int = 10, **others: Any) -> pb.FieldQuery:
+    """A query of the only dense field."""
+    return pb.FieldQuery(dense=to_tensor(np.asarray(vector, dtype=np.float32)), depth=depth, **others)
