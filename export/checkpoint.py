@@ -20,12 +20,7 @@ Task = Literal["bi-encoder", "cross-encoder"]
 Pooling = Literal["mean", "cls", "last-token", "max"]
 Similarity = Literal["cosine", "dot", "l2"]
 
-_POOLING_KEYS: Final[dict[str, Pooling]] = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last-token",
-    "pooling_mode_max_tokens": "max",
-}
+_POOLING_NAMES: Final[dict[str, Pooling]] = {"mean": "mean", "cls": "cls", "lasttoken": "last-token", "max": "max"}
 _MODULES: Final = ("Transformer", "Pooling", "Normalize")
 _SIMILARITIES: Final[dict[str, Similarity]] = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
 _SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
@@ -144,26 +139,17 @@ def _pooling(folder: Path, modules: list[dict[str, Any]]) -> tuple[Pooling, bool
         return "mean", False
     path = folder / modules[1]["path"] / "config.json"
     config = _json(path, needed=True)
-    asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-    if "pooling_mode" in config:  # the newer form names them
-        stated = config["pooling_mode"]
-        asked = [f"pooling_mode_{mode}" for mode in ([stated] if isinstance(stated, str) else stated)]
-    if len(asked) != 1 or _pooling_name(asked[0]) is None:
-        raise ExportError(f"{path}: expected one of mean, cls, last-token or max pooling, found {', '.join(asked)}")
-    pooling = _pooling_name(asked[0])
-    assert pooling is not None
-    return pooling, len(modules) == len(_MODULES)
-
-
-def _pooling_name(key: str) -> Pooling | None:
-    return next(
-        (
-            name
-            for known, name in _POOLING_KEYS.items()
-            if key in (known, known.removesuffix("_tokens")) or f"{key}_token" == known
-        ),
-        None,
-    )
+    stated = config.get("pooling_mode")  # since sentence-transformers 5.6; before, a flag for each mode
+    flags = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    modes = flags if stated is None else [stated] if isinstance(stated, str) else list(stated)
+    # "pooling_mode_mean_tokens", "pooling_mode_cls_token" and "pooling_mode_lasttoken" were the flags
+    names = [
+        _POOLING_NAMES.get(mode.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token"))
+        for mode in modes
+    ]
+    if len(names) != 1 or names[0] is None:
+        raise ExportError(f"{path}: expected one of mean, cls, last-token or max pooling, found {', '.join(modes)}")
+    return names[0], len(modules) == len(_MODULES)
 
 
 def _similarity(card: dict[str, Any], *, normalize: bool) -> Similarity:

@@ -5,11 +5,13 @@ written as ONNX text and joined after the fusions, so that it is the same whatev
 whatever torch's tracer makes of slices and indices.
 """
 
+import warnings
 from pathlib import Path
 from typing import Final
 
 import onnx
 import onnx.parser
+import torch
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from optimum.exporters.onnx import export as optimum_export
@@ -75,7 +77,12 @@ def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
     except (KeyError, ValueError) as error:
         raise ExportError(f"{type(model).__name__}: expected an architecture that Optimum exports: {error}") from error
     config = construct(model.config, task=task)
-    optimum_export(model, config, output=path, opset=max(OPSET, config.DEFAULT_ONNX_OPSET))
+    with warnings.catch_warnings():
+        # Optimum exports through TorchScript, which torch deprecates, and whose tracer warns of constants. Parity is
+        # measured afterwards.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        optimum_export(model, config, output=path, opset=max(OPSET, config.DEFAULT_ONNX_OPSET))
 
 
 def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelProto:

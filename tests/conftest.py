@@ -1,0 +1,36 @@
+"""What tests of every layer share: bundles exported once a run from real checkpoints."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.bundles import exported_minilm, exported_tiny
+from tests.support.checkpoints import write_bi_encoder, write_cross_encoder
+
+
+@pytest.fixture(scope="session")
+def tiny_bi_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle: 32 dimensions, mean pooling, unit length, 64 tokens, outputs dense and multi_vector."""
+    folder = tmp_path_factory.mktemp("tiny-bi-encoder")
+    return exported_tiny(write_bi_encoder(folder / "tiny"), folder / "bundles", multi_vector=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle: a pair scorer with one logit, 128 tokens."""
+    folder = tmp_path_factory.mktemp("tiny-cross-encoder")
+    return exported_tiny(write_cross_encoder(folder / "tiny-pairs"), folder / "bundles")
+
+
+@pytest.fixture(scope="session")
+def tiny_cross_encoder_3_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle: a pair scorer with logits contradiction, neutral and entailment, the last one relevant."""
+    folder = tmp_path_factory.mktemp("tiny-cross-encoder-3")
+    labels = ("contradiction", "neutral", "entailment")
+    return exported_tiny(write_cross_encoder(folder / "tiny-pairs-3", labels), folder / "bundles")
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle() -> Path:
+    """Folder of all-MiniLM-L6-v2's bundle, in the place where the demo keeps it; exported when it is not there."""
+    return exported_minilm()

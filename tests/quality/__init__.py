@@ -1,0 +1,1 @@
+"""Quality: models and search measured against references."""

@@ -1,0 +1,21 @@
+"""Bundles for tests, exported by the real exporter."""
+
+from pathlib import Path
+from typing import Any
+
+MINILM_OUT = Path(__file__).parents[2] / ".demo" / "bundles"
+
+
+def exported_tiny(checkpoint: Path, out: Path, **options: Any) -> Path:
+    """Folder of the bundle exported from a checkpoint; fp32 alone, because on tiny models speeds say nothing."""
+    from export.build import Options, export_bundle
+
+    return export_bundle(str(checkpoint), out, Options(int8=False, **options)).folder
+
+
+def exported_minilm() -> Path:
+    """Folder of all-MiniLM-L6-v2's bundle; exported only when it is not there, whole and up to date."""
+    from export.build import export_bundle
+    from export.demo import DEMO_OPTIONS, demo_checkpoint
+
+    return export_bundle(str(demo_checkpoint()), MINILM_OUT, DEMO_OPTIONS).folder

@@ -1,0 +1,76 @@
+"""Tiny real checkpoints: BERT of two layers, random weights of a fixed seed, a real WordPiece tokenizer, safetensors.
+
+They are written by transformers and sentence-transformers themselves, so that export reads what it reads in life.
+Parity does not depend on training; weights are drawn wide so that texts differ as those of a trained model do.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+}
+MAX_TOKEN_COUNT = 64
+
+
+def write_bi_encoder(
+    folder: Path,
+    pooling: str = "mean",
+    *,
+    normalize: bool = True,
+    prompts: dict[str, str] | None = None,
+    seed: int = 7,
+) -> Path:
+    """A sentence-transformers checkpoint in `folder`; pooling as that library names it: mean, cls, lasttoken, max."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    body = folder.parent / f"{folder.name}-body"
+    tokenizer = _write_tokenizer(body)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(body, safe_serialization=True)
+    transformer = Transformer(str(body), max_seq_length=MAX_TOKEN_COUNT)
+    last = [Normalize()] if normalize else []
+    modules = [transformer, Pooling(SIZES["hidden_size"], pooling), *last]
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save_pretrained(str(folder))
+    return folder
+
+
+def write_cross_encoder(folder: Path, labels: tuple[str, ...] = ("LABEL_0",), *, seed: int = 7) -> Path:
+    """A sequence-classification checkpoint in `folder`, with one logit a label."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    tokenizer = _write_tokenizer(folder)
+    config = BertConfig(vocab_size=len(tokenizer), **SIZES)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
+    BertForSequenceClassification(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _write_tokenizer(folder: Path) -> Any:
+    """Lower-case WordPiece: special tokens, every character, and the commonest words of the language reference."""
+    from transformers import BertTokenizerFast
+
+    words = Counter(re.findall(r"[a-z]+|[^\sa-z]", " ".join(topics[name] for name in sorted(topics)).lower()))
+    common = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:1000]]
+    characters = sorted({character for word in words for character in word})
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*specials, *characters, *(f"##{character}" for character in characters), *common]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(dict.fromkeys(vocabulary)) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast(vocab_file=str(path), model_max_length=SIZES["max_position_embeddings"])
+    tokenizer.save_pretrained(str(folder))
+    return tokenizer
