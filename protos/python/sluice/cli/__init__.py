@@ -1,0 +1,21 @@
+"""The command line: `sluice search`, `sluice index`, `sluice up` and others."""
+
+import sys
+
+from sluice.errors import SluiceError
+
+
+def main() -> None:
+    """Run the command line. Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    from sluice.cli.app import app
+    from sluice.cli.console import CommandFailed, print_failure
+
+    try:
+        app(prog_name="sluice")
+    except (SluiceError, CommandFailed) as error:
+        print_failure(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        # Who read our output has enough, as `head` does. Nothing is left to flush to it.
+        sys.stderr.close()
+        sys.exit(1)

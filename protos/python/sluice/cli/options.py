@@ -1,0 +1,40 @@
+"""Options that several commands take."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+DEFAULT_COLLECTION: Final = "docs"
+
+Address = Annotated[
+    str,
+    typer.Option(envvar="SLUICE_ADDRESS", metavar="HOST:PORT", help="Where the orchestrator serves."),
+]
+DEFAULT_ADDRESS: Final = "127.0.0.1:50050"
+
+RetrievalAddress = Annotated[str, typer.Option("--retrieval", metavar="HOST:PORT", help="Where retrieval serves.")]
+DEFAULT_RETRIEVAL: Final = "127.0.0.1:50052"
+
+Collection = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
+
+Timeout = Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Longest time to wait for the answer.")]
+DEFAULT_TIMEOUT_S: Final = 10.0
+
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        "-f",
+        metavar="TEXT",
+        help="Only documents whose metadata match: \"year >= 2020 and lang in ('en', 'de')\".",
+    ),
+]
+
+Json = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
+
+Home = Annotated[
+    Path,
+    typer.Option(envvar="SLUICE_HOME", file_okay=False, help="Folder of bundles, data, logs."),
+]
+DEFAULT_HOME: Final = Path("~/.sluice")
