@@ -1,0 +1,58 @@
+"""A ranking: what every stage of a search gives, and the only thing the next one takes.
+
+Rule: scores of two rankings do not compare, except through `services.core.fusion`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Document ids with scores, best first; equal scores by lower id.
+
+    Raises ValueError when ids and scores differ in number, an id is there twice, a score is not finite, or the order
+    is another one.
+    """
+
+    ids: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.scores):
+            raise ValueError(f"expected one score an id, got {len(self.ids)} ids and {len(self.scores)} scores")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError("expected unique ids, got an id twice")
+        if not all(map(isfinite, self.scores)):
+            raise ValueError("expected finite scores, got NaN or infinity")
+        keys = [(-score, id_) for id_, score in zip(self.ids, self.scores, strict=True)]
+        if any(left > right for left, right in pairwise(keys)):
+            raise ValueError("expected the best first and equal scores by lower id, got another order")
+
+    @classmethod
+    def of(cls, scored: Iterable[tuple[str, float]]) -> "Ranking":
+        """The ranking of ids with scores in any order. Raises ValueError as above, but for the order."""
+        ordered = sorted(scored, key=lambda item: (-item[1], item[0]))
+        return cls(tuple(id_ for id_, _ in ordered), tuple(score for _, score in ordered))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def top(self, k: int) -> "Ranking":
+        """The best k; all when there are fewer."""
+        return Ranking(self.ids[:k], self.scores[:k])
+
+    def only(self, ids: Iterable[str]) -> "Ranking":
+        """This ranking without the documents that are not among `ids`."""
+        kept = frozenset(ids)
+        return Ranking.of(item for item in self.items() if item[0] in kept)
+
+    def items(self) -> Iterable[tuple[str, float]]:
+        """Pairs of id and score, best first."""
+        return zip(self.ids, self.scores, strict=True)
+
+    def ranks(self) -> dict[str, int]:
+        """Each id's rank; 1 is the best."""
+        return {id_: rank for rank, id_ in enumerate(self.ids, start=1)}

@@ -1,0 +1,18 @@
+"""Starts the orchestrator: `python -m services.orchestrator`."""
+
+import sys
+
+from services.orchestrator.parts import parts
+from services.orchestrator.settings import OrchestratorSettings
+from services.rpc.server import run
+from services.rpc.settings import load
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    settings = load(OrchestratorSettings, sys.argv[1:], program="services.orchestrator")
+    run(settings, lambda: parts(settings), program="services.orchestrator")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Documents on their way into a collection: what is checked, hashed and read by models.
+
+Rule: pure; no calls, no clock.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sluice.common.v1.document_pb2 import Document
+from sluice.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class DocumentLimits:
+    """What one document may be, in bytes of UTF-8."""
+
+    max_id_bytes: int = 512
+    max_text_bytes: int = 65_536
+    """Title and text together, as the model reads them."""
+    max_document_bytes: int = 262_144
+    """All of it as a message, metadata included."""
+
+
+def text_of(document: Document) -> str:
+    """What models read of a document: its title, when it has one, and its text below."""
+    return f"{document.title}\n{document.text}" if document.title else document.text
+
+
+def problem(document: Document, limits: DocumentLimits) -> str | None:
+    """What is wrong with a document, expected and given; None when nothing is."""
+    if not document.document_id:
+        return "document_id: expected 1 to 512 bytes, got none"
+    if not document.text or document.text.isspace():
+        return "text: expected some text, got " + ("only white space" if document.text else "none")
+    sizes = (
+        ("document_id", len(document.document_id.encode()), limits.max_id_bytes),
+        ("text", len(text_of(document).encode()), limits.max_text_bytes),
+        ("document", document.ByteSize(), limits.max_document_bytes),
+    )
+    for what, size, most in sizes:
+        if size > most:
+            with_title = " with the title" if what == "text" else ""
+            return f"{what}: expected at most {most:,} bytes{with_title}, got {size:,}"
+    return None
+
+
+def content_hash(document: Document, digests: Iterable[str]) -> str:
+    """SHA-256 in hex of all that a stored document is made from: its content, and the models of its vectors."""
+    whole = hashlib.sha256("\n".join(digests).encode() + b"\n")
+    whole.update(document.SerializeToString(deterministic=True))
+    return whole.hexdigest()
+
+
+def refused(error: InvalidRequest, field: str, count: int) -> Mapping[int, str]:
+    """Why each document was refused, by position, from violations such as `texts[3]: ...`; all when none is named."""
+    named: dict[int, str] = {}
+    for violation in error.violations:
+        match = re.match(rf"{field}\[(\d+)\]\.?(.*)", violation.field)
+        if match and int(match[1]) < count:
+            what = f"{match[2]}: {violation.description}" if match[2] else violation.description
+            named.setdefault(int(match[1]), what)
+    return named or dict.fromkeys(range(count), error.message)

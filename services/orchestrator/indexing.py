@@ -1,0 +1,274 @@
+"""One index stream: documents in, acknowledgements out, with little in memory.
+
+    read ─▶ inbox ─▶ unchanged? ─▶ embed ─▶ prepared ─▶ upsert ─▶ acknowledged
+           (bounded)                        (bounded)             (bounded)
+
+A batch is embedded while the one before is stored. Every queue is bounded, so a slow part, the caller's reading
+included, stops the reading of documents: that is the back-pressure.
+
+Rule: what is wrong with one document fails that document; what is wrong with a service ends the stream.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import DeadlineExpired, InvalidRequest, PreconditionFailed, Unavailable
+
+from services.orchestrator.documents import DocumentLimits, content_hash, problem, refused, text_of
+from services.orchestrator.inbox import Inbox
+from services.orchestrator.remote import Column, Embedded, Services
+from services.orchestrator.target import Opening, Target, open_target
+from services.rpc.deadline import Deadline
+from services.rpc.metrics import INDEXED
+
+Outcome = Literal["indexed", "unchanged", "failed"]
+
+_INVALID: Final = "INVALID_REQUEST"
+
+
+@dataclass(frozen=True)
+class IndexLimits:
+    """How an index stream runs."""
+
+    model: str
+    """Embedding model for new collections and unbound fields; empty when the server has one."""
+    batch_documents: int
+    batch_bytes: int
+    batch_timeout_s: float
+    """For embedding a batch, and again for storing it."""
+    idle_timeout_s: float
+    document: DocumentLimits
+
+
+@dataclass(frozen=True)
+class Message:
+    """A part of an index stream; `opening` is there in the first."""
+
+    opening: Opening | None
+    documents: Sequence[Document]
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """What happened to one document."""
+
+    document_id: str
+    outcome: Outcome
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Documents with their vectors, to be stored."""
+
+    documents: list[Document]
+    columns: list[Column]
+
+
+@dataclass
+class IndexStream:
+    """One index stream. Use `acknowledgements` once."""
+
+    services: Services
+    limits: IndexLimits
+    _unacknowledged: int = 0
+    _inbox: Inbox = field(init=False)
+    _prepared: "asyncio.Queue[_Prepared | None]" = field(init=False)
+    _acknowledged: "asyncio.Queue[list[Acknowledgement] | None]" = field(init=False)
+    _unstored: set[str] = field(default_factory=set)
+    _work: "asyncio.Task[None] | None" = None
+
+    def __post_init__(self) -> None:
+        self._inbox = Inbox(self.limits.batch_documents, self.limits.batch_bytes)
+        self._prepared = asyncio.Queue(maxsize=1)
+        self._acknowledged = asyncio.Queue(maxsize=4)
+
+    async def acknowledgements(self, messages: AsyncIterator[Message]) -> AsyncIterator[list[Acknowledgement]]:
+        """What happened to documents, as soon as it is known. Raises what ended the stream, after all that is known."""
+        self._work = asyncio.create_task(self._run(messages))
+        try:
+            while (known := await self._acknowledged.get()) is not None:
+                yield known
+            await self._work
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop all work at once: the caller is gone."""
+        if self._work is not None:
+            self._work.cancel()
+
+    async def _run(self, messages: AsyncIterator[Message]) -> None:
+        try:
+            first = await self._next(messages)
+            if first is None or first.opening is None:
+                return
+            target = await self._open(first.opening)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(first, messages))
+                group.create_task(self._prepare_all(target))
+                group.create_task(self._store_all(target))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            if not _is_stopped():
+                await self._acknowledged.put(None)
+
+    async def _open(self, opening: Opening) -> Target:
+        deadline = self._deadline()
+        return await open_target(self.services, opening, model=self.limits.model, deadline=deadline)
+
+    async def _read(self, message: Message | None, messages: AsyncIterator[Message]) -> None:
+        while message is not None:
+            await self._accept(message.documents)
+            message = await self._next(messages)
+        await self._inbox.close()
+
+    async def _next(self, messages: AsyncIterator[Message]) -> Message | None:
+        """The next message; None at the end. Raises Unavailable when nothing comes and nothing is under way."""
+        reading = asyncio.ensure_future(anext(messages, None))
+        try:
+            while True:
+                await asyncio.wait({reading}, timeout=self.limits.idle_timeout_s)
+                if reading.done():
+                    return reading.result()
+                if not self._unacknowledged:
+                    raise Unavailable(
+                        f"no document came for {self.limits.idle_timeout_s:g} s",
+                        reason=ErrorReason.ERROR_REASON_STREAM_IDLE,
+                    )
+        finally:
+            reading.cancel()
+
+    async def _accept(self, documents: Sequence[Document]) -> None:
+        """Put documents into the inbox, and refuse those that are wrong in themselves."""
+        seen: set[str] = set()
+        failed: list[Acknowledgement] = []
+        for position, document in enumerate(documents):
+            what = problem(document, self.limits.document)
+            if what is None and document.document_id in seen:
+                what = "document_id: expected unique ids in one message, got this one again; the first counts"
+            if what is None:
+                seen.add(document.document_id)
+                self._unacknowledged += 1
+                await self._inbox.put(document)
+            else:
+                message = f"documents[{position}].{what}"
+                failed.append(Acknowledgement(document.document_id, "failed", _INVALID, message))
+        if failed:
+            self._unacknowledged += len(failed)
+            await self._acknowledge(failed)
+
+    async def _prepare_all(self, target: Target) -> None:
+        while batch := await self._inbox.next_batch():
+            if self._unstored & {document.document_id for document in batch}:
+                await self._prepared.join()  # else an older version of a document would be compared with
+            changed = await self._changed(target, batch)
+            prepared = await self._embedded(target, changed)
+            if prepared.documents:
+                self._unstored |= {document.document_id for document in prepared.documents}
+                await self._prepared.put(prepared)
+        await self._prepared.put(None)
+
+    async def _changed(self, target: Target, batch: list[Document]) -> list[Document]:
+        """The documents that are not stored as they are; the others are acknowledged."""
+        ids = [document.document_id for document in batch]
+        with self._in_time():
+            stored = await self.services.retrieval.content_hashes(target.collection, ids, self._deadline())
+        unchanged = {d.document_id for d in batch if stored.get(d.document_id) == content_hash(d, target.digests)}
+        await self._acknowledge([Acknowledgement(id_, "unchanged") for id_ in ids if id_ in unchanged])
+        return [document for document in batch if document.document_id not in unchanged]
+
+    async def _embedded(self, target: Target, documents: list[Document]) -> _Prepared:
+        """The documents with their vectors; without those the model refuses, which are acknowledged."""
+        deadline = self._deadline()
+        while documents:
+            texts = [text_of(document) for document in documents]
+            try:
+                with self._in_time():
+                    by_model = {
+                        model: await self.services.embedding.embed_documents(texts, model=model, deadline=deadline)
+                        for model in dict.fromkeys(field.model for field in target.fields)
+                    }
+            except InvalidRequest as error:
+                documents = await self._without_refused(documents, error, "texts")
+            else:
+                return _Prepared(documents, _columns(target, by_model))
+        return _Prepared([], [])
+
+    async def _store_all(self, target: Target) -> None:
+        while (prepared := await self._prepared.get()) is not None:
+            await self._store(target, prepared)
+            self._unstored -= {document.document_id for document in prepared.documents}
+            self._prepared.task_done()
+
+    async def _store(self, target: Target, prepared: _Prepared) -> None:
+        documents = prepared.documents
+        hashes = [content_hash(document, target.digests) for document in documents]
+        try:
+            with self._in_time():
+                await self.services.retrieval.upsert(
+                    target.collection, documents, prepared.columns, content_hashes=hashes, deadline=self._deadline()
+                )
+        except InvalidRequest as error:
+            rest = await self._without_refused(documents, error, "documents")
+            again = await self._embedded(target, rest)
+            if again.documents:
+                await self._store(target, again)
+        else:
+            await self._acknowledge([Acknowledgement(document.document_id, "indexed") for document in documents])
+
+    async def _without_refused(
+        self, documents: list[Document], error: InvalidRequest, field_name: str
+    ) -> list[Document]:
+        """The documents that a service did not refuse; the others, at least one, are acknowledged."""
+        reasons = refused(error, field_name, len(documents))
+        failed = [Acknowledgement(documents[i].document_id, "failed", _INVALID, what) for i, what in reasons.items()]
+        await self._acknowledge(failed)
+        return [document for position, document in enumerate(documents) if position not in reasons]
+
+    async def _acknowledge(self, known: list[Acknowledgement]) -> None:
+        if known:
+            self._unacknowledged -= len(known)
+            for acknowledgement in known:
+                INDEXED.labels(acknowledgement.outcome).inc()
+            await self._acknowledged.put(known)
+
+    def _deadline(self) -> Deadline:
+        return Deadline.after(self.limits.batch_timeout_s)
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Make a passed deadline of a batch what it is for the caller: something to send again."""
+        try:
+            yield
+        except DeadlineExpired as error:
+            raise Unavailable(
+                f"a batch was not done within {self.limits.batch_timeout_s:g} s: {error.message}",
+                reason=ErrorReason.ERROR_REASON_OVERLOADED,
+            ) from error
+
+
+def _is_stopped() -> bool:
+    """Whether the running task is being cancelled: then nobody reads what it would tell."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _columns(target: Target, by_model: Mapping[str, Embedded]) -> list[Column]:
+    """Vectors by field. Raises PreconditionFailed when a model changed while the stream was open."""
+    for field_ in target.fields:
+        digest = by_model[field_.model].model.digest
+        if digest != field_.digest:
+            raise PreconditionFailed(
+                f"field {field_.name!r} takes vectors of {field_.model} ({field_.digest:.12}), got {digest:.12}",
+                reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
+                metadata={"expected_digest": field_.digest, "given_digest": digest},
+            )
+    return [Column(field_.name, by_model[field_.model]) for field_ in target.fields]

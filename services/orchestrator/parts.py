@@ -1,0 +1,60 @@
+"""Puts an orchestrator together from its settings."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+from sluice.search.v1 import search_service_pb2
+from sluice.search.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
+
+from services.orchestrator.pipelines import Pipeline, PipelinesError, load
+from services.orchestrator.remote import Embedding, Reranking, Retrieval, Services
+from services.orchestrator.servicer import SearchServicer
+from services.orchestrator.settings import OrchestratorSettings
+from services.rpc.channel import connect
+from services.rpc.downstream import Downstream
+from services.rpc.retry import RetryBudget
+from services.rpc.server import Service, StartFailed
+
+NAME = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
+
+# An index stream sends one batch at a time and waits for it, so its retries cannot become the load; its deadline
+# bounds them.
+_BULK_RETRIES = 1000.0
+
+
+@asynccontextmanager
+async def parts(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Service]]:
+    """The SearchService, ready as soon as its channels exist: a service that is away does not keep it from starting.
+
+    Raises StartFailed when the pipelines are wrong.
+    """
+    pipelines = _pipelines(settings)
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(connect(address, max_message_bytes=settings.max_message_bytes))
+            for address in (settings.embedding, settings.retrieval, settings.reranking)
+        ]
+        bulk = _services(channels, retries=_BULK_RETRIES)
+        servicer = SearchServicer(settings, pipelines, interactive=_services(channels), bulk=bulk)
+        yield [Service(NAME, lambda server: add_SearchServiceServicer_to_server(servicer, server))]
+
+
+def _services(channels: Sequence[grpc.aio.Channel], *, retries: float = 10.0) -> Services:
+    embedding, retrieval, reranking = channels
+
+    def downstream(name: str) -> Downstream:
+        return Downstream(name, budget=RetryBudget(saved_max=retries, saved=retries))
+
+    return Services(
+        Embedding(embedding, downstream("embedding")),
+        Retrieval(retrieval, downstream("retrieval")),
+        Reranking(reranking, downstream("reranking")),
+    )
+
+
+def _pipelines(settings: OrchestratorSettings) -> dict[str, Pipeline]:
+    try:
+        return load(settings.pipelines)
+    except PipelinesError as error:
+        raise StartFailed(f"the pipelines are wrong:\n{error}") from error

@@ -1,0 +1,276 @@
+"""Pipelines as data: what may be said in `pipelines.yaml`, and what it means.
+
+    NAME:
+      description: one sentence
+      retrieve: [Dense, ...]      one or several retrievers, run side by side
+      fuse: Rrf | WeightedSum     joins them; there exactly when there are several
+      rerank: [Rerank, ...]       one after another; each narrows what the one before gave
+
+Rule: a file is taken whole or not at all, and every problem is told at once with its line.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.core.fusion import RRF_CONSTANT, Normalisation
+
+DEFAULT_NAME: Final = "default"
+PACKAGED: Final = Path(__file__).with_name("pipelines.yaml")
+EMBED: Final = "embed"
+FUSE: Final = "fuse"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+Depth = Annotated[int, Field(ge=1, le=1000)]
+OnError = Literal["fail", "skip"]
+Location = tuple[int | str, ...]
+
+
+class PipelinesError(Exception):
+    """A pipelines file that cannot be used. `problems` names each with its line."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Stage(_Part):
+    name: Name
+    """Its name in reports and metrics; unique in the pipeline."""
+    depth: Depth
+    """Candidates it gives at most."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Part of the remaining time it may take. For stages that may be skipped: one that may not gets all there is."""
+
+
+class Dense(_Stage):
+    """A retriever: the nearest neighbours of the query's dense vector."""
+
+    kind: Literal["dense"]
+    """Which retriever this is."""
+    model: str = Field("", max_length=128)
+    """Embedding model; empty when the server has one."""
+    field: str = Field("", max_length=64)
+    """Dense field of the collection; empty when it has one."""
+    on_error: OnError = "fail"
+    """Whether the search fails with it. `skip` needs another retriever beside it."""
+
+
+class Rrf(_Part):
+    """Reciprocal rank fusion."""
+
+    method: Literal["rrf"]
+    """Which fusion this is."""
+    constant: float = Field(RRF_CONSTANT, ge=0, le=10_000)
+    """Higher trusts low ranks more."""
+    depth: Depth
+    """Candidates it keeps."""
+
+
+class WeightedSum(_Part):
+    """Sum of weighted, normalised scores."""
+
+    method: Literal["weighted_sum"]
+    """Which fusion this is."""
+    normalisation: Normalisation
+    """How scores are brought to one scale."""
+    weights: dict[Name, Annotated[float, Field(ge=0, le=1000)]]
+    """Weight of each retriever by its name."""
+    depth: Depth
+    """Candidates it keeps."""
+
+
+class Interpolation(_Part):
+    """The reranker's score mixed with that of the stage before."""
+
+    weight: float = Field(gt=0, le=1)
+    """Weight of the reranker; the stage before has the rest."""
+    normalisation: Normalisation
+    """How both are brought to one scale."""
+
+
+class Rerank(_Stage):
+    """A reranker: scores the candidates' texts against the query's, best candidates first, as long as there is time."""
+
+    model: str = Field("", max_length=128)
+    """Reranking model; empty when the server has one."""
+    slice: int = Field(16, ge=1, le=1000)
+    """Candidates in one call. Smaller ones waste less when time ends; larger ones cost fewer calls."""
+    on_error: OnError = "skip"
+    """Whether the search fails with it, or goes on with the order before it."""
+    interpolate: Interpolation | None = None
+    """Mix its scores with those before; without, they replace them."""
+
+
+class Pipeline(_Part):
+    """One way to search."""
+
+    description: str = Field(min_length=1, max_length=500)
+    """One sentence for people."""
+    retrieve: tuple[Dense, ...] = Field(min_length=1, max_length=8)
+    """Retrievers, run side by side."""
+    fuse: Annotated[Rrf | WeightedSum, Field(discriminator="method")] | None = None
+    """How several retrievers are joined."""
+    rerank: tuple[Rerank, ...] = Field((), max_length=4)
+    """Rerankers in order."""
+
+    @property
+    def max_top_k(self) -> int:
+        """Most results it can give: the depth of its last stage."""
+        if self.rerank:
+            return self.rerank[-1].depth
+        return self.fuse.depth if self.fuse else self.retrieve[0].depth
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The embedding models its retrievers need, each once."""
+        return tuple(dict.fromkeys(retriever.model for retriever in self.retrieve))
+
+    def problems(self) -> Iterator[tuple[Location, str]]:
+        """What makes no sense, where; nothing when all does."""
+        yield from self._names()
+        yield from self._fusion()
+        yield from self._errors()
+        yield from self._depths()
+
+    def _names(self) -> Iterator[tuple[Location, str]]:
+        seen = {EMBED, FUSE}
+        for part, stages in (("retrieve", self.retrieve), ("rerank", self.rerank)):
+            for index, stage in enumerate(stages):
+                if stage.name in seen:
+                    yield (part, index, "name"), f"expected a name of its own, got {stage.name!r}, which is taken"
+                seen.add(stage.name)
+
+    def _fusion(self) -> Iterator[tuple[Location, str]]:
+        if (self.fuse is not None) != (len(self.retrieve) > 1):
+            given = "none" if self.fuse is None else "one"
+            yield (
+                ("fuse",),
+                f"expected a fusion exactly when retrievers are several, got {given} for {len(self.retrieve)}",
+            )
+        if isinstance(self.fuse, WeightedSum):
+            names = {retriever.name for retriever in self.retrieve}
+            if set(self.fuse.weights) != names:
+                given = ", ".join(sorted(self.fuse.weights)) or "none"
+                yield ("fuse", "weights"), f"expected a weight for each of {', '.join(sorted(names))}, got {given}"
+
+    def _errors(self) -> Iterator[tuple[Location, str]]:
+        if len(self.retrieve) == 1 and self.retrieve[0].on_error == "skip":
+            yield ("retrieve", 0, "on_error"), "expected fail for the only retriever, got skip"
+        parts: tuple[tuple[str, tuple[Dense | Rerank, ...]], ...] = (
+            ("retrieve", self.retrieve),
+            ("rerank", self.rerank),
+        )
+        for part, stages in parts:
+            for index, stage in enumerate(stages):
+                if stage.on_error == "fail" and "share" in stage.model_fields_set:
+                    yield (part, index, "share"), "expected none with on_error: fail, which gets all the time there is"
+
+    def _depths(self) -> Iterator[tuple[Location, str]]:
+        before = sum(retriever.depth for retriever in self.retrieve)
+        steps: list[tuple[Location, int]] = [(("fuse", "depth"), self.fuse.depth)] if self.fuse else []
+        steps += [(("rerank", index, "depth"), stage.depth) for index, stage in enumerate(self.rerank)]
+        for location, depth in steps:
+            if depth > before:
+                yield location, f"expected at most {before}, what the stage before it gives, got {depth}"
+            before = min(before, depth)
+
+
+def load(path: Path) -> dict[str, Pipeline]:
+    """The pipelines of a file by name. Raises PipelinesError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelinesError([f"{path}: expected a file of UTF-8 text: {error}"]) from error
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str) -> dict[str, Pipeline]:
+    """The pipelines of a YAML text by name. Raises PipelinesError; its lines begin `source:LINE:`."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PipelinesError([f"{source}:{line}: expected YAML: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        raise PipelinesError([f"{source}:1: expected YAML: {error}"]) from error
+    if not isinstance(content, dict) or not content:
+        raise PipelinesError([f"{source}:1: expected pipelines by name, got {type(content).__name__}"])
+    pipelines, found = _validated(content)
+    found += [((), f"expected a pipeline named {DEFAULT_NAME}, got none")] if DEFAULT_NAME not in content else []
+    problems = [(_line(root, location), location, what) for location, what in found]
+    problems += [(line, (), f"expected each key once, got {key!r} again") for line, key in _repeated(root)]
+    if problems:
+        raise PipelinesError([_told(source, *problem) for problem in sorted(problems, key=lambda item: item[0])])
+    return pipelines
+
+
+def _validated(content: dict[Any, Any]) -> tuple[dict[str, Pipeline], list[tuple[Location, str]]]:
+    """Pipelines that are right, and what is wrong with the others."""
+    pipelines: dict[str, Pipeline] = {}
+    found: list[tuple[Location, str]] = []
+    for name, fields in content.items():
+        try:
+            entry = _Entry(name=name, pipeline=fields)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                location = (name, *(part for part in item["loc"][1:] if part not in ("rrf", "weighted_sum")))
+                found.append((location, f"{item['msg']}, got {item['input']!r:.80}"))
+        else:
+            found += [((name, *location), what) for location, what in entry.pipeline.problems()]
+            pipelines[entry.name] = entry.pipeline
+    return pipelines, found
+
+
+class _Entry(_Part):
+    name: Name
+    pipeline: Pipeline
+
+
+def _told(source: str, line: int, location: Location, what: str) -> str:
+    where = ".".join(map(str, location))
+    return f"{source}:{line}: {where}: {what}" if where else f"{source}:{line}: {what}"
+
+
+def _line(node: yaml.Node | None, location: Location) -> int:
+    """Line of the deepest part of `location` that is there; 1 is the first."""
+    line = 1 if node is None or not location else node.start_mark.line + 1
+    for part in location:
+        step = _step(node, part)
+        if step is None:
+            return line
+        line, node = step
+    return line
+
+
+def _step(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:
+    """Line and node of one key or index; None when it is not there."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                return key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part].start_mark.line + 1, node.value[part]
+    return None
+
+
+def _repeated(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Line and name of every key that is in one mapping twice: YAML would silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield key.start_mark.line + 1, str(key.value)
+            seen.add(str(key.value))
+            yield from _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _repeated(value)

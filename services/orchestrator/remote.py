@@ -1,0 +1,261 @@
+"""The three services as the orchestrator sees them: a request built, the answer checked, errors as they were raised.
+
+Rule: the only module here that knows the protos of other services. Documents, filters and tensors pass as they came.
+An answer that breaks its contract (wrong count, NaN, foreign ids) is BackendFailed, never passed on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Final
+
+import grpc
+from sluice.common.v1 import model_pb2
+from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.filter_pb2 import Filter
+from sluice.common.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor
+from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from sluice.errors import BackendFailed, InvalidRequest, Violation
+from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
+from sluice.reranking.v1.reranking_service_pb2_grpc import RerankingServiceStub
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
+
+from services.core.ranking import Ranking
+from services.rpc.deadline import Deadline
+from services.rpc.downstream import Downstream
+
+Model = model_pb2.ModelRef
+EmbeddingModel = embedding_pb.EmbeddingModel
+Collection = retrieval_pb.Collection
+
+# Fields of other services' requests that mean the same to our caller.
+_SHARED_FIELDS: Final = ("filter", "collection", "name", "document", "metadata", "schema")
+# Words of the search API for the types of metadata.
+_METADATA_TYPES: Final[dict[str, retrieval_pb.MetadataType.ValueType]] = {
+    "string": retrieval_pb.METADATA_TYPE_STRING,
+    "number": retrieval_pb.METADATA_TYPE_NUMBER,
+    "bool": retrieval_pb.METADATA_TYPE_BOOL,
+    "timestamp": retrieval_pb.METADATA_TYPE_TIMESTAMP,
+    "list": retrieval_pb.METADATA_TYPE_LIST,
+}
+METADATA_TYPES: Final = tuple(_METADATA_TYPES)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of some texts."""
+
+    vectors: Tensor
+    """FLOAT32 [texts, dimensions]."""
+    model: Model
+    """The model that made them."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What one retriever found."""
+
+    ranking: Ranking
+    documents: dict[str, Document]
+    """The documents of the ranking by id."""
+    collection_version: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """Vectors for one dense field of a collection, in the order of the documents."""
+
+    field: str
+    embedded: Embedded
+
+
+class Embedding:
+    """The embedding service."""
+
+    def __init__(self, channel: grpc.aio.Channel, downstream: Downstream) -> None:
+        self._stub = EmbeddingServiceStub(channel)
+        self._downstream = downstream
+
+    async def embed_query(self, text: str, *, model: str, deadline: Deadline) -> Embedded:
+        """The vector of a query: FLOAT32 [1, dimensions]."""
+        request = embedding_pb.EmbedRequest(
+            model=model, texts=[text], role=model_pb2.TEXT_ROLE_QUERY, lane=model_pb2.LANE_INTERACTIVE
+        )
+        try:
+            return await self._embed(request, deadline)
+        except InvalidRequest as error:
+            if [violation.field for violation in error.violations] != ["texts[0]"]:
+                raise BackendFailed(error.message, metadata=error.metadata) from None
+            violations = [Violation("query", error.violations[0].description)]
+            raise InvalidRequest(error.message, violations=violations, metadata=error.metadata) from None
+
+    async def embed_documents(self, texts: Sequence[str], *, model: str, deadline: Deadline) -> Embedded:
+        """The vectors of documents, in the bulk lane: FLOAT32 [texts, dimensions]."""
+        request = embedding_pb.EmbedRequest(
+            model=model, texts=texts, role=model_pb2.TEXT_ROLE_DOCUMENT, lane=model_pb2.LANE_BULK
+        )
+        return await self._embed(request, deadline)
+
+    async def models(self, deadline: Deadline) -> list[EmbeddingModel]:
+        """The models served there, by name."""
+        request = embedding_pb.ListModelsRequest()
+        response = await self._downstream.call(self._stub.ListModels, request, deadline, patient=True)
+        return list(response.models)
+
+    async def _embed(self, request: embedding_pb.EmbedRequest, deadline: Deadline) -> Embedded:
+        response = await self._downstream.call(self._stub.Embed, request, deadline, patient=True)
+        vectors, rows = response.dense, len(request.texts)
+        shape = tuple(vectors.shape)
+        is_float = vectors.data_type == DATA_TYPE_FLOAT32
+        if not is_float or len(shape) != 2 or shape[0] != rows or len(vectors.data) != 4 * prod(shape):
+            raise BackendFailed(f"embedding: expected FLOAT32 vectors of {rows} texts, got shape {list(shape)}")
+        return Embedded(vectors, response.model)
+
+
+class Reranking:
+    """The reranking service."""
+
+    def __init__(self, channel: grpc.aio.Channel, downstream: Downstream) -> None:
+        self._stub = RerankingServiceStub(channel)
+        self._downstream = downstream
+
+    async def score(
+        self, query: str, texts: Sequence[str], *, model: str, deadline: Deadline, patient: bool
+    ) -> tuple[list[float], Model]:
+        """One score a text, in their order, and the model that gave them."""
+        request = reranking_pb.RerankRequest(
+            model=model, query=query, documents=texts, order=reranking_pb.ORDER_REQUEST, raw_scores=True
+        )
+        response = await self._downstream.call(self._stub.Rerank, request, deadline, patient=patient)
+        scores = [result.score for result in response.results]
+        if [result.index for result in response.results] != list(range(len(texts))):
+            raise BackendFailed(f"reranking: expected a score for each of {len(texts)} texts, got {len(scores)}")
+        if not all(map(isfinite, scores)):
+            raise BackendFailed("reranking: expected finite scores, got NaN or infinity")
+        return scores, response.model
+
+
+class Retrieval:
+    """The retrieval service."""
+
+    def __init__(self, channel: grpc.aio.Channel, downstream: Downstream) -> None:
+        self._stub = RetrievalServiceStub(channel)
+        self._downstream = downstream
+
+    async def retrieve(
+        self, collection: str, vector: Embedded, *, field: str, depth: int, only: Filter | None, deadline: Deadline
+    ) -> Candidates:
+        """The nearest documents of a query's vector, with their texts."""
+        query = retrieval_pb.FieldQuery(
+            field=field,
+            dense=Tensor(data_type=DATA_TYPE_FLOAT32, shape=vector.vectors.shape[1:], data=vector.vectors.data),
+            depth=depth,
+            model_digest=vector.model.digest,
+        )
+        view = retrieval_pb.DOCUMENT_VIEW_FULL
+        request = retrieval_pb.RetrieveRequest(collection=collection, queries=[query], filter=only, view=view)
+        try:
+            response = await self._downstream.call(self._stub.Retrieve, request, deadline, patient=True)
+        except InvalidRequest as error:
+            raise _ours_or_theirs(error) from None
+        return _candidates(response, depth)
+
+    async def collection(self, name: str, deadline: Deadline) -> Collection:
+        """A collection. Raises NotFound."""
+        request = retrieval_pb.GetCollectionRequest(name=name)
+        return (await self._downstream.call(self._stub.GetCollection, request, deadline, patient=True)).collection
+
+    async def create(self, name: str, schema: retrieval_pb.Schema, deadline: Deadline) -> Collection:
+        """The created, or equal existing, collection. Raises AlreadyExists for another one of that name."""
+        request = retrieval_pb.CreateCollectionRequest(name=name, schema=schema)
+        return (await self._downstream.call(self._stub.CreateCollection, request, deadline, patient=True)).collection
+
+    async def content_hashes(self, collection: str, ids: Sequence[str], deadline: Deadline) -> dict[str, str]:
+        """Content hashes of those documents that are stored, by id."""
+        view = retrieval_pb.DOCUMENT_VIEW_ID
+        request = retrieval_pb.GetDocumentsRequest(collection=collection, document_ids=ids, view=view)
+        response = await self._downstream.call(self._stub.GetDocuments, request, deadline, patient=True)
+        if len(response.content_hashes) != len(response.documents):
+            raise BackendFailed("retrieval: expected a content hash for each document")
+        stored = (document.document_id for document in response.documents)
+        return dict(zip(stored, response.content_hashes, strict=True))
+
+    async def upsert(
+        self,
+        collection: str,
+        documents: Sequence[Document],
+        columns: Sequence[Column],
+        *,
+        content_hashes: Sequence[str],
+        deadline: Deadline,
+    ) -> None:
+        """Store documents with their vectors; they are on disk when this returns."""
+        dense = [
+            retrieval_pb.DenseColumn(
+                field=column.field, vectors=column.embedded.vectors, model_digest=column.embedded.model.digest
+            )
+            for column in columns
+        ]
+        request = retrieval_pb.UpsertRequest(
+            collection=collection, documents=documents, dense=dense, content_hashes=content_hashes
+        )
+        await self._downstream.call(self._stub.Upsert, request, deadline, patient=True)
+
+    async def delete(self, collection: str, ids: Sequence[str], only: Filter | None, deadline: Deadline) -> int:
+        """How many documents were deleted, by ids or by filter."""
+        request = retrieval_pb.DeleteDocumentsRequest(collection=collection, document_ids=ids, filter=only)
+        response = await self._downstream.call(self._stub.DeleteDocuments, request, deadline, patient=True)
+        return response.deleted_count
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that a search or an index stream calls."""
+
+    embedding: Embedding
+    retrieval: Retrieval
+    reranking: Reranking
+
+
+def _candidates(response: retrieval_pb.RetrieveResponse, depth: int) -> Candidates:
+    """The checked answer to one query. Raises BackendFailed."""
+    if len(response.rankings) != 1:
+        raise BackendFailed(f"retrieval: expected 1 ranking, got {len(response.rankings)}")
+    ranking, documents = response.rankings[0], {document.document_id: document for document in response.documents}
+    if len(ranking.document_ids) > depth or not documents.keys() >= set(ranking.document_ids):
+        raise BackendFailed(f"retrieval: expected up to {depth} candidates with their documents, got others")
+    try:
+        ordered = Ranking.of(zip(ranking.document_ids, ranking.scores, strict=True))
+    except ValueError as error:
+        raise BackendFailed(f"retrieval: {error}") from error
+    return Candidates(ordered, documents, response.collection_version)
+
+
+def _ours_or_theirs(error: InvalidRequest) -> InvalidRequest | BackendFailed:
+    """The caller's fault when all it names is what the caller wrote; else ours: we built the rest of the request."""
+    if error.violations and all(violation.field.startswith(_SHARED_FIELDS) for violation in error.violations):
+        return error
+    return BackendFailed(error.message, metadata=error.metadata)
+
+
+def has_dense(model: EmbeddingModel) -> bool:
+    """Whether a model gives dense vectors."""
+    return embedding_pb.REPRESENTATION_DENSE in model.representations
+
+
+def schema_for(model: EmbeddingModel, field: str, filterable: Mapping[str, str]) -> retrieval_pb.Schema:
+    """The schema of a collection with one dense field that takes this model's vectors, and no other's."""
+    metric = retrieval_pb.Metric.Value(f"METRIC_{model.similarity.upper()}")
+    dense = retrieval_pb.DenseField(
+        name=field, dimensions=model.dimensions, metric=metric, model_digest=model.model.digest
+    )
+    fields = [retrieval_pb.MetadataField(name=name, type=_METADATA_TYPES[type_]) for name, type_ in filterable.items()]
+    return retrieval_pb.Schema(dense_fields=[dense], metadata_fields=fields)
+
+
+def types_of(collection: Collection) -> dict[str, str]:
+    """Types of the filterable fields by name, in the words of the search API."""
+    words = {number: word for word, number in _METADATA_TYPES.items()}
+    return {field.name: words[field.type] for field in collection.schema.metadata_fields}

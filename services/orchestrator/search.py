@@ -1,0 +1,252 @@
+"""Runs one pipeline for one query: the only place that knows budgets and failure.
+
+    embed, retrieve (side by side) ──▶ fuse ──▶ rerank ──▶ rerank ──▶ the best top_k
+
+Rule: a stage that may be skipped never makes a search fail, and whatever it did not do is in its report.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal
+
+from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.filter_pb2 import Filter
+from sluice.errors import BackendFailed, DeadlineExpired, SluiceError
+
+from services.core.fusion import below, interpolate, rrf, weighted_sum
+from services.core.ranking import Ranking
+from services.orchestrator.budget import allowance_s, has_time_for_another
+from services.orchestrator.documents import text_of
+from services.orchestrator.pipelines import EMBED, FUSE, Dense, Pipeline, Rerank, Rrf, WeightedSum
+from services.orchestrator.remote import Candidates, Embedded, Model, Services
+from services.rpc.deadline import Deadline
+from services.rpc.metrics import STAGE, STAGE_DEGRADED
+
+Status = Literal["ok", "skipped", "partial"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for."""
+
+    collection: str
+    text: str
+    top_k: int
+    only: Filter | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one stage did."""
+
+    stage: str
+    status: Status
+    given: int
+    kept: int
+    duration_s: float
+    error: SluiceError | None = None
+    """Why it is not ok."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a search and how it came about."""
+
+    ranking: Ranking
+    documents: Mapping[str, Document]
+    stages: tuple[tuple[str, Ranking], ...]
+    """What each stage ranked itself, in order, by its name."""
+    reports: tuple[Report, ...]
+    models: tuple[Model, ...]
+    collection_version: int
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a stage did not do all its work."""
+        return any(report.status != "ok" for report in self.reports)
+
+
+async def search(services: Services, name: str, pipeline: Pipeline, query: Query, deadline: Deadline) -> Answer:
+    """The answer of a pipeline within the deadline. Raises what a stage raised that may not be skipped."""
+    run = _Run(services, name, query, deadline)
+    ranking = await run.candidates(pipeline)
+    for stage in pipeline.rerank:
+        ranking = await run.rerank(stage, ranking)
+    return Answer(
+        ranking.top(query.top_k),
+        run.documents,
+        tuple(run.stages),
+        tuple(run.reports),
+        tuple(run.models.values()),
+        run.collection_version,
+    )
+
+
+@dataclass
+class _Run:
+    """One search under way."""
+
+    services: Services
+    pipeline_name: str
+    query: Query
+    deadline: Deadline
+    documents: dict[str, Document] = field(default_factory=dict)
+    stages: list[tuple[str, Ranking]] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+    models: dict[str, Model] = field(default_factory=dict)
+    collection_version: int = 0
+
+    async def candidates(self, pipeline: Pipeline) -> Ranking:
+        """What the retrievers found, fused when they are several."""
+        deadlines = {stage.name: self._deadline(stage) for stage in pipeline.retrieve}
+        try:
+            async with asyncio.TaskGroup() as group:
+                vectors = {
+                    model: group.create_task(self._embed(model, _latest(pipeline, model, deadlines)))
+                    for model in pipeline.models
+                }
+                tasks = [
+                    group.create_task(self._retrieve(stage, vectors[stage.model], deadlines[stage.name]))
+                    for stage in pipeline.retrieve
+                ]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        self._report_embed([task.result() for task in vectors.values()])
+        found = [task.result() for task in tasks]
+        for stage, (candidates, report) in zip(pipeline.retrieve, found, strict=True):
+            self._keep(stage.name, candidates, report)
+        return self._fuse(pipeline, [candidates for candidates, _ in found])
+
+    async def rerank(self, stage: Rerank, before: Ranking) -> Ranking:
+        """The best of `before`, ordered anew as far as time allowed; the rest follows in the order it had."""
+        started = perf_counter()
+        given = before.top(stage.depth)
+        scored, error = await self._score(stage, given)
+        if error and stage.on_error == "fail":
+            raise error
+        if stage.interpolate:
+            mix = stage.interpolate
+            scored = interpolate(given, scored, weight=mix.weight, normalisation=mix.normalisation)
+        status: Status = "ok" if error is None else "partial" if scored else "skipped"
+        self._report(Report(stage.name, status, len(before), len(given), perf_counter() - started, error))
+        if scored:
+            self.stages.append((stage.name, scored))
+        return below(scored, given)
+
+    async def _score(self, stage: Rerank, given: Ranking) -> tuple[Ranking, SluiceError | None]:
+        """The candidates scored slice by slice until all are, time ends or a call fails; and why it ended early."""
+        deadline, last_s, scores = self._deadline(stage), 0.0, list[tuple[str, float]]()
+        while len(scores) < len(given):
+            if not has_time_for_another(deadline.remaining_s(), last_s):
+                message = f"there was time to score {len(scores)} of {len(given)} candidates"
+                return Ranking.of(scores), DeadlineExpired(message)
+            started = perf_counter()
+            try:
+                scores += await self._score_slice(stage, given.ids[len(scores) : len(scores) + stage.slice], deadline)
+            except SluiceError as error:
+                return Ranking.of(scores), error
+            last_s = perf_counter() - started
+        return Ranking.of(scores), None
+
+    async def _score_slice(self, stage: Rerank, ids: tuple[str, ...], deadline: Deadline) -> list[tuple[str, float]]:
+        scores, model = await self.services.reranking.score(
+            self.query.text,
+            [text_of(self.documents[id_]) for id_ in ids],
+            model=stage.model,
+            deadline=deadline,
+            patient=stage.on_error == "fail",
+        )
+        if self.models.setdefault(stage.name, model).digest != model.digest:
+            raise BackendFailed("reranking: expected one model for all candidates, got another one midway")
+        return list(zip(ids, scores, strict=True))
+
+    async def _embed(self, model: str, deadline: Deadline) -> tuple[Embedded | SluiceError, float]:
+        """The query's vector, or why there is none; and the seconds it took."""
+        started = perf_counter()
+        result: Embedded | SluiceError
+        try:
+            result = await self.services.embedding.embed_query(self.query.text, model=model, deadline=deadline)
+        except SluiceError as error:
+            result = error
+        return result, perf_counter() - started
+
+    async def _retrieve(
+        self, stage: Dense, embedding: "asyncio.Task[tuple[Embedded | SluiceError, float]]", deadline: Deadline
+    ) -> tuple[Candidates | None, Report]:
+        """What the retriever found; nothing when it failed and may be skipped."""
+        vector, _ = await embedding
+        started = perf_counter()
+        try:
+            if isinstance(vector, SluiceError):
+                raise vector
+            candidates = await self.services.retrieval.retrieve(
+                self.query.collection,
+                vector,
+                field=stage.field,
+                depth=stage.depth,
+                only=self.query.only,
+                deadline=deadline,
+            )
+        except SluiceError as error:
+            if stage.on_error == "fail":
+                raise
+            return None, Report(stage.name, "skipped", 0, 0, perf_counter() - started, error)
+        return candidates, Report(stage.name, "ok", 0, len(candidates.ranking), perf_counter() - started)
+
+    def _keep(self, name: str, candidates: Candidates | None, report: Report) -> None:
+        self._report(report)
+        if candidates is not None:
+            self.stages.append((name, candidates.ranking))
+            self.documents.update(candidates.documents)
+            versions = (self.collection_version, candidates.collection_version)
+            self.collection_version = min(versions) or max(versions)
+
+    def _fuse(self, pipeline: Pipeline, found: list[Candidates | None]) -> Ranking:
+        """One ranking of what was found. Raises the first retriever's error when nothing was."""
+        names = [stage.name for stage, candidates in zip(pipeline.retrieve, found, strict=True) if candidates]
+        rankings = [candidates.ranking for candidates in found if candidates]
+        if not rankings:
+            raise next(report.error for report in self.reports if report.error is not None)
+        if pipeline.fuse is None:
+            return rankings[0]
+        started = perf_counter()
+        fused = _fused(pipeline.fuse, names, rankings).top(pipeline.fuse.depth)
+        given = len({id_ for ranking in rankings for id_ in ranking.ids})
+        self._report(Report(FUSE, "ok", given, len(fused), perf_counter() - started))
+        self.stages.append((FUSE, fused))
+        return fused
+
+    def _report_embed(self, results: list[tuple[Embedded | SluiceError, float]]) -> None:
+        """One report for all embedding models: they ran side by side."""
+        errors = [result for result, _ in results if isinstance(result, SluiceError)]
+        status: Status = "ok" if not errors else "partial" if len(errors) < len(results) else "skipped"
+        duration = max(seconds for _, seconds in results)
+        self._report(Report(EMBED, status, 0, 0, duration, errors[0] if errors else None))
+        for result, _ in results:
+            if isinstance(result, Embedded):
+                self.models[result.model.digest] = result.model
+
+    def _report(self, report: Report) -> None:
+        self.reports.append(report)
+        STAGE.labels(self.pipeline_name, report.stage).observe(report.duration_s)
+        if report.error is not None:
+            STAGE_DEGRADED.labels(self.pipeline_name, report.stage, report.error.reason_name).inc()
+
+    def _deadline(self, stage: Dense | Rerank) -> Deadline:
+        """When a stage that starts now must end."""
+        remaining = self.deadline.remaining_s()
+        return Deadline.after(allowance_s(remaining, share=stage.share, skippable=stage.on_error == "skip"))
+
+
+def _latest(pipeline: Pipeline, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:
+    """The latest deadline of those retrievers that need a model."""
+    return max((deadlines[stage.name] for stage in pipeline.retrieve if stage.model == model), key=lambda d: d.at)
+
+
+def _fused(fusion: Rrf | WeightedSum, names: list[str], rankings: list[Ranking]) -> Ranking:
+    """The rankings of the named retrievers as one."""
+    if isinstance(fusion, Rrf):
+        return rrf(rankings, constant=fusion.constant)
+    return weighted_sum(rankings, [fusion.weights[name] for name in names], fusion.normalisation)

@@ -1,0 +1,95 @@
+"""The SearchService: proto in, domain call, proto out."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import grpc
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import NotFound
+from sluice.search.v1 import search_service_pb2 as pb
+from sluice.search.v1.search_service_pb2_grpc import SearchServiceServicer
+
+from services.orchestrator.budget import reserve_s
+from services.orchestrator.indexing import IndexStream
+from services.orchestrator.pipelines import DEFAULT_NAME, Pipeline
+from services.orchestrator.remote import Services
+from services.orchestrator.search import search
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.wire import check_delete, index_response, messages_of, pipeline_of, query_of, response_of
+from services.rpc.deadline import Deadline
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SearchServicer(SearchServiceServicer):
+    """Searches, indexes and deletes.
+
+    interactive, bulk  the same services; apart, so that indexing neither spends the retries of searches nor opens
+                       their breakers
+    """
+
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        pipelines: Mapping[str, Pipeline],
+        *,
+        interactive: Services,
+        bulk: Services,
+    ) -> None:
+        self._settings = settings
+        self._pipelines = pipelines
+        self._interactive = interactive
+        self._bulk = bulk
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        """Run a pipeline."""
+        started = perf_counter()
+        name = request.pipeline or DEFAULT_NAME
+        pipeline = self._pipeline(name)
+        query = query_of(request, pipeline, max_query_bytes=self._settings.max_query_bytes)
+        answer = await search(self._interactive, name, pipeline, query, self._deadline(context))
+        return response_of(name, answer, perf_counter() - started)
+
+    async def Index(
+        self, request_iterator: AsyncIterator[pb.IndexRequest], context: Context
+    ) -> AsyncIterator[pb.IndexResponse]:
+        """Index a stream of documents."""
+        stream = IndexStream(self._bulk, self._settings.index_limits())
+        # A caller that goes while a response is being written leaves this generator suspended: stop without it.
+        context.add_done_callback(_then(stream.stop))
+        messages = messages_of(request_iterator, max_message_documents=self._settings.max_message_documents)
+        async for known in stream.acknowledgements(messages):
+            yield index_response(known)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        """Delete documents."""
+        only = check_delete(request)
+        deleted = await self._interactive.retrieval.delete(
+            request.collection, request.document_ids, only, self._deadline(context)
+        )
+        return pb.DeleteResponse(deleted_count=deleted)
+
+    async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:
+        """List the pipelines."""
+        pipelines = [pipeline_of(name, pipeline) for name, pipeline in sorted(self._pipelines.items())]
+        return pb.ListPipelinesResponse(pipelines=pipelines)
+
+    def _pipeline(self, name: str) -> Pipeline:
+        """The named pipeline. Raises NotFound."""
+        if name in self._pipelines:
+            return self._pipelines[name]
+        raise NotFound(
+            f"expected a pipeline of {', '.join(sorted(self._pipelines))}, got {name!r:.80}",
+            reason=ErrorReason.ERROR_REASON_UNKNOWN_PIPELINE,
+        )
+
+    def _deadline(self, context: Context) -> Deadline:
+        """The caller's deadline, less the time to answer."""
+        deadline = Deadline.of(context, default_s=self._settings.max_deadline_s)
+        return deadline.earlier_by(reserve_s(deadline.remaining_s(), self._settings.reserve_s))
+
+
+def _then(do: Callable[[], None]) -> Any:
+    """A callback for the end of a call."""
+    return lambda _: do()

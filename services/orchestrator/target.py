@@ -1,0 +1,111 @@
+"""Where an index stream writes: a collection, and the model that makes the vectors of each of its dense fields.
+
+Rule: vectors of a model go only into fields that were made for it; the digest decides, not the name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import AlreadyExists, NotFound, PreconditionFailed
+
+from services.orchestrator.remote import Collection, EmbeddingModel, Services, has_dense, schema_for, types_of
+from services.rpc.deadline import Deadline
+
+# The dense field of collections that an index stream creates.
+DENSE_FIELD: Final = "dense"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A dense field of a collection."""
+
+    name: str
+    model: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A collection ready to be written to."""
+
+    collection: str
+    fields: tuple[Field, ...]
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Digests of the models of its fields, in order."""
+        return tuple(field.digest for field in self.fields)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What the first message of an index stream asks for."""
+
+    collection: str
+    create: bool
+    filterable: Mapping[str, str]
+    """Type by name of the metadata fields that filters may use."""
+
+
+async def open_target(services: Services, opening: Opening, *, model: str, deadline: Deadline) -> Target:
+    """The target, created when that is asked for and it is not there.
+
+    model  name of the embedding model for new collections and unbound fields; empty when the server has one
+    Raises NotFound, AlreadyExists (other filterable fields) and PreconditionFailed (no model fits).
+    """
+    models = [served for served in await services.embedding.models(deadline) if has_dense(served)]
+    try:
+        collection = await services.retrieval.collection(opening.collection, deadline)
+    except NotFound:
+        if not opening.create:
+            raise
+        schema = schema_for(_chosen(models, model), DENSE_FIELD, opening.filterable)
+        collection = await services.retrieval.create(opening.collection, schema, deadline)
+    _check_filterable(collection, opening)
+    return Target(opening.collection, _fields(collection, models, model))
+
+
+def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
+    """The named model, or the only one. Raises PreconditionFailed."""
+    fitting = [model for model in models if model.model.name == name or not name]
+    if len(fitting) == 1:
+        return fitting[0]
+    served = ", ".join(model.model.name for model in models) or "none"
+    expected = f"the model {name!r}" if name else "one dense model, or its name in the settings (index_model)"
+    raise PreconditionFailed(
+        f"expected {expected} in the embedding service, got {served}", reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH
+    )
+
+
+def _fields(collection: Collection, models: Sequence[EmbeddingModel], name: str) -> tuple[Field, ...]:
+    return tuple(
+        _field(field.name, field.dimensions, field.model_digest, models, name)
+        for field in collection.schema.dense_fields
+    )
+
+
+def _field(field: str, dimensions: int, digest: str, models: Sequence[EmbeddingModel], name: str) -> Field:
+    """A field with the model it was made for. Raises PreconditionFailed naming that and what is served."""
+    fitting = [m for m in models if m.model.digest == digest] if digest else [_chosen(models, name)]
+    for model in fitting:
+        if model.dimensions == dimensions:
+            return Field(field, model.model.name, model.model.digest)
+    served = ", ".join(f"{m.model.name} ({m.dimensions} dimensions, {m.model.digest:.12})" for m in models) or "none"
+    made_for = f"the model {digest:.12}" if digest else "any model"
+    raise PreconditionFailed(
+        f"field {field!r} was made for {made_for} of {dimensions} dimensions; the embedding service serves {served}",
+        reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
+        metadata={"expected_digest": digest, "expected_dimensions": dimensions},
+    )
+
+
+def _check_filterable(collection: Collection, opening: Opening) -> None:
+    """Raise AlreadyExists when the collection lacks a filterable field that was asked for."""
+    there = types_of(collection)
+    for name, type_ in opening.filterable.items() if opening.create else ():
+        if there.get(name) != type_:
+            given = there.get(name, "none")
+            message = f"collection {opening.collection!r}: expected a filterable {type_} {name!r}, got {given}"
+            raise AlreadyExists(f"{message}; drop it or choose another name")

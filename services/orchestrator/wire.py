@@ -1,0 +1,163 @@
+"""Search API messages to and from the orchestrator's own values."""
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from sluice.common.v1.filter_pb2 import Filter
+from sluice.search.v1 import search_service_pb2 as pb
+
+from services.orchestrator.indexing import Acknowledgement, Message, Outcome
+from services.orchestrator.pipelines import FUSE, Pipeline
+from services.orchestrator.remote import METADATA_TYPES
+from services.orchestrator.search import Answer, Query, Report, Status
+from services.orchestrator.target import Opening
+from services.rpc.validation import Violations, validating
+
+DEFAULT_TOP_K: Final = 10
+_MAX_DELETED_IDS: Final = 1024
+_MAX_FILTERABLE_FIELDS: Final = 64
+_COLLECTION: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
+
+_STATUSES: Final[Mapping[Status, pb.StageReport.Status.ValueType]] = {
+    "ok": pb.StageReport.STATUS_OK,
+    "skipped": pb.StageReport.STATUS_SKIPPED,
+    "partial": pb.StageReport.STATUS_PARTIAL,
+}
+_OUTCOMES: Final[Mapping[Outcome, pb.Acknowledgement.Outcome.ValueType]] = {
+    "indexed": pb.Acknowledgement.OUTCOME_INDEXED,
+    "unchanged": pb.Acknowledgement.OUTCOME_UNCHANGED,
+    "failed": pb.Acknowledgement.OUTCOME_FAILED,
+}
+
+
+def query_of(request: pb.SearchRequest, pipeline: Pipeline, *, max_query_bytes: int) -> Query:
+    """What a request searches for. Raises InvalidRequest."""
+    top_k = request.top_k or min(DEFAULT_TOP_K, pipeline.max_top_k)
+    with validating() as violations:
+        _check_collection(violations, request.collection)
+        violations.text("query", request.query, max_bytes=max_query_bytes)
+        violations.count("top_k", top_k, low=1, high=pipeline.max_top_k, what="results of this pipeline")
+    return Query(request.collection, request.query, top_k, _filter_of(request))
+
+
+def response_of(name: str, answer: Answer, duration_s: float) -> pb.SearchResponse:
+    """The response of an answer."""
+    standings = _standings(answer)
+    results = [
+        pb.Result(document=answer.documents[id_], score=score, standings=standings[id_])
+        for id_, score in answer.ranking.items()
+    ]
+    return pb.SearchResponse(
+        results=results,
+        degraded=answer.degraded,
+        stages=[_report(report) for report in answer.reports],
+        pipeline=name,
+        collection_version=answer.collection_version,
+        models=answer.models,
+        duration=_duration(duration_s),
+    )
+
+
+async def messages_of(
+    requests: AsyncIterator[pb.IndexRequest], *, max_message_documents: int
+) -> AsyncIterator[Message]:
+    """The messages of an index stream. Raises InvalidRequest for one that breaks a rule."""
+    is_first = True
+    async for request in requests:
+        opening = _opening(request) if is_first else None
+        with validating() as violations:
+            violations.count("documents", len(request.documents), low=0, high=max_message_documents, what="documents")
+            if request.collection and not is_first:
+                violations.add("collection", "expected none after the first message, got one")
+        yield Message(opening, request.documents)
+        is_first = False
+
+
+def index_response(known: Sequence[Acknowledgement]) -> pb.IndexResponse:
+    """The response that tells what happened to documents."""
+    return pb.IndexResponse(
+        acknowledgements=[
+            pb.Acknowledgement(
+                document_id=item.document_id,
+                outcome=_OUTCOMES[item.outcome],
+                reason=item.reason,
+                message=item.message,
+            )
+            for item in known
+        ]
+    )
+
+
+def check_delete(request: pb.DeleteRequest) -> Filter | None:
+    """The filter of a request, when it has one. Raises InvalidRequest."""
+    ids = request.document_ids
+    only = _filter_of(request)
+    with validating() as violations:
+        _check_collection(violations, request.collection)
+        if bool(ids) == (only is not None):
+            violations.add("document_ids", f"expected ids or a filter, got {'both' if ids else 'none'}")
+        violations.count("document_ids", len(ids), low=0, high=_MAX_DELETED_IDS, what="ids")
+    return only
+
+
+def pipeline_of(name: str, pipeline: Pipeline) -> pb.Pipeline:
+    """A pipeline as it is listed."""
+    stages = [pb.Stage(name=stage.name, kind="retrieve", depth=stage.depth) for stage in pipeline.retrieve]
+    if pipeline.fuse:
+        stages.append(pb.Stage(name=FUSE, kind="fuse", depth=pipeline.fuse.depth))
+    stages += [pb.Stage(name=stage.name, kind="rerank", depth=stage.depth) for stage in pipeline.rerank]
+    return pb.Pipeline(name=name, description=pipeline.description, stages=stages)
+
+
+def _opening(request: pb.IndexRequest) -> Opening:
+    fields = request.filterable_fields
+    with validating() as violations:
+        _check_collection(violations, request.collection)
+        violations.count("filterable_fields", len(fields), low=0, high=_MAX_FILTERABLE_FIELDS, what="fields")
+        for index, field in enumerate(fields):
+            if field.type not in METADATA_TYPES:
+                expected = ", ".join(METADATA_TYPES)
+                violations.add(f"filterable_fields[{index}].type", f"expected {expected}, got {field.type!r}")
+        if len({field.name for field in fields}) < len(fields):
+            violations.add("filterable_fields", "expected unique names, got one twice")
+    return Opening(request.collection, request.create_collection, {field.name: field.type for field in fields})
+
+
+def _check_collection(violations: Violations, name: str) -> None:
+    if not _COLLECTION.fullmatch(name):
+        expected = "1 to 128 of a-z, 0-9, _ and -, starting with a letter"
+        violations.add("collection", f"expected {expected}, got {name!r:.140}")
+
+
+def _filter_of(request: pb.SearchRequest | pb.DeleteRequest) -> Filter | None:
+    return request.filter if request.HasField("filter") else None
+
+
+def _standings(answer: Answer) -> dict[str, list[pb.Standing]]:
+    """Where each result stood in each ranking that had it."""
+    standings: dict[str, list[pb.Standing]] = {id_: [] for id_ in answer.ranking.ids}
+    for stage, ranking in answer.stages:
+        for rank, (id_, score) in enumerate(ranking.items(), start=1):
+            if id_ in standings:
+                standings[id_].append(pb.Standing(stage=stage, rank=rank, score=score))
+    return standings
+
+
+def _report(report: Report) -> pb.StageReport:
+    error = report.error
+    return pb.StageReport(
+        stage=report.stage,
+        status=_STATUSES[report.status],
+        given_count=report.given,
+        kept_count=report.kept,
+        duration=_duration(report.duration_s),
+        reason=f"{error.reason_name}: {error.message}" if error else "",
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

@@ -1,0 +1,197 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from sluice.common.v1.document_pb2 import Document
+from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, SluiceError, from_rpc_error
+from sluice.search.v1 import search_service_pb2 as pb
+
+from tests.support.stand_ins import System, index, system
+
+BOOKS = [
+    Document(document_id="a", title="Queues", text="asyncio queue get waits for an item"),
+    Document(document_id="b", title="Locks", text="a lock waits until it is free"),
+    Document(document_id="c", title="Cooking", text="boil the water and add the salt"),
+    Document(document_id="d", text="queue of people waits for bread"),
+]
+TWO_KINDS = """
+default:
+  description: Two retrievers, fused, reranked.
+  retrieve:
+    - {name: left, kind: dense, depth: 3, model: one}
+    - {name: right, kind: dense, depth: 4, model: two, on_error: skip, share: 0.3}
+  fuse: {method: rrf, depth: 4}
+  rerank:
+    - {name: rerank, depth: 3, slice: 2}
+"""
+
+
+def run(check: Callable[[System], Awaitable[None]], pipelines: Path | None = None, **settings: Any) -> None:
+    async def main() -> None:
+        async with system(pipelines, **settings) as running:
+            await check(running)
+
+    asyncio.run(main())
+
+
+async def failure(call: Awaitable[Any]) -> SluiceError:
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
+
+
+def test_search_embeds_retrieves_and_reranks() -> None:
+    async def check(running: System) -> None:
+        await index(running, BOOKS)
+        answer = await running.search.Search(pb.SearchRequest(collection="books", query="queue waits", top_k=2))
+        assert [result.document.document_id for result in answer.results] == ["d", "a"]
+        assert answer.results[0].document == BOOKS[3]
+        assert not answer.degraded
+        ok = pb.StageReport.STATUS_OK
+        told = [(s.stage, s.status, s.given_count, s.kept_count, s.reason) for s in answer.stages]
+        assert told == [("embed", ok, 0, 0, ""), ("dense", ok, 0, 4, ""), ("rerank", ok, 4, 4, "")]
+        assert [standing.stage for standing in answer.results[0].standings] == ["dense", "rerank"]
+        assert [standing.rank for standing in answer.results[1].standings] == [2, 2]
+        assert answer.pipeline == "default"
+        assert answer.collection_version == 1
+        assert [model.name for model in answer.models] == ["hashing", "overlap"]
+        assert answer.duration.ToNanoseconds() >= max(s.duration.ToNanoseconds() for s in answer.stages)
+
+    run(check)
+
+
+def test_search_gives_texts_with_titles_to_the_reranker() -> None:
+    async def check(running: System) -> None:
+        await index(running, BOOKS)
+        await running.search.Search(pb.SearchRequest(collection="books", query="queue waits"))
+        [request] = [request for method, request in running.reranker.calls if method == "Rerank"]
+        assert set(request.documents) == {f"{b.title}\n{b.text}" if b.title else b.text for b in BOOKS}
+
+    run(check)
+
+
+def test_search_in_an_empty_collection_finds_nothing_and_is_not_degraded() -> None:
+    async def check(running: System) -> None:
+        await index(running, [])
+        answer = await running.search.Search(pb.SearchRequest(collection="books", query="queue"))
+        assert not answer.results
+        assert not answer.degraded
+        assert running.reranker.count("Rerank") == 0
+
+    run(check)
+
+
+def test_search_runs_the_named_pipeline() -> None:
+    async def check(running: System) -> None:
+        await index(running, BOOKS)
+        answer = await running.search.Search(pb.SearchRequest(collection="books", query="salt", pipeline="fast"))
+        assert [stage.stage for stage in answer.stages] == ["embed", "dense"]
+        assert answer.results[0].document.document_id == "c"
+
+    run(check)
+
+
+def test_search_fuses_several_retrievers(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(TWO_KINDS)
+
+    async def check(running: System) -> None:
+        running.embedder.names = ("one", "two")
+        await index(running, BOOKS)
+        answer = await running.search.Search(pb.SearchRequest(collection="books", query="queue waits"))
+        assert [stage.stage for stage in answer.stages] == ["embed", "left", "right", "fuse", "rerank"]
+        assert [(s.given_count, s.kept_count) for s in answer.stages[1:]] == [(0, 3), (0, 4), (4, 4), (4, 3)]
+        assert len(answer.results) == 3
+        assert [s.stage for s in answer.results[0].standings] == ["left", "right", "fuse", "rerank"]
+        assert running.embedder.count("Embed") == 3  # one to index, one a model to search
+        assert running.reranker.count("Rerank") == 2  # slices of 2 and 1
+
+    run(check, tmp_path / "p.yaml", index_model="one")
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "words"),
+    [
+        (pb.SearchRequest(query="x"), "collection", "got ''"),
+        (pb.SearchRequest(collection="Books!", query="x"), "collection", "got 'Books!'"),
+        (pb.SearchRequest(collection="books"), "query", "got none"),
+        (pb.SearchRequest(collection="books", query=" \n"), "query", "only white space"),
+        (pb.SearchRequest(collection="books", query="x" * 8193), "query", "at most 8,192 bytes of UTF-8, got 8,193"),
+        (
+            pb.SearchRequest(collection="books", query="x", top_k=51),
+            "top_k",
+            "1 to 50 results of this pipeline, got 51",
+        ),
+        (pb.SearchRequest(collection="books", query="x", top_k=-1), "top_k", "got -1"),
+    ],
+)
+def test_search_refuses_what_breaks_a_rule(request_: pb.SearchRequest, field: str, words: str) -> None:
+    async def check(running: System) -> None:
+        error = await failure(running.search.Search(request_))
+        assert isinstance(error, InvalidRequest)
+        assert error.violations[0].field == field
+        assert words in error.violations[0].description
+        assert not running.embedder.calls
+
+    run(check)
+
+
+def test_search_of_an_unknown_collection_is_not_found() -> None:
+    async def check(running: System) -> None:
+        error = await failure(running.search.Search(pb.SearchRequest(collection="books", query="x")))
+        assert isinstance(error, NotFound)
+        assert error.reason_name == "UNKNOWN_COLLECTION"
+
+    run(check)
+
+
+def test_search_with_an_unknown_pipeline_names_those_there_are() -> None:
+    async def check(running: System) -> None:
+        error = await failure(running.search.Search(pb.SearchRequest(collection="books", query="x", pipeline="slow")))
+        assert isinstance(error, NotFound)
+        assert error.reason_name == "UNKNOWN_PIPELINE"
+        assert "default, fast" in error.message
+
+    run(check)
+
+
+def test_search_with_another_model_than_the_collection_was_made_for_is_a_failed_precondition() -> None:
+    async def check(running: System) -> None:
+        await index(running, BOOKS)
+        running.embedder.digest = "f" * 64
+        error = await failure(running.search.Search(pb.SearchRequest(collection="books", query="x")))
+        assert isinstance(error, PreconditionFailed)
+        assert error.reason_name == "MODEL_MISMATCH"
+
+    run(check)
+
+
+def test_pipelines_are_listed_by_name_with_their_stages() -> None:
+    async def check(running: System) -> None:
+        listed = (await running.search.ListPipelines(pb.ListPipelinesRequest())).pipelines
+        assert [pipeline.name for pipeline in listed] == ["default", "fast"]
+        stages = [(stage.name, stage.kind, stage.depth) for stage in listed[0].stages]
+        assert stages == [("dense", "retrieve", 50), ("rerank", "rerank", 50)]
+
+    run(check)
+
+
+def test_delete_removes_documents() -> None:
+    async def check(running: System) -> None:
+        await index(running, BOOKS)
+        deleted = await running.search.Delete(pb.DeleteRequest(collection="books", document_ids=["a", "nowhere"]))
+        assert deleted.deleted_count == 1
+        assert "a" not in running.retrieval.collections["books"].documents
+
+    run(check)
+
+
+def test_delete_wants_ids_or_a_filter() -> None:
+    async def check(running: System) -> None:
+        error = await failure(running.search.Delete(pb.DeleteRequest(collection="books")))
+        assert isinstance(error, InvalidRequest)
+        assert "expected ids or a filter, got none" in error.message
+
+    run(check)

@@ -1,0 +1,337 @@
+"""The three services behind an orchestrator as small real servers: the same protos, exact arithmetic, no models.
+
+    HashingEmbedder    words hashed into 64 dimensions, unit length
+    ExactRetrieval     collections in memory, cosine of all documents
+    OverlapReranker    share of the query's words that a document has
+
+Each can be troubled: `before` runs ahead of every call and may raise, wait or hang; `spoil` changes what it answers.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import numpy as np
+from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.common.v1.model_pb2 import ModelRef, TextUsage
+from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sluice.embedding.v1.embedding_service_pb2_grpc import (
+    EmbeddingServiceServicer,
+    add_EmbeddingServiceServicer_to_server,
+)
+from sluice.errors import AlreadyExists, NotFound, PreconditionFailed
+from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
+from sluice.reranking.v1.reranking_service_pb2_grpc import (
+    RerankingServiceServicer,
+    add_RerankingServiceServicer_to_server,
+)
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.retrieval.v1.retrieval_service_pb2_grpc import (
+    RetrievalServiceServicer,
+    add_RetrievalServiceServicer_to_server,
+)
+from sluice.search.v1 import search_service_pb2 as pb
+from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
+
+from services.orchestrator.parts import parts
+from services.orchestrator.settings import OrchestratorSettings
+from services.rpc.server import Service, serving
+from services.rpc.settings import ServerSettings
+from services.rpc.tensor import to_tensor
+
+if TYPE_CHECKING:
+    from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
+
+DIMENSIONS: Final = 64
+Before = Callable[[str], Awaitable[None]]
+
+
+async def _nothing(method: str) -> None:
+    """No trouble."""
+
+
+@dataclass
+class Troubled:
+    """What all stand-ins have."""
+
+    before: Before = _nothing
+    """Runs ahead of every call, with the method's name."""
+    spoil: Callable[[Any], Any] = lambda response: response
+    """Changes every response."""
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    """Every call that came, method and request."""
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a call was cancelled under way."""
+
+    async def met(self, method: str, request: Any) -> None:
+        """Note a call and meet the trouble."""
+        self.calls.append((method, request))
+        try:
+            await self.before(method)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    def count(self, method: str) -> int:
+        """Calls of a method that came."""
+        return sum(name == method for name, _ in self.calls)
+
+
+def words(text: str) -> list[str]:
+    return "".join(c.lower() if c.isalnum() else " " for c in text).split()
+
+
+def vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32 [64], unit length."""
+    sums = np.zeros(DIMENSIONS, dtype=np.float32)
+    for word in words(text):
+        sums[zlib.crc32(word.encode()) % DIMENSIONS] += 1.0
+    sums[0] += 1e-3
+    unit: np.ndarray[Any, np.dtype[np.float32]] = sums / np.linalg.norm(sums)
+    return unit
+
+
+@dataclass
+class HashingEmbedder(Troubled, EmbeddingServiceServicer):
+    """One dense model named `hashing`, or several of other names that embed the same."""
+
+    digest: str = "d" * 64
+    names: tuple[str, ...] = ("hashing",)
+
+    async def Embed(self, request: Any, context: Any) -> Any:
+        await self.met("Embed", request)
+        if request.model and request.model not in self.names:
+            reason = ErrorReason.ERROR_REASON_UNKNOWN_MODEL
+            raise NotFound(f"expected a model of {self.names}, got {request.model!r}", reason=reason)
+        model = ModelRef(name=request.model or self.names[0], version="1", digest=self.digest)
+        dense = to_tensor(np.stack([vector(text) for text in request.texts]))
+        usage = [TextUsage(token_count=len(words(text))) for text in request.texts]
+        return self.spoil(embedding_pb.EmbedResponse(model=model, dense=dense, usage=usage))
+
+    async def ListModels(self, request: Any, context: Any) -> Any:
+        await self.met("ListModels", request)
+        models = [
+            embedding_pb.EmbeddingModel(
+                model=ModelRef(name=name, version="1", digest=self.digest),
+                representations=[embedding_pb.REPRESENTATION_DENSE],
+                dimensions=DIMENSIONS,
+                max_token_count=256,
+                similarity="cosine",
+            )
+            for name in self.names
+        ]
+        return embedding_pb.ListModelsResponse(models=models)
+
+
+@dataclass
+class Stored:
+    """A collection in memory."""
+
+    schema: retrieval_pb.Schema
+    documents: dict[str, Document] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    vectors: dict[str, dict[str, np.ndarray[Any, Any]]] = field(default_factory=dict)
+    version: int = 0
+
+
+@dataclass
+class ExactRetrieval(Troubled, RetrievalServiceServicer):
+    """Collections in memory. Filters and deletion by filter are left out."""
+
+    collections: dict[str, Stored] = field(default_factory=dict)
+
+    def stored(self, name: str) -> Stored:
+        if name not in self.collections:
+            reason = ErrorReason.ERROR_REASON_UNKNOWN_COLLECTION
+            raise NotFound(f"expected a collection, got {name!r}", reason=reason)
+        return self.collections[name]
+
+    def described(self, name: str) -> retrieval_pb.Collection:
+        stored = self.stored(name)
+        return retrieval_pb.Collection(
+            name=name, schema=stored.schema, document_count=len(stored.documents), version=stored.version
+        )
+
+    async def CreateCollection(self, request: Any, context: Any) -> Any:
+        await self.met("CreateCollection", request)
+        there = self.collections.setdefault(request.name, Stored(request.schema))
+        if there.schema != request.schema:
+            raise AlreadyExists(f"collection {request.name!r} has another schema")
+        return retrieval_pb.CreateCollectionResponse(collection=self.described(request.name))
+
+    async def GetCollection(self, request: Any, context: Any) -> Any:
+        await self.met("GetCollection", request)
+        return retrieval_pb.GetCollectionResponse(collection=self.described(request.name))
+
+    async def ListCollections(self, request: Any, context: Any) -> Any:
+        await self.met("ListCollections", request)
+        described = [self.described(name) for name in sorted(self.collections)]
+        return retrieval_pb.ListCollectionsResponse(collections=described)
+
+    async def DropCollection(self, request: Any, context: Any) -> Any:
+        await self.met("DropCollection", request)
+        dropped = self.collections.pop(request.name, None)
+        return retrieval_pb.DropCollectionResponse(deleted_count=len(dropped.documents) if dropped else 0)
+
+    async def CountDocuments(self, request: Any, context: Any) -> Any:
+        await self.met("CountDocuments", request)
+        return retrieval_pb.CountDocumentsResponse(document_count=len(self.stored(request.collection).documents))
+
+    async def Upsert(self, request: Any, context: Any) -> Any:
+        await self.met("Upsert", request)
+        stored = self.stored(request.collection)
+        assert len({document.document_id for document in request.documents}) == len(request.documents)
+        columns = {
+            column.field: np.frombuffer(column.vectors.data, "<f4").reshape(column.vectors.shape)
+            for column in request.dense
+        }
+        assert set(columns) == {dense.name for dense in stored.schema.dense_fields}
+        for row, document in enumerate(request.documents):
+            stored.documents[document.document_id] = document
+            stored.hashes[document.document_id] = request.content_hashes[row]
+            stored.vectors[document.document_id] = {name: rows[row] for name, rows in columns.items()}
+        stored.version += 1
+        return self.spoil(retrieval_pb.UpsertResponse(version=stored.version))
+
+    async def DeleteDocuments(self, request: Any, context: Any) -> Any:
+        await self.met("DeleteDocuments", request)
+        stored = self.stored(request.collection)
+        deleted = [stored.documents.pop(id_, None) for id_ in request.document_ids]
+        stored.version += 1
+        count = sum(document is not None for document in deleted)
+        return retrieval_pb.DeleteDocumentsResponse(deleted_count=count, version=stored.version)
+
+    async def GetDocuments(self, request: Any, context: Any) -> Any:
+        await self.met("GetDocuments", request)
+        stored = self.stored(request.collection)
+        ids = [id_ for id_ in request.document_ids if id_ in stored.documents]
+        return retrieval_pb.GetDocumentsResponse(
+            documents=[Document(document_id=id_) for id_ in ids], content_hashes=[stored.hashes[id_] for id_ in ids]
+        )
+
+    async def Retrieve(self, request: Any, context: Any) -> Any:
+        await self.met("Retrieve", request)
+        stored = self.stored(request.collection)
+        rankings = [self.ranked(stored, query) for query in request.queries]
+        found = sorted({id_ for ranking in rankings for id_ in ranking.document_ids})
+        response = retrieval_pb.RetrieveResponse(
+            rankings=rankings,
+            documents=[stored.documents[id_] for id_ in found],
+            collection_version=stored.version,
+        )
+        return self.spoil(response)
+
+    def ranked(self, stored: Stored, query: Any) -> retrieval_pb.Ranking:
+        name = query.field or stored.schema.dense_fields[0].name
+        bound = {dense.name: dense.model_digest for dense in stored.schema.dense_fields}[name]
+        if bound and query.model_digest and bound != query.model_digest:
+            reason = ErrorReason.ERROR_REASON_MODEL_MISMATCH
+            raise PreconditionFailed(f"expected vectors of {bound}, got {query.model_digest}", reason=reason)
+        wanted = np.frombuffer(query.dense.data, "<f4")
+        scored = [(float(np.float32(stored.vectors[id_][name] @ wanted)), id_) for id_ in stored.documents]
+        best = sorted(scored, key=lambda item: (-item[0], item[1]))[: query.depth]
+        return retrieval_pb.Ranking(document_ids=[id_ for _, id_ in best], scores=[score for score, _ in best])
+
+
+@dataclass
+class OverlapReranker(Troubled, RerankingServiceServicer):
+    """Scores by shared words."""
+
+    model: ModelRef = field(default_factory=lambda: ModelRef(name="overlap", version="1", digest="e" * 64))
+
+    async def Rerank(self, request: Any, context: Any) -> Any:
+        await self.met("Rerank", request)
+        wanted = set(words(request.query))
+        results = [
+            reranking_pb.ScoredDocument(index=index, score=len(wanted & set(words(text))) / len(wanted))
+            for index, text in enumerate(request.documents)
+        ]
+        return self.spoil(reranking_pb.RerankResponse(model=self.model, results=results))
+
+    async def ListModels(self, request: Any, context: Any) -> Any:
+        await self.met("ListModels", request)
+        model = reranking_pb.RerankingModel(model=self.model, scoring=reranking_pb.SCORING_LATE_INTERACTION)
+        return reranking_pb.ListModelsResponse(models=[model])
+
+
+@dataclass
+class System:
+    """An orchestrator over stand-ins."""
+
+    search: "SearchServiceAsyncStub"
+    channel: grpc.aio.Channel
+    embedder: HashingEmbedder
+    retrieval: ExactRetrieval
+    reranker: OverlapReranker
+
+
+@asynccontextmanager
+async def running(servicer: Any, name: str, add: Callable[[Any, Any], None], **settings: Any) -> AsyncIterator[str]:
+    """Serve a servicer on a free port; its address."""
+
+    @asynccontextmanager
+    async def build() -> AsyncIterator[Sequence[Service]]:
+        yield [Service(name, lambda server: add(servicer, server))]
+
+    async with serving(ServerSettings(**{"drain_grace_s": 0.0, **settings}), build) as server:
+        yield server.address
+
+
+def embedding_server(servicer: HashingEmbedder, **settings: Any) -> Any:
+    return running(servicer, "sluice.embedding.v1.EmbeddingService", add_EmbeddingServiceServicer_to_server, **settings)
+
+
+def retrieval_server(servicer: ExactRetrieval, **settings: Any) -> Any:
+    return running(servicer, "sluice.retrieval.v1.RetrievalService", add_RetrievalServiceServicer_to_server, **settings)
+
+
+def reranking_server(servicer: OverlapReranker, **settings: Any) -> Any:
+    return running(servicer, "sluice.reranking.v1.RerankingService", add_RerankingServiceServicer_to_server, **settings)
+
+
+@asynccontextmanager
+async def system(pipelines: Path | None = None, **settings: Any) -> AsyncIterator[System]:
+    """A running orchestrator over running stand-ins; `settings` are the orchestrator's."""
+    embedder, retrieval, reranker = HashingEmbedder(), ExactRetrieval(), OverlapReranker()
+    async with (
+        embedding_server(embedder) as embedding_address,
+        retrieval_server(retrieval) as retrieval_address,
+        reranking_server(reranker) as reranking_address,
+    ):
+        given: dict[str, Any] = {
+            "listen": "127.0.0.1:0",
+            "embedding": embedding_address,
+            "retrieval": retrieval_address,
+            "reranking": reranking_address,
+            "drain_grace_s": 0.0,
+            **({"pipelines": pipelines} if pipelines else {}),
+            **settings,
+        }
+        async with orchestrator(**given) as (search, channel):
+            yield System(search, channel, embedder, retrieval, reranker)
+
+
+@asynccontextmanager
+async def orchestrator(**settings: Any) -> AsyncIterator[tuple["SearchServiceAsyncStub", grpc.aio.Channel]]:
+    """A running orchestrator, and a client of it."""
+    built = OrchestratorSettings(**settings)
+    async with (
+        serving(built, lambda: parts(built)) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        yield SearchServiceStub(channel), channel
+
+
+async def index(system: System, documents: Sequence[Document], collection: str = "books", **first: Any) -> list[Any]:
+    """Index documents in one message; the acknowledgements."""
+
+    async def requests() -> AsyncIterator[pb.IndexRequest]:
+        yield pb.IndexRequest(collection=collection, documents=documents, **{"create_collection": True, **first})
+
+    return [known async for response in system.search.Index(requests()) for known in response.acknowledgements]
