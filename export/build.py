@@ -2,17 +2,17 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
 from tokenizers import Tokenizer
 
 from export import graph, verify
-from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task, read_checkpoint
+from export.checkpoint import Checkpoint, ExportError, read_checkpoint
+from export.options import Options, overridden
 from export.original import Original, load_original
 from export.place import locked, staging
 from export.quantize import to_float16, to_int8
@@ -45,32 +45,6 @@ _VARIANTS: Final[tuple[VariantName, ...]] = ("fp32", "int8", "fp16")
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What an export is asked for. None takes what the checkpoint says."""
-
-    name: str | None = None
-    version: str = "1"
-    revision: str | None = None
-    task: Task | None = None
-    pooling: Pooling | None = None
-    normalize: bool | None = None
-    similarity: Similarity | None = None
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    max_token_count: int | None = None
-    matryoshka_dimensions: tuple[int, ...] = ()
-    relevant_label: str | None = None
-    multi_vector: bool = False
-    int8: bool = True
-    fp16: bool = False
-    trust_pickle: bool = False
-
-    def recorded(self) -> dict[str, str]:
-        """What was asked for, as the manifest keeps it."""
-        return {key: str(value) for key, value in vars(self).items() if value not in (None, ()) and key != "revision"}
-
-
 def export_bundle(source: str, out: Path, options: Options, *, say: Say = print, force: bool = False) -> Bundle:
     """The bundle OUT/NAME/VERSION of a checkpoint, which is a folder or a hub id.
 
@@ -89,18 +63,6 @@ def export_bundle(source: str, out: Path, options: Options, *, say: Say = print,
             open_bundle(temporary)
         say(f"wrote {folder}, default variant {manifest.default_variant}")
         return open_bundle(folder)
-
-
-def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
-    """The checkpoint with what the options say otherwise.
-
-    When that changes what the model computes, the original is put together from parts, not from the checkpoint's files.
-    """
-    in_graph = ("task", "pooling", "normalize")
-    names = (*in_graph, "similarity", "query_prompt", "document_prompt", "max_token_count")
-    given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
-    is_same = all(given.get(name, getattr(checkpoint, name)) == getattr(checkpoint, name) for name in in_graph)
-    return replace(checkpoint, has_modules=checkpoint.has_modules and is_same, **given)
 
 
 def _existing(folder: Path, checkpoint: Checkpoint, options: Options) -> Bundle | None:

@@ -4,8 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from export.build import Options
 from export.checkpoint import ExportError
+from export.options import Options
 
 # multi_vector: the token states that the demo reranks with.
 DEMO_OPTIONS: Final = Options(name="all-MiniLM-L6-v2", multi_vector=True)

@@ -11,12 +11,12 @@ from typing import Final
 
 import onnx
 import onnx.parser
-import torch
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from optimum.exporters.onnx import export as optimum_export
 from optimum.exporters.tasks import TasksManager
 from optimum.onnxruntime.utils import ORTConfigManager
+from torch.jit._trace import TracerWarning
 from transformers import PreTrainedModel
 
 from export.checkpoint import ExportError, Pooling
@@ -81,7 +81,7 @@ def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
         # Optimum exports through TorchScript, which torch deprecates, and whose tracer warns of constants. Parity is
         # measured afterwards.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", TracerWarning)
         optimum_export(model, config, output=path, opset=max(OPSET, config.DEFAULT_ONNX_OPSET))
 
 

@@ -8,7 +8,8 @@ MINILM_OUT = Path(__file__).parents[2] / ".demo" / "bundles"
 
 def exported_tiny(checkpoint: Path, out: Path, **options: Any) -> Path:
     """Folder of the bundle exported from a checkpoint; fp32 alone, because on tiny models speeds say nothing."""
-    from export.build import Options, export_bundle
+    from export.build import export_bundle
+    from export.options import Options
 
     return export_bundle(str(checkpoint), out, Options(int8=False, **options)).folder
 
