@@ -116,7 +116,8 @@ def _export(checkpoint: Path | str, folder: Path, *flags: str) -> None:
     if find_spec("optimum") is None:
         raise CommandFailed("optimum not installed: pip install 'sluice-search[export]'")
     _say(f"Exporting {checkpoint}")
-    command = [sys.executable, "-P", "-m", "export", str(checkpoint), "--out", str(folder), *flags]
+    place = ["--out", str(folder.parents[1]), "--name", folder.parent.name, "--version", folder.name]
+    command = [sys.executable, "-P", "-m", "export", str(checkpoint), *place, *flags]
     if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own program
         raise CommandFailed(f"could not export {checkpoint}: the reason is above")
 

@@ -34,7 +34,7 @@ _SKIPPED: Final = frozenset(
 
 
 class _Entry(NamedTuple):
-    """A documented thing: its id, its title, its kind, the module it is in, and what is said about it."""
+    """A documented thing: its id, its title, its kind, the module it is in (none for a topic), and what is said about it."""
 
     name: str
     title: str
@@ -55,7 +55,8 @@ def corpus() -> Iterator[Document]:
                 continue
             seen_texts.add(digest)
             seen_ids.add(document_id)
-            yield Document(document_id, passage, entry.title, {"kind": entry.kind, "module": entry.module})
+            where = {"module": entry.module} if entry.module else {}
+            yield Document(document_id, passage, entry.title, {"kind": entry.kind, **where})
 
 
 def passages(text: str) -> Iterator[str]:
@@ -91,9 +92,8 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _entries() -> Iterator[_Entry]:
     for name in sorted(topics):
-        text = topics[name].strip()
-        title, _, _ = text.partition("\n")
-        yield _Entry(f"topic:{name}", title.strip(), "topic", "", text)
+        title, _, text = topics[name].strip().partition("\n")
+        yield _Entry(f"topic:{name}", title.strip(), "topic", "", text.lstrip("*=-^\n"))
     for module in _modules():
         yield from _module_entries(module)
 

@@ -1,0 +1,79 @@
+# Every command of the project, the same here and in CI.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Touched when all is installed: an interrupted set-up runs again, a finished one does not.
+INSTALLED := $(VENV)/.installed
+EXTRAS := serving,cpu,export,demo,loadtest,dev
+export SLUICE_HOME ?= $(CURDIR)/.demo
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## Make .venv with everything in it, at the versions of constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Sluice needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "$(PYTHON) has no venv module: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	@echo "== virtual environment in $(VENV)"
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "== torch, before the others: they would take any build of it"
+	@$(BIN)/python -c 'import torch' 2> /dev/null || $(PIP) install --constraint constraints.txt torch==2.13.0
+	@echo "== the other packages"
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Export a model, start four services, index Python's documentation, search it
+	@$(BIN)/sluice demo
+
+.PHONY: up
+up: setup ## Do what `make demo` does, and leave the system running for your own `sluice search`
+	@$(BIN)/sluice demo --keep
+	@echo 'here: $(BIN)/sluice search "…"'
+
+.PHONY: down
+down: setup ## Stop the system that `make up` left running
+	@$(BIN)/sluice down
+
+.PHONY: test
+test: setup ## Run the whole test suite
+	@$(BIN)/python -m pytest
+
+.PHONY: quick
+quick: setup ## Run the tests that take no model export and no processes
+	@$(BIN)/python -m pytest -m 'not slow'
+
+.PHONY: check
+check: setup ## Lint, check the format, check the types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+.PHONY: protos
+protos: setup ## Generate the stubs from protos/sluice
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
+
+.PHONY: lock
+lock: setup ## Write what .venv has into constraints.txt
+	@{ echo "# Every package of the development environment: written by make lock."; \
+	   $(PIP) freeze --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+	@touch $(INSTALLED)
+
+.PHONY: clean
+clean: ## Remove .venv, .demo and all that is built
+	@$(BIN)/sluice down 2> /dev/null || true
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
