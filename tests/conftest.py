@@ -1,11 +1,22 @@
 """What tests of every layer share: bundles exported once a run from real checkpoints."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.support.bundles import exported_minilm, exported_tiny
 from tests.support.checkpoints import write_bi_encoder, write_cross_encoder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests in an event loop of their own."""
+    if not asyncio.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    asyncio.run(pyfuncitem.obj(**arguments))
+    return True
 
 
 @pytest.fixture(scope="session")

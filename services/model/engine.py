@@ -179,7 +179,7 @@ class Engine:
         lane.running += 1
         lane.running_tokens += sum(row.length for row in batch)
         inputs = [row.payload.input for row in batch]
-        wanted = sorted({name for row in batch for name in row.payload.key[2]})
+        wanted = [row.payload.key[2] for row in batch]
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted)
         future.add_done_callback(lambda done: self._finish(lane, batch, done))
@@ -263,19 +263,23 @@ class _Lane:
         return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
 
 
-def _run_batch(session: Session, inputs: list[Input], wanted: list[str]) -> tuple[list[Output], float]:
-    """Each row's outputs, and the seconds the model took."""
+def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ...]]) -> tuple[list[Output], float]:
+    """The outputs that each row wants, and the seconds the model took."""
     started = perf_counter()
-    outputs = session.run(inputs, wanted)
+    outputs = session.run(inputs, sorted({name for names in wanted for name in names}))
     seconds = perf_counter() - started
-    return [_part(outputs, position, len(row.ids)) for position, row in enumerate(inputs)], seconds
+    parts = [
+        _part(outputs, names, position, len(row.ids))
+        for position, (row, names) in enumerate(zip(inputs, wanted, strict=True))
+    ]
+    return parts, seconds
 
 
-def _part(outputs: Outputs, position: int, length: int) -> Output:
+def _part(outputs: Outputs, names: tuple[str, ...], position: int, length: int) -> Output:
     """One row's outputs; copied, so that keeping one does not keep the whole batch."""
     parts: Output = {}
-    for name, array in outputs.items():
-        row = array[position]
+    for name in names:
+        row = outputs[name][position]
         if name == "sparse":
             parts["sparse_indices"] = np.flatnonzero(row).astype(np.int32)
             parts[name] = row[parts["sparse_indices"]]

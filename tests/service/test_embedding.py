@@ -1,0 +1,153 @@
+"""The embedding service over gRPC, with a real model in it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sluice.common.v1 import model_pb2
+from sluice.embedding.v1 import embedding_service_pb2 as pb
+from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from sluice.errors import InvalidRequest, NotFound, QuotaExceeded, SluiceError, from_rpc_error
+
+from services.rpc.tensor import to_tensor
+from tests.support.servers import embedding_server
+
+if TYPE_CHECKING:
+    from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceAsyncStub
+
+TEXTS = ["a short one", "how do I open a file and read it", "sort", "what is a generator expression good for"]
+
+
+@asynccontextmanager
+async def stub_of(*bundles: Path, **settings: Any) -> AsyncIterator["EmbeddingServiceAsyncStub"]:
+    """A stub for a server of these bundles."""
+    async with embedding_server(*bundles, **settings) as channel:
+        yield EmbeddingServiceStub(channel)
+
+
+def dense(response: pb.EmbedResponse) -> NDArray[np.float32]:
+    return np.frombuffer(response.dense.data, dtype="<f4").reshape(response.dense.shape)
+
+
+async def refusal(call: Awaitable[object]) -> SluiceError:
+    """The error that a call must end with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
+
+
+async def test_texts_come_back_as_unit_vectors_in_their_order(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        together = dense(await stub.Embed(pb.EmbedRequest(texts=TEXTS)))
+        alone = [dense(await stub.Embed(pb.EmbedRequest(texts=[text])))[0] for text in TEXTS]
+        assert together.shape == (len(TEXTS), alone[0].size)
+        np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+async def test_one_pass_gives_dense_and_token_vectors_without_special_tokens(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        kinds = [pb.REPRESENTATION_DENSE, pb.REPRESENTATION_MULTI_VECTOR]
+        response = await stub.Embed(pb.EmbedRequest(texts=TEXTS, representations=kinds))
+        counts = list(response.multi_vector.token_counts)
+        assert counts == [usage.token_count - 2 for usage in response.usage]
+        assert response.multi_vector.tokens.shape[0] == sum(counts)
+        assert dense(response).shape[0] == len(TEXTS)
+
+
+async def test_a_call_larger_than_a_batch_is_split_and_its_order_kept(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder, max_batch_tokens=64) as stub:
+        texts = [f"{'word ' * (1 + i % 13)} number {i}" for i in range(100)]
+        together = dense(await stub.Embed(pb.EmbedRequest(texts=texts, lane=model_pb2.LANE_BULK)))
+        assert len(np.unique(together.round(5), axis=0)) == len(texts)
+        for position in (0, 41, 99):
+            alone = dense(await stub.Embed(pb.EmbedRequest(texts=[texts[position]])))[0]
+            np.testing.assert_allclose(together[position], alone, atol=1e-5)
+
+
+async def test_truncation_is_chosen_by_the_caller_and_reported(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        limit = (await stub.ListModels(pb.ListModelsRequest())).models[0].max_token_count
+        long = "open the file " * limit
+        at_end = await stub.Embed(pb.EmbedRequest(texts=["first " + long], truncation=model_pb2.TRUNCATION_END))
+        assert at_end.usage[0].token_count == limit
+        assert at_end.usage[0].dropped_token_count > 0
+        at_start = await stub.Embed(pb.EmbedRequest(texts=["first " + long], truncation=model_pb2.TRUNCATION_START))
+        assert not np.allclose(dense(at_start), dense(at_end))
+        request = pb.EmbedRequest(texts=["fits", long], truncation=model_pb2.TRUNCATION_REFUSE)
+        error = await refusal(stub.Embed(request))
+        assert isinstance(error, InvalidRequest)
+        assert [violation.field for violation in error.violations] == ["texts[1]"]
+        assert error.metadata["expected_max"] == str(limit)
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (pb.EmbedRequest(), ["texts"]),
+        (pb.EmbedRequest(texts=["x"] * 9), ["texts"]),
+        (pb.EmbedRequest(texts=["good", "", " \n\t"]), ["texts[1]", "texts[2]"]),
+        (pb.EmbedRequest(texts=["é" * 51]), ["texts[0]"]),
+        (pb.EmbedRequest(texts=["x"], representations=[pb.REPRESENTATION_SPARSE]), ["representations[0]"]),
+        (pb.EmbedRequest(texts=["x"], representations=[cast("Any", 77)]), ["representations[0]"]),
+        (pb.EmbedRequest(texts=["x"], lane=cast("Any", 9)), ["lane"]),
+        (pb.EmbedRequest(texts=["x"], truncation=cast("Any", 9)), ["truncation"]),
+        (pb.EmbedRequest(texts=[""], representations=[cast("Any", 77)]), ["texts[0]", "representations[0]"]),
+    ],
+)
+async def test_bad_input_is_refused_by_field(
+    tiny_bi_encoder: Path, request_: pb.EmbedRequest, fields: list[str]
+) -> None:
+    async with stub_of(tiny_bi_encoder, max_texts=8, max_text_bytes=100) as stub:
+        error = await refusal(stub.Embed(request_))
+        assert isinstance(error, InvalidRequest)
+        assert [violation.field for violation in error.violations] == fields
+        assert "expected" in error.message
+        assert dense(await stub.Embed(pb.EmbedRequest(texts=["still well"]))).any()
+
+
+async def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        known = (await stub.ListModels(pb.ListModelsRequest())).models[0].model.name
+        error = await refusal(stub.Embed(pb.EmbedRequest(model="nobody", texts=["x"])))
+        assert isinstance(error, NotFound)
+        assert error.reason_name == "UNKNOWN_MODEL"
+        assert known in error.message
+
+
+async def test_a_message_over_the_limit_is_refused_and_the_server_goes_on(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder, max_message_bytes=2**16) as stub:
+        error = await refusal(stub.Embed(pb.EmbedRequest(texts=["x" * 2**16] * 2)))
+        assert isinstance(error, QuotaExceeded)
+        assert dense(await stub.Embed(pb.EmbedRequest(texts=["still well"]))).any()
+
+
+async def test_equal_texts_in_one_call_get_equal_vectors(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        vectors = dense(await stub.Embed(pb.EmbedRequest(texts=["same", "other", "same"])))
+        assert np.array_equal(vectors[0], vectors[2])
+        assert not np.array_equal(vectors[0], vectors[1])
+
+
+async def test_a_caller_that_leaves_does_not_disturb_the_others(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder, cache_entries=0) as stub:
+        texts = [f"{'word ' * 20} {i}" for i in range(64)]
+        leaving = [stub.Embed(pb.EmbedRequest(texts=texts)) for _ in range(4)]
+        staying = stub.Embed(pb.EmbedRequest(texts=texts))
+        await asyncio.sleep(0)
+        for call in leaving:
+            call.cancel()
+        assert dense(await staying).shape[0] == len(texts)
+
+
+def test_the_tensor_of_an_array_is_its_bytes() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tensor = to_tensor(array)
+    assert list(tensor.shape) == [2, 3]
+    assert tensor.data == array.tobytes()
