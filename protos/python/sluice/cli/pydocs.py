@@ -34,7 +34,7 @@ _SKIPPED: Final = frozenset(
 
 
 class _Entry(NamedTuple):
-    """A documented thing: its id, its title, its kind, the module it is in (none for a topic), and what is said about it."""
+    """A documented thing, and what is said about it. A topic is in no module."""
 
     name: str
     title: str

@@ -54,7 +54,7 @@ class Plan:
 
     def commands(self) -> dict[str, list[str]]:
         """The command line of each service, by name, in the order to start them."""
-        downstream = [f"--{name}-address={self.address(name)}" for name in ("embedding", "retrieval", "reranking")]
+        downstream = [f"--{name}={self.address(name)}" for name in ("embedding", "retrieval", "reranking")]
         arguments = {
             "embedding": ["--bundles", str(self.embedding_bundle)],
             "retrieval": ["--data", str(self.home / "data")],

@@ -93,6 +93,7 @@ class SearchClient(Client):
                 while not ended and (room := window.room()):
                     taken = list(islice(source, room))
                     ended = len(taken) < room
+                    job.progressed()
                     yield from window.add(taken)
                     _send(window, outgoing)
                 _send(window, outgoing)
@@ -178,6 +179,7 @@ class AsyncSearchClient(AsyncClient):
                 while not ended and (room := window.room()):
                     taken = await _take(source, room)
                     ended = len(taken) < room
+                    job.progressed()
                     for refused in window.add(taken):
                         yield refused
                     _send(window, outgoing)
@@ -212,7 +214,10 @@ class AsyncSearchClient(AsyncClient):
 
 
 class _IndexJob:
-    """An index call: its first message, its window, and its patience, renewed by every response."""
+    """An index call: its first message, its window, and its patience.
+
+    Patience is renewed by every response, and after every reading of the source, which may have taken its time.
+    """
 
     def __init__(self, first: pb.IndexRequest, window: Window, patience_s: float) -> None:
         self.first = first
