@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -21,31 +21,30 @@ from services.rpc.server import serving
 from services.rpc.tensor import to_tensor
 
 if TYPE_CHECKING:
-    from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub as Stub
-else:
-    Stub = RetrievalServiceStub
+    from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub
 
+Stub: TypeAlias = "RetrievalServiceAsyncStub"
 R = TypeVar("R")
 DIMENSIONS = 4
 
 
 @asynccontextmanager
-async def retrieval(folder: Path, **settings: Any) -> AsyncIterator[Stub]:
-    """A client of a server on a free port, with its data in `folder`."""
+async def channel_to_retrieval(folder: Path, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server on a free port, with its data in `folder`."""
     chosen = RetrievalSettings(listen="127.0.0.1:0", data=folder, **settings)
     async with (
         serving(chosen, partial(build, chosen)) as running,
         grpc.aio.insecure_channel(running.address) as channel,
     ):
-        yield RetrievalServiceStub(channel)
+        yield channel
 
 
 def in_server(folder: Path, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
     """What the test returns, run against a new server on the folder."""
 
     async def run() -> R:
-        async with retrieval(folder, **settings) as stub:
-            return await test(stub)
+        async with channel_to_retrieval(folder, **settings) as channel:
+            return await test(RetrievalServiceStub(channel))
 
     return asyncio.run(run())
 
@@ -102,13 +101,13 @@ def new_collection(name: str = "books", metric: pb.Metric.ValueType = pb.METRIC_
 
 
 def upsert(
-    documents: Sequence[doc.Document], vectors: NDArray[np.float32] | Sequence[Sequence[float]], **others: Any
+    documents: Sequence[doc.Document], vectors: NDArray[Any] | Sequence[Sequence[float]], **others: Any
 ) -> pb.UpsertRequest:
     """An upsert of the documents to `books`."""
     column = pb.DenseColumn(field="dense", vectors=to_tensor(np.asarray(vectors, dtype=np.float32)))
     return pb.UpsertRequest(**{"collection": "books", "documents": documents, "dense": [column], **others})
 
 
-def query(vector: Sequence[float] | NDArray[np.float32], depth: int = 10, **others: Any) -> pb.FieldQuery:
+def query(vector: Sequence[float] | NDArray[Any], depth: int = 10, **others: Any) -> pb.FieldQuery:
     """A query of the only dense field."""
     return pb.FieldQuery(dense=to_tensor(np.asarray(vector, dtype=np.float32)), depth=depth, **others)

@@ -1,0 +1,208 @@
+"""A real retrieval process that is killed, crowded out, or has no room to write: nothing acknowledged is ever lost."""
+
+import json
+import os
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from sluice.errors import PreconditionFailed, from_rpc_error
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
+
+from services.retrieval.store import DATABASE, FORMAT_VERSION
+from tests.support.processes import ServerProcess, StartRefused, running, start
+from tests.support.retrieval import document, new_collection, query, upsert
+
+MODULE = "services.retrieval"
+CYCLES = int(os.environ.get("KILL_CYCLES", "24"))
+DOCUMENTS = 6
+
+
+@contextmanager
+def client(server: ServerProcess) -> Iterator[RetrievalServiceStub]:
+    with grpc.insecure_channel(server.address) as channel:
+        yield RetrievalServiceStub(channel)
+
+
+@dataclass
+class Writes:
+    """What one client knows: the acknowledged generation of each group of documents, and the write on its way.
+
+    A generation g > 0 of a group is all its documents upserted with the text `g`; a negative one is all deleted.
+    """
+
+    acknowledged: dict[int, int] = field(default_factory=dict)
+    pending: tuple[int, int] | None = None
+    count: int = 0
+
+    def run(self, stub: RetrievalServiceStub, rng: random.Random) -> None:
+        """Write without end; return when the server is gone."""
+        try:
+            while True:
+                group = rng.randrange(8)
+                self.count += 1
+                generation = self.count if rng.random() < 0.7 else -self.count
+                self.pending = (group, generation)
+                write(stub, group, generation)
+                self.acknowledged[group] = generation
+                self.pending = None
+        except grpc.RpcError as error:
+            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+                raise
+
+
+def ids_of(group: int) -> list[str]:
+    return [f"{group}/{number}" for number in range(DOCUMENTS)]
+
+
+def write(stub: RetrievalServiceStub, group: int, generation: int) -> None:
+    if generation < 0:
+        stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=ids_of(group)), timeout=20)
+        return
+    documents = [document(id_, str(generation), year=generation) for id_ in ids_of(group)]
+    stub.Upsert(upsert(documents, np.full((DOCUMENTS, 4), [1, generation, 0, 0])), timeout=20)
+
+
+def stored(stub: RetrievalServiceStub, group: int) -> set[str]:
+    """The texts of a group's documents: one text when it is whole, none when it is deleted."""
+    got = stub.GetDocuments(pb.GetDocumentsRequest(collection="books", document_ids=ids_of(group)), timeout=20)
+    assert len(got.documents) in {0, DOCUMENTS}
+    return {one.text for one in got.documents}
+
+
+def check(stub: RetrievalServiceStub, writes: Writes) -> None:
+    """Every group is as it was acknowledged, or as the write on its way would have made it: wholly."""
+    total = 0
+    for group in range(8):
+        allowed = [writes.acknowledged.get(group, -1)]
+        if writes.pending and writes.pending[0] == group:
+            allowed.append(writes.pending[1])
+        texts = stored(stub, group)
+        assert texts in [{str(generation)} if generation > 0 else set() for generation in allowed]
+        writes.acknowledged[group] = int(texts.pop()) if texts else -1
+        total += DOCUMENTS * (writes.acknowledged[group] > 0)
+    writes.pending = None
+    found = stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query([1, 1, 0, 0], depth=100)]), timeout=20)
+    assert {one.document_id: one.text for one in found.documents} == {
+        id_: str(generation)
+        for group, generation in writes.acknowledged.items()
+        if generation > 0
+        for id_ in ids_of(group)
+    }
+    assert stub.CountDocuments(pb.CountDocumentsRequest(collection="books")).document_count == total
+
+
+def test_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_no_halves(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    writes = Writes()
+    for _ in range(CYCLES):
+        server = start(MODULE, "--data", str(tmp_path))
+        with client(server) as stub:
+            stub.CreateCollection(new_collection(), timeout=20)
+            check(stub, writes)
+            thread = threading.Thread(target=writes.run, args=(stub, rng))
+            thread.start()
+            # Not a synchronisation: the kill may come at any moment, and the wait is what makes it any.
+            thread.join(rng.random() * 0.15)
+            server.kill()
+            thread.join()
+    assert writes.count > CYCLES
+    with running(MODULE, "--data", str(tmp_path)) as server, client(server) as stub:
+        check(stub, writes)
+
+
+def test_stopping_kindly_ends_with_status_0_and_leaves_no_log_behind(tmp_path: Path) -> None:
+    server = start(MODULE, "--data", str(tmp_path))
+    with client(server) as stub:
+        stub.CreateCollection(new_collection(), timeout=20)
+    assert server.terminate() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LOCK", DATABASE]
+
+
+def test_a_second_process_on_the_folder_does_not_start_and_the_first_goes_on(tmp_path: Path) -> None:
+    with running(MODULE, "--data", str(tmp_path)) as server, client(server) as stub:
+        with pytest.raises(StartRefused, match="another process uses the data folder") as refused:
+            start(MODULE, "--data", str(tmp_path))
+        assert refused.value.status == 1
+        stub.CreateCollection(new_collection(), timeout=20)
+
+
+def test_a_full_disk_refuses_writes_and_reads_go_on(tmp_path: Path) -> None:
+    """A limit on the size of files makes SQLite's writes fail as a full disk does."""
+    server = start(MODULE, "--data", str(tmp_path), prefix=("prlimit", f"--fsize={600_000}"))
+    with client(server) as stub:
+        stub.CreateCollection(new_collection(), timeout=20)
+        acknowledged = 0
+        refused = None
+        while refused is None and acknowledged < 100:
+            try:
+                large = [document(f"{acknowledged}-{number}", "x" * 60_000) for number in range(2)]
+                stub.Upsert(upsert(large, np.ones((2, 4))), timeout=20)
+                acknowledged += 1
+            except grpc.RpcError as error:
+                refused = from_rpc_error(error)
+        assert isinstance(refused, PreconditionFailed)
+        assert refused.reason_name == "STORAGE_UNWRITABLE"
+        assert acknowledged > 0
+        expect_documents(stub, 2 * acknowledged)
+    server.kill()
+    with running(MODULE, "--data", str(tmp_path)) as server, client(server) as stub:
+        expect_documents(stub, 2 * acknowledged)
+        stub.Upsert(upsert([document("more")], np.ones((1, 4))), timeout=20)
+        expect_documents(stub, 2 * acknowledged + 1)
+
+
+def expect_documents(stub: RetrievalServiceStub, count: int) -> None:
+    assert stub.CountDocuments(pb.CountDocumentsRequest(collection="books"), timeout=20).document_count == count
+    found = stub.Retrieve(
+        pb.RetrieveRequest(collection="books", queries=[query([1, 1, 1, 1], depth=1000)], view=pb.DOCUMENT_VIEW_FULL),
+        timeout=20,
+    )
+    assert len(found.documents) == count
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, whom the folder does not let write")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_read_only_disk_refuses_writes_and_reads_go_on(tmp_path: Path, killed: bool) -> None:
+    server = start(MODULE, "--data", str(tmp_path))
+    with client(server) as stub:
+        stub.CreateCollection(new_collection(), timeout=20)
+        stub.Upsert(upsert([document("a")], np.ones((1, 4))), timeout=20)
+    server.kill() if killed else server.terminate()
+    # As another user: root may write anywhere.
+    tmp_path.chmod(0o555)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    other_user = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all")
+    server = start(MODULE, "--data", str(tmp_path), prefix=other_user)
+    with client(server) as stub:
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Upsert(upsert([document("b")], np.ones((1, 4))), timeout=20)
+        refused = from_rpc_error(caught.value)
+        assert isinstance(refused, PreconditionFailed)
+        assert refused.reason_name == "STORAGE_UNWRITABLE"
+        expect_documents(stub, 1)
+    server.terminate()
+
+
+def test_a_folder_of_a_newer_format_is_refused_and_says_so(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION + 1}")
+    connection.close()
+    with pytest.raises(StartRefused, match=f"has format {FORMAT_VERSION + 1}"):
+        start(MODULE, "--data", str(tmp_path))
+
+
+def test_a_file_that_is_no_database_is_refused_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_text("no database " * 1000)
+    with pytest.raises(StartRefused, match="file is not a database") as refused:
+        start(MODULE, "--data", str(tmp_path))
+    assert "Traceback" not in json.dumps(refused.value.log)
