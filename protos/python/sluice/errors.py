@@ -23,7 +23,7 @@ from typing import ClassVar, Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
@@ -263,7 +263,7 @@ def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
             status = status_pb2.Status()
             try:
                 status.ParseFromString(value)
-            except ValueError:
+            except DecodeError:
                 return None
             return status
     return None

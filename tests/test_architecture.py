@@ -1,0 +1,113 @@
+"""The architecture's invariants that code can break by accident: who imports whom, and how long things get."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SERVICES = {"embedding", "retrieval", "reranking", "orchestrator"}
+
+# What each part may import of ours. `sluice` is the wire contract with its errors; `sluice.client` is a caller.
+ALLOWED = {
+    "services/core": {"services.core"},
+    "services/rpc": {"services.rpc", "sluice"},
+    "services/model": {"services.core", "services.model", "services.rpc", "sluice"},
+    "services/embedding": {"services.core", "services.embedding", "services.model", "services.rpc", "sluice"},
+    "services/reranking": {"services.core", "services.model", "services.reranking", "services.rpc", "sluice"},
+    "services/retrieval": {"services.core", "services.retrieval", "services.rpc", "sluice"},
+    "services/orchestrator": {"services.core", "services.orchestrator", "services.rpc", "sluice"},
+    "export": {"export", "services.model"},
+}
+# Third-party packages that only some parts may know.
+CONFINED = {
+    "torch": {"export"},
+    "transformers": {"export"},
+    "optimum": {"export"},
+    "sentence_transformers": {"export", "loadtest"},
+    "onnxruntime": {"services/model", "export", "loadtest"},
+    "faiss": {"services/retrieval", "loadtest"},
+    "sqlite3": {"services/retrieval"},
+    "prometheus_client": {"services/rpc"},
+}
+PURE = {"asyncio", "grpc", "os", "pathlib", "socket", "threading", "time"}
+LONGEST_FUNCTION = 70
+LONGEST_FILE = 400
+
+
+def sources(part: str) -> list[Path]:
+    return [path for path in sorted((ROOT / part).rglob("*.py")) if "/v1/" not in path.as_posix()]
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of each import, `from a import b` as `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.lineno, f"{node.module}.{name.name}") for name in node.names)
+
+
+def is_in(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def test_dependencies_point_one_way() -> None:
+    ours = {"services", "export", "loadtest", "sluice", "tests"}
+    broken = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for part, allowed in ALLOWED.items()
+        for path in sources(part)
+        for line, name in imports(path)
+        if is_in(name, ours) and (not is_in(name, allowed) or is_in(name, {"sluice.client", "sluice.cli"}))
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_every_part_is_covered() -> None:
+    folders = {f"services/{path.name}" for path in (ROOT / "services").iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ALLOWED) - {"export"}
+
+
+def test_a_folder_with_a_main_is_a_process_and_no_other_is() -> None:
+    processes = {path.parent.name for path in (ROOT / "services").glob("*/__main__.py")}
+    assert processes == SERVICES
+
+
+def test_confined_packages_stay_where_they_belong() -> None:
+    broken = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for part in (*ALLOWED, "loadtest", "protos/python/sluice")
+        for path in sources(part)
+        for line, name in imports(path)
+        for package, homes in CONFINED.items()
+        if is_in(name, {package}) and part not in homes
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_the_core_has_no_clock_no_files_no_network() -> None:
+    broken = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources("services/core")
+        for line, name in imports(path)
+        if is_in(name, PURE)
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_functions_and_files_stay_small() -> None:
+    parts = ["services", "export", "loadtest", "protos/python/sluice"]
+    large = [
+        f"{path.relative_to(ROOT)}: {lines} lines"
+        for part in parts
+        for path in sources(part)
+        if (lines := len(path.read_text().splitlines())) > LONGEST_FILE
+    ]
+    for part in parts:
+        for path in sources(part):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    length = (node.end_lineno or node.lineno) - node.lineno + 1
+                    if length > LONGEST_FUNCTION:
+                        large.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")
+    assert not large, "\n".join(large)
