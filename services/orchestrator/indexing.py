@@ -83,6 +83,7 @@ class IndexStream:
     _acknowledged: "asyncio.Queue[list[Acknowledgement] | None]" = field(init=False)
     _unstored: set[str] = field(default_factory=set)
     _work: "asyncio.Task[None] | None" = None
+    _is_stopped: bool = False
 
     def __post_init__(self) -> None:
         self._inbox = Inbox(self.limits.batch_documents, self.limits.batch_bytes)
@@ -101,6 +102,7 @@ class IndexStream:
 
     def stop(self) -> None:
         """Stop all work at once: the caller is gone."""
+        self._is_stopped = True
         if self._work is not None:
             self._work.cancel()
 
@@ -117,7 +119,7 @@ class IndexStream:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
-            if not _is_stopped():
+            if not self._is_stopped:  # else nobody reads it
                 await self._acknowledged.put(None)
 
     async def _open(self, opening: Opening) -> Target:
@@ -253,12 +255,6 @@ class IndexStream:
                 f"a batch was not done within {self.limits.batch_timeout_s:g} s: {error.message}",
                 reason=ErrorReason.ERROR_REASON_OVERLOADED,
             ) from error
-
-
-def _is_stopped() -> bool:
-    """Whether the running task is being cancelled: then nobody reads what it would tell."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _columns(target: Target, by_model: Mapping[str, Embedded]) -> list[Column]:

@@ -98,10 +98,11 @@ class Downstream:
             self.breaker.succeeded()
 
     def _named(self, error: SluiceError, timeout: float) -> SluiceError:
-        """The error with the service's name in front of its message."""
+        """The error with the service's name in front of its message, and a reason even when gRPC itself raised it."""
         what = f"no answer within {timeout:.3g} s" if isinstance(error, DeadlineExpired) else error.message
         error.message = f"{self.name}: {what}"
         error.args = (error.message,)
+        error.reason = error.reason or error.default_reason
         return error
 
 

@@ -1,0 +1,375 @@
+"""What a search and an index stream promise when a service behind them is in trouble."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailable, from_rpc_error
+from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.search.v1 import search_service_pb2 as pb
+
+from tests.support.stand_ins import (
+    ExactRetrieval,
+    HashingEmbedder,
+    System,
+    embedding_server,
+    index,
+    orchestrator,
+    retrieval_server,
+    system,
+)
+
+BOOKS = [Document(document_id=f"d{n:02}", text=" ".join(f"word{m}" for m in range(n, n + 5))) for n in range(40)]
+SEARCH = pb.SearchRequest(collection="books", query="word3 word4 word5", top_k=5)
+OK, SKIPPED, PARTIAL = pb.StageReport.STATUS_OK, pb.StageReport.STATUS_SKIPPED, pb.StageReport.STATUS_PARTIAL
+STRICT = """
+default:
+  description: Nothing may be missing.
+  retrieve: [{name: dense, kind: dense, depth: 50}]
+  rerank: [{name: rerank, depth: 50, on_error: fail}]
+"""
+TWO = """
+default:
+  description: One of two retrievers may be missing.
+  retrieve:
+    - {name: left, kind: dense, depth: 10, model: hashing}
+    - {name: right, kind: dense, depth: 10, model: absent, on_error: skip}
+  fuse: {method: weighted_sum, normalisation: min_max, weights: {left: 1, right: 1}, depth: 10}
+"""
+
+
+def run(check: Callable[[System], Awaitable[None]], pipelines: Path | None = None, **settings: Any) -> None:
+    async def main() -> None:
+        async with system(pipelines, **settings) as running:
+            await index(running, BOOKS)
+            await check(running)
+
+    asyncio.run(main())
+
+
+async def failure(call: Awaitable[Any]) -> SluiceError:
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
+
+
+def always(error: SluiceError) -> Callable[[str], Awaitable[None]]:
+    async def raise_it(method: str) -> None:
+        raise error
+
+    return raise_it
+
+
+async def hang(method: str) -> None:
+    await asyncio.Event().wait()
+
+
+async def ids_of(running: System, pipeline: str) -> list[str]:
+    request = pb.SearchRequest(collection="books", query=SEARCH.query, top_k=5, pipeline=pipeline)
+    return [result.document.document_id for result in (await running.search.Search(request)).results]
+
+
+def report(answer: pb.SearchResponse, stage: str) -> pb.StageReport:
+    [found] = [report for report in answer.stages if report.stage == stage]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unavailable("loading"), "NOT_READY"),
+        (Unavailable("busy", reason=ErrorReason.ERROR_REASON_OVERLOADED), "OVERLOADED"),
+        (BackendFailed("broken"), "BACKEND_FAILED"),
+        (RuntimeError("boom"), "DEFECT"),
+    ],
+)
+def test_a_failing_reranker_leaves_the_order_of_retrieval(error: Any, reason: str) -> None:
+    async def check(running: System) -> None:
+        expected = await ids_of(running, "fast")
+        running.reranker.before = always(error)
+        answer = await running.search.Search(SEARCH)
+        assert [result.document.document_id for result in answer.results] == expected
+        assert answer.degraded
+        assert report(answer, "rerank").status == SKIPPED
+        assert report(answer, "rerank").reason.startswith(f"{reason}: reranking: ")
+        assert [standing.stage for standing in answer.results[0].standings] == ["dense"]
+
+    run(check)
+
+
+def test_a_failing_reranker_fails_the_search_where_the_pipeline_says_so(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(STRICT)
+
+    async def check(running: System) -> None:
+        running.reranker.before = always(BackendFailed("broken"))
+        assert isinstance(await failure(running.search.Search(SEARCH)), BackendFailed)
+
+    run(check, tmp_path / "p.yaml")
+
+
+def test_a_hung_reranker_costs_its_share_of_the_deadline_and_no_more() -> None:
+    async def check(running: System) -> None:
+        expected = await ids_of(running, "fast")
+        running.reranker.before = hang
+        answer = await running.search.Search(SEARCH, timeout=2.0)
+        assert [result.document.document_id for result in answer.results] == expected
+        assert report(answer, "rerank").status == SKIPPED
+        assert report(answer, "rerank").reason.startswith("DEADLINE_EXPIRED")
+        await running.reranker.cancelled.wait()
+
+    run(check)
+
+
+def test_a_reranker_that_hangs_midway_gives_what_it_scored_first() -> None:
+    async def check(running: System) -> None:
+        async def hang_later(method: str) -> None:
+            if running.reranker.count("Rerank") > 1:
+                await hang(method)
+
+        running.reranker.before = hang_later
+        answer = await running.search.Search(pb.SearchRequest(collection="books", query="word3", top_k=40), timeout=2.0)
+        assert report(answer, "rerank").status == PARTIAL
+        assert answer.degraded
+        scored = [any(s.stage == "rerank" for s in result.standings) for result in answer.results]
+        assert scored == [True] * 16 + [False] * 24
+        scores = [result.score for result in answer.results]
+        assert scores == sorted(scores, reverse=True)
+        dense = [result.standings[0].rank for result in answer.results[16:]]
+        assert dense == sorted(dense)
+
+    run(check)
+
+
+def nan_scores(response: reranking_pb.RerankResponse) -> reranking_pb.RerankResponse:
+    response.results[0].score = float("nan")
+    return response
+
+
+def too_few_scores(response: reranking_pb.RerankResponse) -> reranking_pb.RerankResponse:
+    del response.results[0]
+    return response
+
+
+def same_index_twice(response: reranking_pb.RerankResponse) -> reranking_pb.RerankResponse:
+    response.results[0].index = response.results[1].index
+    return response
+
+
+@pytest.mark.parametrize("spoil", [nan_scores, too_few_scores, same_index_twice])
+def test_a_lying_reranker_is_left_out(spoil: Callable[[Any], Any]) -> None:
+    async def check(running: System) -> None:
+        expected = await ids_of(running, "fast")
+        running.reranker.spoil = spoil
+        answer = await running.search.Search(SEARCH)
+        assert [result.document.document_id for result in answer.results] == expected
+        assert report(answer, "rerank").reason.startswith("BACKEND_FAILED: reranking: expected ")
+
+    run(check)
+
+
+def nan_candidate(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
+    response.rankings[0].scores[0] = float("nan")
+    return response
+
+
+def foreign_candidate(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
+    response.rankings[0].document_ids[0] = "nowhere"
+    return response
+
+
+def repeated_candidate(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
+    response.rankings[0].document_ids[0] = response.rankings[0].document_ids[1]
+    return response
+
+
+def no_ranking(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
+    del response.rankings[:]
+    return response
+
+
+@pytest.mark.parametrize("spoil", [nan_candidate, foreign_candidate, repeated_candidate, no_ranking])
+def test_a_lying_retrieval_is_an_internal_error_that_says_so(spoil: Callable[[Any], Any]) -> None:
+    async def check(running: System) -> None:
+        running.retrieval.spoil = spoil
+        error = await failure(running.search.Search(SEARCH))
+        assert isinstance(error, BackendFailed)
+        assert error.message.startswith("retrieval: ")
+
+    run(check)
+
+
+def test_an_embedding_service_that_answers_nothing_is_an_internal_error() -> None:
+    async def check(running: System) -> None:
+        running.embedder.spoil = lambda response: embedding_pb.EmbedResponse(model=response.model)
+        error = await failure(running.search.Search(SEARCH))
+        assert isinstance(error, BackendFailed)
+        assert error.message.startswith("embedding: ")
+
+    run(check)
+
+
+def test_one_of_two_retrievers_down_is_marked(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(TWO)
+
+    async def check(running: System) -> None:
+        answer = await running.search.Search(SEARCH)
+        assert answer.degraded
+        assert [standing.stage for standing in answer.results[0].standings] == ["left", "fuse"]
+        statuses = {report.stage: report.status for report in answer.stages}
+        assert statuses == {"embed": PARTIAL, "left": OK, "right": SKIPPED, "fuse": OK}
+        assert report(answer, "right").reason.startswith("UNKNOWN_MODEL: embedding: ")
+
+    run(check, tmp_path / "p.yaml")
+
+
+def test_a_search_with_no_embedding_service_is_unavailable_and_names_it() -> None:
+    async def main() -> None:
+        addresses = {"embedding": "127.0.0.1:1", "retrieval": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
+        async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **addresses) as (search, _):
+            error = await failure(search.Search(SEARCH, timeout=0.5))
+            assert isinstance(error, Unavailable)
+            assert error.message.startswith("embedding: ")
+
+    asyncio.run(main())
+
+
+def test_a_search_waits_for_a_retrieval_service_that_restarts() -> None:
+    async def check(running: System) -> None:
+        async def fail_at_first(method: str) -> None:
+            if running.retrieval.count("Retrieve") < 4:
+                raise Unavailable("restarting")
+
+        running.retrieval.before = fail_at_first
+        answer = await running.search.Search(SEARCH, timeout=20.0)
+        assert not answer.degraded
+        assert running.retrieval.count("Retrieve") == 4
+
+    run(check)
+
+
+def test_a_dead_reranker_is_not_called_again_and_again() -> None:
+    async def check(running: System) -> None:
+        running.reranker.before = always(BackendFailed("broken"))
+        for _ in range(8):
+            answer = await running.search.Search(SEARCH)
+        assert running.reranker.count("Rerank") == 5
+        assert "not called" in report(answer, "rerank").reason
+
+    run(check)
+
+
+def test_a_refused_search_is_not_retried_for_ever() -> None:
+    """The budget holds 10 retries and is filled by one for ten calls answered."""
+
+    async def check(running: System) -> None:
+        overloaded = Unavailable("busy", reason=ErrorReason.ERROR_REASON_OVERLOADED)
+        running.embedder.before = always(overloaded)
+        before = running.embedder.count("Embed")
+        calls = [failure(running.search.Search(SEARCH, timeout=20.0)) for _ in range(20)]
+        errors = await asyncio.gather(*calls)
+        assert {error.reason_name for error in errors} == {"OVERLOADED"}
+        assert running.embedder.count("Embed") - before <= 20 + 10
+
+    run(check)
+
+
+def test_a_hung_retrieval_ends_the_search_at_its_deadline() -> None:
+    async def check(running: System) -> None:
+        running.retrieval.before = hang
+        error = await failure(running.search.Search(SEARCH, timeout=0.5))
+        assert isinstance(error, DeadlineExpired)
+        await running.retrieval.cancelled.wait()
+
+    run(check)
+
+
+@pytest.mark.parametrize("service", ["embedder", "retrieval", "reranker"])
+def test_a_caller_that_goes_stops_the_work_behind(service: str) -> None:
+    async def check(running: System) -> None:
+        troubled, reached = getattr(running, service), asyncio.Event()
+
+        async def hang_here(method: str) -> None:
+            reached.set()
+            await hang(method)
+
+        troubled.before = hang_here
+        call = running.search.Search(SEARCH)
+        task = asyncio.ensure_future(call)
+        await reached.wait()
+        call.cancel()
+        await troubled.cancelled.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(check)
+
+
+def test_a_caller_that_goes_stops_its_index_stream() -> None:
+    async def check(running: System) -> None:
+        reached = asyncio.Event()
+
+        async def hang_here(method: str) -> None:
+            reached.set()
+            await hang(method)
+
+        running.embedder.before = hang_here
+        call = running.search.Index()
+        await call.write(pb.IndexRequest(collection="books", documents=[Document(document_id="n", text="new")]))
+        await reached.wait()
+        call.cancel()
+        await running.embedder.cancelled.wait()
+
+    run(check)
+
+
+@pytest.mark.parametrize("error", [Unavailable("restarting"), BackendFailed("broken")])
+def test_an_index_stream_ends_with_what_is_wrong_with_a_service(error: SluiceError) -> None:
+    async def check(running: System) -> None:
+        running.embedder.before = always(error)
+        ended = await failure(index(running, [Document(document_id="n", text="new")]))
+        assert type(ended) is type(error)
+        assert "n" not in running.retrieval.collections["books"].documents
+
+    run(check, batch_timeout_s=0.5)
+
+
+def test_an_index_stream_whose_batch_takes_too_long_is_to_be_sent_again() -> None:
+    async def check(running: System) -> None:
+        async def hang_to_embed(method: str) -> None:
+            if method == "Embed":
+                await hang(method)
+
+        running.embedder.before = hang_to_embed
+        ended = await failure(index(running, [Document(document_id="n", text="new")]))
+        assert isinstance(ended, Unavailable)
+        assert "within 0.5 s" in ended.message
+
+    run(check, batch_timeout_s=0.5)
+
+
+def test_an_index_stream_survives_an_embedding_service_that_restarts() -> None:
+    async def main() -> None:
+        embedder, retrieval = HashingEmbedder(), ExactRetrieval()
+        async with retrieval_server(retrieval) as retrieval_address:
+            async with embedding_server(embedder) as address:
+                pass  # the port is known, and free again
+            settings = {"embedding": address, "retrieval": retrieval_address, "reranking": "127.0.0.1:1"}
+            async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **settings) as (search, _):
+                call = search.Index()
+                document = Document(document_id="n", text="new")
+                await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=[document]))
+                async with embedding_server(embedder, listen=address):
+                    response = await call.read()
+                    assert isinstance(response, pb.IndexResponse)
+                    assert response.acknowledgements[0].outcome == pb.Acknowledgement.OUTCOME_INDEXED
+                    await call.done_writing()
+                    assert await call.read() is grpc.aio.EOF
+
+    asyncio.run(main())

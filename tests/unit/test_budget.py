@@ -1,0 +1,24 @@
+import pytest
+
+from services.orchestrator.budget import allowance_s, has_time_for_another, reserve_s
+
+
+@pytest.mark.parametrize(
+    ("remaining", "configured", "expected"),
+    [(10.0, 0.01, 0.01), (0.1, 0.01, 0.01), (0.05, 0.01, 0.005), (0.0, 0.01, 0.0), (-1.0, 0.01, 0.0)],
+)
+def test_reserve(remaining: float, configured: float, expected: float) -> None:
+    assert reserve_s(remaining, configured) == pytest.approx(expected)
+
+
+def test_a_stage_that_may_be_skipped_gets_its_share_and_another_all() -> None:
+    assert allowance_s(2.0, share=0.25, skippable=True) == 0.5
+    assert allowance_s(2.0, share=0.25, skippable=False) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("remaining", "last", "expected"),
+    [(1.0, 0.0, True), (1.0, 0.9, True), (1.0, 1.0, False), (0.0, 0.0, False), (-0.1, 0.0, False)],
+)
+def test_a_slice_is_begun_only_when_it_can_end(remaining: float, last: float, expected: bool) -> None:
+    assert has_time_for_another(remaining, last) is expected

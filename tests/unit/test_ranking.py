@@ -1,0 +1,49 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.core.ranking import Ranking
+
+SCORED = st.dictionaries(st.text(min_size=1, max_size=3), st.floats(-1e6, 1e6), max_size=20)
+
+
+@given(SCORED)
+def test_of_orders_by_score_and_equal_scores_by_id(scored: dict[str, float]) -> None:
+    ranking = Ranking.of(scored.items())
+    assert dict(ranking.items()) == scored
+    assert list(ranking.ids) == sorted(scored, key=lambda id_: (-scored[id_], id_))
+
+
+@given(SCORED, st.integers(0, 25))
+def test_top_is_a_prefix(scored: dict[str, float], k: int) -> None:
+    ranking = Ranking.of(scored.items())
+    assert ranking.top(k).ids == ranking.ids[:k]
+    assert ranking.top(k).scores == ranking.scores[:k]
+
+
+@given(SCORED, st.sets(st.text(min_size=1, max_size=3)))
+def test_only_keeps_order_and_scores(scored: dict[str, float], ids: set[str]) -> None:
+    ranking = Ranking.of(scored.items())
+    kept = ranking.only(ids)
+    assert kept.ids == tuple(id_ for id_ in ranking.ids if id_ in ids)
+    assert all(scored[id_] == score for id_, score in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores", "words"),
+    [
+        (("a", "b"), (1.0,), "2 ids and 1 scores"),
+        (("a", "a"), (1.0, 0.5), "unique ids"),
+        (("a",), (float("nan"),), "finite"),
+        (("a",), (float("inf"),), "finite"),
+        (("a", "b"), (0.5, 1.0), "best first"),
+        (("b", "a"), (1.0, 1.0), "equal scores by lower id"),
+    ],
+)
+def test_a_ranking_refuses_to_be_wrong(ids: tuple[str, ...], scores: tuple[float, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Ranking(ids, scores)
+
+
+def test_ranks_begin_with_one() -> None:
+    assert Ranking(("b", "a"), (2.0, 1.0)).ranks() == {"b": 1, "a": 2}
