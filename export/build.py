@@ -143,12 +143,13 @@ def _models(checkpoint: Checkpoint, original: Original, options: Options) -> dic
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
         graph.export_body(original.body, original.task, path)
-        body = graph.fuse(path, config.model_type, heads=config.num_attention_heads, hidden=config.hidden_size)
+        fused = graph.fuse(path, config.model_type, heads=config.num_attention_heads, hidden=config.hidden_size)
+    body = graph.for_cpu(fused)
     bodies: dict[VariantName, onnx.ModelProto] = {"fp32": body}
     if options.int8:
         bodies["int8"] = to_int8(body)
     if options.fp16:
-        bodies["fp16"] = to_float16(body)
+        bodies["fp16"] = to_float16(fused)
     if checkpoint.task == "cross-encoder":
         return bodies
     return {

