@@ -62,6 +62,16 @@ class Column(Protocol):
     def joined(cls, columns: Sequence[Any]) -> Self:
         """The columns one after the other."""
 
+    def state(self) -> "State":
+        """What to save it as."""
+
+    @classmethod
+    def restored(cls, state: "State") -> Self:
+        """What `state` was taken of."""
+
+
+State = tuple[dict[str, NDArray[Any]], Sequence[Scalar]]
+
 
 @dataclass(frozen=True)
 class ScalarColumn:
@@ -96,6 +106,15 @@ class ScalarColumn:
         """The columns one after the other."""
         values = np.concatenate([column.values for column in columns])
         return cls(values, np.concatenate([column.present for column in columns]))
+
+    def state(self) -> State:
+        """What to save it as."""
+        return {"values": self.values, "present": self.present}, ()
+
+    @classmethod
+    def restored(cls, state: State) -> Self:
+        """What `state` was taken of."""
+        return cls(state[0]["values"], state[0]["present"])
 
 
 @dataclass(frozen=True)
@@ -153,6 +172,15 @@ class StringColumn:
         # The last place of each table is where the code -1, absent, looks.
         tables = [np.array([*(code.get(word, -1) for word in c.words), -1], dtype=np.int32) for c in columns]
         return cls(np.concatenate([table[c.codes] for table, c in zip(tables, columns, strict=True)]), words)
+
+    def state(self) -> State:
+        """What to save it as."""
+        return {"codes": self.codes}, self.words
+
+    @classmethod
+    def restored(cls, state: State) -> Self:
+        """What `state` was taken of."""
+        return cls(state[0]["codes"], tuple(str(word) for word in state[1]))
 
 
 Element = tuple[Kind, Scalar]
@@ -214,6 +242,26 @@ class ListColumn:
             start += len(column.present)
         present = np.concatenate([column.present for column in columns])
         return cls(present, np.concatenate(owners), np.concatenate(codes), tuple(code))
+
+    def state(self) -> State:
+        """What to save it as."""
+        arrays = {"present": self.present, "owners": self.owners, "codes": self.codes}
+        return arrays, [value for _, value in self.elements]
+
+    @classmethod
+    def restored(cls, state: State) -> Self:
+        """What `state` was taken of."""
+        elements = tuple((kind_of(value), value) for value in state[1])
+        return cls(state[0]["present"], state[0]["owners"], state[0]["codes"], elements)
+
+
+COLUMNS: Final[dict[Kind, type[Column]]] = {
+    Kind.STRING: StringColumn,
+    Kind.NUMBER: ScalarColumn,
+    Kind.BOOL: ScalarColumn,
+    Kind.TIMESTAMP: ScalarColumn,
+    Kind.LIST: ListColumn,
+}
 
 
 def column(kind: Kind, values: Sequence[Value | None]) -> Column:

@@ -1,9 +1,13 @@
 """The embedded engine: collections whose truth is the store and whose searchable state is in memory.
 
-Rule: one thread writes. A write is committed first and then published as a new view, by one assignment; a reader takes
-the view and a read transaction of the same version, so that scores, filters and texts are of one moment.
+Rule: one write at a time, under the lock. A write is committed first and then published as a new view, by one
+assignment; a reader takes the view and a read transaction of the same version, so that scores, filters and texts are
+of one moment.
 """
 
+import shutil
+import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,13 +18,16 @@ import numpy as np
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import AlreadyExists, BackendFailed, NotFound, QuotaExceeded
 
+from services.retrieval.builder import Builder, build, is_due, with_segment
 from services.retrieval.documents import Batch, Document
 from services.retrieval.filters import Filter
 from services.retrieval.index import Block, View, block_of
+from services.retrieval.loading import load_view, remove_leftovers, remove_others
 from services.retrieval.reader import Reader, Stored
 from services.retrieval.schema import Schema
 from services.retrieval.search import Candidates, Query, masks_of, rows_of, search
 from services.retrieval.store import Store
+from services.rpc.server import StartFailed
 
 # Between a commit and its publication lie microseconds: this many tries without a match are a defect.
 _MATCH_TRIES: Final = 100_000
@@ -68,17 +75,24 @@ class Found:
 class Engine:
     """All collections of one data folder. Loads them when made; raises StartFailed when the folder cannot be used."""
 
-    def __init__(self, folder: Path, *, now_us: Callable[[], int], max_collections: int) -> None:
+    def __init__(
+        self, folder: Path, *, now_us: Callable[[], int], max_collections: int, segment_documents: int
+    ) -> None:
         self._store = Store(folder)
+        self._segments = folder / "segments"
         self._now_us = now_us
         self._max_collections = max_collections
-        with self._store.reading() as reader:
-            loaded = [Collection(stored, _load(reader, stored)) for stored in reader.collections()]
+        self._segment_documents = segment_documents
+        self._lock = threading.Lock()
+        self._building = threading.Lock()
         # Replaced as a whole at every write, so that readers need no lock.
-        self._collections = {collection.stored.name: collection for collection in loaded}
+        self._collections = self._loaded()
+        self._builder = Builder(self.build_segments)
+        self._builder.wake()
 
     def close(self) -> None:
         """Close the store. Nothing may use the engine any more."""
+        self._builder.close()
         self._store.close()
 
     def collections(self) -> list[Collection]:
@@ -99,11 +113,15 @@ class Engine:
 
         Raises AlreadyExists when it has another schema, QuotaExceeded when there are too many.
         """
-        existing = self._collections.get(name)
-        if existing is not None:
-            if existing.schema != schema:
-                raise AlreadyExists(f"collection {name!r} exists with another schema", metadata={"collection": name})
-            return existing
+        with self._lock:
+            existing = self._collections.get(name)
+            if existing is None:
+                return self._create(name, schema)
+        if existing.schema != schema:
+            raise AlreadyExists(f"collection {name!r} exists with another schema", metadata={"collection": name})
+        return existing
+
+    def _create(self, name: str, schema: Schema) -> Collection:
         if len(self._collections) >= self._max_collections:
             raise QuotaExceeded(
                 f"expected at most {self._max_collections} collections, this would be one more",
@@ -118,39 +136,56 @@ class Engine:
 
     def drop(self, name: str) -> int:
         """Delete a collection; how many documents it had. Raises NotFound."""
-        collection = self.collection(name)
-        with self._store.writing() as writer:
-            count = writer.drop(collection.stored.key)
-        self._collections = {key: value for key, value in self._collections.items() if key != name}
+        with self._lock:
+            collection = self.collection(name)
+            with self._store.writing() as writer:
+                count = writer.drop(collection.stored.key)
+            self._collections = {key: value for key, value in self._collections.items() if key != name}
+        shutil.rmtree(self._folder(collection.stored), ignore_errors=True)
         return count
 
     def upsert(self, name: str, schema: Schema, batch: Batch) -> Upserted:
         """Write documents that were checked against `schema`. Raises NotFound as `_unchanged` does."""
-        collection = self._unchanged(name, schema)
-        with self._store.writing() as writer:
-            written = writer.upsert(collection.stored.key, batch)
-            ids = [document.document_id for document in batch.documents]
-            metadata = [document.metadata for document in batch.documents]
-            added = block_of(collection.schema, written.added, ids, batch.dense, metadata)
-            view = collection.view.after(written.version, written.removed, added)
-        self._publish(replace(collection, view=view))
+        ids = [document.document_id for document in batch.documents]
+        metadata = [document.metadata for document in batch.documents]
+        with self._lock:
+            collection = self._unchanged(name, schema)
+            with self._store.writing() as writer:
+                written = writer.upsert(collection.stored.key, batch)
+                added = block_of(collection.schema, written.added, ids, batch.dense, metadata)
+                view = collection.view.after(written.version, written.removed, added)
+            self._publish(replace(collection, view=view))
+        self._builder.wake()
         replaced = len(written.removed)
         return Upserted(len(ids) - replaced, replaced, written.version)
 
     def delete(self, name: str, schema: Schema, chosen: Sequence[str] | Filter) -> Deleted:
         """Delete by ids or by a filter that was checked against `schema`. Raises NotFound as `_unchanged` does."""
-        collection = self._unchanged(name, schema)
-        with self._store.writing() as writer:
-            if isinstance(chosen, Sequence):
-                rows = writer.rows(collection.stored.key, chosen)
-            else:
-                rows = rows_of(collection.view, masks_of(collection.view, chosen))
-            if not len(rows):
-                return Deleted(0, collection.view.version)
-            written = writer.delete(collection.stored.key, rows)
-            view = collection.view.after(written.version, written.removed)
-        self._publish(replace(collection, view=view))
+        with self._lock:
+            collection = self._unchanged(name, schema)
+            with self._store.writing() as writer:
+                if isinstance(chosen, Sequence):
+                    rows = writer.rows(collection.stored.key, chosen)
+                else:
+                    rows = rows_of(collection.view, masks_of(collection.view, chosen))
+                if not len(rows):
+                    return Deleted(0, collection.view.version)
+                written = writer.delete(collection.stored.key, rows)
+                view = collection.view.after(written.version, written.removed)
+            self._publish(replace(collection, view=view))
+        self._builder.wake()
         return Deleted(len(rows), written.version)
+
+    def build_segments(self, is_stopped: Callable[[], bool]) -> None:
+        """Build the segments that are due. Raises Stopped, and OSError when the disk does not take one."""
+        if not self._store.is_writable:
+            return
+        with self._building:
+            for collection in self.collections():
+                if is_due(collection.view, self._segment_documents):
+                    folder = self._folder(collection.stored)
+                    segment, last_row = build(collection.view, collection.schema, folder, is_stopped)
+                    self._adopt(collection.stored, segment, last_row)
 
     def documents(self, name: str, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids, in their order; unknown ones left out. Raises NotFound."""
@@ -200,14 +235,28 @@ class Engine:
     def _publish(self, collection: Collection) -> None:
         self._collections = {**self._collections, collection.stored.name: collection}
 
+    def _folder(self, stored: Stored) -> Path:
+        return self._segments / str(stored.key)
 
-def _load(reader: Reader, stored: Stored) -> View:
-    """The view of a collection, from the store alone."""
-    blocks = [
-        block_of(stored.schema, chunk.rows, chunk.ids, chunk.dense, chunk.metadata)
-        for chunk in reader.load(stored.key, stored.schema)
-    ]
-    if not blocks:
-        return View(stored.version)
-    nothing = np.empty(0, dtype=np.int64)
-    return View(stored.version).after(stored.version, nothing, Block.joined(blocks))
+    def _loaded(self) -> dict[str, Collection]:
+        """All collections by name, from segments and store. Raises StartFailed when the store is damaged."""
+        try:
+            with self._store.reading() as reader:
+                loaded = [Collection(one, load_view(reader, one, self._folder(one))) for one in reader.collections()]
+        except sqlite3.DatabaseError as error:
+            self._store.close()
+            raise StartFailed(f"the store is damaged: {error}; restore it from a backup") from error
+        if self._store.is_writable:
+            remove_leftovers(self._segments, {str(collection.stored.key) for collection in loaded})
+        return {collection.stored.name: collection for collection in loaded}
+
+    def _adopt(self, stored: Stored, segment: Block, last_row: int) -> None:
+        """Search the segment from now on, unless its collection was dropped meanwhile."""
+        with self._lock:
+            collection = self._collections.get(stored.name)
+            if collection is not None and collection.stored.key == stored.key:
+                view = with_segment(collection.view, segment, last_row)
+                self._publish(replace(collection, view=view))
+                remove_others(self._folder(stored), last_row)
+                return
+        shutil.rmtree(self._folder(stored), ignore_errors=True)

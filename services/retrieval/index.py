@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from services.core.similarity import F32, F64, Bool, norms, unit
+from services.retrieval.coarse import CoarseIndex
 from services.retrieval.columns import I64, Column, column
 from services.retrieval.documents import Value
 from services.retrieval.schema import Metric, Schema
@@ -21,16 +22,22 @@ from services.retrieval.schema import Metric, Schema
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors of one dense field: float32[N, D], at unit length for cosine; and their lengths."""
+    """The vectors of a dense field: float32[N, D], unit length for cosine; their lengths; in a segment, their index."""
 
     matrix: F32
     lengths: F64
+    coarse: CoarseIndex | None = None
 
     @classmethod
     def of(cls, matrix: F32, metric: Metric) -> "Vectors":
         """The vectors as they are searched."""
         searched = unit(matrix) if metric is Metric.COSINE else matrix
         return cls(searched, norms(searched))
+
+    @cached_property
+    def longest(self) -> float:
+        """The length of the longest vector."""
+        return float(self.lengths.max(initial=0.0))
 
     def take(self, positions: I64) -> "Vectors":
         """The vectors of these documents."""
@@ -51,8 +58,13 @@ class Block:
     vectors: Mapping[str, Vectors]
     columns: Mapping[str, Column]
 
+    @property
+    def is_segment(self) -> bool:
+        """Whether it has coarse indexes."""
+        return any(vectors.coarse is not None for vectors in self.vectors.values())
+
     def take(self, positions: I64) -> "Block":
-        """The block of these documents."""
+        """The block of these documents, without coarse indexes."""
         return Block(
             self.rows[positions],
             [self.ids[position] for position in positions],
@@ -62,7 +74,7 @@ class Block:
 
     @classmethod
     def joined(cls, blocks: Sequence["Block"]) -> "Block":
-        """The blocks one after the other."""
+        """The blocks one after the other, without coarse indexes."""
         first = blocks[0]
         return cls(
             np.concatenate([block.rows for block in blocks]),
@@ -143,12 +155,18 @@ _GROWTH: Final = 2
 
 
 def merged(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts, with those joined that grew to the size of their elder neighbour, and mostly dead ones cleaned."""
+    """The parts, with those joined that grew to the size of their elder neighbour, and mostly dead ones cleaned.
+
+    A segment stays as it is: the builder makes it anew.
+    """
     result: list[Part] = []
     for part in parts:
+        if part.block.is_segment:
+            result.append(part)
+            continue
         current = [part]
         size = part.count
-        while result and result[-1].count < _GROWTH * size:
+        while result and not result[-1].block.is_segment and result[-1].count < _GROWTH * size:
             size += result[-1].count
             current.insert(0, result.pop())
         if size and (len(current) > 1 or size < _ALIVE_SHARE_MIN * len(part.alive)):
@@ -156,4 +174,4 @@ def merged(parts: Sequence[Part]) -> tuple[Part, ...]:
             current = [Part(block, np.ones(size, dtype=np.bool_))]
         if size:
             result.extend(current)
-    return tuple(result)
+    return tuple(part for part in result if part.count)

@@ -68,12 +68,20 @@ class Reader:
         condition = "collection = ? AND document_id IN (SELECT value FROM json_each(?))"
         return self._documents(condition, key, json.dumps(list(ids)))
 
-    def load(self, key: int, schema: Schema) -> Iterator[Loaded]:
-        """All documents of a collection, by row, some thousands at a time."""
+    def rows(self, key: int, up_to: int) -> I64:
+        """The rows, rising, of a collection's documents, up to and with that row."""
+        found = self._connection.execute(
+            "SELECT row FROM documents INDEXED BY documents_by_row WHERE collection = ? AND row <= ? ORDER BY row",
+            (key, up_to),
+        )
+        return np.fromiter((row for (row,) in found), dtype=np.int64)
+
+    def load(self, key: int, schema: Schema, after: int) -> Iterator[Loaded]:
+        """The documents of a collection with rows above `after`, by row, some thousands at a time."""
         found = self._connection.execute(
             "SELECT row, document_id, metadata, dense FROM documents JOIN vectors USING (row)"
-            " WHERE collection = ? ORDER BY row",
-            (key,),
+            " WHERE collection = ? AND row > ? ORDER BY row",
+            (key, after),
         )
         while chunk := found.fetchmany(_LOAD_ROWS):
             rows, ids, metadata, dense = zip(*chunk, strict=True)

@@ -1,4 +1,8 @@
-"""Exact search of a view: coarse scores by one matrix product, then exact ones for all that could be among the best."""
+"""Search of a view: coarse candidates of every part, then exact scores for them, then one ranking.
+
+Candidates of a segment come from its coarse index; those of other parts, and of all parts in an exact search, from one
+matrix product, which keeps everything that could be among the best.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ from services.core.similarity import F32, Bool, dot, l2, unit
 from services.retrieval.columns import I64
 from services.retrieval.filters import Filter
 from services.retrieval.index import Part, Vectors, View
+from services.retrieval.planner import plan
 from services.retrieval.schema import DenseField, Metric
 
 # A product of float32 vectors is off by about eps * sqrt(D) of the product of their lengths: 1.1e-5 at 8,192
@@ -27,6 +32,7 @@ class Query:
     field: DenseField
     vector: F32
     depth: int
+    is_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,17 +73,21 @@ def rows_of(view: View, masks: Sequence[Bool]) -> I64:
 
 
 def _near_best(vectors: Vectors, vector: F32, query: Query, mask: Bool) -> I64:
-    """Positions of all documents that may be among the best by their exact score."""
+    """Positions of the documents that may be among the best by their exact score; of an exact search, all of them."""
+    if vectors.coarse is not None and not query.is_exact:
+        matching = int(np.count_nonzero(mask))
+        how = plan(total=len(mask), matching=matching, depth=query.depth, has_graph=vectors.coarse.has_graph)
+        return vectors.coarse.search(vector, mask, how)
     positions = np.flatnonzero(mask)
     if len(positions) <= query.depth:
         return positions
     length = float(np.linalg.norm(vector.astype(np.float64)))
+    longest = vectors.longest
     if len(positions) < _GATHER_SHARE * len(mask):
         vectors = vectors.take(positions)
         scores = _coarse(vectors, vector, query.field.metric, length)
     else:
         scores = _coarse(vectors, vector, query.field.metric, length)[positions]
-    longest = float(vectors.lengths.max(initial=0.0))
     # Both scores are off, so twice; the L2 form adds up two squares and twice the product.
     scale = (longest + length) ** 2 if query.field.metric is Metric.L2 else longest * length
     return positions[at_least_kth(scores, query.depth, slack=2 * _COARSE_ERROR * scale)]

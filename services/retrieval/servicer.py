@@ -112,7 +112,12 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
     """The service on its data folder. Raises StartFailed when the folder cannot be used."""
     reads = Lane("reads", threads=settings.search_threads, max_waiting=settings.max_waiting_reads)
     writes = Lane("writes", threads=1, max_waiting=settings.max_waiting_writes)
-    engine = Engine(settings.data, now_us=_now_us, max_collections=settings.max_collections)
+    engine = Engine(
+        settings.data,
+        now_us=_now_us,
+        max_collections=settings.max_collections,
+        segment_documents=settings.segment_documents,
+    )
     try:
         servicer = RetrievalServicer(engine, settings, reads, writes)
         yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]

@@ -33,5 +33,9 @@ class RetrievalSettings(ServerSettings):
     max_depth: int = Field(1000, ge=1, le=100_000)
     """Most candidates a query may ask for."""
 
+    segment_documents: int = Field(20_000, ge=2)
+    """Documents that are compared one by one until an approximate index is built over them. Below, a search of all
+    takes a few ms and is exact; building takes about 1 ms of a core a document, in the background."""
+
     max_collections: int = Field(256, ge=1, le=100_000)
     """Most collections in the data folder."""

@@ -31,8 +31,8 @@ def schema(metric: Metric) -> Schema:
 
 
 @contextmanager
-def engine_on(folder: Path) -> Iterator[Engine]:
-    engine = Engine(folder, now_us=lambda: 0, max_collections=10)
+def engine_on(folder: Path, segment_documents: int = 20_000) -> Iterator[Engine]:
+    engine = Engine(folder, now_us=lambda: 0, max_collections=10, segment_documents=segment_documents)
     try:
         yield engine
     finally:
@@ -53,7 +53,7 @@ def agree(engine: Engine, model: Model, metric: Metric, vector: F32) -> None:
     given = schema(metric)
     for only_small in (False, True):
         for depth in (1, 7, 1000):
-            query = Query(given.dense[1], vector, depth)
+            query = Query(given.dense[1], vector, depth, is_exact=True)
             found: Found = engine.retrieve("c", given, [query], SMALL if only_small else None, with_documents=True)
             expected = ranked(model, metric, vector, depth, only_small=only_small)
             assert list(found.candidates[0].ids) == [id_ for id_, _ in expected]
@@ -64,12 +64,14 @@ def agree(engine: Engine, model: Model, metric: Metric, vector: F32) -> None:
     assert engine.collection("c").view.document_count == len(model)
 
 
+@pytest.mark.parametrize("segment_documents", [20, 20_000])
 @pytest.mark.parametrize("metric", Metric)
-def test_writes_in_any_order_then_a_restart(tmp_path: Path, metric: Metric) -> None:
+def test_writes_in_any_order_then_a_restart(tmp_path: Path, metric: Metric, segment_documents: int) -> None:
+    """With 20, segments are built, grow and are made anew in the background all the time."""
     rng = np.random.default_rng(3)
     model: Model = {}
     given = schema(metric)
-    with engine_on(tmp_path) as engine:
+    with engine_on(tmp_path, segment_documents) as engine:
         engine.create("c", given)
         engine.create("beside", given)
         for _ in range(60):
@@ -91,7 +93,9 @@ def test_writes_in_any_order_then_a_restart(tmp_path: Path, metric: Metric) -> N
         model = {id_: value for id_, value in model.items() if value[1] >= 0.3}
         version = engine.collection("c").view.version
         assert engine.collection("beside").view.document_count == 0
-    with engine_on(tmp_path) as engine:
+        engine.build_segments(lambda: False)
+    with engine_on(tmp_path, segment_documents) as engine:
+        assert engine.collection("c").view.parts[0].block.is_segment == (segment_documents == 20)
         assert engine.collection("c").view.version == version
         agree(engine, model, metric, rng.standard_normal(8).astype(np.float32))
 

@@ -50,7 +50,7 @@ def test_maxsim_equals_a_naive_double_loop_and_padding_never_wins() -> None:
     documents = RNG.standard_normal((7, 6, 8)).astype(np.float32)
     counts = [6, 5, 4, 3, 2, 1, 0]
     mask = np.arange(6)[None, :] < np.array(counts)[:, None]
-    naive = [sum(best_product(q, documents[n, :count]) for q in query) for n, count in enumerate(counts)]
+    naive: list[float] = [sum(best_product(q, documents[n, :count]) for q in query) for n, count in enumerate(counts)]
     np.testing.assert_allclose(maxsim(query, documents, mask), naive, rtol=1e-5)
 
 

@@ -1,7 +1,7 @@
 """Requests that read or delete, from protos; what was found, to protos."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sluice.common.v1.filter_pb2 import Filter as FilterMessage
@@ -34,7 +34,7 @@ def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Se
         violations.count("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
         fields = [_field(f"queries[{i}]", query, schema, violations) for i, query in enumerate(request.queries)]
         queries = [
-            _query(f"queries[{i}]", given, field, max_depth, violations)
+            replace(_query(f"queries[{i}]", given, field, max_depth, violations), is_exact=request.exact)
             for i, (given, field) in enumerate(zip(request.queries, fields, strict=True))
             if field is not None
         ]

@@ -748,10 +748,13 @@ class RetrieveRequest(_message.Message):
     QUERIES_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Where."""
     view: Global___DocumentView.ValueType
     """Which parts of the candidates to return."""
+    exact: _builtins.bool
+    """Compare with every document instead of an approximate index: slower, and the truth that recall is measured by."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldQuery]:
         """1 to 16 queries, each answered with a ranking of its own."""
@@ -767,10 +770,11 @@ class RetrieveRequest(_message.Message):
         queries: _abc.Iterable[Global___FieldQuery] | None = ...,
         filter: _filter_pb2.Filter | None = ...,
         view: Global___DocumentView.ValueType = ...,
+        exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "queries", b"queries", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exact", b"exact", "filter", b"filter", "queries", b"queries", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,159 @@
+"""Segments on disk: blocks with their coarse indexes, so that a start need not build them again.
+
+    segments/KEY/LAST_ROW/
+        manifest.json        format, last row, size and CRC-32 of every other file
+        ids.json             ids in the order of the rows, and the words of the columns
+        arrays.npz           rows, lengths, columns
+        vectors-FIELD.npy    float32[N, D], mapped into memory
+        coarse-FIELD.faiss   the coarse index
+
+Rule: derived data. A folder appears whole, by a rename after everything in it is on disk; what is damaged or of
+another format is left aside, and built again from the store.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.retrieval.coarse import CoarseIndex
+from services.retrieval.columns import COLUMNS
+from services.retrieval.index import Block, Vectors
+from services.retrieval.schema import Schema
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+_CHUNK_BYTES: Final = 1 << 20
+
+
+class Damaged(Exception):
+    """A segment that cannot be used; the message says which file and why."""
+
+
+def segment_folders(folder: Path) -> list[Path]:
+    """The segments of a collection, newest first."""
+    found = [path for path in folder.glob("*") if path.name.isdigit()]
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def save(block: Block, last_row: int, folder: Path) -> Path:
+    """Write a block with its coarse indexes under the folder of its collection; the segment's own folder.
+
+    Raises OSError when the disk does not take it; nothing is left of it then.
+    """
+    final, draft = folder / str(last_row), folder / f"{last_row}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        _write(block, draft)
+        files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in sorted(draft.iterdir())}
+        manifest = {"format": FORMAT, "last_row": last_row, "files": files}
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for path in (*draft.iterdir(), draft):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return final
+
+
+def load(folder: Path, schema: Schema) -> tuple[Block, int]:
+    """The block of a segment, and the last row of the state it was made from. Raises Damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise Damaged(f"{folder}: expected format {FORMAT}, found {manifest['format']}")
+        if manifest["last_row"] != int(folder.name):
+            raise Damaged(f"{folder}: expected last row {folder.name}, found {manifest['last_row']}")
+        for name, expected in manifest["files"].items():
+            _check(folder / name, expected)
+        return _read(folder, schema), int(manifest["last_row"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise Damaged(f"{folder}: {error}") from error
+
+
+def crc32(path: Path) -> int:
+    """The CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def mapped(block: Block, folder: Path) -> Block:
+    """The block with the vectors of its saved segment: in the page cache of the system, not in our memory."""
+    vectors = {
+        name: Vectors(_matrix(folder, name), given.lengths, given.coarse) for name, given in block.vectors.items()
+    }
+    return Block(block.rows, block.ids, vectors, block.columns)
+
+
+def _write(block: Block, folder: Path) -> None:
+    arrays: dict[str, NDArray[Any]] = {"rows": block.rows}
+    words: dict[str, Any] = {}
+    for name, vectors in block.vectors.items():
+        np.save(folder / f"vectors-{name}.npy", vectors.matrix)
+        arrays[f"lengths-{name}"] = vectors.lengths
+        if vectors.coarse is not None:
+            vectors.coarse.save(folder / f"coarse-{name}.faiss")
+    for name, column in block.columns.items():
+        parts, words[name] = column.state()
+        arrays |= {f"column-{name}-{part}": array for part, array in parts.items()}
+    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
+    (folder / "ids.json").write_text(json.dumps({"ids": block.ids, "words": words}), encoding="utf-8")
+
+
+def _read(folder: Path, schema: Schema) -> Block:
+    texts = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+    with np.load(folder / "arrays.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    vectors = {
+        field.name: Vectors(
+            _matrix(folder, field.name),
+            arrays[f"lengths-{field.name}"],
+            CoarseIndex.load(folder / f"coarse-{field.name}.faiss"),
+        )
+        for field in schema.dense
+    }
+    columns = {
+        field.name: COLUMNS[field.kind].restored((_parts(arrays, field.name), texts["words"][field.name]))
+        for field in schema.metadata
+    }
+    return Block(arrays["rows"], texts["ids"], vectors, columns)
+
+
+def _parts(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    prefix = f"column-{name}-"
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _matrix(folder: Path, name: str) -> NDArray[np.float32]:
+    matrix: NDArray[np.float32] = np.load(folder / f"vectors-{name}.npy", mmap_mode="r")
+    return matrix
+
+
+def _check(path: Path, expected: Mapping[str, int]) -> None:
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise Damaged(f"{path}: expected {expected['bytes']:,} bytes, found {size:,}")
+    found = crc32(path)
+    if found != expected["crc32"]:
+        raise Damaged(f"{path}: expected CRC-32 {expected['crc32']:08x}, found {found:08x}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,181 @@
+"""Segments: recall under filters, a start that loads instead of building, and damage that is found and healed."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from services.retrieval.columns import Operator
+from services.retrieval.documents import Batch, Document, Value
+from services.retrieval.engine import Engine
+from services.retrieval.filters import Comparison
+from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
+from services.retrieval.search import Query
+
+F32 = NDArray[np.float32]
+DOCUMENTS = 20_000
+DIMENSIONS = 24
+
+
+def schema(metric: Metric) -> Schema:
+    dense = (DenseField(name="v", dimensions=DIMENSIONS, metric=metric),)
+    metadata = (("share", Kind.NUMBER), ("word", Kind.STRING), ("tags", Kind.LIST), ("is_even", Kind.BOOL))
+    return Schema(dense=dense, metadata=tuple(MetadataField(name=name, kind=kind) for name, kind in metadata))
+
+
+def clustered(rng: np.random.Generator, count: int) -> F32:
+    """Vectors around 200 centres, as embeddings of texts lie around topics."""
+    centres = np.random.default_rng(99).standard_normal((200, DIMENSIONS))
+    noise = rng.standard_normal((count, DIMENSIONS))
+    return (centres[rng.integers(0, 200, count)] + 0.4 * noise).astype(np.float32)
+
+
+def fill(engine: Engine, given: Schema, vectors: F32, first: int = 0) -> None:
+    for start in range(0, len(vectors), 1000):
+        chunk = vectors[start : start + 1000]
+        documents = [document(first + start + i) for i in range(len(chunk))]
+        engine.upsert("c", given, Batch(documents, [chunk]))
+
+
+def document(number: int) -> Document:
+    share = np.random.default_rng(number).random()
+    metadata: dict[str, Value] = {"share": share, "word": f"w{number % 7}", "tags": (f"t{number % 3}",), "is_even": number % 2 == 0}
+    return Document(f"{number:06}", metadata=metadata)
+
+
+def open_engine(folder: Path, segment_documents: int) -> Engine:
+    return Engine(folder, now_us=lambda: 0, max_collections=9, segment_documents=segment_documents)
+
+
+def ids(engine: Engine, given: Schema, vector: F32, share: float, *, is_exact: bool) -> list[str]:
+    condition = Comparison("share", Operator.LESS, share) if share < 1 else None
+    query = Query(given.dense[0], vector, 10, is_exact=is_exact)
+    found = engine.retrieve("c", given, [query], condition, with_documents=False)
+    return list(found.candidates[0].ids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", Metric)
+def test_recall_is_kept_from_all_documents_down_to_one_in_a_thousand(tmp_path: Path, metric: Metric) -> None:
+    rng = np.random.default_rng(5)
+    given = schema(metric)
+    engine = open_engine(tmp_path, DOCUMENTS // 2)
+    try:
+        engine.create("c", given)
+        fill(engine, given, clustered(rng, DOCUMENTS))
+        engine.delete("c", given, [f"{number:06}" for number in range(1000)])
+        engine.build_segments(lambda: False)
+        assert engine.collection("c").view.parts[0].block.is_segment
+        queries = clustered(rng, 60)
+        for share in (1.0, 0.9, 0.1, 0.01, 0.001):
+            pairs = [
+                (ids(engine, given, q, share, is_exact=False), ids(engine, given, q, share, is_exact=True))
+                for q in queries
+            ]
+            wanted = sum(len(truth) for _, truth in pairs)
+            assert sum(len(set(found) & set(truth)) for found, truth in pairs) >= 0.98 * wanted
+    finally:
+        engine.close()
+
+
+def test_a_start_loads_the_segment_and_replays_what_is_newer(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    given = schema(Metric.COSINE)
+    vectors = clustered(rng, 700)
+    engine = open_engine(tmp_path, 400)
+    engine.create("c", given)
+    fill(engine, given, vectors[:500])
+    engine.build_segments(lambda: False)
+    engine.close()
+    (saved,) = tmp_path.glob("segments/*/*")
+    made = saved.stat().st_mtime_ns
+
+    engine = open_engine(tmp_path, 400)
+    fill(engine, given, vectors[500:], first=450)  # replaces 50 documents of the segment
+    engine.delete("c", given, ["000003"])
+    answers = [ids(engine, given, q, 0.5, is_exact=True) for q in vectors[:20]]
+    engine.close()
+
+    engine = open_engine(tmp_path, 400)
+    try:
+        segment, *others = engine.collection("c").view.parts
+        assert segment.block.is_segment
+        assert (segment.count, sum(part.count for part in others)) == (449, 200)
+        assert saved.stat().st_mtime_ns == made
+        assert [ids(engine, given, q, 0.5, is_exact=True) for q in vectors[:20]] == answers
+    finally:
+        engine.close()
+
+
+def test_a_segment_grows_and_is_made_anew_when_most_of_it_is_dead(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    given = schema(Metric.L2)
+    engine = open_engine(tmp_path, 200)
+    try:
+        engine.create("c", given)
+        for first in (0, 200, 400):
+            fill(engine, given, clustered(rng, 200), first=first)
+            engine.build_segments(lambda: False)
+            (part,) = engine.collection("c").view.parts
+            assert (part.block.is_segment, len(part.alive)) == (True, first + 200)
+        engine.delete("c", given, Comparison("share", Operator.LESS, 0.6))
+        engine.build_segments(lambda: False)
+        (part,) = engine.collection("c").view.parts
+        assert part.alive.all()
+        assert part.count == engine.count(engine.collection("c"), None) < 300
+        assert len(list(tmp_path.glob("segments/*/*"))) == 1
+        engine.drop("c")
+        assert not list(tmp_path.glob("segments/*"))
+    finally:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def folder_with_segment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    given = schema(Metric.COSINE)
+    engine = open_engine(folder, 100)
+    engine.create("c", given)
+    fill(engine, given, clustered(np.random.default_rng(8), 150))
+    engine.build_segments(lambda: False)
+    engine.close()
+    return folder
+
+
+FILES = ["manifest.json", "ids.json", "arrays.npz", "vectors-v.npy", "coarse-v.faiss"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+@pytest.mark.parametrize("name", FILES)
+def test_damage_to_a_segment_is_found_and_healed_from_the_store(
+    folder_with_segment: Path, tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(folder_with_segment, folder)
+    given = schema(Metric.COSINE)
+    vector = clustered(np.random.default_rng(9), 1)[0]
+    engine = open_engine(folder, 10_000)
+    whole = ids(engine, given, vector, 1.0, is_exact=False)
+    engine.close()
+    assert not caplog.messages
+
+    (path,) = folder.glob(f"segments/*/*/{name}")
+    content = path.read_bytes()
+    middle = len(content) // 2
+    match damage:
+        case "flip":
+            path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        case "truncate":
+            path.write_bytes(content[:middle])
+        case "remove":
+            path.unlink()
+    engine = open_engine(folder, 100)
+    try:
+        assert any("segment not used" in message for message in caplog.messages)
+        assert ids(engine, given, vector, 1.0, is_exact=False) == whole
+        engine.build_segments(lambda: False)
+        assert engine.collection("c").view.parts[0].block.is_segment
+    finally:
+        engine.close()
