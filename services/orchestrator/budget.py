@@ -21,6 +21,6 @@ def allowance_s(remaining_s: float, *, share: float, skippable: bool) -> float:
     return share * remaining_s if skippable else remaining_s
 
 
-def has_time_for_another(remaining_s: float, last_s: float) -> bool:
-    """Whether a slice that takes as long as the last one would end in time. Work that would not is not begun."""
-    return remaining_s > last_s
+def has_time_for(count: int, remaining_s: float, each_s: float) -> bool:
+    """Whether so many more candidates, at the pace of the last slice, end in time. Work that would not is not begun."""
+    return remaining_s > count * each_s

@@ -71,7 +71,7 @@ class _Prepared:
     columns: list[Column]
 
 
-@dataclass
+@dataclass(eq=False)
 class IndexStream:
     """One index stream. Use `acknowledgements` once."""
 
@@ -84,6 +84,9 @@ class IndexStream:
     _unstored: set[str] = field(default_factory=set)
     _work: "asyncio.Task[None] | None" = None
     _is_stopped: bool = False
+    _reading: "asyncio.Future[Message | None] | None" = None
+    _is_draining: bool = False
+    _is_cut: bool = False
 
     def __post_init__(self) -> None:
         self._inbox = Inbox(self.limits.batch_documents, self.limits.batch_bytes)
@@ -106,16 +109,23 @@ class IndexStream:
         if self._work is not None:
             self._work.cancel()
 
+    def drain(self) -> None:
+        """Read no further: what came is indexed and acknowledged, then the stream ends as UNAVAILABLE."""
+        self._is_draining = True
+        if self._reading is not None:
+            self._reading.cancel()
+
     async def _run(self, messages: AsyncIterator[Message]) -> None:
         try:
             first = await self._next(messages)
-            if first is None or first.opening is None:
-                return
-            target = await self._open(first.opening)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(first, messages))
-                group.create_task(self._prepare_all(target))
-                group.create_task(self._store_all(target))
+            if first is not None and first.opening is not None:
+                target = await self._open(first.opening)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._read(first, messages))
+                    group.create_task(self._prepare_all(target))
+                    group.create_task(self._store_all(target))
+            if self._is_cut:
+                raise Unavailable("shutting down: send the rest again", reason=ErrorReason.ERROR_REASON_DRAINING)
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
@@ -133,20 +143,23 @@ class IndexStream:
         await self._inbox.close()
 
     async def _next(self, messages: AsyncIterator[Message]) -> Message | None:
-        """The next message; None at the end. Raises Unavailable when nothing comes and nothing is under way."""
-        reading = asyncio.ensure_future(anext(messages, None))
+        """The next message; None at the end, and when draining. Raises Unavailable when the stream is idle."""
+        if self._is_draining:
+            self._is_cut = True
+            return None
+        self._reading = reading = asyncio.ensure_future(anext(messages, None))
         try:
-            while True:
+            while not reading.done():
                 await asyncio.wait({reading}, timeout=self.limits.idle_timeout_s)
-                if reading.done():
-                    return reading.result()
-                if not self._unacknowledged:
-                    raise Unavailable(
-                        f"no document came for {self.limits.idle_timeout_s:g} s",
-                        reason=ErrorReason.ERROR_REASON_STREAM_IDLE,
-                    )
+                if not reading.done() and not self._unacknowledged:
+                    what = f"no document came for {self.limits.idle_timeout_s:g} s"
+                    raise Unavailable(what, reason=ErrorReason.ERROR_REASON_STREAM_IDLE)
         finally:
             reading.cancel()
+        if reading.cancelled():
+            self._is_cut = True
+            return None
+        return reading.result()
 
     async def _accept(self, documents: Sequence[Document]) -> None:
         """Put documents into the inbox, and refuse those that are wrong in themselves."""

@@ -37,7 +37,7 @@ async def parts(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Servic
         ]
         bulk = _services(channels, retries=_BULK_RETRIES)
         servicer = SearchServicer(settings, pipelines, interactive=_services(channels), bulk=bulk)
-        yield [Service(NAME, lambda server: add_SearchServiceServicer_to_server(servicer, server))]
+        yield [Service(NAME, lambda server: add_SearchServiceServicer_to_server(servicer, server), servicer.drain)]
 
 
 def _services(channels: Sequence[grpc.aio.Channel], *, retries: float = 10.0) -> Services:

@@ -17,7 +17,7 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError
 
 from services.core.fusion import below, interpolate, rrf, weighted_sum
 from services.core.ranking import Ranking
-from services.orchestrator.budget import allowance_s, has_time_for_another
+from services.orchestrator.budget import allowance_s, has_time_for
 from services.orchestrator.documents import text_of
 from services.orchestrator.pipelines import EMBED, FUSE, Dense, Pipeline, Rerank, Rrf, WeightedSum
 from services.orchestrator.remote import Candidates, Embedded, Model, Services
@@ -137,17 +137,17 @@ class _Run:
 
     async def _score(self, stage: Rerank, given: Ranking) -> tuple[Ranking, SluiceError | None]:
         """The candidates scored slice by slice until all are, time ends or a call fails; and why it ended early."""
-        deadline, last_s, scores = self._deadline(stage), 0.0, list[tuple[str, float]]()
-        while len(scores) < len(given):
-            if not has_time_for_another(deadline.remaining_s(), last_s):
+        deadline, each_s, scores = self._deadline(stage), 0.0, list[tuple[str, float]]()
+        while ids := given.ids[len(scores) : len(scores) + stage.slice]:
+            if not has_time_for(len(ids), deadline.remaining_s(), each_s):
                 message = f"there was time to score {len(scores)} of {len(given)} candidates"
                 return Ranking.of(scores), DeadlineExpired(message)
             started = perf_counter()
             try:
-                scores += await self._score_slice(stage, given.ids[len(scores) : len(scores) + stage.slice], deadline)
+                scores += await self._score_slice(stage, ids, deadline)
             except SluiceError as error:
                 return Ranking.of(scores), error
-            last_s = perf_counter() - started
+            each_s = (perf_counter() - started) / len(ids)
         return Ranking.of(scores), None
 
     async def _score_slice(self, stage: Rerank, ids: tuple[str, ...], deadline: Deadline) -> list[tuple[str, float]]:

@@ -41,6 +41,12 @@ class SearchServicer(SearchServiceServicer):
         self._pipelines = pipelines
         self._interactive = interactive
         self._bulk = bulk
+        self._streams: set[IndexStream] = set()
+
+    def drain(self) -> None:
+        """Let index streams come to an end: what they read is indexed, the rest is the caller's to send again."""
+        for stream in self._streams:
+            stream.drain()
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """Run a pipeline."""
@@ -58,9 +64,13 @@ class SearchServicer(SearchServiceServicer):
         stream = IndexStream(self._bulk, self._settings.index_limits())
         # A caller that goes while a response is being written leaves this generator suspended: stop without it.
         context.add_done_callback(_then(stream.stop))
+        self._streams.add(stream)
         messages = messages_of(request_iterator, max_message_documents=self._settings.max_message_documents)
-        async for known in stream.acknowledgements(messages):
-            yield index_response(known)
+        try:
+            async for known in stream.acknowledgements(messages):
+                yield index_response(known)
+        finally:
+            self._streams.discard(stream)
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         """Delete documents."""

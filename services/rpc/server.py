@@ -3,7 +3,8 @@
 state      health        calls
 loading    (not served)  wait in the listen queue of the bound port
 ready      SERVING       answered
-draining   NOT_SERVING   answered for drain_delay_s, then UNAVAILABLE; those in flight get drain_grace_s
+draining   NOT_SERVING   answered for drain_delay_s, then UNAVAILABLE; those in flight get drain_grace_s,
+                         and streams are asked to end
 """
 
 import asyncio
@@ -40,6 +41,8 @@ class Service:
 
     name: str
     register: Callable[[grpc.aio.Server], None]
+    drain: Callable[[], None] = lambda: None
+    """Asks its long calls to come to an end, when the server begins to refuse new ones."""
 
 
 Build = Callable[[], AbstractAsyncContextManager[Sequence[Service]]]
@@ -77,6 +80,8 @@ async def serving(settings: ServerSettings, build: Build) -> AsyncIterator["Runn
         finally:
             await running.set_health(ready=False)
             await asyncio.sleep(settings.drain_delay_s)
+            for service in services:
+                service.drain()
             await server.stop(settings.drain_grace_s)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailab
 from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
+from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
+from services.orchestrator.parts import parts
+from services.orchestrator.settings import OrchestratorSettings
+from services.rpc.server import serving
 from tests.support.stand_ins import (
     ExactRetrieval,
     HashingEmbedder,
@@ -371,5 +376,53 @@ def test_an_index_stream_survives_an_embedding_service_that_restarts() -> None:
                     assert response.acknowledgements[0].outcome == pb.Acknowledgement.OUTCOME_INDEXED
                     await call.done_writing()
                     assert await call.read() is grpc.aio.EOF
+
+    asyncio.run(main())
+
+
+async def acknowledged(call: Any) -> tuple[list[str], SluiceError]:
+    """Ids that a stream acknowledged until it failed, and how it failed."""
+    known: list[str] = []
+    try:
+        while isinstance(response := await call.read(), pb.IndexResponse):
+            known.extend(item.document_id for item in response.acknowledgements)
+    except grpc.RpcError as error:
+        return known, from_rpc_error(error)
+    raise AssertionError("the stream ended well")
+
+
+def test_an_index_stream_of_a_server_that_stops_ends_in_good_order() -> None:
+    """Everything that was read is acknowledged; the rest is the caller's to send again."""
+
+    async def stopped(stand_in: ExactRetrieval, **addresses: Any) -> tuple[list[str], SluiceError]:
+        stored, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait(method: str) -> None:
+            if method == "Upsert":
+                stored.set()
+                await go_on.wait()
+
+        stand_in.before = wait
+        settings = OrchestratorSettings(listen="127.0.0.1:0", drain_grace_s=20.0, **addresses)
+        async with AsyncExitStack() as server:
+            running = await server.enter_async_context(serving(settings, lambda: parts(settings)))
+            async with grpc.aio.insecure_channel(running.address) as channel:
+                call = SearchServiceStub(channel).Index()
+                await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=BOOKS))
+                reading = asyncio.create_task(acknowledged(call))
+                await stored.wait()
+                closing = asyncio.create_task(server.aclose())
+                go_on.set()
+                ended = await reading
+                await closing
+        return ended
+
+    async def main() -> None:
+        retrieval = ExactRetrieval()
+        async with embedding_server(HashingEmbedder()) as embedding, retrieval_server(retrieval) as address:
+            known, error = await stopped(retrieval, embedding=embedding, retrieval=address, reranking="127.0.0.1:1")
+        assert isinstance(error, Unavailable)
+        assert error.reason_name == "DRAINING"
+        assert sorted(known) == sorted(retrieval.collections["books"].documents) == [b.document_id for b in BOOKS]
 
     asyncio.run(main())

@@ -83,6 +83,16 @@ class Troubled:
         return sum(name == method for name, _ in self.calls)
 
 
+class FixedModels:
+    """Models that come and go are not stood in for."""
+
+    async def LoadModel(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    async def UnloadModel(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+
 def words(text: str) -> list[str]:
     return "".join(c.lower() if c.isalnum() else " " for c in text).split()
 
@@ -98,7 +108,7 @@ def vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 @dataclass
-class HashingEmbedder(Troubled, EmbeddingServiceServicer):
+class HashingEmbedder(Troubled, FixedModels, EmbeddingServiceServicer):
     """One dense model named `hashing`, or several of other names that embed the same."""
 
     digest: str = "d" * 64
@@ -240,7 +250,7 @@ class ExactRetrieval(Troubled, RetrievalServiceServicer):
 
 
 @dataclass
-class OverlapReranker(Troubled, RerankingServiceServicer):
+class OverlapReranker(Troubled, FixedModels, RerankingServiceServicer):
     """Scores by shared words."""
 
     model: ModelRef = field(default_factory=lambda: ModelRef(name="overlap", version="1", digest="e" * 64))

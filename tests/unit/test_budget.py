@@ -1,6 +1,6 @@
 import pytest
 
-from services.orchestrator.budget import allowance_s, has_time_for_another, reserve_s
+from services.orchestrator.budget import allowance_s, has_time_for, reserve_s
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ def test_a_stage_that_may_be_skipped_gets_its_share_and_another_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("remaining", "last", "expected"),
-    [(1.0, 0.0, True), (1.0, 0.9, True), (1.0, 1.0, False), (0.0, 0.0, False), (-0.1, 0.0, False)],
+    ("remaining", "each", "expected"),
+    [(1.0, 0.0, True), (1.0, 0.24, True), (1.0, 0.25, False), (0.0, 0.0, False), (-0.1, 0.0, False)],
 )
-def test_a_slice_is_begun_only_when_it_can_end(remaining: float, last: float, expected: bool) -> None:
-    assert has_time_for_another(remaining, last) is expected
+def test_a_slice_is_begun_only_when_it_can_end(remaining: float, each: float, expected: bool) -> None:
+    assert has_time_for(4, remaining, each) is expected
