@@ -90,18 +90,18 @@ class SearchClient(Client):
             outgoing.put(job.first)
             ended = False
             while True:
+                _send(window, outgoing)
                 while not ended and (room := window.room()):
                     taken = list(islice(source, room))
                     ended = len(taken) < room
-                    job.progressed()
+                    job.progressed(len(taken))
                     yield from window.add(taken)
                     _send(window, outgoing)
-                _send(window, outgoing)
                 if ended and not window.is_waiting:
                     outgoing.put(None)
                 if (response := next(responses, None)) is None:
                     break
-                job.progressed()
+                job.progressed(len(response.acknowledgements))
                 yield from window.acknowledge(response)
             window.expect_empty()
         finally:
@@ -176,20 +176,20 @@ class AsyncSearchClient(AsyncClient):
             outgoing.put_nowait(job.first)
             ended = False
             while True:
+                _send(window, outgoing)
                 while not ended and (room := window.room()):
                     taken = await _take(source, room)
                     ended = len(taken) < room
-                    job.progressed()
+                    job.progressed(len(taken))
                     for refused in window.add(taken):
                         yield refused
                     _send(window, outgoing)
-                _send(window, outgoing)
                 if ended and not window.is_waiting:
                     outgoing.put_nowait(None)
                 response = await responses.read()
                 if not isinstance(response, pb.IndexResponse):
                     break
-                job.progressed()
+                job.progressed(len(response.acknowledgements))
                 for acknowledgement in window.acknowledge(response):
                     yield acknowledgement
             window.expect_empty()
@@ -216,17 +216,19 @@ class AsyncSearchClient(AsyncClient):
 class _IndexJob:
     """An index call: its first message, its window, and its patience.
 
-    Patience is renewed by every response, and after every reading of the source, which may have taken its time.
+    Patience is renewed by acknowledgements, and by documents from the source, which may have taken its time.
     """
 
     def __init__(self, first: pb.IndexRequest, window: Window, patience_s: float) -> None:
         self.first = first
         self.window = window
         self._patience_s = patience_s
-        self.progressed()
+        self.progressed(1)
 
-    def progressed(self) -> None:
-        self._attempts = Attempts(_INDEX_RETRY, None, deadline=time.monotonic() + self._patience_s)
+    def progressed(self, documents: int) -> None:
+        """Renew the patience, when there were documents at all."""
+        if documents:
+            self._attempts = Attempts(_INDEX_RETRY, None, deadline=time.monotonic() + self._patience_s)
 
     def broken(self, error: grpc.RpcError) -> float:
         """Seconds to wait before the next stream, which sends again. Raises SluiceError when there must be none."""

@@ -5,14 +5,11 @@ Facts: `numpy.asarray` takes a memoryview without a copy. Tensors are little-end
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sluice.client.documents import unfit
 from sluice.common.v1 import tensor_pb2 as pb
 from sluice.errors import BackendFailed
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 
 def float32_view(tensor: pb.Tensor) -> "memoryview[float]":
@@ -29,6 +26,8 @@ def float32_view(tensor: pb.Tensor) -> "memoryview[float]":
 
 def rows(tensor: pb.Tensor, counts: Sequence[int]) -> "list[memoryview[float]]":
     """The [count, columns] blocks of a float32 [sum(counts), columns] tensor, sharing its memory."""
+    if not counts:
+        return []
     columns = tensor.shape[1] if len(tensor.shape) == 2 else 0
     values = float32_view(tensor).cast("B").cast("f")
     blocks = []
@@ -40,8 +39,8 @@ def rows(tensor: pb.Tensor, counts: Sequence[int]) -> "list[memoryview[float]]":
     return blocks
 
 
-def float32_tensor(vectors: "ReadableBuffer", *, axes: int, field: str) -> pb.Tensor:
-    """The tensor of a C-contiguous float32 buffer with so many axes, e.g. a numpy array or what `embed` gave.
+def float32_tensor(vectors: Any, *, axes: int, field: str) -> pb.Tensor:
+    """The tensor of a C-contiguous float32 buffer with so many axes: a numpy array, a memoryview, what `embed` gave.
 
     Raises InvalidRequest naming `field` when the buffer is something else.
     """
