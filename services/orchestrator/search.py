@@ -45,6 +45,7 @@ class Report:
     status: Status
     given: int
     kept: int
+    scored: int
     duration_s: float
     error: SluiceError | None = None
     """Why it is not ok."""
@@ -61,6 +62,8 @@ class Answer:
     reports: tuple[Report, ...]
     models: tuple[Model, ...]
     collection_version: int
+    coverage: float
+    """The least share of its work that the retrievers together, or a reranker, did; 1 for a full answer."""
 
     @property
     def degraded(self) -> bool:
@@ -81,6 +84,7 @@ async def search(services: Services, name: str, pipeline: Pipeline, query: Query
         tuple(run.reports),
         tuple(run.models.values()),
         run.collection_version,
+        min(run.shares),
     )
 
 
@@ -97,6 +101,8 @@ class _Run:
     reports: list[Report] = field(default_factory=list)
     models: dict[str, Model] = field(default_factory=dict)
     collection_version: int = 0
+    shares: list[float] = field(default_factory=list)
+    """How much of its work each part did, 0 to 1."""
 
     async def candidates(self, pipeline: Pipeline) -> Ranking:
         """What the retrievers found, fused when they are several."""
@@ -115,6 +121,7 @@ class _Run:
             raise failures.exceptions[0] from None
         self._report_embed([task.result() for task in vectors.values()])
         found = [task.result() for task in tasks]
+        self.shares.append(sum(candidates is not None for candidates, _ in found) / len(found))
         for stage, (candidates, report) in zip(pipeline.retrieve, found, strict=True):
             self._keep(stage.name, candidates, report)
         return self._fuse(pipeline, [candidates for candidates, _ in found])
@@ -130,7 +137,8 @@ class _Run:
             mix = stage.interpolate
             scored = interpolate(given, scored, weight=mix.weight, normalisation=mix.normalisation)
         status: Status = "ok" if error is None else "partial" if scored else "skipped"
-        self._report(Report(stage.name, status, len(before), len(given), perf_counter() - started, error))
+        self._report(Report(stage.name, status, len(before), len(given), len(scored), perf_counter() - started, error))
+        self.shares.append(len(scored) / len(given) if given else 1.0)
         if scored:
             self.stages.append((stage.name, scored))
         return below(scored, given)
@@ -192,8 +200,9 @@ class _Run:
         except SluiceError as error:
             if stage.on_error == "fail":
                 raise
-            return None, Report(stage.name, "skipped", 0, 0, perf_counter() - started, error)
-        return candidates, Report(stage.name, "ok", 0, len(candidates.ranking), perf_counter() - started)
+            return None, Report(stage.name, "skipped", 0, 0, 0, perf_counter() - started, error)
+        count = len(candidates.ranking)
+        return candidates, Report(stage.name, "ok", 0, count, count, perf_counter() - started)
 
     def _keep(self, name: str, candidates: Candidates | None, report: Report) -> None:
         self._report(report)
@@ -214,7 +223,7 @@ class _Run:
         started = perf_counter()
         fused = _fused(pipeline.fuse, names, rankings).top(pipeline.fuse.depth)
         given = len({id_ for ranking in rankings for id_ in ranking.ids})
-        self._report(Report(FUSE, "ok", given, len(fused), perf_counter() - started))
+        self._report(Report(FUSE, "ok", given, len(fused), len(fused), perf_counter() - started))
         self.stages.append((FUSE, fused))
         return fused
 
@@ -223,7 +232,7 @@ class _Run:
         errors = [result for result, _ in results if isinstance(result, SluiceError)]
         status: Status = "ok" if not errors else "partial" if len(errors) < len(results) else "skipped"
         duration = max(seconds for _, seconds in results)
-        self._report(Report(EMBED, status, 0, 0, duration, errors[0] if errors else None))
+        self._report(Report(EMBED, status, 0, 0, 0, duration, errors[0] if errors else None))
         for result, _ in results:
             if isinstance(result, Embedded):
                 self.models[result.model.digest] = result.model

@@ -52,6 +52,7 @@ def response_of(name: str, answer: Answer, duration_s: float) -> pb.SearchRespon
     return pb.SearchResponse(
         results=results,
         degraded=answer.degraded,
+        coverage=answer.coverage,
         stages=[_report(report) for report in answer.reports],
         pipeline=name,
         collection_version=answer.collection_version,
@@ -152,6 +153,7 @@ def _report(report: Report) -> pb.StageReport:
         status=_STATUSES[report.status],
         given_count=report.given,
         kept_count=report.kept,
+        scored_count=report.scored,
         duration=_duration(report.duration_s),
         reason=f"{error.reason_name}: {error.message}" if error else "",
     )

@@ -102,6 +102,7 @@ def test_a_failing_reranker_leaves_the_order_of_retrieval(error: Any, reason: st
         answer = await running.search.Search(SEARCH)
         assert [result.document.document_id for result in answer.results] == expected
         assert answer.degraded
+        assert answer.coverage == 0.0
         assert report(answer, "rerank").status == SKIPPED
         assert report(answer, "rerank").reason.startswith(f"{reason}: reranking: ")
         assert [standing.stage for standing in answer.results[0].standings] == ["dense"]
@@ -141,6 +142,8 @@ def test_a_reranker_that_hangs_midway_gives_what_it_scored_first() -> None:
         running.reranker.before = hang_later
         answer = await running.search.Search(pb.SearchRequest(collection="books", query="word3", top_k=40), timeout=2.0)
         assert report(answer, "rerank").status == PARTIAL
+        assert report(answer, "rerank").scored_count == 16
+        assert answer.coverage == pytest.approx(16 / 40)
         assert answer.degraded
         scored = [any(s.stage == "rerank" for s in result.standings) for result in answer.results]
         assert scored == [True] * 16 + [False] * 24
@@ -229,6 +232,7 @@ def test_one_of_two_retrievers_down_is_marked(tmp_path: Path) -> None:
         assert [standing.stage for standing in answer.results[0].standings] == ["left", "fuse"]
         statuses = {report.stage: report.status for report in answer.stages}
         assert statuses == {"embed": PARTIAL, "left": OK, "right": SKIPPED, "fuse": OK}
+        assert answer.coverage == 0.5
         assert report(answer, "right").reason.startswith("UNKNOWN_MODEL: embedding: ")
 
     run(check, tmp_path / "p.yaml")

@@ -50,6 +50,7 @@ def test_search_embeds_retrieves_and_reranks() -> None:
         assert [result.document.document_id for result in answer.results] == ["d", "a"]
         assert answer.results[0].document == BOOKS[3]
         assert not answer.degraded
+        assert answer.coverage == 1.0
         ok = pb.StageReport.STATUS_OK
         told = [(s.stage, s.status, s.given_count, s.kept_count, s.reason) for s in answer.stages]
         assert told == [("embed", ok, 0, 0, ""), ("dense", ok, 0, 4, ""), ("rerank", ok, 4, 4, "")]

@@ -76,12 +76,17 @@ class SearchResponse(_message.Message):
     COLLECTION_VERSION_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
     degraded: _builtins.bool
     """True when a stage was skipped or cut short: the answer is good, and not all it could be."""
     pipeline: _builtins.str
     """Name of the pipeline that ran."""
     collection_version: _builtins.int
     """Version of the collection that was searched."""
+    coverage: _builtins.float
+    """How much of the planned work is behind the answer, 0 to 1: the least, over retrievers taken together and each
+    reranker, of the share that was done. 1 when not degraded.
+    """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
         """Best first."""
@@ -108,10 +113,11 @@ class SearchResponse(_message.Message):
         collection_version: _builtins.int = ...,
         models: _abc.Iterable[_model_pb2.ModelRef] | None = ...,
         duration: _duration_pb2.Duration | None = ...,
+        coverage: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_version", b"collection_version", "degraded", b"degraded", "duration", b"duration", "models", b"models", "pipeline", b"pipeline", "results", b"results", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_version", b"collection_version", "coverage", b"coverage", "degraded", b"degraded", "duration", b"duration", "models", b"models", "pipeline", b"pipeline", "results", b"results", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,6 +226,7 @@ class StageReport(_message.Message):
     KEPT_COUNT_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SCORED_COUNT_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """Name of the stage in the pipeline, e.g. "embed", "dense", "rerank"."""
     status: Global___StageReport.Status.ValueType
@@ -230,6 +237,8 @@ class StageReport(_message.Message):
     """Candidates it kept."""
     reason: _builtins.str
     """Why it was not OK: an ErrorReason or gRPC code name, and the message. Empty when OK."""
+    scored_count: _builtins.int
+    """Candidates it scored itself; fewer than it kept when it was skipped or cut short."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Time it took."""
@@ -243,10 +252,11 @@ class StageReport(_message.Message):
         kept_count: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
         reason: _builtins.str = ...,
+        scored_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "given_count", b"given_count", "kept_count", b"kept_count", "reason", b"reason", "stage", b"stage", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "given_count", b"given_count", "kept_count", b"kept_count", "reason", b"reason", "scored_count", b"scored_count", "stage", b"stage", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
