@@ -7,6 +7,7 @@ import typer
 from sluice import __version__
 from sluice.cli import demo, documents, inspect, up
 from sluice.cli.export import export
+from sluice.cli.loadtest import evaluate, load
 from sluice.cli.search import search
 
 app = typer.Typer(
@@ -47,8 +48,11 @@ app.command(rich_help_panel=_RUN)(up.up)
 app.command(rich_help_panel=_RUN)(up.down)
 app.command(rich_help_panel=_RUN)(demo.demo)
 app.command("demo-corpus", rich_help_panel=_RUN)(demo.demo_corpus)
-app.command(
-    rich_help_panel=_RUN,
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(export)
+for name, command in (("export", export), ("load", load), ("eval", evaluate)):
+    # Each hands its arguments over to a program that explains itself.
+    app.command(
+        name,
+        rich_help_panel=_RUN,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(command)

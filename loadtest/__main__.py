@@ -1,0 +1,39 @@
+"""`python -m loadtest`: `load`, `eval`, `compare` and `bench`. `sluice load` and `sluice eval` come here too."""
+
+import sys
+
+import typer
+from sluice.cli.console import CommandFailed, print_failure
+from sluice.errors import SluiceError
+
+from loadtest.load import load
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _loadtest() -> None:
+    """Measure Sluice: load, search quality, comparison, benchmarks."""
+
+
+app.command()(load)
+
+
+def main() -> None:
+    """Run the command line. Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    try:
+        app(prog_name="python -m loadtest")
+    except (SluiceError, CommandFailed) as error:
+        print_failure(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

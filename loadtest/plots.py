@@ -1,0 +1,128 @@
+"""Line charts as SVG text: no library, so that a report is one small file.
+
+Rule: numbers in, text out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, log10
+from typing import Final
+
+COLOURS: Final = ("#2a78d6", "#d9572b", "#1f9d6b", "#a24bc4", "#c9a227", "#5a6b7b", "#c2185b", "#00838f")
+_WIDTH, _HEIGHT = 720, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 30, 40
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart."""
+
+    name: str
+    points: Points
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: its label, with the unit, and whether it is logarithmic."""
+
+    label: str
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Values of an axis to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool
+
+    def __call__(self, value: float) -> float:
+        low, high, at = self.low, self.high, value
+        if self.log:
+            low, high, at = log10(low), log10(high), log10(max(value, self.low))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+
+def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
+    """An SVG figure with a legend; says so when there is nothing to draw."""
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return f"<figure><figcaption>{escape(title)}: no data</figcaption></figure>"
+    across = _scale([px for line in lines for px, _ in line.points], x.log, _LEFT, _WIDTH - _RIGHT, from_zero=False)
+    up = _scale([py for line in lines for _, py in line.points], y.log, _HEIGHT - _BOTTOM, _TOP, from_zero=True)
+    parts = [
+        f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
+        f'<text class="title" x="{_LEFT}" y="16">{escape(title)}</text>',
+        *_grid(across, up, x, y),
+        *(_polyline(line, across, up, COLOURS[i % len(COLOURS)]) for i, line in enumerate(lines)),
+        "</svg>",
+        _legend(lines),
+        "</figure>",
+    ]
+    return "\n".join(parts)
+
+
+def _scale(values: Sequence[float], log: bool, start: float, end: float, *, from_zero: bool) -> _Scale:
+    low, high = min(values), max(values)
+    if log:
+        low = 10 ** floor(log10(max(low, 1e-6)))
+        high = 10 ** ceil(log10(max(high, low * 10)))
+    elif from_zero:
+        low, high = min(low, 0.0), high * 1.05
+    if high <= low:
+        high = low + 1
+    return _Scale(low, high, start, end, log)
+
+
+def ticks(low: float, high: float, *, log: bool) -> list[float]:
+    """Round values between two ends: powers of ten, or about five steps of 1, 2 or 5."""
+    if log:
+        return [10.0**power for power in range(round(log10(low)), round(log10(high)) + 1)]
+    raw = (high - low) / 5
+    magnitude = 10 ** floor(log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)
+    first = ceil(low / step)
+    return [round(n * step, 10) for n in range(first, floor(high / step + 1e-9) + 1)]
+
+
+def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> list[str]:
+    parts = []
+    for value in ticks(up.low, up.high, log=up.log):
+        at = up(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in ticks(across.low, across.high, log=across.log):
+        at, bottom = across(value), _HEIGHT - _BOTTOM
+        parts.append(f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{value:g}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.label)}</text>')
+    centre = (_TOP + _HEIGHT - _BOTTOM) / 2
+    parts.append(
+        f'<text x="14" y="{centre}" text-anchor="middle" transform="rotate(-90 14 {centre})">{escape(y.label)}</text>'
+    )
+    return parts
+
+
+def _polyline(line: Line, across: _Scale, up: _Scale, colour: str) -> str:
+    points = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in line.points)
+    dash = ' stroke-dasharray="5 4"' if line.dashed else ""
+    if len(line.points) == 1:
+        px, py = line.points[0]
+        return f'<circle cx="{across(px):.1f}" cy="{up(py):.1f}" r="3" fill="{colour}"/>'
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>'
+
+
+def _legend(lines: Sequence[Line]) -> str:
+    items = (
+        f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{escape(line.name)}</span>'
+        for i, line in enumerate(lines)
+    )
+    return f"<figcaption>{''.join(items)}</figcaption>"

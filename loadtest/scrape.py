@@ -1,0 +1,111 @@
+"""The servers' own metrics during a run: queue wait, memory, descriptors, processor time, padding."""
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+from sluice.cli.console import CommandFailed
+
+_EVERY_S: Final = 1.0
+_TIMEOUT_S: Final = 2.0
+_WANTED: Final = {
+    "process_resident_memory_bytes",
+    "process_open_fds",
+    "process_cpu_seconds_total",
+    "sluice_queue_seconds_sum",
+    "sluice_queue_seconds_count",
+    "sluice_tokens_total",
+}
+
+Sample = dict[str, float]
+"""Values by name, with the labels that matter here: `sluice_tokens_total.padding`. Summed over all others."""
+
+
+def read(address: str) -> Sample:
+    """The metrics of one server now. Raises CommandFailed."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
+            text = answer.read().decode()
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"{address}: expected Prometheus metrics: {error}") from error
+    sample: Sample = {}
+    for family in text_string_to_metric_families(text):
+        for metric in family.samples:
+            if metric.name in _WANTED:
+                kind = metric.labels.get("kind") or metric.labels.get("lane")
+                name = f"{metric.name}.{kind}" if kind else metric.name
+                sample[name] = sample.get(name, 0.0) + metric.value
+    return sample
+
+
+def padding_share(before: Sample, after: Sample) -> float | None:
+    """Share of the tokens computed between two samples that were padding; None when there were none."""
+    padding, used = (
+        after.get(f"sluice_tokens_total.{kind}", 0) - before.get(f"sluice_tokens_total.{kind}", 0)
+        for kind in ("padding", "used")
+    )
+    return padding / (padding + used) if padding + used else None
+
+
+@dataclass
+class Series:
+    """Samples of one server over time."""
+
+    name: str
+    address: str
+    times_s: list[float] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    def values(self, name: str) -> list[tuple[float, float]]:
+        """(time, value) of one metric."""
+        return [(t, s[name]) for t, s in zip(self.times_s, self.samples, strict=True) if name in s]
+
+    def queue_wait_s(self, lane: str) -> list[tuple[float, float]]:
+        """(time, mean wait in the queue since the sample before), in seconds, for each sample with new rows."""
+        points = []
+        for i in range(1, len(self.samples)):
+            total, count = (
+                self.samples[i].get(f"sluice_queue_seconds_{part}.{lane}", 0)
+                - self.samples[i - 1].get(f"sluice_queue_seconds_{part}.{lane}", 0)
+                for part in ("sum", "count")
+            )
+            if count > 0:
+                points.append((self.times_s[i], total / count))
+        return points
+
+
+@contextmanager
+def watching(addresses: Sequence[tuple[str, str]]) -> Iterator[list[Series]]:
+    """Samples of each (name, address) every second during the block. Raises CommandFailed when one does not answer."""
+    series = [Series(name, address) for name, address in addresses]
+    for one in series:
+        read(one.address)
+    stop = threading.Event()
+    start = time.monotonic()
+    threads = [threading.Thread(target=_watch, args=(one, start, stop), daemon=True) for one in series]
+    for thread in threads:
+        thread.start()
+    try:
+        yield series
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _watch(series: Series, start: float, stop: threading.Event) -> None:
+    while not stop.is_set():
+        now = time.monotonic() - start
+        try:
+            sample = read(series.address)
+        except CommandFailed:
+            pass  # a gap in the series: the run itself says that the target is gone
+        else:
+            series.times_s.append(now)
+            series.samples.append(sample)
+        stop.wait(_EVERY_S)

@@ -1,0 +1,196 @@
+"""The services under load: their addresses, their calls, and whether they answer."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sluice.cli.console import CommandFailed
+from sluice.client import EmbeddingClient, float32_tensor
+from sluice.common.v1.model_pb2 import Lane, TextRole
+from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sluice.errors import SluiceError, from_rpc_error
+from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.search.v1 import search_service_pb2 as search_pb
+
+from loadtest import collection
+from loadtest.scenario import Rpc, Scenario, Workload
+
+# Enough that a run of minutes repeats few, and no more memory than this in each worker.
+_MOST_REQUESTS: Final = 100_000
+_MOST_BYTES: Final = 64 * 2**20
+_FIRST_CALL_S: Final = 10.0
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+|\n+")
+CHANNEL_OPTIONS: Final = (
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class _Method(NamedTuple):
+    service: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+
+_METHODS: Final[dict[Rpc, _Method]] = {
+    "search": _Method("sluice.search.v1.SearchService", "Search"),
+    "embed": _Method("sluice.embedding.v1.EmbeddingService", "Embed"),
+    "rerank": _Method("sluice.reranking.v1.RerankingService", "Rerank"),
+    "retrieve": _Method("sluice.retrieval.v1.RetrievalService", "Retrieve"),
+}
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the services serve."""
+
+    search: str = "127.0.0.1:50050"
+    embed: str = "127.0.0.1:50051"
+    retrieve: str = "127.0.0.1:50052"
+    rerank: str = "127.0.0.1:50053"
+
+    def of(self, rpc: Rpc) -> str:
+        """The address that serves an RPC."""
+        return str(getattr(self, rpc))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Real texts that calls are made from."""
+
+    queries: Sequence[str]
+    passages: Sequence[str]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Texts":
+        """The texts of a collection in BEIR layout. Raises CommandFailed."""
+        documents = collection.documents(folder)
+        return cls(list(collection.queries(folder).values()), [collection.passage(d) for d in documents.values()])
+
+
+@dataclass(frozen=True)
+class Calls:
+    """All that a worker needs to make the calls of one workload. Requests are serialised once, before the run."""
+
+    address: str
+    path: str
+    deadline_s: float
+    requests: list[bytes]
+    tells_degraded: bool
+
+
+def calls_of(scenario: Scenario, addresses: Addresses, texts: Texts, collection_name: str) -> list[Calls]:
+    """The calls of each workload. Raises CommandFailed when vectors for `retrieve` cannot be had."""
+    return [_calls(workload, addresses, texts, collection_name, scenario.seed) for workload in scenario.workloads]
+
+
+def _calls(workload: Workload, addresses: Addresses, texts: Texts, collection_name: str, seed: int) -> Calls:
+    requests: list[bytes] = []
+    size = 0
+    for message in _messages(workload, addresses, texts, collection_name, random.Random(seed)):  # noqa: S311
+        requests.append(message.SerializeToString())
+        size += len(requests[-1])
+        if len(requests) == _MOST_REQUESTS or size > _MOST_BYTES:
+            break
+    return Calls(
+        address=addresses.of(workload.rpc),
+        path=_METHODS[workload.rpc].path,
+        deadline_s=workload.deadline_s,
+        requests=requests,
+        tells_degraded=workload.rpc == "search",
+    )
+
+
+def _messages(
+    workload: Workload, addresses: Addresses, texts: Texts, collection_name: str, chance: random.Random
+) -> Iterator[Message]:
+    queries = chance.sample(list(texts.queries), len(texts.queries))
+    passages = chance.sample(list(texts.passages), len(texts.passages))
+    match workload.rpc:
+        case "search":
+            for query in queries:
+                yield search_pb.SearchRequest(
+                    collection=collection_name, query=query, pipeline=workload.pipeline, top_k=workload.top_k
+                )
+        case "embed":
+            yield from _embeds(workload, _kind(workload, queries, passages))
+        case "rerank":
+            for query in queries:
+                yield reranking_pb.RerankRequest(
+                    model=workload.model,
+                    query=query,
+                    documents=chance.sample(passages, min(workload.batch, len(passages))),
+                    lane=Lane.Value(f"LANE_{workload.lane.upper()}"),
+                )
+        case "retrieve":
+            yield from _retrieves(workload, addresses.embed, queries[:256], collection_name)
+
+
+def _kind(workload: Workload, queries: list[str], passages: list[str]) -> list[str]:
+    if workload.texts == "sentences":
+        return [sentence for passage in passages for sentence in sentences(passage)]
+    return queries if workload.texts == "queries" else passages
+
+
+def sentences(passage: str) -> list[str]:
+    """The sentences of a passage that are about as long as a query: 4 to 20 words."""
+    return [sentence for sentence in _SENTENCE_END.split(passage) if 4 <= len(sentence.split()) <= 20]
+
+
+def _embeds(workload: Workload, texts: Sequence[str]) -> Iterator[Message]:
+    role = TextRole.TEXT_ROLE_DOCUMENT if workload.texts == "documents" else TextRole.TEXT_ROLE_QUERY
+    for start in range(0, len(texts), workload.batch):
+        yield embedding_pb.EmbedRequest(
+            model=workload.model,
+            texts=texts[start : start + workload.batch],
+            role=role,
+            lane=Lane.Value(f"LANE_{workload.lane.upper()}"),
+        )
+
+
+def _retrieves(workload: Workload, embedding: str, queries: Sequence[str], collection_name: str) -> Iterator[Message]:
+    with EmbeddingClient(embedding, timeout_s=60.0) as client:
+        try:
+            answers = [client.embed([query], "query", model=workload.model, lane="bulk") for query in queries]
+        except SluiceError as error:
+            raise CommandFailed(f"{embedding}: cannot embed queries for `retrieve`: {error.message}") from error
+    for answer in answers:
+        assert answer.dense is not None
+        vector = memoryview(answer.dense.tobytes()).cast("f")
+        query = retrieval_pb.FieldQuery(
+            dense=float32_tensor(vector, axes=1, field="dense"), depth=workload.top_k, model_digest=answer.model.digest
+        )
+        yield retrieval_pb.RetrieveRequest(collection=collection_name, queries=[query])
+
+
+def check(scenario: Scenario, calls: Sequence[Calls]) -> None:
+    """Make the first call of each workload. Raises CommandFailed naming the target that is not healthy or refuses."""
+    for workload, plan in zip(scenario.workloads, calls, strict=True):
+        service = _METHODS[workload.rpc].service
+        with grpc.insecure_channel(plan.address, options=CHANNEL_OPTIONS) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            call: Any = channel.unary_unary(plan.path)
+            try:
+                answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=_FIRST_CALL_S)
+                if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                    raise CommandFailed(f"{plan.address}: expected {service} to be SERVING, it is not")
+                call(plan.requests[0], timeout=max(_FIRST_CALL_S, plan.deadline_s))
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                raise CommandFailed(
+                    f"{plan.address}: {workload.rpc} does not work: {failure.code.name}: {failure.message}"
+                ) from None
