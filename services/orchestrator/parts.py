@@ -1,5 +1,6 @@
 """Puts an orchestrator together from its settings."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -7,7 +8,8 @@ import grpc
 from sluice.search.v1 import search_service_pb2
 from sluice.search.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
 
-from services.orchestrator.pipelines import Pipeline, PipelinesError, load
+from services.orchestrator.pipelines import PipelinesError
+from services.orchestrator.reload import PipelineFile
 from services.orchestrator.remote import Embedding, Reranking, Retrieval, Services
 from services.orchestrator.servicer import SearchServicer
 from services.orchestrator.settings import OrchestratorSettings
@@ -31,6 +33,8 @@ async def parts(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Servic
     """
     pipelines = _pipelines(settings)
     async with AsyncExitStack() as stack:
+        watching = asyncio.create_task(pipelines.watch(settings.reload_s))
+        stack.callback(watching.cancel)
         channels = [
             await stack.enter_async_context(connect(address, max_message_bytes=settings.max_message_bytes))
             for address in (settings.embedding, settings.retrieval, settings.reranking)
@@ -53,8 +57,8 @@ def _services(channels: Sequence[grpc.aio.Channel], *, retries: float = 10.0) ->
     )
 
 
-def _pipelines(settings: OrchestratorSettings) -> dict[str, Pipeline]:
+def _pipelines(settings: OrchestratorSettings) -> PipelineFile:
     try:
-        return load(settings.pipelines)
+        return PipelineFile(settings.pipelines)
     except PipelinesError as error:
         raise StartFailed(f"the pipelines are wrong:\n{error}") from error

@@ -1,6 +1,6 @@
 """The SearchService: proto in, domain call, proto out."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +13,7 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceServicer
 from services.orchestrator.budget import reserve_s
 from services.orchestrator.indexing import IndexStream
 from services.orchestrator.pipelines import DEFAULT_NAME, Pipeline
+from services.orchestrator.reload import PipelineFile
 from services.orchestrator.remote import Services
 from services.orchestrator.search import search
 from services.orchestrator.settings import OrchestratorSettings
@@ -32,7 +33,7 @@ class SearchServicer(SearchServiceServicer):
     def __init__(
         self,
         settings: OrchestratorSettings,
-        pipelines: Mapping[str, Pipeline],
+        pipelines: PipelineFile,
         *,
         interactive: Services,
         bulk: Services,
@@ -82,15 +83,16 @@ class SearchServicer(SearchServiceServicer):
 
     async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:
         """List the pipelines."""
-        pipelines = [pipeline_of(name, pipeline) for name, pipeline in sorted(self._pipelines.items())]
+        pipelines = [pipeline_of(name, pipeline) for name, pipeline in sorted(self._pipelines.current.items())]
         return pb.ListPipelinesResponse(pipelines=pipelines)
 
     def _pipeline(self, name: str) -> Pipeline:
         """The named pipeline. Raises NotFound."""
-        if name in self._pipelines:
-            return self._pipelines[name]
+        pipelines = self._pipelines.current
+        if name in pipelines:
+            return pipelines[name]
         raise NotFound(
-            f"expected a pipeline of {', '.join(sorted(self._pipelines))}, got {name!r:.80}",
+            f"expected a pipeline of {', '.join(sorted(pipelines))}, got {name!r:.80}",
             reason=ErrorReason.ERROR_REASON_UNKNOWN_PIPELINE,
         )
 

@@ -9,6 +9,7 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, SluiceError, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 
+from services.orchestrator.pipelines import PACKAGED
 from tests.support.stand_ins import System, index, system
 
 BOOKS = [
@@ -177,6 +178,20 @@ def test_pipelines_are_listed_by_name_with_their_stages() -> None:
         assert stages == [("dense", "retrieve", 50), ("rerank", "rerank", 50)]
 
     run(check)
+
+
+def test_changed_pipelines_are_used_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(PACKAGED.read_text())
+
+    async def check(running: System) -> None:
+        file.write_text(TWO_KINDS)
+        names = ["default", "fast"]
+        while names != ["default"]:
+            listed = await running.search.ListPipelines(pb.ListPipelinesRequest())
+            names = [pipeline.name for pipeline in listed.pipelines]
+
+    run(check, file, reload_s=0.01)
 
 
 def test_delete_removes_documents() -> None:

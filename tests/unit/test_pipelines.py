@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from services.orchestrator.pipelines import PACKAGED, PipelinesError, WeightedSum, load, parse
+from services.orchestrator.reload import PipelineFile
 
 GOOD = """
 default:
@@ -94,6 +95,27 @@ def test_every_problem_is_told_at_once_in_the_order_of_lines() -> None:
 def test_what_makes_no_sense_is_refused(text: str, words: str) -> None:
     told = problems(f"default:\n  description: x\n  retrieve:\n    - {{name: {text}}}\n")
     assert any(words in problem for problem in told), told
+
+
+def test_a_changed_file_is_read_again_when_it_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(GOOD)
+    file = PipelineFile(path)
+    assert not file.refresh()
+    before = file.current
+
+    path.write_text(GOOD.replace("depth: 25", "depth: 250"))
+    assert not file.refresh()
+    assert file.current is before
+
+    path.unlink()
+    assert not file.refresh()
+    assert file.current is before
+
+    path.write_text(GOOD.replace("depth: 25", "depth: 24"))
+    assert file.refresh()
+    assert file.current["default"].rerank[0].depth == 24
+    assert not file.refresh()
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
