@@ -1,33 +1,32 @@
-"""Encodes texts: prompt, tokens, one pass of the model, vectors."""
+"""Encodes texts: prompt, tokens, windows, one pass of the model, vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.core.representation import Aggregation, join_windows, prefix
 from services.model.bundle import Representation
-from services.model.engine import Schedule
+from services.model.engine import Output, Schedule
 from services.model.loading import Model
 from services.model.tokenizer import Input, TooLong, Truncation
 from services.rpc.validation import validating
 
+F32 = NDArray[np.float32]
 Role = Literal["query", "document"]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What the model made of N texts, in their order. A representation that was not wanted is empty."""
+class Windows:
+    """How texts over the model's limit are read whole."""
 
-    inputs: Sequence[Input]
-    """What the model was given."""
-    dense: Sequence[NDArray[np.float32]] = ()
-    """N vectors [D]."""
-    sparse: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]] = ()
-    """N pairs of vocabulary indices [K], rising, and weights [K]."""
-    multi_vector: Sequence[NDArray[np.float32]] = ()
-    """N matrices [T, D], special tokens left out."""
+    overlap: int
+    """Tokens that a window shares with the one before."""
+    aggregation: Aggregation
+    """How their dense vectors become one."""
 
 
 @dataclass(frozen=True)
@@ -37,39 +36,97 @@ class Wish:
     role: Role
     representations: frozenset[Representation]
     truncation: Truncation
+    windows: Windows | None = None
+    """Read longer texts in windows; None truncates them."""
+    dimensions: int = 0
+    """Prefix of the dense vectors; 0 means all."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the model made of N texts, in their order. A representation that was not wanted is empty."""
+
+    inputs: Sequence[Sequence[Input]]
+    """What the model was given for each text: one row, or its windows."""
+    dense: Sequence[F32] = ()
+    """N vectors [D]."""
+    sparse: Sequence[tuple[NDArray[np.int32], F32]] = ()
+    """N pairs of vocabulary indices [K], rising, and weights [K]."""
+    multi_vector: Sequence[F32] = ()
+    """N matrices [T, D], special tokens left out."""
 
 
 async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Schedule) -> Encoded:
     """The wanted vectors of each text.
 
-    Raises InvalidRequest when texts are over the model's limit and truncation is refused, and what Engine.run raises.
+    Raises InvalidRequest when texts are over the model's limit and truncation is refused, or when windows overlap too
+    far, and what Engine.run raises.
     """
     manifest = model.bundle.manifest
     prompt = manifest.query_prompt if wish.role == "query" else manifest.document_prompt
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts)
-    inputs = _inputs(model, token_ids, wish.truncation)
-    wanted = sorted(wish.representations)
-    outputs = await model.engine.run(inputs, wanted, schedule)
-    before, after = model.tokenizer.special_count
+    inputs = _inputs(model, token_ids, wish)
+    outputs = iter(await model.engine.run(list(chain(*inputs)), sorted(wish.representations), schedule))
+    texts_outputs = [[next(outputs) for _ in rows] for rows in inputs]
+    joined = [(rows, parts) for rows, parts in zip(inputs, texts_outputs, strict=True)]
     return Encoded(
         inputs,
-        dense=[output["dense"] for output in outputs if "dense" in wanted],
-        sparse=[(output["sparse_indices"], output["sparse"]) for output in outputs if "sparse" in wanted],
-        multi_vector=[
-            output["multi_vector"][before : len(output["multi_vector"]) - after]
-            for output in outputs
-            if "multi_vector" in wanted
-        ],
+        dense=_dense(model, joined, wish) if "dense" in wish.representations else (),
+        sparse=[_sparse(parts) for _, parts in joined] if "sparse" in wish.representations else (),
+        multi_vector=[_multi_vector(model, parts, wish) for _, parts in joined]
+        if "multi_vector" in wish.representations
+        else (),
     )
 
 
-def _inputs(model: Model, token_ids: Sequence[Sequence[int]], truncation: Truncation) -> list[Input]:
-    """One row a text. Raises InvalidRequest naming every text that is too long."""
-    inputs: list[Input] = []
+def _inputs(model: Model, token_ids: Sequence[Sequence[int]], wish: Wish) -> list[list[Input]]:
+    """The rows of each text. Raises InvalidRequest naming every text that is too long."""
+    inputs: list[list[Input]] = []
     with validating() as violations:
         for position, ids in enumerate(token_ids):
             try:
-                inputs.append(model.tokenizer.single(ids, truncation))
+                if wish.windows:
+                    inputs.append(model.tokenizer.windows(ids, wish.windows.overlap))
+                else:
+                    inputs.append([model.tokenizer.single(ids, wish.truncation)])
             except TooLong as error:
                 violations.add(f"texts[{position}]", str(error), expected_max=error.limit, given=error.given)
+            except ValueError as error:
+                violations.add("windows.overlap_token_count", str(error))
+                break
     return inputs
+
+
+def _dense(model: Model, joined: Sequence[tuple[Sequence[Input], Sequence[Output]]], wish: Wish) -> Sequence[F32]:
+    unit_length = model.bundle.manifest.similarity == "cosine"
+    vectors: list[F32] = []
+    for rows, parts in joined:
+        if wish.windows is None or len(parts) == 1:
+            vectors.append(parts[0]["dense"])
+            continue
+        counts = np.array([len(row.ids) for row in rows])
+        windows = np.stack([part["dense"] for part in parts])
+        vectors.append(join_windows(windows, counts, wish.windows.aggregation, unit_length=unit_length))
+    if wish.dimensions:
+        return list(prefix(np.stack(vectors), wish.dimensions, unit_length=unit_length))
+    return vectors
+
+
+def _sparse(parts: Sequence[Output]) -> tuple[NDArray[np.int32], F32]:
+    """Terms of all windows, each with its largest weight."""
+    if len(parts) == 1:
+        return parts[0]["sparse_indices"], parts[0]["sparse"]
+    indices, places = np.unique(np.concatenate([part["sparse_indices"] for part in parts]), return_inverse=True)
+    weights = np.zeros(len(indices), dtype=np.float32)
+    np.maximum.at(weights, places, np.concatenate([part["sparse"] for part in parts]))
+    return indices.astype(np.int32), weights
+
+
+def _multi_vector(model: Model, parts: Sequence[Output], wish: Wish) -> F32:
+    """Token vectors of all windows, special tokens and what windows share left out."""
+    before, after = model.tokenizer.special_count
+    overlap = wish.windows.overlap if wish.windows else 0
+    tokens = [part["multi_vector"] for part in parts]
+    return np.concatenate(
+        [rows[before + (overlap if position else 0) : len(rows) - after] for position, rows in enumerate(tokens)]
+    )

@@ -1,40 +1,140 @@
-"""The models of one server, by name."""
+"""The models of one server, by name; loaded and ended while it runs."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import ctypes
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.common.v1.model_pb2 import ModelRef
-from sluice.errors import InvalidRequest, NotFound, Violation
+from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Violation
 
 from services.model.bundle import BundleError
 from services.model.loading import Model, load_model
 from services.model.settings import ModelServerSettings
 from services.rpc.server import StartFailed
+from services.rpc.validation import validating
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Served:
+    """A loaded model, and the calls that use it."""
+
+    model: Model
+    users: int = 0
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a model that was ended has no user left."""
 
 
 class Catalog:
-    """Loaded models by name. Iterates in the order of names."""
+    """Loaded models by name. Belongs to the event loop."""
 
-    def __init__(self, models: list[Model]) -> None:
-        self.models = sorted(models, key=lambda model: model.name)
+    def __init__(self, settings: ModelServerSettings) -> None:
+        self._settings = settings
+        self._served: dict[str, _Served] = {}
+        self._changing = asyncio.Lock()
 
-    def get(self, name: str) -> Model:
-        """The model of a name; the empty name means the only one.
+    @property
+    def models(self) -> list[Model]:
+        """All models, by name."""
+        return [self._served[name].model for name in sorted(self._served)]
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Model]:
+        """The model of a name, which stays loaded for the block; the empty name means the only one.
 
         Raises NotFound for an unknown name, InvalidRequest for an empty one when there are several.
         """
-        names = [model.name for model in self.models]
-        if name in names:
-            return self.models[names.index(name)]
-        if name:
-            message = f"no model {name!r} here; there is {', '.join(names)}"
+        served = self._find(name)
+        served.users += 1
+        try:
+            yield served.model
+        finally:
+            served.users -= 1
+            if not served.users:
+                served.unused.set()
+
+    async def add(self, folder: Path) -> Model:
+        """Load a bundle and serve it, in place of a loaded one of its name. Raises BundleError."""
+        model = await asyncio.to_thread(
+            load_model, folder, variant=self._settings.variant, limits=self._settings.limits
+        )
+        replaced = self._served.get(model.name)
+        self._served[model.name] = _Served(model)
+        if replaced:
+            await _ended(replaced)
+        return model
+
+    async def load(self, name: str, version: str) -> Model:
+        """Load NAME/VERSION of the repository; does nothing when just that is loaded.
+
+        Raises PreconditionFailed without a repository or when the bundle cannot be served, NotFound when there is none.
+        """
+        repository = self._settings.repository
+        if repository is None:
+            raise PreconditionFailed(
+                "this server was started without --repository, so it loads no models while it runs"
+            )
+        folder = repository / _part("name", name) / _part("version", version)
+        if not folder.is_dir():
+            message = f"no bundle {name!r} of version {version!r} in the repository"
             raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name})
-        if len(self.models) > 1:
-            description = f"expected one of {', '.join(names)}, got none"
+        async with self._changing:
+            present = self._served.get(name)
+            if present and present.model.bundle.manifest.version == version:
+                return present.model
+            try:
+                return await self.add(folder)
+            except BundleError as error:
+                raise PreconditionFailed(f"the bundle cannot be served: {error}") from error
+
+    async def unload(self, name: str) -> None:
+        """End a model once its calls are answered. Raises NotFound."""
+        async with self._changing:
+            self._find(name or "?")
+            await _ended(self._served.pop(name))
+        logger.info("model unloaded", extra={"model": name})
+
+    async def close(self) -> None:
+        """End all models."""
+        for served in list(self._served.values()):
+            await asyncio.to_thread(served.model.engine.close)
+
+    def _find(self, name: str) -> _Served:
+        names = ", ".join(sorted(self._served)) or "none"
+        if name in self._served:
+            return self._served[name]
+        if name or not self._served:
+            message = f"no model {name!r} here; there is {names}"
+            raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name})
+        if len(self._served) > 1:
+            description = f"expected one of {names}, got none"
             raise InvalidRequest(f"model: {description}", violations=[Violation("model", description)])
-        return self.models[0]
+        return next(iter(self._served.values()))
+
+
+async def _ended(served: _Served) -> None:
+    """Wait for a model's last call, stop its threads, and give its memory back."""
+    if served.users:
+        served.unused.clear()
+        await served.unused.wait()
+    await asyncio.to_thread(served.model.engine.close)
+    served.model.session.close()
+    with suppress(OSError, AttributeError):  # glibc keeps freed memory for itself until told
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _part(field_name: str, value: str) -> str:
+    """A name that is one folder. Raises InvalidRequest."""
+    with validating() as violations:
+        if not value or value in (".", "..") or "/" in value or "\0" in value:
+            violations.add(field_name, f"expected the name of a folder of the repository, got {value!r}")
+    return value
 
 
 def model_ref(model: Model) -> ModelRef:
@@ -45,23 +145,19 @@ def model_ref(model: Model) -> ModelRef:
 
 @asynccontextmanager
 async def open_catalog(settings: ModelServerSettings) -> AsyncIterator[Catalog]:
-    """Load the configured bundles, and let their threads end with the block.
+    """Load the configured bundles, and end all models with the block.
 
     Raises StartFailed when a bundle cannot be served, or two have one name.
     """
+    catalog = Catalog(settings)
     try:
-        models = [await asyncio.to_thread(_load, settings, index) for index in range(len(settings.bundles))]
+        for folder in settings.bundles:
+            before = len(catalog.models)
+            model = await catalog.add(folder)
+            if len(catalog.models) == before:
+                raise StartFailed(f"{folder}: expected bundles with different names, got {model.name!r} twice")
+        yield catalog
     except BundleError as error:
         raise StartFailed(str(error)) from error
-    names = [model.name for model in models]
-    if len(set(names)) < len(names):
-        raise StartFailed(f"expected bundles with different names, got {', '.join(names)}")
-    try:
-        yield Catalog(models)
     finally:
-        for model in models:
-            model.engine.close()
-
-
-def _load(settings: ModelServerSettings, index: int) -> Model:
-    return load_model(settings.bundles[index], variant=settings.variant, limits=settings.limits)
+        await catalog.close()

@@ -36,6 +36,10 @@ class Session:
         if missing := set(expected) - set(self.outputs):
             raise BundleError(f"{bundle.folder}: expected outputs {expected}, the graph lacks {sorted(missing)}")
 
+    def close(self) -> None:
+        """Free the graph's memory. No run may follow."""
+        del self._session
+
     @property
     def execution_provider(self) -> str:
         """The provider in use, e.g. `CPUExecutionProvider`."""

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.model.bundle import VariantName
 from services.model.engine import Limits
@@ -14,8 +14,11 @@ from services.rpc.settings import ServerSettings
 class ModelServerSettings(ServerSettings):
     """How models are loaded, batched and cached."""
 
-    bundles: list[Path] = Field(min_length=1)
+    bundles: list[Path] = Field(default_factory=list)
     """Bundle folders to serve, each NAME/VERSION. In the environment as JSON: ["/bundles/all-MiniLM-L6-v2/1"]."""
+
+    repository: Path | None = None
+    """Folder of bundles, NAME/VERSION, that LoadModel may load while the server runs; without it none are."""
 
     variant: VariantName | Literal["auto"] = "auto"
     """Graph to run; `auto` takes the one that export found fastest among those that keep parity."""
@@ -37,6 +40,12 @@ class ModelServerSettings(ServerSettings):
 
     max_text_bytes: int = Field(65_536, ge=1, le=2**24)
     """Largest text, in bytes of UTF-8."""
+
+    @model_validator(mode="after")
+    def _something_to_serve(self) -> Self:
+        if not self.bundles and self.repository is None:
+            raise ValueError("expected --bundles, or a --repository to load from, got neither")
+        return self
 
     @property
     def limits(self) -> Limits:

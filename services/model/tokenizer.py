@@ -94,6 +94,17 @@ class Tokenizer:
         segments = tuple(s for s, piece in zip(self._pair.segments, pieces, strict=True) for _ in piece)
         return Input(ids, segments, first_dropped + second_dropped)
 
+    def windows(self, ids: Sequence[int], overlap: int) -> list[Input]:
+        """Rows that read all of a text, each sharing `overlap` tokens with the one before. Raises ValueError."""
+        before, after = self._single.parts
+        return [Input((*before, *piece, *after)) for piece in cut(ids, self._max - self._single.special_count, overlap)]
+
+    def pair_windows(self, query: Sequence[int], document: Sequence[int], overlap: int) -> list[Input]:
+        """Rows that read all of a document, each with the query, which is cut to half the room. Raises ValueError."""
+        room = self._max - self._pair.special_count
+        query = query[: room // 2]
+        return [self.pair(query, piece, "end") for piece in cut(document, room - len(query), overlap)]
+
     def _fitted(self, ids: Sequence[int], room: int, truncation: Truncation) -> tuple[Sequence[int], int]:
         """The ids that fit, and how many were dropped."""
         dropped = len(ids) - room
@@ -118,6 +129,17 @@ class Tokenizer:
                 parts.append([])
                 segments += [segment, segment]
         return _Template(tuple(map(tuple, parts)), tuple(segments))
+
+
+def cut(ids: Sequence[int], room: int, overlap: int) -> list[Sequence[int]]:
+    """Pieces of at most `room` tokens, each sharing `overlap` with the one before; one piece when all fit.
+
+    Raises ValueError when the overlap is not 0 to half the room.
+    """
+    if not 0 <= overlap <= room // 2:
+        raise ValueError(f"expected an overlap of 0 to {room // 2} tokens, half of what a window holds, got {overlap}")
+    starts = range(0, max(len(ids) - overlap, 1), room - overlap)
+    return [ids[start : start + room] for start in starts]
 
 
 def split_room(first: int, second: int, room: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Proto to domain and back, for what every server of models has in its messages."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from sluice.common.v1 import model_pb2 as pb
@@ -8,7 +9,7 @@ from services.model.engine import Lane, Schedule
 from services.model.tokenizer import Input, Truncation
 from services.rpc.deadline import Deadline
 from services.rpc.interceptor import Context
-from services.rpc.validation import validating
+from services.rpc.validation import Violations, validating
 
 _LANES: Final[dict[int, Lane]] = {
     pb.LANE_UNSPECIFIED: "interactive",
@@ -31,14 +32,17 @@ def schedule(lane: int, context: Context, *, max_s: float) -> Schedule:
     return Schedule(_LANES[lane], Deadline.of(context, default_s=max_s).at)
 
 
-def truncation(number: int) -> Truncation:
-    """The truncation that is asked for. Raises InvalidRequest."""
-    with validating() as violations:
-        if number not in _TRUNCATIONS:
-            violations.add("truncation", f"expected END, START or REFUSE, got number {number}")
-    return _TRUNCATIONS[number]
+def truncation(number: int, violations: Violations) -> Truncation:
+    """The truncation that is asked for; an unknown one is noted."""
+    if number not in _TRUNCATIONS:
+        violations.add("truncation", f"expected END, START or REFUSE, got number {number}")
+    return _TRUNCATIONS.get(number, "end")
 
 
-def usage(row: Input) -> pb.TextUsage:
-    """What happened to a text on its way into the model."""
-    return pb.TextUsage(token_count=len(row.ids), dropped_token_count=row.dropped)
+def usage(rows: Sequence[Input]) -> pb.TextUsage:
+    """What happened to a text on its way into the model: one row, or several windows."""
+    return pb.TextUsage(
+        token_count=sum(len(row.ids) for row in rows),
+        dropped_token_count=sum(row.dropped for row in rows),
+        window_count=len(rows),
+    )

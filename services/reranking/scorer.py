@@ -3,8 +3,10 @@
 The query is tokenised once for all its documents, and for late interaction encoded once.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,10 @@ from services.core.late_interaction import mean_maxsim
 from services.model.engine import Schedule
 from services.model.loading import Model
 from services.model.tokenizer import Input, TooLong, Truncation
-from services.rpc.validation import Violations, validating
+from services.rpc.validation import validating
+
+F32 = NDArray[np.float32]
+Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -25,14 +30,16 @@ class Question:
     truncation: Truncation
     raw_scores: bool
     """Logits as they are, instead of probabilities."""
+    window_overlap: int | None = None
+    """Read longer documents in windows that share so many tokens; None truncates them."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """What the model made of N documents, in their order."""
 
-    inputs: Sequence[Input]
-    """What the model was given for each document."""
+    inputs: Sequence[Sequence[Input]]
+    """What the model was given for each document: one row, or its windows."""
     relevance: NDArray[np.float32]
     """[N], higher is more relevant."""
     labels: NDArray[np.float32] | None
@@ -40,9 +47,10 @@ class Scores:
 
 
 async def score(model: Model, question: Question, schedule: Schedule) -> Scores:
-    """The scores of each document.
+    """The scores of each document; one that is read in windows has the score of its best window.
 
-    Raises InvalidRequest when an input is over the model's limit and truncation is refused, and what Engine.run raises.
+    Raises InvalidRequest when an input is over the model's limit and truncation is refused, or when windows overlap
+    too far, and what Engine.run raises.
     """
     query_ids, *document_ids = await model.tokenize([question.query, *question.documents])
     if model.bundle.manifest.task == "cross_encoder":
@@ -51,44 +59,62 @@ async def score(model: Model, question: Question, schedule: Schedule) -> Scores:
 
 
 async def _by_cross_encoder(
-    model: Model,
-    question: Question,
-    query_ids: Sequence[int],
-    document_ids: Sequence[Sequence[int]],
-    schedule: Schedule,
+    model: Model, question: Question, query_ids: Ids, document_ids: Sequence[Ids], schedule: Schedule
 ) -> Scores:
-    inputs: list[Input] = []
-    with validating() as violations:
-        for position, ids in enumerate(document_ids):
-            try:
-                inputs.append(model.tokenizer.pair(query_ids, ids, question.truncation))
-            except TooLong as error:
-                _too_long(violations, f"documents[{position}]", error)
-    outputs = await model.engine.run(inputs, ["logits"], schedule)
+    def rows(ids: Ids) -> list[Input]:
+        if question.window_overlap is None:
+            return [model.tokenizer.pair(query_ids, ids, question.truncation)]
+        return model.tokenizer.pair_windows(query_ids, ids, question.window_overlap)
+
+    inputs = _inputs(document_ids, rows)
+    outputs = await model.engine.run(list(chain(*inputs)), ["logits"], schedule)
     logits = np.stack([output["logits"] for output in outputs])
-    scores = logits if question.raw_scores else probabilities(logits)
-    several = logits.shape[1] > 1
-    return Scores(inputs, scores[:, model.bundle.manifest.relevant_label], scores if several else None)
+    label = model.bundle.manifest.relevant_label
+    best = logits[_best_rows(logits[:, label], inputs)]
+    scores = best if question.raw_scores else probabilities(best)
+    return Scores(inputs, scores[:, label], scores if scores.shape[1] > 1 else None)
 
 
 async def _by_late_interaction(
-    model: Model,
-    question: Question,
-    query_ids: Sequence[int],
-    document_ids: Sequence[Sequence[int]],
-    schedule: Schedule,
+    model: Model, question: Question, query_ids: Ids, document_ids: Sequence[Ids], schedule: Schedule
 ) -> Scores:
-    inputs: list[Input] = []
-    with validating() as violations:
-        for position, ids in enumerate([query_ids, *document_ids]):
-            try:
-                inputs.append(model.tokenizer.single(ids, question.truncation))
-            except TooLong as error:
-                _too_long(violations, f"documents[{position - 1}]" if position else "query", error)
-    outputs = await model.engine.run(inputs, ["multi_vector"], schedule)
+    def rows(ids: Ids) -> list[Input]:
+        if question.window_overlap is None:
+            return [model.tokenizer.single(ids, question.truncation)]
+        return model.tokenizer.windows(ids, question.window_overlap)
+
+    query_rows = _inputs([query_ids], lambda ids: [model.tokenizer.single(ids, question.truncation)], field="query")
+    inputs = _inputs(document_ids, rows)
+    outputs = await model.engine.run(list(chain(*query_rows, *inputs)), ["multi_vector"], schedule)
     before, after = model.tokenizer.special_count
-    query, *documents = (output["multi_vector"][before : len(output["multi_vector"]) - after] for output in outputs)
-    return Scores(inputs[1:], mean_maxsim(query, documents), None)
+    query, *windows = (output["multi_vector"][before : len(output["multi_vector"]) - after] for output in outputs)
+    scores = await asyncio.to_thread(mean_maxsim, query, windows)
+    return Scores(inputs, scores[_best_rows(scores, inputs)], None)
+
+
+def _inputs(texts: Sequence[Ids], rows: Callable[[Ids], list[Input]], *, field: str = "documents") -> list[list[Input]]:
+    """The rows of each text. Raises InvalidRequest naming every text that is too long."""
+    inputs: list[list[Input]] = []
+    with validating() as violations:
+        for position, ids in enumerate(texts):
+            try:
+                inputs.append(rows(ids))
+            except TooLong as error:
+                where = "query" if field == "query" else f"{field}[{position}]"
+                violations.add(where, str(error), expected_max=error.limit, given=error.given)
+            except ValueError as error:
+                violations.add("windows.overlap_token_count", str(error))
+                break
+    return inputs
+
+
+def _best_rows(scores: F32, inputs: Sequence[Sequence[Input]]) -> NDArray[np.int64]:
+    """The row of each document's best window: positions [N] in scores [sum of windows]."""
+    best, start = [], 0
+    for rows in inputs:
+        best.append(start + int(scores[start : start + len(rows)].argmax()))
+        start += len(rows)
+    return np.array(best)
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,7 +124,3 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     result: NDArray[np.float32] = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
     return result
-
-
-def _too_long(violations: Violations, field: str, error: TooLong) -> None:
-    violations.add(field, str(error), expected_max=error.limit, given=error.given)

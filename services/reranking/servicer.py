@@ -32,15 +32,24 @@ class RerankingServicer(RerankingServiceServicer):
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
         """Score documents."""
-        model = self._catalog.get(request.model)
-        question = self._validated(request)
-        when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
-        scores = await score(model, question, when)
-        return _response(model, scores, request)
+        with self._catalog.using(request.model) as model:
+            question = self._validated(request)
+            when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
+            scores = await score(model, question, when)
+            return _response(model, scores, request)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List the models."""
-        return pb.ListModelsResponse(models=[_described(model) for model in self._catalog.models])
+        return pb.ListModelsResponse(models=map(_described, self._catalog.models))
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
+        """Load a bundle of the repository."""
+        return pb.LoadModelResponse(model=model_ref(await self._catalog.load(request.name, request.version)))
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        """End a model."""
+        await self._catalog.unload(request.name)
+        return pb.UnloadModelResponse()
 
     def _validated(self, request: pb.RerankRequest) -> Question:
         """What to score, when the request keeps every rule; else raises InvalidRequest."""
@@ -55,7 +64,15 @@ class RerankingServicer(RerankingServiceServicer):
                 violations.add("top_k", description, expected_max=len(request.documents), given=request.top_k)
             if request.order not in pb.Order.values():
                 violations.add("order", f"expected SCORE or REQUEST, got number {request.order}")
-        return Question(request.query, list(request.documents), truncation(request.truncation), request.raw_scores)
+            if request.HasField("windows") and request.truncation:
+                violations.add("truncation", "expected none beside windows, which drop nothing, got one")
+            return Question(
+                request.query,
+                list(request.documents),
+                truncation(request.truncation, violations),
+                request.raw_scores,
+                request.windows.overlap_token_count if request.HasField("windows") else None,
+            )
 
 
 def _response(model: Model, scores: Scores, request: pb.RerankRequest) -> pb.RerankResponse:

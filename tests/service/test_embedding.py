@@ -1,6 +1,8 @@
 """The embedding service over gRPC, with a real model in it."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +12,10 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sluice.common.v1 import model_pb2
+from sluice.common.v1 import model_pb2, tensor_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
-from sluice.errors import InvalidRequest, NotFound, QuotaExceeded, SluiceError, from_rpc_error
+from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, QuotaExceeded, SluiceError, from_rpc_error
 
 from services.rpc.tensor import to_tensor
 from tests.support.servers import embedding_server
@@ -151,3 +153,87 @@ def test_the_tensor_of_an_array_is_its_bytes() -> None:
     tensor = to_tensor(array)
     assert list(tensor.shape) == [2, 3]
     assert tensor.data == array.tobytes()
+
+
+def edited(bundle: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a bundle with other facts in its manifest."""
+    copy = Path(shutil.copytree(bundle, folder))
+    manifest = json.loads((copy / "bundle.json").read_text()) | changes
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    return copy
+
+
+async def test_vectors_come_in_the_type_and_length_that_is_asked_for(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+    async with stub_of(edited(tiny_bi_encoder, tmp_path / "copy", matryoshka_dimensions=[8, 16])) as stub:
+        whole = dense(await stub.Embed(pb.EmbedRequest(texts=TEXTS)))
+        short = dense(await stub.Embed(pb.EmbedRequest(texts=TEXTS, dimensions=16)))
+        expected = whole[:, :16] / np.linalg.norm(whole[:, :16], axis=1, keepdims=True)
+        np.testing.assert_allclose(short, expected, atol=1e-6)
+        half = (await stub.Embed(pb.EmbedRequest(texts=TEXTS, data_type=tensor_pb2.DATA_TYPE_FLOAT16))).dense
+        np.testing.assert_array_equal(np.frombuffer(half.data, "<f2").reshape(half.shape), whole.astype(np.float16))
+        int8 = (await stub.Embed(pb.EmbedRequest(texts=TEXTS, data_type=tensor_pb2.DATA_TYPE_INT8))).dense
+        restored = np.frombuffer(int8.data, "i1").reshape(int8.shape) * np.array(int8.row_scales)[:, None]
+        np.testing.assert_allclose(restored, whole, atol=0.005)
+        bits = (await stub.Embed(pb.EmbedRequest(texts=TEXTS, data_type=tensor_pb2.DATA_TYPE_BITS))).dense
+        packed = np.frombuffer(bits.data, np.uint8).reshape(len(TEXTS), -1)
+        np.testing.assert_array_equal(np.unpackbits(packed, axis=1, count=whole.shape[1]), whole > 0)
+        assert list(bits.shape) == list(whole.shape)
+        error = await refusal(stub.Embed(pb.EmbedRequest(texts=TEXTS, dimensions=12)))
+        assert "8, 16, 32" in error.message
+        both = [pb.REPRESENTATION_DENSE, pb.REPRESENTATION_MULTI_VECTOR]
+        bad = pb.EmbedRequest(texts=TEXTS, representations=both, data_type=tensor_pb2.DATA_TYPE_BITS)
+        assert "data_type" in (await refusal(stub.Embed(bad))).message
+
+
+async def test_a_long_text_is_read_in_windows_and_nothing_of_it_is_dropped(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        limit = (await stub.ListModels(pb.ListModelsRequest())).models[0].max_token_count
+        texts = ["short", "open the file and sort the list " * limit]
+        kinds = [pb.REPRESENTATION_DENSE, pb.REPRESENTATION_MULTI_VECTOR]
+        windows = model_pb2.Windows(overlap_token_count=5, aggregation=model_pb2.WINDOW_AGGREGATION_MEAN)
+        response = await stub.Embed(pb.EmbedRequest(texts=texts, windows=windows, representations=kinds))
+        cut = await stub.Embed(pb.EmbedRequest(texts=texts))
+        assert response.usage[0] == cut.usage[0]
+        assert response.usage[1].dropped_token_count == 0
+        assert response.usage[1].window_count > 1
+        tokens = cut.usage[1].token_count - 2 + cut.usage[1].dropped_token_count
+        assert response.multi_vector.token_counts[1] == tokens
+        np.testing.assert_allclose(np.linalg.norm(dense(response), axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(dense(response)[0], dense(cut)[0], atol=1e-6)
+        far = pb.EmbedRequest(texts=texts, windows=model_pb2.Windows(overlap_token_count=limit))
+        error = await refusal(stub.Embed(far))
+        assert "windows.overlap_token_count" in error.message
+        both = pb.EmbedRequest(texts=texts, windows=windows, truncation=model_pb2.TRUNCATION_END)
+        assert "truncation" in (await refusal(stub.Embed(both))).message
+
+
+async def test_models_are_loaded_and_ended_while_the_server_runs(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    for version in ("1", "2"):
+        edited(tiny_bi_encoder, repository / "other" / version, name="other", version=version)
+    damaged = edited(tiny_bi_encoder, repository / "damaged" / "1", name="damaged")
+    (damaged / "tokenizer.json").write_text("{}")
+    async with stub_of(tiny_bi_encoder, repository=repository) as stub:
+        request = pb.EmbedRequest(model="other", texts=TEXTS)
+        assert isinstance(await refusal(stub.Embed(request)), NotFound)
+        first = (await stub.LoadModel(pb.LoadModelRequest(name="other", version="1"))).model
+        assert (await stub.Embed(request)).model == first
+        second = (await stub.LoadModel(pb.LoadModelRequest(name="other", version="2"))).model
+        assert (await stub.Embed(request)).model == second != first
+        await stub.UnloadModel(pb.UnloadModelRequest(name="other"))
+        assert isinstance(await refusal(stub.Embed(request)), NotFound)
+        assert len((await stub.ListModels(pb.ListModelsRequest())).models) == 1
+        assert isinstance(await refusal(stub.UnloadModel(pb.UnloadModelRequest(name="other"))), NotFound)
+        absent = await refusal(stub.LoadModel(pb.LoadModelRequest(name="other", version="9")))
+        assert isinstance(absent, NotFound)
+        outside = await refusal(stub.LoadModel(pb.LoadModelRequest(name="..", version="other/1")))
+        assert isinstance(outside, InvalidRequest)
+        broken = await refusal(stub.LoadModel(pb.LoadModelRequest(name="damaged", version="1")))
+        assert isinstance(broken, PreconditionFailed)
+        assert "tokenizer.json" in broken.message
+
+
+async def test_a_server_without_repository_loads_nothing(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        error = await refusal(stub.LoadModel(pb.LoadModelRequest(name="x", version="1")))
+        assert isinstance(error, PreconditionFailed)

@@ -104,6 +104,22 @@ async def test_long_input_is_cut_and_reported_or_refused(tiny_cross_encoder: Pat
         assert [violation.field for violation in error.violations] == ["documents[1]"]
 
 
+@pytest.mark.parametrize("bundle", ["tiny_bi_encoder", "tiny_cross_encoder"])
+async def test_a_document_in_windows_scores_as_its_best_window(bundle: str, request: pytest.FixtureRequest) -> None:
+    async with stub_of(request.getfixturevalue(bundle)) as stub:
+        filler = "a generator is sorted and the list is long " * 40
+        documents = ["short", f"{filler} {QUERY} {filler}"]
+        windows = model_pb2.Windows(overlap_token_count=4)
+        ask = pb.RerankRequest(query=QUERY, documents=documents, windows=windows, order=pb.ORDER_REQUEST)
+        whole = (await stub.Rerank(ask)).results
+        assert whole[1].usage.window_count > 1
+        assert whole[1].usage.dropped_token_count == 0
+        ask = pb.RerankRequest(query=QUERY, documents=documents, order=pb.ORDER_REQUEST)
+        cut = (await stub.Rerank(ask)).results
+        assert cut[1].usage.dropped_token_count > 0
+        assert whole[0].score == pytest.approx(cut[0].score, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("bad", "fields"),
     [

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pydoc_data.topics import topics
+from textwrap import dedent
 from types import ModuleType
 from typing import Final, NamedTuple
 
@@ -48,7 +49,7 @@ def corpus() -> Iterator[Document]:
     seen_texts: set[bytes] = set()
     seen_ids: set[str] = set()
     for entry in _entries():
-        for number, passage in enumerate(passages(entry.text), start=1):
+        for number, passage in enumerate(map(dedent, passages(entry.text)), start=1):
             document_id = entry.name if number == 1 else f"{entry.name}#{number}"
             digest = hashlib.sha256(passage.encode()).digest()
             if digest in seen_texts or document_id in seen_ids or len(passage.split()) < MIN_WORDS:

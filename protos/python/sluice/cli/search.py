@@ -73,7 +73,7 @@ def _rendered(rank: int, result: Result, *, full: bool) -> RenderableType:
         head.append(f"  {document.document_id}", style="dim")
     lines = document.text.strip().splitlines()
     shown = lines if full else lines[:_PASSAGE_LINES]
-    passage = Text("\n".join(shown) + ("" if len(shown) == len(lines) else " …"))
+    passage = Text("\n".join(shown).rstrip() + ("" if len(shown) == len(lines) else " …"))
     parts: list[RenderableType] = [head, Padding(passage, (0, 2, 0, 4))]
     if document.metadata:
         words = " · ".join(f"{name}: {_word(value)}" for name, value in sorted(document.metadata.items()))

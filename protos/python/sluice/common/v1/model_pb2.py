@@ -24,21 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csluice/common/v1/model.proto\x12\x10sluice.common.v1\"9\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"=\n\tTextUsage\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x1b\n\x13\x64ropped_token_count\x18\x02 \x01(\x05*R\n\x08TextRole\x12\x19\n\x15TEXT_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTEXT_ROLE_QUERY\x10\x01\x12\x16\n\x12TEXT_ROLE_DOCUMENT\x10\x02*i\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRUNCATION_END\x10\x01\x12\x14\n\x10TRUNCATION_START\x10\x02\x12\x15\n\x11TRUNCATION_REFUSE\x10\x03*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\r\n\tLANE_BULK\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csluice/common/v1/model.proto\x12\x10sluice.common.v1\"9\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"`\n\x07Windows\x12\x1b\n\x13overlap_token_count\x18\x01 \x01(\x05\x12\x38\n\x0b\x61ggregation\x18\x02 \x01(\x0e\x32#.sluice.common.v1.WindowAggregation\"S\n\tTextUsage\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x1b\n\x13\x64ropped_token_count\x18\x02 \x01(\x05\x12\x14\n\x0cwindow_count\x18\x03 \x01(\x05*R\n\x08TextRole\x12\x19\n\x15TEXT_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTEXT_ROLE_QUERY\x10\x01\x12\x16\n\x12TEXT_ROLE_DOCUMENT\x10\x02*i\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRUNCATION_END\x10\x01\x12\x14\n\x10TRUNCATION_START\x10\x02\x12\x15\n\x11TRUNCATION_REFUSE\x10\x03*p\n\x11WindowAggregation\x12\"\n\x1eWINDOW_AGGREGATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17WINDOW_AGGREGATION_MEAN\x10\x01\x12\x1a\n\x16WINDOW_AGGREGATION_MAX\x10\x02*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\r\n\tLANE_BULK\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.common.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TEXTROLE']._serialized_start=172
-  _globals['_TEXTROLE']._serialized_end=254
-  _globals['_TRUNCATION']._serialized_start=256
-  _globals['_TRUNCATION']._serialized_end=361
-  _globals['_LANE']._serialized_start=363
-  _globals['_LANE']._serialized_end=428
+  _globals['_TEXTROLE']._serialized_start=292
+  _globals['_TEXTROLE']._serialized_end=374
+  _globals['_TRUNCATION']._serialized_start=376
+  _globals['_TRUNCATION']._serialized_end=481
+  _globals['_WINDOWAGGREGATION']._serialized_start=483
+  _globals['_WINDOWAGGREGATION']._serialized_end=595
+  _globals['_LANE']._serialized_start=597
+  _globals['_LANE']._serialized_end=662
   _globals['_MODELREF']._serialized_start=50
   _globals['_MODELREF']._serialized_end=107
-  _globals['_TEXTUSAGE']._serialized_start=109
-  _globals['_TEXTUSAGE']._serialized_end=170
+  _globals['_WINDOWS']._serialized_start=109
+  _globals['_WINDOWS']._serialized_end=205
+  _globals['_TEXTUSAGE']._serialized_start=207
+  _globals['_TEXTUSAGE']._serialized_end=290
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,30 @@ TRUNCATION_REFUSE: Truncation.ValueType  # 3
 """Refuse the request with INVALID_ARGUMENT."""
 Global___Truncation: _TypeAlias = Truncation  # noqa: Y015
 
+class _WindowAggregation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WindowAggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WindowAggregation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WINDOW_AGGREGATION_UNSPECIFIED: _WindowAggregation.ValueType  # 0
+    """The default, MEAN."""
+    WINDOW_AGGREGATION_MEAN: _WindowAggregation.ValueType  # 1
+    """Mean of the windows, each weighing as much as it has tokens."""
+    WINDOW_AGGREGATION_MAX: _WindowAggregation.ValueType  # 2
+    """Largest value of each dimension."""
+
+class WindowAggregation(_WindowAggregation, metaclass=_WindowAggregationEnumTypeWrapper):
+    """How the dense vectors of a text's windows become one; unit length again when the model's similarity is cosine."""
+
+WINDOW_AGGREGATION_UNSPECIFIED: WindowAggregation.ValueType  # 0
+"""The default, MEAN."""
+WINDOW_AGGREGATION_MEAN: WindowAggregation.ValueType  # 1
+"""Mean of the windows, each weighing as much as it has tokens."""
+WINDOW_AGGREGATION_MAX: WindowAggregation.ValueType  # 2
+"""Largest value of each dimension."""
+Global___WindowAggregation: _TypeAlias = WindowAggregation  # noqa: Y015
+
 class _Lane:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -124,6 +148,34 @@ class ModelRef(_message.Message):
 Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 
 @_typing.final
+class Windows(_message.Message):
+    """Reads a text over the model's limit in windows, so that nothing of it is dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERLAP_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    overlap_token_count: _builtins.int
+    """Tokens that a window shares with the one before it: 0 to half of what a window holds."""
+    aggregation: Global___WindowAggregation.ValueType
+    """How the dense vectors of the windows become one. Sparse weights take the largest of each term, token vectors are
+    put one after the other without the shared ones, and a document's score is that of its best window, whatever is set.
+    """
+    def __init__(
+        self,
+        *,
+        overlap_token_count: _builtins.int = ...,
+        aggregation: Global___WindowAggregation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "overlap_token_count", b"overlap_token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Windows: _TypeAlias = Windows  # noqa: Y015
+
+@_typing.final
 class TextUsage(_message.Message):
     """What happened to one text on its way into the model."""
 
@@ -131,19 +183,23 @@ class TextUsage(_message.Message):
 
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     DROPPED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    WINDOW_COUNT_FIELD_NUMBER: _builtins.int
     token_count: _builtins.int
     """Tokens given to the model, special tokens included."""
     dropped_token_count: _builtins.int
     """Tokens that truncation dropped; 0 when the text was used whole."""
+    window_count: _builtins.int
+    """Windows the text was read in; 1 when it fits."""
     def __init__(
         self,
         *,
         token_count: _builtins.int = ...,
         dropped_token_count: _builtins.int = ...,
+        window_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_token_count", b"dropped_token_count", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_token_count", b"dropped_token_count", "token_count", b"token_count", "window_count", b"window_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsluice/common/v1/tensor.proto\x12\x10sluice.common.v1\"c\n\x06Tensor\x12-\n\tdata_type\x18\x01 \x01(\x0e\x32\x1a.sluice.common.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\r\n\x05scale\x18\x04 \x01(\x02\"z\n\rSparseVectors\x12)\n\x07indices\x18\x01 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12)\n\x07weights\x18\x02 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12\x13\n\x0bterm_counts\x18\x03 \x03(\x05\"N\n\x0cMultiVectors\x12(\n\x06tokens\x18\x01 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12\x14\n\x0ctoken_counts\x18\x02 \x03(\x05*\x90\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x03\x12\x12\n\x0e\x44\x41TA_TYPE_BITS\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsluice/common/v1/tensor.proto\x12\x10sluice.common.v1\"h\n\x06Tensor\x12-\n\tdata_type\x18\x01 \x01(\x0e\x32\x1a.sluice.common.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x12\n\nrow_scales\x18\x04 \x03(\x02\"z\n\rSparseVectors\x12)\n\x07indices\x18\x01 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12)\n\x07weights\x18\x02 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12\x13\n\x0bterm_counts\x18\x03 \x03(\x05\"N\n\x0cMultiVectors\x12(\n\x06tokens\x18\x01 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12\x14\n\x0ctoken_counts\x18\x02 \x03(\x05*\x90\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x03\x12\x12\n\x0e\x44\x41TA_TYPE_BITS\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.common.v1.tensor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=357
-  _globals['_DATATYPE']._serialized_end=501
+  _globals['_DATATYPE']._serialized_start=362
+  _globals['_DATATYPE']._serialized_end=506
   _globals['_TENSOR']._serialized_start=51
-  _globals['_TENSOR']._serialized_end=150
-  _globals['_SPARSEVECTORS']._serialized_start=152
-  _globals['_SPARSEVECTORS']._serialized_end=274
-  _globals['_MULTIVECTORS']._serialized_start=276
-  _globals['_MULTIVECTORS']._serialized_end=354
+  _globals['_TENSOR']._serialized_end=155
+  _globals['_SPARSEVECTORS']._serialized_start=157
+  _globals['_SPARSEVECTORS']._serialized_end=279
+  _globals['_MULTIVECTORS']._serialized_start=281
+  _globals['_MULTIVECTORS']._serialized_end=359
 # @@protoc_insertion_point(module_scope)

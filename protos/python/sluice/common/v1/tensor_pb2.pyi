@@ -32,7 +32,7 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     DATA_TYPE_FLOAT16: _DataType.ValueType  # 2
     """IEEE 754 half precision, 2 bytes."""
     DATA_TYPE_INT8: _DataType.ValueType  # 3
-    """Signed 8-bit integer; the value it stands for is element * Tensor.scale."""
+    """Signed 8-bit integer; the value it stands for is element * Tensor.row_scales[row]."""
     DATA_TYPE_BITS: _DataType.ValueType  # 4
     """One bit an element, most significant bit first, each row padded to whole bytes. The last axis counts bits."""
     DATA_TYPE_INT32: _DataType.ValueType  # 5
@@ -48,7 +48,7 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 DATA_TYPE_FLOAT16: DataType.ValueType  # 2
 """IEEE 754 half precision, 2 bytes."""
 DATA_TYPE_INT8: DataType.ValueType  # 3
-"""Signed 8-bit integer; the value it stands for is element * Tensor.scale."""
+"""Signed 8-bit integer; the value it stands for is element * Tensor.row_scales[row]."""
 DATA_TYPE_BITS: DataType.ValueType  # 4
 """One bit an element, most significant bit first, each row padded to whole bytes. The last axis counts bits."""
 DATA_TYPE_INT32: DataType.ValueType  # 5
@@ -66,16 +66,18 @@ class Tensor(_message.Message):
     DATA_TYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
-    SCALE_FIELD_NUMBER: _builtins.int
+    ROW_SCALES_FIELD_NUMBER: _builtins.int
     data_type: Global___DataType.ValueType
     """Element type."""
     data: _builtins.bytes
     """Exactly product(shape) * element size bytes (for BITS: rows * ceil(columns / 8))."""
-    scale: _builtins.float
-    """INT8 only: one scale for the whole tensor. Value = element * scale."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Extent of each axis, outermost first, e.g. [texts, dimensions]."""
+
+    @_builtins.property
+    def row_scales(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """INT8 only: one scale a row, the largest magnitude of the row / 127. A row does not depend on the rows beside it."""
 
     def __init__(
         self,
@@ -83,11 +85,11 @@ class Tensor(_message.Message):
         data_type: Global___DataType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         data: _builtins.bytes = ...,
-        scale: _builtins.float = ...,
+        row_scales: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "data_type", b"data_type", "scale", b"scale", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "data_type", b"data_type", "row_scales", b"row_scales", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

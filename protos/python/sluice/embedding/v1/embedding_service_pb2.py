@@ -26,7 +26,7 @@ from sluice.common.v1 import model_pb2 as sluice_dot_common_dot_v1_dot_model__pb
 from sluice.common.v1 import tensor_pb2 as sluice_dot_common_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sluice/embedding/v1/embedding_service.proto\x12\x13sluice.embedding.v1\x1a\x1csluice/common/v1/model.proto\x1a\x1dsluice/common/v1/tensor.proto\"\xec\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.sluice.common.v1.TextRole\x12<\n\x0frepresentations\x18\x04 \x03(\x0e\x32#.sluice.embedding.v1.Representation\x12\x30\n\ntruncation\x18\x05 \x01(\x0e\x32\x1c.sluice.common.v1.Truncation\x12$\n\x04lane\x18\x06 \x01(\x0e\x32\x16.sluice.common.v1.Lane\"\xf6\x01\n\rEmbedResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12\'\n\x05\x64\x65nse\x18\x02 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12/\n\x06sparse\x18\x03 \x01(\x0b\x32\x1f.sluice.common.v1.SparseVectors\x12\x34\n\x0cmulti_vector\x18\x04 \x01(\x0b\x32\x1e.sluice.common.v1.MultiVectors\x12*\n\x05usage\x18\x05 \x03(\x0b\x32\x1b.sluice.common.v1.TextUsage\"\x13\n\x11ListModelsRequest\"I\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.sluice.embedding.v1.EmbeddingModel\"\x96\x02\n\x0e\x45mbeddingModel\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12<\n\x0frepresentations\x18\x02 \x03(\x0e\x32#.sluice.embedding.v1.Representation\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x17\n\x0fmax_token_count\x18\x04 \x01(\x05\x12\x12\n\nsimilarity\x18\x05 \x01(\t\x12\x14\n\x0cquery_prompt\x18\x06 \x01(\t\x12\x17\n\x0f\x64ocument_prompt\x18\x07 \x01(\t\x12\x1a\n\x12\x65xecution_provider\x18\x08 \x01(\t\x12\x0f\n\x07variant\x18\t \x01(\t*\x86\x01\n\x0eRepresentation\x12\x1e\n\x1aREPRESENTATION_UNSPECIFIED\x10\x00\x12\x18\n\x14REPRESENTATION_DENSE\x10\x01\x12\x19\n\x15REPRESENTATION_SPARSE\x10\x02\x12\x1f\n\x1bREPRESENTATION_MULTI_VECTOR\x10\x03\x32\xcb\x01\n\x10\x45mbeddingService\x12S\n\x05\x45mbed\x12!.sluice.embedding.v1.EmbedRequest\x1a\".sluice.embedding.v1.EmbedResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.sluice.embedding.v1.ListModelsRequest\x1a\'.sluice.embedding.v1.ListModelsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sluice/embedding/v1/embedding_service.proto\x12\x13sluice.embedding.v1\x1a\x1csluice/common/v1/model.proto\x1a\x1dsluice/common/v1/tensor.proto\"\xdb\x02\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.sluice.common.v1.TextRole\x12<\n\x0frepresentations\x18\x04 \x03(\x0e\x32#.sluice.embedding.v1.Representation\x12\x30\n\ntruncation\x18\x05 \x01(\x0e\x32\x1c.sluice.common.v1.Truncation\x12$\n\x04lane\x18\x06 \x01(\x0e\x32\x16.sluice.common.v1.Lane\x12*\n\x07windows\x18\x07 \x01(\x0b\x32\x19.sluice.common.v1.Windows\x12\x12\n\ndimensions\x18\x08 \x01(\x05\x12-\n\tdata_type\x18\t \x01(\x0e\x32\x1a.sluice.common.v1.DataType\"\xf6\x01\n\rEmbedResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12\'\n\x05\x64\x65nse\x18\x02 \x01(\x0b\x32\x18.sluice.common.v1.Tensor\x12/\n\x06sparse\x18\x03 \x01(\x0b\x32\x1f.sluice.common.v1.SparseVectors\x12\x34\n\x0cmulti_vector\x18\x04 \x01(\x0b\x32\x1e.sluice.common.v1.MultiVectors\x12*\n\x05usage\x18\x05 \x03(\x0b\x32\x1b.sluice.common.v1.TextUsage\"\x13\n\x11ListModelsRequest\"I\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.sluice.embedding.v1.EmbeddingModel\"\xb5\x02\n\x0e\x45mbeddingModel\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12<\n\x0frepresentations\x18\x02 \x03(\x0e\x32#.sluice.embedding.v1.Representation\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x17\n\x0fmax_token_count\x18\x04 \x01(\x05\x12\x12\n\nsimilarity\x18\x05 \x01(\t\x12\x14\n\x0cquery_prompt\x18\x06 \x01(\t\x12\x17\n\x0f\x64ocument_prompt\x18\x07 \x01(\t\x12\x1a\n\x12\x65xecution_provider\x18\x08 \x01(\t\x12\x0f\n\x07variant\x18\t \x01(\t\x12\x1d\n\x15matryoshka_dimensions\x18\n \x03(\x05\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\">\n\x11LoadModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*\x86\x01\n\x0eRepresentation\x12\x1e\n\x1aREPRESENTATION_UNSPECIFIED\x10\x00\x12\x18\n\x14REPRESENTATION_DENSE\x10\x01\x12\x19\n\x15REPRESENTATION_SPARSE\x10\x02\x12\x1f\n\x1bREPRESENTATION_MULTI_VECTOR\x10\x03\x32\x93\x03\n\x10\x45mbeddingService\x12S\n\x05\x45mbed\x12!.sluice.embedding.v1.EmbedRequest\x1a\".sluice.embedding.v1.EmbedResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.sluice.embedding.v1.ListModelsRequest\x1a\'.sluice.embedding.v1.ListModelsResponse\"\x03\x90\x02\x01\x12_\n\tLoadModel\x12%.sluice.embedding.v1.LoadModelRequest\x1a&.sluice.embedding.v1.LoadModelResponse\"\x03\x90\x02\x02\x12\x65\n\x0bUnloadModel\x12\'.sluice.embedding.v1.UnloadModelRequest\x1a(.sluice.embedding.v1.UnloadModelResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,18 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._serialized_options = b'\220\002\001'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_EMBEDDINGSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
-  _globals['_REPRESENTATION']._serialized_start=995
-  _globals['_REPRESENTATION']._serialized_end=1129
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['LoadModel']._loaded_options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['LoadModel']._serialized_options = b'\220\002\002'
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['UnloadModel']._loaded_options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['UnloadModel']._serialized_options = b'\220\002\002'
+  _globals['_REPRESENTATION']._serialized_start=1311
+  _globals['_REPRESENTATION']._serialized_end=1445
   _globals['_EMBEDREQUEST']._serialized_start=130
-  _globals['_EMBEDREQUEST']._serialized_end=366
-  _globals['_EMBEDRESPONSE']._serialized_start=369
-  _globals['_EMBEDRESPONSE']._serialized_end=615
-  _globals['_LISTMODELSREQUEST']._serialized_start=617
-  _globals['_LISTMODELSREQUEST']._serialized_end=636
-  _globals['_LISTMODELSRESPONSE']._serialized_start=638
-  _globals['_LISTMODELSRESPONSE']._serialized_end=711
-  _globals['_EMBEDDINGMODEL']._serialized_start=714
-  _globals['_EMBEDDINGMODEL']._serialized_end=992
-  _globals['_EMBEDDINGSERVICE']._serialized_start=1132
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1335
+  _globals['_EMBEDREQUEST']._serialized_end=477
+  _globals['_EMBEDRESPONSE']._serialized_start=480
+  _globals['_EMBEDRESPONSE']._serialized_end=726
+  _globals['_LISTMODELSREQUEST']._serialized_start=728
+  _globals['_LISTMODELSREQUEST']._serialized_end=747
+  _globals['_LISTMODELSRESPONSE']._serialized_start=749
+  _globals['_LISTMODELSRESPONSE']._serialized_end=822
+  _globals['_EMBEDDINGMODEL']._serialized_start=825
+  _globals['_EMBEDDINGMODEL']._serialized_end=1134
+  _globals['_LOADMODELREQUEST']._serialized_start=1136
+  _globals['_LOADMODELREQUEST']._serialized_end=1185
+  _globals['_LOADMODELRESPONSE']._serialized_start=1187
+  _globals['_LOADMODELRESPONSE']._serialized_end=1249
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1251
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1285
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1287
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1308
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1448
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1851
 # @@protoc_insertion_point(module_scope)

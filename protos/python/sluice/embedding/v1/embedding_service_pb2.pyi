@@ -61,6 +61,9 @@ class EmbedRequest(_message.Message):
     REPRESENTATIONS_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty when the server has one."""
     role: _model_pb2.TextRole.ValueType
@@ -69,6 +72,10 @@ class EmbedRequest(_message.Message):
     """What to do with texts over the model's limit."""
     lane: _model_pb2.Lane.ValueType
     """Who goes first."""
+    dimensions: _builtins.int
+    """Length of the dense vectors: a prefix that the model was trained for, made unit length again; 0 means all."""
+    data_type: _tensor_pb2.DataType.ValueType
+    """Type of dense and token vectors: FLOAT32, the default, or FLOAT16; for dense vectors also INT8, or BITS, the signs."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 256 texts, each of 1 to 65,536 bytes and not only white space (both limits are settings of the server)."""
@@ -76,6 +83,10 @@ class EmbedRequest(_message.Message):
     @_builtins.property
     def representations(self) -> _containers.RepeatedScalarFieldContainer[Global___Representation.ValueType]:
         """What to return, from one pass of the model; empty means DENSE. A kind the model does not have is refused."""
+
+    @_builtins.property
+    def windows(self) -> _model_pb2.Windows:
+        """Read longer texts in windows instead of truncating them."""
 
     def __init__(
         self,
@@ -86,10 +97,13 @@ class EmbedRequest(_message.Message):
         representations: _abc.Iterable[Global___Representation.ValueType] | None = ...,
         truncation: _model_pb2.Truncation.ValueType = ...,
         lane: _model_pb2.Lane.ValueType = ...,
+        windows: _model_pb2.Windows | None = ...,
+        dimensions: _builtins.int = ...,
+        data_type: _tensor_pb2.DataType.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["windows", b"windows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane", "model", b"model", "representations", b"representations", "role", b"role", "texts", b"texts", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_type", b"data_type", "dimensions", b"dimensions", "lane", b"lane", "model", b"model", "representations", b"representations", "role", b"role", "texts", b"texts", "truncation", b"truncation", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -112,7 +126,7 @@ class EmbedResponse(_message.Message):
 
     @_builtins.property
     def dense(self) -> _tensor_pb2.Tensor:
-        """FLOAT32 [texts, dimensions], when DENSE was asked for."""
+        """[texts, dimensions], when DENSE was asked for."""
 
     @_builtins.property
     def sparse(self) -> _tensor_pb2.SparseVectors:
@@ -199,6 +213,7 @@ class EmbeddingModel(_message.Message):
     DOCUMENT_PROMPT_FIELD_NUMBER: _builtins.int
     EXECUTION_PROVIDER_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    MATRYOSHKA_DIMENSIONS_FIELD_NUMBER: _builtins.int
     dimensions: _builtins.int
     """Length of a dense vector; 0 without DENSE."""
     max_token_count: _builtins.int
@@ -221,6 +236,10 @@ class EmbeddingModel(_message.Message):
     def representations(self) -> _containers.RepeatedScalarFieldContainer[Global___Representation.ValueType]:
         """What it can return."""
 
+    @_builtins.property
+    def matryoshka_dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shorter lengths that its dense vectors may be cut to."""
+
     def __init__(
         self,
         *,
@@ -233,11 +252,101 @@ class EmbeddingModel(_message.Message):
         document_prompt: _builtins.str = ...,
         execution_provider: _builtins.str = ...,
         variant: _builtins.str = ...,
+        matryoshka_dimensions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "document_prompt", b"document_prompt", "execution_provider", b"execution_provider", "max_token_count", b"max_token_count", "model", b"model", "query_prompt", b"query_prompt", "representations", b"representations", "similarity", b"similarity", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "document_prompt", b"document_prompt", "execution_provider", b"execution_provider", "matryoshka_dimensions", b"matryoshka_dimensions", "max_token_count", b"max_token_count", "model", b"model", "query_prompt", b"query_prompt", "representations", b"representations", "similarity", b"similarity", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EmbeddingModel: _TypeAlias = EmbeddingModel  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    """A bundle to load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name: a folder of the server's repository."""
+    version: _builtins.str
+    """Its version: a folder in that. A loaded model of this name is replaced once the new one is ready."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    """The model serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef:
+        """Its identity."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """A model to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    """The model is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class EmbeddingServiceStub:
                 request_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/sluice.embedding.v1.EmbeddingService/LoadModel',
+                request_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/sluice.embedding.v1.EmbeddingService/UnloadModel',
+                request_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServiceServicer:
@@ -65,6 +75,20 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Ends a model: calls under way are answered, its memory is freed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbeddingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +101,16 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.ListModelsRequest.FromString,
                     response_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.LoadModelRequest.FromString,
+                    response_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelRequest.FromString,
+                    response_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +168,60 @@ class EmbeddingService:
             '/sluice.embedding.v1.EmbeddingService/ListModels',
             sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.ListModelsRequest.SerializeToString,
             sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.embedding.v1.EmbeddingService/LoadModel',
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.LoadModelRequest.SerializeToString,
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.embedding.v1.EmbeddingService/UnloadModel',
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelRequest.SerializeToString,
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

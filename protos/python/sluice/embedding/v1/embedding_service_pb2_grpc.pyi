@@ -37,6 +37,10 @@ class EmbeddingServiceStub:
     """Embeds texts. All or nothing; order kept."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.ListModelsRequest, _embedding_service_pb2.ListModelsResponse]
     """Lists the models served here, by name."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.LoadModelRequest, _embedding_service_pb2.LoadModelResponse]
+    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]
+    """Ends a model: calls under way are answered, its memory is freed."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
@@ -47,6 +51,10 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Embeds texts. All or nothing; order kept."""
     ListModels: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.ListModelsRequest, _embedding_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models served here, by name."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.LoadModelRequest, _embedding_service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Ends a model: calls under way are answered, its memory is freed."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns text into vectors."""
@@ -66,5 +74,21 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.ListModelsResponse, _abc.Awaitable[_embedding_service_pb2.ListModelsResponse]]:
         """Lists the models served here, by name."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _embedding_service_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_service_pb2.LoadModelResponse, _abc.Awaitable[_embedding_service_pb2.LoadModelResponse]]:
+        """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _embedding_service_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_service_pb2.UnloadModelResponse, _abc.Awaitable[_embedding_service_pb2.UnloadModelResponse]]:
+        """Ends a model: calls under way are answered, its memory is freed."""
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -37,6 +37,10 @@ class RerankingServiceStub:
     """Scores documents. All or nothing."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_reranking_service_pb2.ListModelsRequest, _reranking_service_pb2.ListModelsResponse]
     """Lists the models served here, by name."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_reranking_service_pb2.LoadModelRequest, _reranking_service_pb2.LoadModelResponse]
+    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_reranking_service_pb2.UnloadModelRequest, _reranking_service_pb2.UnloadModelResponse]
+    """Ends a model: calls under way are answered, its memory is freed."""
 
 @_typing.type_check_only
 class RerankingServiceAsyncStub(RerankingServiceStub):
@@ -47,6 +51,10 @@ class RerankingServiceAsyncStub(RerankingServiceStub):
     """Scores documents. All or nothing."""
     ListModels: _aio.UnaryUnaryMultiCallable[_reranking_service_pb2.ListModelsRequest, _reranking_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models served here, by name."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_reranking_service_pb2.LoadModelRequest, _reranking_service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_reranking_service_pb2.UnloadModelRequest, _reranking_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Ends a model: calls under way are answered, its memory is freed."""
 
 class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Scores documents against a query, together."""
@@ -66,5 +74,21 @@ class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reranking_service_pb2.ListModelsResponse, _abc.Awaitable[_reranking_service_pb2.ListModelsResponse]]:
         """Lists the models served here, by name."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _reranking_service_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reranking_service_pb2.LoadModelResponse, _abc.Awaitable[_reranking_service_pb2.LoadModelResponse]]:
+        """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _reranking_service_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reranking_service_pb2.UnloadModelResponse, _abc.Awaitable[_reranking_service_pb2.UnloadModelResponse]]:
+        """Ends a model: calls under way are answered, its memory is freed."""
 
 def add_RerankingServiceServicer_to_server(servicer: RerankingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

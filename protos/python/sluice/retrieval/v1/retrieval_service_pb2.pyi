@@ -113,29 +113,49 @@ Global___DocumentView: _TypeAlias = DocumentView  # noqa: Y015
 
 @_typing.final
 class Schema(_message.Message):
-    """What a collection holds. Names of fields are unique in it: 1 to 64 of [a-z0-9_], not starting with a digit."""
+    """What a collection holds. Names of fields are unique in it: 1 to 64 of [a-z0-9_], not starting with a digit.
+    Of the fields by which documents are found (dense, text, sparse, multi-vector) there are 1 to 8.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DENSE_FIELDS_FIELD_NUMBER: _builtins.int
     METADATA_FIELDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELDS_FIELD_NUMBER: _builtins.int
+    SPARSE_FIELDS_FIELD_NUMBER: _builtins.int
+    MULTI_VECTOR_FIELDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def dense_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___DenseField]:
-        """Vectors of documents, 1 to 8 fields."""
+        """Fields with one vector a document."""
 
     @_builtins.property
     def metadata_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataField]:
         """Metadata that filters may use, up to 64 fields. Other metadata is stored and returned, but cannot be filtered."""
+
+    @_builtins.property
+    def text_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextField]:
+        """Fields over the words of documents."""
+
+    @_builtins.property
+    def sparse_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___SparseField]:
+        """Fields with weighted terms."""
+
+    @_builtins.property
+    def multi_vector_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiVectorField]:
+        """Fields with one vector a token."""
 
     def __init__(
         self,
         *,
         dense_fields: _abc.Iterable[Global___DenseField] | None = ...,
         metadata_fields: _abc.Iterable[Global___MetadataField] | None = ...,
+        text_fields: _abc.Iterable[Global___TextField] | None = ...,
+        sparse_fields: _abc.Iterable[Global___SparseField] | None = ...,
+        multi_vector_fields: _abc.Iterable[Global___MultiVectorField] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_fields", b"dense_fields", "metadata_fields", b"metadata_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_fields", b"dense_fields", "metadata_fields", b"metadata_fields", "multi_vector_fields", b"multi_vector_fields", "sparse_fields", b"sparse_fields", "text_fields", b"text_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,6 +194,111 @@ class DenseField(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DenseField: _TypeAlias = DenseField  # noqa: Y015
+
+@_typing.final
+class TextField(_message.Message):
+    """A field over the words of each document's title and text, ranked by BM25 in Lucene's form. Nothing is sent for it at
+    upsert.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    KEEP_STOP_WORDS_FIELD_NUMBER: _builtins.int
+    K1_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    language: _builtins.str
+    """Snowball stemmer for the lower-cased Unicode words, e.g. "english", the default; "none" keeps words as they are."""
+    keep_stop_words: _builtins.bool
+    """Index stop words too. Only English has a list of them."""
+    k1: _builtins.float
+    """How soon more of the same word stops to count, 0 to 10; unset: 1.5."""
+    b: _builtins.float
+    """How much long documents are discounted, 0 to 1; unset: 0.75."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        language: _builtins.str = ...,
+        keep_stop_words: _builtins.bool = ...,
+        k1: _builtins.float | None = ...,
+        b: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_b", b"_b", "_k1", b"_k1", "b", b"b", "k1", b"k1"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_b", b"_b", "_k1", b"_k1", "b", b"b", "k1", b"k1", "keep_stop_words", b"keep_stop_words", "language", b"language", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__b: _TypeAlias = _typing.Literal["b"]  # noqa: Y015
+    _WhichOneofArgType__b: _TypeAlias = _typing.Literal["_b", b"_b"]  # noqa: Y015
+    _WhichOneofReturnType__k1: _TypeAlias = _typing.Literal["k1"]  # noqa: Y015
+    _WhichOneofArgType__k1: _TypeAlias = _typing.Literal["_k1", b"_k1"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__b) -> _WhichOneofReturnType__b | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__k1) -> _WhichOneofReturnType__k1 | None: ...
+
+Global___TextField: _TypeAlias = TextField  # noqa: Y015
+
+@_typing.final
+class SparseField(_message.Message):
+    """A field with weighted terms, such as those of a SPLADE model, compared by inner product."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    model_digest: _builtins.str
+    """Digest of the only model whose terms are taken; empty takes any."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_digest", b"model_digest", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SparseField: _TypeAlias = SparseField  # noqa: Y015
+
+@_typing.final
+class MultiVectorField(_message.Message):
+    """A field with one vector a token, compared by MaxSim: the sum over the query's tokens of the best inner product with
+    a token of the document. Stored in half precision.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    dimensions: _builtins.int
+    """Length of the vectors, 1 to 1,024."""
+    model_digest: _builtins.str
+    """Digest of the only model whose vectors are taken; empty takes any."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dimensions: _builtins.int = ...,
+        model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "model_digest", b"model_digest", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiVectorField: _TypeAlias = MultiVectorField  # noqa: Y015
 
 @_typing.final
 class MetadataField(_message.Message):
@@ -459,6 +584,70 @@ class DenseColumn(_message.Message):
 Global___DenseColumn: _TypeAlias = DenseColumn  # noqa: Y015
 
 @_typing.final
+class SparseColumn(_message.Message):
+    """Terms of one field, in the order of the documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Name of the sparse field."""
+    model_digest: _builtins.str
+    """Digest of the model that made them; must equal the field's, when that is bound."""
+    @_builtins.property
+    def vectors(self) -> _tensor_pb2.SparseVectors:
+        """Up to 65,536 terms a document; weights finite and above 0."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        vectors: _tensor_pb2.SparseVectors | None = ...,
+        model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vectors", b"vectors"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "model_digest", b"model_digest", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SparseColumn: _TypeAlias = SparseColumn  # noqa: Y015
+
+@_typing.final
+class MultiVectorColumn(_message.Message):
+    """Token vectors of one field, in the order of the documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Name of the multi-vector field."""
+    model_digest: _builtins.str
+    """Digest of the model that made them; must equal the field's, when that is bound."""
+    @_builtins.property
+    def vectors(self) -> _tensor_pb2.MultiVectors:
+        """Up to 8,192 tokens a document."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        vectors: _tensor_pb2.MultiVectors | None = ...,
+        model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vectors", b"vectors"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "model_digest", b"model_digest", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiVectorColumn: _TypeAlias = MultiVectorColumn  # noqa: Y015
+
+@_typing.final
 class UpsertRequest(_message.Message):
     """Documents with their vectors, by columns."""
 
@@ -468,6 +657,8 @@ class UpsertRequest(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     DENSE_FIELD_NUMBER: _builtins.int
     CONTENT_HASHES_FIELD_NUMBER: _builtins.int
+    SPARSE_FIELD_NUMBER: _builtins.int
+    MULTI_VECTORS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Where to."""
     @_builtins.property
@@ -484,6 +675,14 @@ class UpsertRequest(_message.Message):
         It is stored as it is, for callers that skip documents which did not change.
         """
 
+    @_builtins.property
+    def sparse(self) -> _containers.RepeatedCompositeFieldContainer[Global___SparseColumn]:
+        """One column for each sparse field of the collection."""
+
+    @_builtins.property
+    def multi_vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiVectorColumn]:
+        """One column for each multi-vector field of the collection."""
+
     def __init__(
         self,
         *,
@@ -491,10 +690,12 @@ class UpsertRequest(_message.Message):
         documents: _abc.Iterable[_document_pb2.Document] | None = ...,
         dense: _abc.Iterable[Global___DenseColumn] | None = ...,
         content_hashes: _abc.Iterable[_builtins.str] | None = ...,
+        sparse: _abc.Iterable[Global___SparseColumn] | None = ...,
+        multi_vectors: _abc.Iterable[Global___MultiVectorColumn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content_hashes", b"content_hashes", "dense", b"dense", "documents", b"documents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content_hashes", b"content_hashes", "dense", b"dense", "documents", b"documents", "multi_vectors", b"multi_vectors", "sparse", b"sparse"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,7 +905,7 @@ Global___CountDocumentsResponse: _TypeAlias = CountDocumentsResponse  # noqa: Y0
 
 @_typing.final
 class FieldQuery(_message.Message):
-    """One query against one field."""
+    """One query against one field. What fits the field is set: `dense`, `text`, `sparse` or `multi_vector`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -712,15 +913,28 @@ class FieldQuery(_message.Message):
     DENSE_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SPARSE_FIELD_NUMBER: _builtins.int
+    MULTI_VECTOR_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field; empty when the collection has one that fits."""
     depth: _builtins.int
     """How many candidates, 1 to 1,000."""
     model_digest: _builtins.str
     """Digest of the model that made the vector; must equal the field's, when both are given."""
+    text: _builtins.str
+    """Words, up to 8,192 bytes. Documents with none of them are not found."""
     @_builtins.property
     def dense(self) -> _tensor_pb2.Tensor:
         """FLOAT32 [dimensions], finite."""
+
+    @_builtins.property
+    def sparse(self) -> _tensor_pb2.SparseVectors:
+        """Terms of one text, weights finite. Documents with none of them are not found."""
+
+    @_builtins.property
+    def multi_vector(self) -> _tensor_pb2.Tensor:
+        """FLOAT32 or FLOAT16 [tokens, dimensions], 1 to 1,024 tokens, finite."""
 
     def __init__(
         self,
@@ -729,10 +943,13 @@ class FieldQuery(_message.Message):
         dense: _tensor_pb2.Tensor | None = ...,
         depth: _builtins.int = ...,
         model_digest: _builtins.str = ...,
+        text: _builtins.str = ...,
+        sparse: _tensor_pb2.SparseVectors | None = ...,
+        multi_vector: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "multi_vector", b"multi_vector", "sparse", b"sparse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "depth", b"depth", "field", b"field", "model_digest", b"model_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "depth", b"depth", "field", b"field", "model_digest", b"model_digest", "multi_vector", b"multi_vector", "sparse", b"sparse", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,138 @@
+"""Proto to domain and back for the embedding service."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sluice.common.v1 import model_pb2, tensor_pb2
+from sluice.embedding.v1 import embedding_service_pb2 as pb
+
+from services.core.representation import Aggregation, binarize, quantize_int8
+from services.embedding.encoder import Encoded, Role, Windows, Wish
+from services.model.bundle import Manifest, Representation
+from services.model.catalog import model_ref
+from services.model.loading import Model
+from services.model.wire import truncation, usage
+from services.rpc.tensor import to_tensor
+from services.rpc.validation import Violations
+
+F32 = NDArray[np.float32]
+
+_NAMES: Final[dict[pb.Representation.ValueType, Representation]] = {
+    pb.REPRESENTATION_DENSE: "dense",
+    pb.REPRESENTATION_SPARSE: "sparse",
+    pb.REPRESENTATION_MULTI_VECTOR: "multi_vector",
+}
+_NUMBERS: Final = {name: number for number, name in _NAMES.items()}
+_AGGREGATIONS: Final[dict[int, Aggregation]] = {
+    model_pb2.WINDOW_AGGREGATION_UNSPECIFIED: "mean",
+    model_pb2.WINDOW_AGGREGATION_MEAN: "mean",
+    model_pb2.WINDOW_AGGREGATION_MAX: "max",
+}
+
+
+def _int8_tensor(vectors: F32) -> tensor_pb2.Tensor:
+    integers, scales = quantize_int8(vectors)
+    tensor = to_tensor(integers)
+    tensor.row_scales.extend(scales.tolist())
+    return tensor
+
+
+def _bits_tensor(vectors: F32) -> tensor_pb2.Tensor:
+    data = binarize(vectors).tobytes()
+    return tensor_pb2.Tensor(data_type=tensor_pb2.DATA_TYPE_BITS, shape=vectors.shape, data=data)
+
+
+_TENSORS: Final[dict[int, Callable[[F32], tensor_pb2.Tensor]]] = {
+    tensor_pb2.DATA_TYPE_UNSPECIFIED: to_tensor,
+    tensor_pb2.DATA_TYPE_FLOAT32: to_tensor,
+    tensor_pb2.DATA_TYPE_FLOAT16: lambda vectors: to_tensor(vectors.astype(np.float16)),
+    tensor_pb2.DATA_TYPE_INT8: _int8_tensor,
+    tensor_pb2.DATA_TYPE_BITS: _bits_tensor,
+}
+_TOKEN_TYPES: Final = (
+    tensor_pb2.DATA_TYPE_UNSPECIFIED,
+    tensor_pb2.DATA_TYPE_FLOAT32,
+    tensor_pb2.DATA_TYPE_FLOAT16,
+)
+
+
+def wish_of(request: pb.EmbedRequest, model: Model, violations: Violations) -> Wish:
+    """How to encode; what is wrong with the request is noted."""
+    manifest = model.bundle.manifest
+    wanted = _representations(request, manifest, violations)
+    if request.role == model_pb2.TEXT_ROLE_UNSPECIFIED and manifest.query_prompt != manifest.document_prompt:
+        violations.add("role", f"expected QUERY or DOCUMENT, which differ for {model.name}, got none")
+    allowed = (0, *manifest.matryoshka_dimensions, manifest.dimensions)
+    if request.dimensions not in allowed:
+        lengths = ", ".join(map(str, sorted(set(allowed) - {0})))
+        violations.add("dimensions", f"expected one of {lengths}, which {model.name} has, got {request.dimensions}")
+    if request.data_type not in _TENSORS or ("multi_vector" in wanted and request.data_type not in _TOKEN_TYPES):
+        types = "FLOAT32 or FLOAT16" if "multi_vector" in wanted else "FLOAT32, FLOAT16, INT8 or BITS"
+        given = tensor_pb2.DataType.Name(request.data_type).removeprefix("DATA_TYPE_")
+        violations.add("data_type", f"expected {types}, got {given}")
+    role: Role = "query" if request.role == model_pb2.TEXT_ROLE_QUERY else "document"
+    windows = _windows(request, violations)
+    return Wish(role, wanted, truncation(request.truncation, violations), windows, request.dimensions)
+
+
+def _representations(request: pb.EmbedRequest, manifest: Manifest, violations: Violations) -> frozenset[Representation]:
+    names: set[Representation] = set()
+    for position, number in enumerate(request.representations or [pb.REPRESENTATION_DENSE]):
+        name = _NAMES.get(number)
+        if name is None or name not in manifest.representations:
+            expected, given = ", ".join(manifest.representations), name or f"number {number}"
+            violations.add(f"representations[{position}]", f"expected one of {expected}, got {given}")
+        else:
+            names.add(name)
+    return frozenset(names)
+
+
+def _windows(request: pb.EmbedRequest, violations: Violations) -> Windows | None:
+    if not request.HasField("windows"):
+        return None
+    if request.truncation:
+        violations.add("truncation", "expected none beside windows, which drop nothing, got one")
+    if request.windows.aggregation not in _AGGREGATIONS:
+        violations.add("windows.aggregation", f"expected MEAN or MAX, got number {request.windows.aggregation}")
+        return None
+    return Windows(request.windows.overlap_token_count, _AGGREGATIONS[request.windows.aggregation])
+
+
+def response_of(model: Model, encoded: Encoded, data_type: int) -> pb.EmbedResponse:
+    """The answer, with vectors of the type that is asked for."""
+    response = pb.EmbedResponse(model=model_ref(model), usage=map(usage, encoded.inputs))
+    if encoded.dense:
+        response.dense.CopyFrom(_TENSORS[data_type](np.stack(encoded.dense)))
+    if encoded.sparse:
+        indices, weights = zip(*encoded.sparse, strict=True)
+        response.sparse.CopyFrom(
+            tensor_pb2.SparseVectors(
+                indices=to_tensor(np.concatenate(indices)),
+                weights=to_tensor(np.concatenate(weights)),
+                term_counts=map(len, indices),
+            )
+        )
+    if encoded.multi_vector:
+        tokens = _TENSORS[data_type](np.concatenate(encoded.multi_vector))
+        counts = map(len, encoded.multi_vector)
+        response.multi_vector.CopyFrom(tensor_pb2.MultiVectors(tokens=tokens, token_counts=counts))
+    return response
+
+
+def described(model: Model) -> pb.EmbeddingModel:
+    """A model, as ListModels tells it."""
+    manifest = model.bundle.manifest
+    return pb.EmbeddingModel(
+        model=model_ref(model),
+        representations=[_NUMBERS[name] for name in manifest.representations],
+        dimensions=manifest.dimensions,
+        max_token_count=manifest.max_token_count,
+        similarity=manifest.similarity,
+        query_prompt=manifest.query_prompt,
+        document_prompt=manifest.document_prompt,
+        execution_provider=model.session.execution_provider,
+        variant=model.session.variant,
+        matryoshka_dimensions=manifest.matryoshka_dimensions,
+    )
