@@ -21,7 +21,7 @@ from sluice.client import SearchClient
 _MODEL: Final = "all-MiniLM-L6-v2"
 _FIELDS: Final = {"kind": "string", "module": "string"}
 _QUESTIONS: Final = (
-    "how do I run several coroutines at the same time and wait for all of them?",
+    "wait for the first of several futures to finish",
     "read a spreadsheet exported as comma separated values",
     "what happens to an exception raised inside a with statement?",
     "measure how long a small piece of code takes",
