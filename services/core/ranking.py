@@ -49,6 +49,18 @@ class Ranking:
         kept = frozenset(ids)
         return Ranking.of(item for item in self.items() if item[0] in kept)
 
+    def cut(self, *, min_score: float | None, max_drop: float | None) -> "Ranking":
+        """The ranking up to where it stops being good.
+
+        min_score  a document below it, and all after it, are left out
+        max_drop   so is a document whose score is lower than that before it by more than this
+        """
+        for position, score in enumerate(self.scores):
+            drop = self.scores[position - 1] - score if position else 0.0
+            if (min_score is not None and score < min_score) or (max_drop is not None and drop > max_drop):
+                return self.top(position)
+        return self
+
     def items(self) -> Iterable[tuple[str, float]]:
         """Pairs of id and score, best first."""
         return zip(self.ids, self.scores, strict=True)

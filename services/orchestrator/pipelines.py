@@ -5,6 +5,7 @@
       retrieve: [Dense, ...]      one or several retrievers, run side by side
       fuse: Rrf | WeightedSum     joins them; there exactly when there are several
       rerank: [Rerank, ...]       one after another; each narrows what the one before gave
+      cut_off: CutOff             ends the results early where the rest is not good
 
 Rule: a file is taken whole or not at all, and every problem is told at once with its line.
 """
@@ -109,6 +110,18 @@ class Rerank(_Stage):
     """Mix its scores with those before; without, they replace them."""
 
 
+class CutOff(_Part):
+    """Where results stop being worth showing. It reads the last stage's own scores: an answer without them is not cut.
+
+    Interpolated and fused scores are relative to one answer: `max_drop` is for them, `min_score` for a model's own.
+    """
+
+    min_score: float | None = None
+    """Results below it are left out."""
+    max_drop: float | None = Field(None, gt=0)
+    """Results end where a score is lower than the one before it by more than this."""
+
+
 class Pipeline(_Part):
     """One way to search."""
 
@@ -120,6 +133,8 @@ class Pipeline(_Part):
     """How several retrievers are joined."""
     rerank: tuple[Rerank, ...] = Field((), max_length=4)
     """Rerankers in order."""
+    cut_off: CutOff | None = None
+    """Fewer results than asked for, where the rest is not good."""
 
     @property
     def max_top_k(self) -> int:
@@ -127,6 +142,13 @@ class Pipeline(_Part):
         if self.rerank:
             return self.rerank[-1].depth
         return self.fuse.depth if self.fuse else self.retrieve[0].depth
+
+    @property
+    def last_stage(self) -> str:
+        """Name of the stage whose scores the results have when nothing fails."""
+        if self.rerank:
+            return self.rerank[-1].name
+        return FUSE if self.fuse else self.retrieve[0].name
 
     @property
     def models(self) -> tuple[str, ...]:

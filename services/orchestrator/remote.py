@@ -4,6 +4,7 @@ Rule: the only module here that knows the protos of other services. Documents, f
 An answer that breaks its contract (wrong count, NaN, foreign ids) is BackendFailed, never passed on.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -57,9 +58,10 @@ class Embedded:
 class Candidates:
     """What one retriever found."""
 
-    ranking: Ranking
+    rankings: tuple[Ranking, ...]
+    """One a query."""
     documents: dict[str, Document]
-    """The documents of the ranking by id."""
+    """The documents of the rankings by id."""
     collection_version: int
 
 
@@ -78,18 +80,15 @@ class Embedding:
         self._stub = EmbeddingServiceStub(channel)
         self._downstream = downstream
 
-    async def embed_query(self, text: str, *, model: str, deadline: Deadline) -> Embedded:
-        """The vector of a query: FLOAT32 [1, dimensions]."""
+    async def embed_queries(self, texts: Sequence[str], *, model: str, deadline: Deadline) -> Embedded:
+        """The vectors of queries: FLOAT32 [texts, dimensions]."""
         request = embedding_pb.EmbedRequest(
-            model=model, texts=[text], role=model_pb2.TEXT_ROLE_QUERY, lane=model_pb2.LANE_INTERACTIVE
+            model=model, texts=texts, role=model_pb2.TEXT_ROLE_QUERY, lane=model_pb2.LANE_INTERACTIVE
         )
         try:
             return await self._embed(request, deadline)
         except InvalidRequest as error:
-            if [violation.field for violation in error.violations] != ["texts[0]"]:
-                raise BackendFailed(error.message, metadata=error.metadata) from None
-            violations = [Violation("query", error.violations[0].description)]
-            raise InvalidRequest(error.message, violations=violations, metadata=error.metadata) from None
+            raise _of_queries(error) from None
 
     async def embed_documents(self, texts: Sequence[str], *, model: str, deadline: Deadline) -> Embedded:
         """The vectors of documents, in the bulk lane: FLOAT32 [texts, dimensions]."""
@@ -145,22 +144,20 @@ class Retrieval:
         self._downstream = downstream
 
     async def retrieve(
-        self, collection: str, vector: Embedded, *, field: str, depth: int, only: Filter | None, deadline: Deadline
+        self, collection: str, embedded: Embedded, *, field: str, depth: int, only: Filter | None, deadline: Deadline
     ) -> Candidates:
-        """The nearest documents of a query's vector, with their texts."""
-        query = retrieval_pb.FieldQuery(
-            field=field,
-            dense=Tensor(data_type=DATA_TYPE_FLOAT32, shape=vector.vectors.shape[1:], data=vector.vectors.data),
-            depth=depth,
-            model_digest=vector.model.digest,
-        )
+        """The nearest documents of each query's vector, with their texts."""
+        queries = [
+            retrieval_pb.FieldQuery(field=field, dense=row, depth=depth, model_digest=embedded.model.digest)
+            for row in _rows(embedded.vectors)
+        ]
         view = retrieval_pb.DOCUMENT_VIEW_FULL
-        request = retrieval_pb.RetrieveRequest(collection=collection, queries=[query], filter=only, view=view)
+        request = retrieval_pb.RetrieveRequest(collection=collection, queries=queries, filter=only, view=view)
         try:
             response = await self._downstream.call(self._stub.Retrieve, request, deadline, patient=True)
         except InvalidRequest as error:
             raise _ours_or_theirs(error) from None
-        return _candidates(response, depth)
+        return _candidates(response, len(queries), depth)
 
     async def collection(self, name: str, deadline: Deadline) -> Collection:
         """A collection. Raises NotFound."""
@@ -219,18 +216,43 @@ class Services:
     reranking: Reranking
 
 
-def _candidates(response: retrieval_pb.RetrieveResponse, depth: int) -> Candidates:
-    """The checked answer to one query. Raises BackendFailed."""
-    if len(response.rankings) != 1:
-        raise BackendFailed(f"retrieval: expected 1 ranking, got {len(response.rankings)}")
-    ranking, documents = response.rankings[0], {document.document_id: document for document in response.documents}
-    if len(ranking.document_ids) > depth or not documents.keys() >= set(ranking.document_ids):
-        raise BackendFailed(f"retrieval: expected up to {depth} candidates with their documents, got others")
+def _rows(vectors: Tensor) -> list[Tensor]:
+    """Each row of a FLOAT32 matrix as a tensor of its own."""
+    rows, columns = vectors.shape
+    size = 4 * columns
+    return [
+        Tensor(data_type=DATA_TYPE_FLOAT32, shape=[columns], data=vectors.data[row * size : (row + 1) * size])
+        for row in range(rows)
+    ]
+
+
+def _candidates(response: retrieval_pb.RetrieveResponse, queries: int, depth: int) -> Candidates:
+    """The checked answer. Raises BackendFailed."""
+    if len(response.rankings) != queries:
+        raise BackendFailed(
+            f"retrieval: expected a ranking for each of {queries} queries, got {len(response.rankings)}"
+        )
+    documents = {document.document_id: document for document in response.documents}
+    for ranking in response.rankings:
+        if len(ranking.document_ids) > depth or not documents.keys() >= set(ranking.document_ids):
+            raise BackendFailed(f"retrieval: expected up to {depth} candidates with their documents, got others")
     try:
-        ordered = Ranking.of(zip(ranking.document_ids, ranking.scores, strict=True))
+        rankings = tuple(Ranking.of(zip(r.document_ids, r.scores, strict=True)) for r in response.rankings)
     except ValueError as error:
         raise BackendFailed(f"retrieval: {error}") from error
-    return Candidates(ordered, documents, response.collection_version)
+    return Candidates(rankings, documents, response.collection_version)
+
+
+def _of_queries(error: InvalidRequest) -> InvalidRequest | BackendFailed:
+    """What the model refused, by the names of our own request; our fault when it was not a text."""
+    named = []
+    for violation in error.violations:
+        match = re.fullmatch(r"texts\[(\d+)\]", violation.field)
+        if match is None:
+            return BackendFailed(error.message, metadata=error.metadata)
+        position = int(match[1])
+        named.append(Violation(f"more_queries[{position - 1}]" if position else "query", violation.description))
+    return InvalidRequest(error.message, violations=named, metadata=error.metadata)
 
 
 def _ours_or_theirs(error: InvalidRequest) -> InvalidRequest | BackendFailed:

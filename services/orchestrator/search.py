@@ -35,6 +35,8 @@ class Query:
     text: str
     top_k: int
     only: Filter | None = None
+    more_texts: tuple[str, ...] = ()
+    """Other wordings, for retrievers."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Answer:
         return any(report.status != "ok" for report in self.reports)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What one retriever found."""
+
+    ranking: Ranking
+    candidates: Candidates
+
+
 async def search(services: Services, name: str, pipeline: Pipeline, query: Query, deadline: Deadline) -> Answer:
     """The answer of a pipeline within the deadline. Raises what a stage raised that may not be skipped."""
     run = _Run(services, name, query, deadline)
@@ -78,7 +88,7 @@ async def search(services: Services, name: str, pipeline: Pipeline, query: Query
     for stage in pipeline.rerank:
         ranking = await run.rerank(stage, ranking)
     return Answer(
-        ranking.top(query.top_k),
+        run.cut(pipeline, ranking).top(query.top_k),
         run.documents,
         tuple(run.stages),
         tuple(run.reports),
@@ -121,10 +131,10 @@ class _Run:
             raise failures.exceptions[0] from None
         self._report_embed([task.result() for task in vectors.values()])
         found = [task.result() for task in tasks]
-        self.shares.append(sum(candidates is not None for candidates, _ in found) / len(found))
-        for stage, (candidates, report) in zip(pipeline.retrieve, found, strict=True):
-            self._keep(stage.name, candidates, report)
-        return self._fuse(pipeline, [candidates for candidates, _ in found])
+        self.shares.append(sum(one is not None for one, _ in found) / len(found))
+        for stage, (one, report) in zip(pipeline.retrieve, found, strict=True):
+            self._keep(stage.name, one, report)
+        return self._fuse(pipeline, [one for one, _ in found])
 
     async def rerank(self, stage: Rerank, before: Ranking) -> Ranking:
         """The best of `before`, ordered anew as far as time allowed; the rest follows in the order it had."""
@@ -142,6 +152,13 @@ class _Run:
         if scored:
             self.stages.append((stage.name, scored))
         return below(scored, given)
+
+    def cut(self, pipeline: Pipeline, ranking: Ranking) -> Ranking:
+        """The ranking up to the pipeline's cut-off; whole when the last stage did not do all its work."""
+        is_whole = self.reports[-1].stage == pipeline.last_stage and self.reports[-1].status == "ok"
+        if pipeline.cut_off is None or not is_whole:
+            return ranking
+        return ranking.cut(min_score=pipeline.cut_off.min_score, max_drop=pipeline.cut_off.max_drop)
 
     async def _score(self, stage: Rerank, given: Ranking) -> tuple[Ranking, SluiceError | None]:
         """The candidates scored slice by slice until all are, time ends or a call fails; and why it ended early."""
@@ -171,27 +188,28 @@ class _Run:
         return list(zip(ids, scores, strict=True))
 
     async def _embed(self, model: str, deadline: Deadline) -> tuple[Embedded | SluiceError, float]:
-        """The query's vector, or why there is none; and the seconds it took."""
+        """The vectors of the query's wordings, or why there are none; and the seconds it took."""
         started = perf_counter()
         result: Embedded | SluiceError
         try:
-            result = await self.services.embedding.embed_query(self.query.text, model=model, deadline=deadline)
+            texts = (self.query.text, *self.query.more_texts)
+            result = await self.services.embedding.embed_queries(texts, model=model, deadline=deadline)
         except SluiceError as error:
             result = error
         return result, perf_counter() - started
 
     async def _retrieve(
         self, stage: Dense, embedding: "asyncio.Task[tuple[Embedded | SluiceError, float]]", deadline: Deadline
-    ) -> tuple[Candidates | None, Report]:
+    ) -> tuple[_Found | None, Report]:
         """What the retriever found; nothing when it failed and may be skipped."""
-        vector, _ = await embedding
+        vectors, _ = await embedding
         started = perf_counter()
         try:
-            if isinstance(vector, SluiceError):
-                raise vector
+            if isinstance(vectors, SluiceError):
+                raise vectors
             candidates = await self.services.retrieval.retrieve(
                 self.query.collection,
-                vector,
+                vectors,
                 field=stage.field,
                 depth=stage.depth,
                 only=self.query.only,
@@ -201,21 +219,22 @@ class _Run:
             if stage.on_error == "fail":
                 raise
             return None, Report(stage.name, "skipped", 0, 0, 0, perf_counter() - started, error)
-        count = len(candidates.ranking)
-        return candidates, Report(stage.name, "ok", 0, count, count, perf_counter() - started)
+        ranking = _joined(candidates.rankings).top(stage.depth)
+        report = Report(stage.name, "ok", 0, len(ranking), len(ranking), perf_counter() - started)
+        return _Found(ranking, candidates), report
 
-    def _keep(self, name: str, candidates: Candidates | None, report: Report) -> None:
+    def _keep(self, name: str, found: _Found | None, report: Report) -> None:
         self._report(report)
-        if candidates is not None:
-            self.stages.append((name, candidates.ranking))
-            self.documents.update(candidates.documents)
-            versions = (self.collection_version, candidates.collection_version)
+        if found is not None:
+            self.stages.append((name, found.ranking))
+            self.documents.update(found.candidates.documents)
+            versions = (self.collection_version, found.candidates.collection_version)
             self.collection_version = min(versions) or max(versions)
 
-    def _fuse(self, pipeline: Pipeline, found: list[Candidates | None]) -> Ranking:
+    def _fuse(self, pipeline: Pipeline, found: list[_Found | None]) -> Ranking:
         """One ranking of what was found. Raises the first retriever's error when nothing was."""
-        names = [stage.name for stage, candidates in zip(pipeline.retrieve, found, strict=True) if candidates]
-        rankings = [candidates.ranking for candidates in found if candidates]
+        names = [stage.name for stage, one in zip(pipeline.retrieve, found, strict=True) if one]
+        rankings = [one.ranking for one in found if one]
         if not rankings:
             raise next(report.error for report in self.reports if report.error is not None)
         if pipeline.fuse is None:
@@ -252,6 +271,11 @@ class _Run:
 def _latest(pipeline: Pipeline, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:
     """The latest deadline of those retrievers that need a model."""
     return max((deadlines[stage.name] for stage in pipeline.retrieve if stage.model == model), key=lambda d: d.at)
+
+
+def _joined(rankings: tuple[Ranking, ...]) -> Ranking:
+    """One ranking of what each wording found: as it is for one, by reciprocal rank for several."""
+    return rankings[0] if len(rankings) == 1 else rrf(rankings)
 
 
 def _fused(fusion: Rrf | WeightedSum, names: list[str], rankings: list[Ranking]) -> Ranking:

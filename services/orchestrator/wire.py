@@ -16,6 +16,8 @@ from services.orchestrator.target import Opening
 from services.rpc.validation import Violations, validating
 
 DEFAULT_TOP_K: Final = 10
+# With `query` 8: half of what one Retrieve call takes.
+_MAX_MORE_QUERIES: Final = 7
 _MAX_DELETED_IDS: Final = 1024
 _MAX_FILTERABLE_FIELDS: Final = 64
 _COLLECTION: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
@@ -38,8 +40,11 @@ def query_of(request: pb.SearchRequest, pipeline: Pipeline, *, max_query_bytes: 
     with validating() as violations:
         _check_collection(violations, request.collection)
         violations.text("query", request.query, max_bytes=max_query_bytes)
+        violations.count("more_queries", len(request.more_queries), low=0, high=_MAX_MORE_QUERIES, what="wordings")
+        for index, text in enumerate(request.more_queries[:_MAX_MORE_QUERIES]):
+            violations.text(f"more_queries[{index}]", text, max_bytes=max_query_bytes)
         violations.count("top_k", top_k, low=1, high=pipeline.max_top_k, what="results of this pipeline")
-    return Query(request.collection, request.query, top_k, _filter_of(request))
+    return Query(request.collection, request.query, top_k, _filter_of(request), tuple(request.more_queries))
 
 
 def response_of(name: str, answer: Answer, duration_s: float) -> pb.SearchResponse:

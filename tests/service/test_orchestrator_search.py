@@ -113,12 +113,50 @@ def test_search_fuses_several_retrievers(tmp_path: Path) -> None:
     run(check, tmp_path / "p.yaml", index_model="one")
 
 
+def test_search_with_several_wordings_finds_what_each_of_them_does() -> None:
+    async def check(running: System) -> None:
+        await index(running, BOOKS)
+        before = running.embedder.count("Embed")
+        request = pb.SearchRequest(collection="books", query="salt", more_queries=["lock"], pipeline="fast", top_k=2)
+        answer = await running.search.Search(request)
+        assert {result.document.document_id for result in answer.results} == {"b", "c"}
+        assert [(s.stage, s.kept_count) for s in answer.stages] == [("embed", 0), ("dense", 4)]
+        assert running.embedder.count("Embed") == before + 1
+        assert running.retrieval.count("Retrieve") == 1
+
+    run(check)
+
+
+def test_a_cut_off_ends_the_results_unless_its_stage_failed(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        """
+default:
+  description: Good ones only.
+  retrieve: [{name: dense, kind: dense, depth: 4}]
+  rerank: [{name: rerank, depth: 4}]
+  cut_off: {min_score: 0.9}
+"""
+    )
+
+    async def check(running: System) -> None:
+        await index(running, BOOKS)
+        request = pb.SearchRequest(collection="books", query="queue waits")
+        answer = await running.search.Search(request)
+        assert [result.document.document_id for result in answer.results] == ["a", "d"]
+        running.reranker.spoil = lambda response: type(response)()
+        assert len((await running.search.Search(request)).results) == 4
+
+    run(check, tmp_path / "p.yaml")
+
+
 @pytest.mark.parametrize(
     ("request_", "field", "words"),
     [
         (pb.SearchRequest(query="x"), "collection", "got ''"),
         (pb.SearchRequest(collection="Books!", query="x"), "collection", "got 'Books!'"),
         (pb.SearchRequest(collection="books"), "query", "got none"),
+        (pb.SearchRequest(collection="books", query="x", more_queries=["y", ""]), "more_queries[1]", "got none"),
+        (pb.SearchRequest(collection="books", query="x", more_queries=["y"] * 8), "more_queries", "0 to 7 wordings"),
         (pb.SearchRequest(collection="books", query=" \n"), "query", "only white space"),
         (pb.SearchRequest(collection="books", query="x" * 8193), "query", "at most 8,192 bytes of UTF-8, got 8,193"),
         (

@@ -45,5 +45,14 @@ def test_a_ranking_refuses_to_be_wrong(ids: tuple[str, ...], scores: tuple[float
         Ranking(ids, scores)
 
 
+@pytest.mark.parametrize(
+    ("min_score", "max_drop", "kept"),
+    [(None, None, 4), (0.5, None, 3), (2.0, None, 0), (None, 0.2, 2), (None, 0.45, 4), (0.95, 0.45, 1), (0.9, 0.01, 1)],
+)
+def test_cut_ends_a_ranking_early(min_score: float | None, max_drop: float | None, kept: int) -> None:
+    ranking = Ranking(("a", "b", "c", "d"), (1.0, 0.9, 0.5, 0.1))
+    assert ranking.cut(min_score=min_score, max_drop=max_drop) == ranking.top(kept)
+
+
 def test_ranks_begin_with_one() -> None:
     assert Ranking(("b", "a"), (2.0, 1.0)).ranks() == {"b": 1, "a": 2}

@@ -34,6 +34,7 @@ class SearchRequest(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    MORE_QUERIES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Where."""
     query: _builtins.str
@@ -46,6 +47,12 @@ class SearchRequest(_message.Message):
     def filter(self) -> _filter_pb2.Filter:
         """Only documents that match."""
 
+    @_builtins.property
+    def more_queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Up to 7 other wordings of the question, each like `query`. Every retriever looks for all of them and fuses what it
+        finds by reciprocal rank; rerankers read `query` alone.
+        """
+
     def __init__(
         self,
         *,
@@ -54,10 +61,11 @@ class SearchRequest(_message.Message):
         pipeline: _builtins.str = ...,
         top_k: _builtins.int = ...,
         filter: _filter_pb2.Filter | None = ...,
+        more_queries: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "pipeline", b"pipeline", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "more_queries", b"more_queries", "pipeline", b"pipeline", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
