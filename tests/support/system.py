@@ -1,0 +1,49 @@
+"""The four services as four processes, as users run them, each of which can be killed and started again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.processes import ServerProcess, start
+
+
+@dataclass
+class System:
+    """A running system. A service that is started again keeps its address."""
+
+    arguments: dict[str, list[str]]
+    processes: dict[str, ServerProcess]
+
+    @property
+    def address(self) -> str:
+        """Where it is searched."""
+        return self.processes["orchestrator"].address
+
+    def kill(self, name: str) -> None:
+        """End a service as `kill -9` does."""
+        self.processes[name].kill()
+
+    def restart(self, name: str) -> None:
+        """Start a service that was killed, where it was."""
+        address = self.processes[name].address
+        self.processes[name] = start(f"services.{name}", "--listen", address, *self.arguments[name])
+
+
+@contextmanager
+def running_system(home: Path, bundle: Path) -> Iterator[System]:
+    """A system with this bundle for embedding and for late interaction; stopped kindly, which must end with 0."""
+    arguments = {
+        "embedding": ["--bundles", str(bundle)],
+        "reranking": ["--bundles", str(bundle)],
+        "retrieval": ["--data", str(home / "data")],
+    }
+    processes = {name: start(f"services.{name}", *own) for name, own in arguments.items()}
+    arguments["orchestrator"] = [f"--{name}={process.address}" for name, process in processes.items()]
+    processes["orchestrator"] = start("services.orchestrator", *arguments["orchestrator"])
+    system = System(arguments, processes)
+    try:
+        yield system
+    finally:
+        statuses = {name: process.terminate() for name, process in reversed(system.processes.items())}
+        assert set(statuses.values()) == {0}, statuses
