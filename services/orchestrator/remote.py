@@ -229,9 +229,8 @@ def _rows(vectors: Tensor) -> list[Tensor]:
 def _candidates(response: retrieval_pb.RetrieveResponse, queries: int, depth: int) -> Candidates:
     """The checked answer. Raises BackendFailed."""
     if len(response.rankings) != queries:
-        raise BackendFailed(
-            f"retrieval: expected a ranking for each of {queries} queries, got {len(response.rankings)}"
-        )
+        given = len(response.rankings)
+        raise BackendFailed(f"retrieval: expected a ranking for each of {queries} queries, got {given}")
     documents = {document.document_id: document for document in response.documents}
     for ranking in response.rankings:
         if len(ranking.document_ids) > depth or not documents.keys() >= set(ranking.document_ids):

@@ -9,6 +9,8 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, SluiceError, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 
+from services.core.fusion import rrf
+from services.core.ranking import Ranking
 from services.orchestrator.pipelines import PACKAGED
 from tests.support.stand_ins import System, index, system
 
@@ -113,16 +115,19 @@ def test_search_fuses_several_retrievers(tmp_path: Path) -> None:
     run(check, tmp_path / "p.yaml", index_model="one")
 
 
-def test_search_with_several_wordings_finds_what_each_of_them_does() -> None:
+def test_search_with_several_wordings_fuses_what_each_of_them_finds() -> None:
     async def check(running: System) -> None:
+        async def ranking(**wordings: Any) -> Ranking:
+            request = pb.SearchRequest(collection="books", pipeline="fast", **wordings)
+            results = (await running.search.Search(request)).results
+            return Ranking.of((result.document.document_id, result.score) for result in results)
+
         await index(running, BOOKS)
-        before = running.embedder.count("Embed")
-        request = pb.SearchRequest(collection="books", query="salt", more_queries=["lock"], pipeline="fast", top_k=2)
-        answer = await running.search.Search(request)
-        assert {result.document.document_id for result in answer.results} == {"b", "c"}
-        assert [(s.stage, s.kept_count) for s in answer.stages] == [("embed", 0), ("dense", 4)]
-        assert running.embedder.count("Embed") == before + 1
-        assert running.retrieval.count("Retrieve") == 1
+        alone = [await ranking(query="salt"), await ranking(query="lock")]
+        before = running.embedder.count("Embed"), running.retrieval.count("Retrieve")
+        together = await ranking(query="salt", more_queries=["lock"])
+        assert together.ids == rrf(alone).ids
+        assert (running.embedder.count("Embed"), running.retrieval.count("Retrieve")) == (before[0] + 1, before[1] + 1)
 
     run(check)
 
