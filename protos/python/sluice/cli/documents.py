@@ -58,7 +58,7 @@ def index(
     filterable: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME:TYPE",
+            metavar="NAME=TYPE",
             help="With --create: a metadata field that filters may use; repeatable. "
             "TYPE is string, number, bool, timestamp or list.",
         ),
@@ -72,7 +72,7 @@ def index(
 
     [bold]Examples[/]
 
-      sluice index corpus.jsonl --create --filterable year:number --filterable lang:string
+      sluice index corpus.jsonl --create --filterable year=number --filterable lang=string
 
       zcat corpus.jsonl.gz | sluice index - --collection news --create
     """
@@ -144,12 +144,12 @@ def delete(
 
 
 def _fields(filterable: list[str]) -> dict[str, str]:
-    """`["year:number"]` as a dict; the server knows the types."""
+    """`["year=number"]` as a dict; the server knows the types."""
     fields = {}
     for item in filterable:
-        name, colon, kind = item.partition(":")
-        if not (name and colon and kind):
-            raise typer.BadParameter(f"expected NAME:TYPE, got {item!r}", param_hint="--filterable")
+        name, equals, kind = item.partition("=")
+        if not (name and equals and kind):
+            raise typer.BadParameter(f"expected NAME=TYPE, got {item!r}", param_hint="--filterable")
         fields[name] = kind
     return fields
 

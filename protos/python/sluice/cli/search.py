@@ -58,7 +58,7 @@ def render(answer: SearchAnswer, *, full: bool = False) -> RenderableType:
 def stage_words(stage: StageReport) -> str:
     """What one stage did: `rerank 18.4 ms, 50 → 10`."""
     counts = f"{stage.given_count} → {stage.kept_count}" if stage.given_count else f"{stage.kept_count} found"
-    words = f"{stage.stage} {1000 * stage.duration_s:.1f} ms"
+    words = f"{stage.name} {1000 * stage.duration_s:.1f} ms"
     if stage.given_count or stage.kept_count:
         words += f", {counts}"
     return words if stage.status == "ok" else f"{words} ({stage.status})"
@@ -85,7 +85,7 @@ def _degraded(answer: SearchAnswer) -> Iterable[RenderableType]:
     """A line for each stage that did not do all its work."""
     for stage in answer.stages:
         if stage.status != "ok":
-            yield Text(f"degraded: {stage.stage} {stage.status}: {stage.reason}", style="yellow")
+            yield Text(f"degraded: {stage.name} {stage.status}: {stage.reason}", style="yellow")
 
 
 def _stages_line(answer: SearchAnswer) -> Text:

@@ -37,7 +37,7 @@ class Result:
 class StageReport:
     """What one stage of a search did."""
 
-    stage: str
+    name: str
     """Its name in the pipeline."""
     status: str
     """`ok`, `skipped` (failed and left out) or `partial` (ran out of time)."""
@@ -156,7 +156,7 @@ def _result(proto: pb.Result) -> Result:
 
 def _stage_report(proto: pb.StageReport) -> StageReport:
     return StageReport(
-        stage=proto.stage,
+        name=proto.stage,
         status=enum_word(pb.StageReport.Status.Name, proto.status, "STATUS_"),
         given_count=proto.given_count,
         kept_count=proto.kept_count,
