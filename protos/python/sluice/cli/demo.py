@@ -11,7 +11,7 @@ import typer
 
 from sluice.cli import options
 from sluice.cli.console import CommandFailed, err, out
-from sluice.cli.documents import Tally, run_index
+from sluice.cli.documents import Tally, follow
 from sluice.cli.pydocs import corpus
 from sluice.cli.search import render
 from sluice.cli.system import DEFAULT_PORT, Plan, Process, running, stop
@@ -72,17 +72,12 @@ def _index_and_search(address: str) -> None:
     documents = list(corpus())
     _say(f"Indexing {len(documents):,} passages of Python's documentation")
     with SearchClient(address, timeout_s=30.0) as client:
-        run_index(
-            client,
-            options.DEFAULT_COLLECTION,
-            documents,
-            Tally(),
-            total=len(documents),
-            create_with=_FIELDS,
-        )
+        collection = options.DEFAULT_COLLECTION
+        acknowledgements = client.index(collection, documents, create=True, filterable_fields=_FIELDS)
+        follow(acknowledgements, Tally(), total=len(documents))
         for question in _QUESTIONS:
             _say(question)
-            out.print(render(client.search(options.DEFAULT_COLLECTION, question, top_k=3)))
+            out.print(render(client.search(collection, question, top_k=3)))
 
 
 def _started(plan: Plan) -> list[Process]:

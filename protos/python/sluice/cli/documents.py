@@ -21,7 +21,7 @@ from rich.progress import (
 
 from sluice.cli import jsonl, options
 from sluice.cli.console import CommandFailed, err, out
-from sluice.client import Document, SearchClient
+from sluice.client import Acknowledgement, Document, SearchClient
 
 _SHOWN_FAILURES: Final = 10
 
@@ -63,6 +63,9 @@ def index(
             "TYPE is string, number, bool, timestamp or list.",
         ),
     ] = None,
+    patience: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="How long to try when nothing is acknowledged.")
+    ] = 60.0,
     address: options.Address = options.DEFAULT_ADDRESS,
 ) -> None:
     """Index documents from a file of JSON lines.
@@ -89,37 +92,34 @@ def index(
 
     total = _line_count(file)
     with SearchClient(address) as client, _opened(file) as lines:
-        run_index(client, collection, documents(lines), tally, total=total, create_with=fields if create else None)
+        acknowledgements = client.index(
+            collection, documents(lines), create=create, filterable_fields=fields, patience_s=patience
+        )
+        follow(acknowledgements, tally, total=total)
     if tally.outcomes["failed"]:
         raise CommandFailed(f"{tally.outcomes['failed']:,} documents failed; the others are on disk")
 
 
-def run_index(
-    client: SearchClient,
-    collection: str,
-    documents: Iterable[Document],
-    tally: Tally,
-    *,
-    total: int | None,
-    create_with: dict[str, str] | None,
-) -> None:
-    """Index with a progress bar; then print the tally and the first failures. Raises SluiceError.
+def follow(acknowledgements: Iterator[Acknowledgement], tally: Tally, *, total: int | None) -> None:
+    """Show a progress bar while documents are acknowledged, and then the tally and the first failures.
 
-    total        documents to come, when known
-    create_with  filterable fields of the collection, which is created when it is not there; None does not create it
+    total  documents to come, when known
+
+    Raises what the acknowledgements raise, after the tally of what was done.
     """
     progress = _progress()
-    with progress:
-        task = progress.add_task("indexing", total=total, rate="", failed=0)
-        create = create_with is not None
-        for ack in client.index(collection, documents, create=create, filterable_fields=create_with):
-            tally.note(ack.outcome, f"{ack.document_id!r}: {ack.message}" if ack.outcome == "failed" else "")
-            speed = progress.tasks[task].finished_speed or progress.tasks[task].speed
-            rate = f"{speed:,.0f}/s" if speed else ""
-            progress.update(task, completed=tally.done, rate=rate, failed=tally.outcomes["failed"])
-    out.print(f"{tally.words()} in {progress.tasks[task].elapsed or 0:.1f} s")
-    for failure in tally.failures:
-        err.print(f"  failed: {failure}", markup=False, style="red", soft_wrap=True)
+    task = progress.add_task("indexing", total=total, rate="", failed=0)
+    try:
+        with progress:
+            for ack in acknowledgements:
+                tally.note(ack.outcome, f"{ack.document_id!r}: {ack.message}" if ack.outcome == "failed" else "")
+                speed = progress.tasks[task].finished_speed or progress.tasks[task].speed
+                rate = f"{speed:,.0f}/s" if speed else ""
+                progress.update(task, completed=tally.done, rate=rate, failed=tally.outcomes["failed"])
+    finally:
+        out.print(f"{tally.words()} in {progress.tasks[task].elapsed or 0:.1f} s")
+        for failure in tally.failures:
+            err.print(f"  failed: {failure}", markup=False, style="red", soft_wrap=True)
 
 
 def delete(

@@ -1,0 +1,239 @@
+"""The command line as people call it: a process, its output, its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from sluice.client import Document, where
+from sluice.client.documents import document_proto
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import InvalidRequest, NotFound, Unavailable, Violation
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.search.v1 import search_service_pb2 as pb
+
+from tests.support.background import in_background
+from tests.support.scripted_search import ScriptedSearch
+from tests.support.stand_ins import (
+    ExactRetrieval,
+    HashingEmbedder,
+    OverlapReranker,
+    Stored,
+    embedding_server,
+    reranking_server,
+    retrieval_server,
+)
+
+NOWHERE = "127.0.0.1:1"
+ANSWER = pb.SearchResponse(
+    results=[
+        pb.Result(
+            document=document_proto(Document("q.get", "Remove it.\n\nWait [for] it.", "Queue.get", {"year": 2024})),
+            score=0.875,
+        ),
+        pb.Result(document=document_proto(Document("plain", "No title.")), score=0.5),
+    ],
+    stages=[
+        pb.StageReport(stage="embed", status=pb.StageReport.STATUS_OK, duration=Duration(nanos=2_500_000)),
+        pb.StageReport(stage="dense", status=pb.StageReport.STATUS_OK, kept_count=50),
+        pb.StageReport(
+            stage="rerank",
+            status=pb.StageReport.STATUS_SKIPPED,
+            given_count=50,
+            kept_count=50,
+            reason="OVERLOADED: busy",
+        ),
+    ],
+    degraded=True,
+    pipeline="default",
+    duration=Duration(nanos=9_000_000),
+)
+
+
+def sluice(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "sluice", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        input=stdin,
+        timeout=60,
+        env=clean | {"COLUMNS": "100", "NO_COLOR": "1"} | environment,
+    )
+
+
+@pytest.fixture
+def search() -> ScriptedSearch:
+    return ScriptedSearch(answer=ANSWER)
+
+
+@pytest.fixture
+def address(search: ScriptedSearch) -> Iterator[str]:
+    with in_background(search.served()) as address:
+        yield address
+
+
+def test_search_prints_rank_score_title_passage_and_stages(search: ScriptedSearch, address: str) -> None:
+    ran = sluice("search", "how", "-c", "books", "-k", "2", "--filter", "year >= 2020", SLUICE_ADDRESS=address)
+    assert ran.returncode == 0, ran.stderr
+    lines = [line.rstrip() for line in ran.stdout.splitlines()]
+    assert lines == [
+        " 1  0.8750  Queue.get  q.get",
+        "    Remove it.",
+        "",
+        "    Wait [for] it.",
+        "    year: 2024",
+        "",
+        " 2  0.5000  plain",
+        "    No title.",
+        "",
+        "degraded: rerank skipped: BUSY: wait",
+        "embed 2.5 ms · dense 0.0 ms, 50 found · rerank 0.0 ms, 50 → 50 (skipped) · 9.0 ms in all (default)",
+    ]
+    [request] = search.requests
+    assert request == pb.SearchRequest(collection="books", query="how", top_k=2, filter=where("year >= 2020"))
+
+
+def test_search_as_json(address: str) -> None:
+    ran = sluice("search", "how", "--json", "--address", address)
+    answer = json.loads(ran.stdout)
+    assert answer["results"][0]["document"]["document_id"] == "q.get"
+    assert answer["results"][0]["document"]["metadata"] == {"year": 2024.0}
+    assert answer["stages"][2]["status"] == "skipped"
+    assert answer["degraded"] is True
+
+
+def test_nothing_found_is_said(search: ScriptedSearch, address: str) -> None:
+    search.answer = pb.SearchResponse()
+    assert "nothing found" in sluice("search", "how", "--address", address).stdout
+
+
+def test_failure_names_what_was_wrong_and_what_to_do_next(search: ScriptedSearch, address: str) -> None:
+    reason = ErrorReason.ERROR_REASON_UNKNOWN_COLLECTION
+    search.refusals = [NotFound("no collection 'docs'", reason=reason)]
+    ran = sluice("search", "how", "--address", address)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.splitlines() == [
+        "error: no collection 'docs'",
+        "next: `sluice collections list` shows those there are; `sluice index FILE --create` makes one",
+    ]
+
+
+def test_failure_names_every_field_that_is_wrong(search: ScriptedSearch, address: str) -> None:
+    violations = [Violation("query", "too long"), Violation("top_k", "too many")]
+    search.refusals = [InvalidRequest("query: too long (and 1 more)", violations=violations)]
+    ran = sluice("search", "how", "--address", address)
+    assert ran.returncode == 1
+    assert "field: query: too long" in ran.stderr
+    assert "field: top_k: too many" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["search", "how", "--address", NOWHERE, "--timeout", "1"], 1, "`sluice up` starts it"),
+        (["search", "how", "--filter", "year >="], 1, "expected a value"),
+        (["search"], 2, "Missing argument"),
+        (["search", "how", "-k", "0"], 2, "Invalid value"),
+        (["nonsense"], 2, "No such command"),
+        (["index", "no-such-file.jsonl"], 1, "No such file"),
+        (["index", "-", "--filterable", "year"], 2, "expected NAME=TYPE"),
+        (["delete"], 2, "give ids, or --filter, and not both"),
+        (["delete", "a", "--filter", "a == 1"], 2, "give ids, or --filter, and not both"),
+        (["up", "--bundle", "no-such-bundle"], 1, "expected a bundle folder, found no bundle.json"),
+        (["status", "--address", NOWHERE], 1, "not all services serve"),
+    ],
+)
+def test_wrong_calls_end_with_their_exit_code_and_no_traceback(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    ran = sluice(*arguments, SLUICE_HOME=str(tmp_path))
+    assert ran.returncode == status
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["search", "index", "delete", "up", "demo"])
+def test_help_teaches(command: str) -> None:
+    ran = sluice(command, "--help")
+    assert ran.returncode == 0
+    assert f"sluice {command}" in ran.stdout
+
+
+def test_version() -> None:
+    assert sluice("--version").stdout.startswith("sluice ")
+
+
+def test_index_reads_lines_and_tells_what_failed(search: ScriptedSearch, address: str, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.jsonl"
+    file.write_text(
+        '{"_id": "a", "text": "x", "metadata": {"on": "2024-05-01"}}\n\nnonsense\n{"id": "b", "text": "y"}\n'
+    )
+    ran = sluice("index", str(file), "-c", "books", "--create", "--filterable", "on=timestamp", "--address", address)
+    assert ran.returncode == 1
+    assert "2 indexed, 0 unchanged, 1 failed" in ran.stdout
+    assert "line 3: Expecting value" in ran.stderr
+    assert search.documents["a"].metadata["on"].WhichOneof("value") == "timestamp_value"
+    fields = [pb.FilterableField(name="on", type="timestamp")]
+    assert search.openings == [pb.IndexRequest(collection="books", create_collection=True, filterable_fields=fields)]
+
+
+def test_index_from_standard_input(search: ScriptedSearch, address: str) -> None:
+    ran = sluice("index", "-", "--address", address, stdin='{"id": "a", "text": "x"}\n')
+    assert ran.returncode == 0, ran.stderr
+    assert list(search.documents) == ["a"]
+
+
+def test_index_that_cannot_go_on_says_why(search: ScriptedSearch, address: str) -> None:
+    ran = sluice("index", "-", "--address", NOWHERE, "--patience", "0.5", stdin='{"id": "a", "text": "x"}\n')
+    assert ran.returncode == 1
+    assert "next: is the system running?" in ran.stderr
+
+
+def test_delete_and_pipelines(search: ScriptedSearch, address: str) -> None:
+    search.documents["a"] = document_proto(Document("a", "x"))
+    assert sluice("delete", "a", "b", "--address", address).stdout == "1 deleted\n"
+    assert "dense (retrieve, 50)" in sluice("pipelines", "--address", address).stdout
+
+
+def test_collections_and_models() -> None:
+    schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=64)])
+    retrieval = ExactRetrieval(collections={"books": Stored(schema)})
+    with in_background(retrieval_server(retrieval)) as address:
+        assert "books" in sluice("collections", "list", "--retrieval", address).stdout
+        described = json.loads(sluice("collections", "describe", "books", "--retrieval", address).stdout)
+        assert described["schema"]["dense_fields"][0]["dimensions"] == 64
+        asked = sluice("collections", "drop", "books", "--retrieval", address, stdin="n\n")
+        assert asked.returncode == 1
+        assert "books" in retrieval.collections
+        assert "dropped" in sluice("collections", "drop", "books", "--yes", "--retrieval", address).stdout
+        assert not retrieval.collections
+    with (
+        in_background(embedding_server(HashingEmbedder())) as embedding,
+        in_background(reranking_server(OverlapReranker())) as reranking,
+    ):
+        listed = sluice("models", "--embedding", embedding, "--reranking", reranking).stdout
+    assert "hashing@1" in listed
+    assert "late interaction" in listed
+
+
+def test_demo_corpus_is_lines_that_index_reads() -> None:
+    lines = sluice("demo-corpus").stdout.splitlines()
+    assert len(lines) > 2000
+    assert json.loads(lines[0])["id"].startswith("topic:")
+
+
+def test_output_that_nobody_reads_on_is_no_failure_of_ours() -> None:
+    command = f"{sys.executable} -m sluice demo-corpus | head -1"
+    ran = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+    assert ran.stderr == ""
+
+
+def test_unavailable_is_tried_again(search: ScriptedSearch, address: str) -> None:
+    search.refusals = [Unavailable("busy")]
+    assert sluice("search", "how", "--address", address).returncode == 0
