@@ -32,7 +32,7 @@ EmbeddingModel = embedding_pb.EmbeddingModel
 Collection = retrieval_pb.Collection
 
 # Fields of other services' requests that mean the same to our caller.
-_SHARED_FIELDS: Final = ("filter", "collection", "name", "document", "metadata", "schema")
+_SHARED_FIELDS: Final = ("filter", "collection")
 # Words of the search API for the types of metadata.
 _METADATA_TYPES: Final[dict[str, retrieval_pb.MetadataType.ValueType]] = {
     "string": retrieval_pb.METADATA_TYPE_STRING,
@@ -165,9 +165,16 @@ class Retrieval:
         return (await self._downstream.call(self._stub.GetCollection, request, deadline, patient=True)).collection
 
     async def create(self, name: str, schema: retrieval_pb.Schema, deadline: Deadline) -> Collection:
-        """The created, or equal existing, collection. Raises AlreadyExists for another one of that name."""
+        """The created, or equal existing, collection.
+
+        Raises AlreadyExists for another one of that name, InvalidRequest for fields that cannot be.
+        """
         request = retrieval_pb.CreateCollectionRequest(name=name, schema=schema)
-        return (await self._downstream.call(self._stub.CreateCollection, request, deadline, patient=True)).collection
+        try:
+            response = await self._downstream.call(self._stub.CreateCollection, request, deadline, patient=True)
+        except InvalidRequest as error:
+            raise _of_filterable_fields(error) from None
+        return response.collection
 
     async def content_hashes(self, collection: str, ids: Sequence[str], deadline: Deadline) -> dict[str, str]:
         """Content hashes of those documents that are stored, by id."""
@@ -240,6 +247,15 @@ def _candidates(response: retrieval_pb.RetrieveResponse, queries: int, depth: in
     except ValueError as error:
         raise BackendFailed(f"retrieval: {error}") from error
     return Candidates(rankings, documents, response.collection_version)
+
+
+def _of_filterable_fields(error: InvalidRequest) -> InvalidRequest:
+    """What is wrong with a schema, by the names of our own request."""
+    named = [
+        Violation(violation.field.replace("schema.metadata_fields", "filterable_fields"), violation.description)
+        for violation in error.violations
+    ]
+    return InvalidRequest(error.message, violations=named, metadata=error.metadata)
 
 
 def _of_queries(error: InvalidRequest) -> InvalidRequest | BackendFailed:
