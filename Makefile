@@ -68,7 +68,7 @@ protos: setup ## Generate the stubs from protos/sluice
 .PHONY: lock
 lock: setup ## Write what .venv has into constraints.txt
 	@{ echo "# Every package of the development environment: written by make lock."; \
-	   $(PIP) freeze --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > constraints.txt.new
+	   $(PIP) freeze --all --exclude pip --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 	@touch $(INSTALLED)
 

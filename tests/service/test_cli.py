@@ -45,7 +45,7 @@ ANSWER = pb.SearchResponse(
             status=pb.StageReport.STATUS_SKIPPED,
             given_count=50,
             kept_count=50,
-            reason="OVERLOADED: busy",
+            reason="BUSY: wait",
         ),
     ],
     degraded=True,
