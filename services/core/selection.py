@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+
+from services.core.arrays import F32, I64
 
 
-def top_k(scores: NDArray[np.float32], ids: Sequence[str], k: int) -> NDArray[np.int64]:
+def top_k(scores: F32, ids: Sequence[str], k: int) -> I64:
     """Positions of the k highest scores, best first; equal scores by lower id, so that every run gives one order.
 
     scores   float32[N], none NaN
@@ -18,7 +19,7 @@ def top_k(scores: NDArray[np.float32], ids: Sequence[str], k: int) -> NDArray[np
     return np.array(order[:k], dtype=np.int64)
 
 
-def at_least_kth(scores: NDArray[np.float32], k: int, *, slack: float = 0.0) -> NDArray[np.int64]:
+def at_least_kth(scores: F32, k: int, *, slack: float = 0.0) -> I64:
     """Positions, rising, of all scores not lower than the k-th highest minus `slack`: k of them, and all ties.
 
     scores   float32[N], none NaN

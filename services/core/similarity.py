@@ -8,11 +8,8 @@ promise that. Scores are always higher-is-better.
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-Bool = NDArray[np.bool_]
+from services.core.arrays import F32, F64, Bool
 
 # Rows taken at a time: 2,048 rows of 8,192 float64 are 128 MiB, of 384 they are 6 MiB.
 _ROWS: Final = 2048

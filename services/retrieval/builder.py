@@ -7,6 +7,7 @@ is put into a graph once; it is made anew when most of its documents are dead.
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -56,23 +57,23 @@ def build(view: View, schema: Schema, folder: Path, is_stopped: Callable[[], boo
 
 
 def _made(block: Block, schema: Schema, is_stopped: Callable[[], bool]) -> Block:
-    vectors = {}
+    vectors: dict[str, Vectors] = {}
     for field in schema.dense:
         given = block.vectors[field.name]
         coarse = CoarseIndex.of(given.matrix, given.lengths, field.metric, is_stopped)
         vectors[field.name] = Vectors(given.matrix, given.lengths, coarse)
-    return Block(block.rows, block.ids, vectors, block.columns)
+    return replace(block, vectors=vectors, is_segment=True)
 
 
 def _grown(segment: Block, delta: Block, is_stopped: Callable[[], bool]) -> Block:
     block = Block.joined([segment, delta])
-    vectors = {}
+    vectors: dict[str, Vectors] = {}
     for name, given in block.vectors.items():
         before = segment.vectors[name].coarse
         assert before is not None
         coarse = before.grown(delta.vectors[name].matrix, is_stopped)
         vectors[name] = Vectors(given.matrix, given.lengths, coarse)
-    return Block(block.rows, block.ids, vectors, block.columns)
+    return replace(block, vectors=vectors, is_segment=True)
 
 
 def with_segment(view: View, segment: Block, last_row: int) -> View:

@@ -11,8 +11,7 @@ from typing import Any, Final
 import faiss as typed_faiss
 import numpy as np
 
-from services.core.similarity import F32, F64, Bool
-from services.retrieval.columns import I64
+from services.core.arrays import F32, F64, I64, Bool
 from services.retrieval.planner import CONNECTIVITY, EF_CONSTRUCTION, Plan
 from services.retrieval.schema import Metric
 

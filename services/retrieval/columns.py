@@ -13,12 +13,9 @@ from typing import Any, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from services.core.similarity import Bool
+from services.core.arrays import I32, I64, Bool
 from services.retrieval.documents import Scalar, Timestamp, Value, kind_of
 from services.retrieval.schema import Kind
-
-I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
 
 
 class Operator(StrEnum):

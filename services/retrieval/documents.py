@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.core.similarity import F32
+from services.core.arrays import F32
+from services.retrieval.postings import Terms
 from services.retrieval.schema import Kind
+from services.retrieval.tokens import Tokens
 
 
 @dataclass(frozen=True, order=True)
@@ -33,10 +35,13 @@ class Document:
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents to write, with their vectors: `dense[i]` is float32[N, D] of the schema's i-th dense field."""
+    """N documents with their vectors, each sequence in the order of the schema's fields of its kind."""
 
     documents: Sequence[Document]
-    dense: Sequence[F32]
+    dense: Sequence[F32] = ()
+    """float32[N, D] each."""
+    sparse: Sequence[Terms] = ()
+    multi_vector: Sequence[Tokens] = ()
 
 
 def kind_of(value: Value) -> Kind:

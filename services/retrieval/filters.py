@@ -6,7 +6,7 @@ Rule: trees are built by `wire.filters`, which checks every field and value agai
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.core.similarity import Bool
+from services.core.arrays import Bool
 from services.retrieval.columns import Column, Operator
 from services.retrieval.documents import Scalar
 

@@ -7,17 +7,21 @@ binary counter carries, so that N documents lie in at most about log2(N) blocks 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
 import numpy as np
 
-from services.core.similarity import F32, F64, Bool, norms, unit
+from services.core.arrays import F32, F64, I64, Bool
+from services.core.similarity import norms, unit
+from services.retrieval.analysis import analyzer
 from services.retrieval.coarse import CoarseIndex
-from services.retrieval.columns import I64, Column, column
-from services.retrieval.documents import Value
-from services.retrieval.schema import Metric, Schema
+from services.retrieval.columns import Column, column
+from services.retrieval.documents import Batch, Document
+from services.retrieval.postings import Postings, Terms
+from services.retrieval.schema import Metric, Schema, TextField
+from services.retrieval.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -51,25 +55,26 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Block:
-    """N documents: rising rows int64[N], their ids, vectors by dense field and columns by metadata field."""
+    """N documents: rising rows int64[N], their ids, and their fields by name. A segment has coarse indexes."""
 
     rows: I64
     ids: Sequence[str]
-    vectors: Mapping[str, Vectors]
     columns: Mapping[str, Column]
-
-    @property
-    def is_segment(self) -> bool:
-        """Whether it has coarse indexes."""
-        return any(vectors.coarse is not None for vectors in self.vectors.values())
+    vectors: Mapping[str, Vectors]
+    postings: Mapping[str, Postings]
+    """Of text fields, with the words of a document as sums; and of sparse fields."""
+    tokens: Mapping[str, Tokens]
+    is_segment: bool = False
 
     def take(self, positions: I64) -> "Block":
         """The block of these documents, without coarse indexes."""
         return Block(
             self.rows[positions],
             [self.ids[position] for position in positions],
-            {name: vectors.take(positions) for name, vectors in self.vectors.items()},
-            {name: values.take(positions) for name, values in self.columns.items()},
+            {name: part.take(positions) for name, part in self.columns.items()},
+            {name: part.take(positions) for name, part in self.vectors.items()},
+            {name: part.take(positions) for name, part in self.postings.items()},
+            {name: part.take(positions) for name, part in self.tokens.items()},
         )
 
     @classmethod
@@ -79,25 +84,33 @@ class Block:
         return cls(
             np.concatenate([block.rows for block in blocks]),
             [document_id for block in blocks for document_id in block.ids],
-            {name: Vectors.joined([block.vectors[name] for block in blocks]) for name in first.vectors},
             {name: type(c).joined([block.columns[name] for block in blocks]) for name, c in first.columns.items()},
+            {name: Vectors.joined([block.vectors[name] for block in blocks]) for name in first.vectors},
+            {name: Postings.joined([block.postings[name] for block in blocks]) for name in first.postings},
+            {name: Tokens.joined([block.tokens[name] for block in blocks]) for name in first.tokens},
         )
 
 
-def block_of(
-    schema: Schema, rows: I64, ids: Sequence[str], dense: Sequence[F32], metadata: Sequence[Mapping[str, Value]]
-) -> Block:
-    """The block of these documents.
-
-    dense  float32[N, D], one for each dense field of the schema
-    """
-    fields = zip(schema.dense, dense, strict=True)
+def block_of(schema: Schema, rows: I64, batch: Batch) -> Block:
+    """The block of these documents."""
+    documents = batch.documents
+    texts = {f.name: Postings.of(terms_of(f, documents)) for f in schema.text}
+    terms = {f.name: Postings.of(given) for f, given in zip(schema.sparse, batch.sparse, strict=True)}
     return Block(
         rows,
-        ids,
-        {field.name: Vectors.of(matrix, field.metric) for field, matrix in fields},
-        {f.name: column(f.kind, [values.get(f.name) for values in metadata]) for f in schema.metadata},
+        [document.document_id for document in documents],
+        {f.name: column(f.kind, [document.metadata.get(f.name) for document in documents]) for f in schema.metadata},
+        {f.name: Vectors.of(matrix, f.metric) for f, matrix in zip(schema.dense, batch.dense, strict=True)},
+        texts | terms,
+        {f.name: tokens for f, tokens in zip(schema.multi_vector, batch.multi_vector, strict=True)},
     )
+
+
+def terms_of(field: TextField, documents: Sequence[Document]) -> Terms:
+    """The terms of each document's title and text, with how often they are there."""
+    analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words)
+    counted = [np.unique(analysis.keys(f"{one.title}\n{one.text}"), return_counts=True) for one in documents]
+    return Terms.of([(keys, counts.astype(np.float32)) for keys, counts in counted])
 
 
 @dataclass(frozen=True)
@@ -106,11 +119,18 @@ class Part:
 
     block: Block
     alive: Bool
+    _words: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def count(self) -> int:
         """Documents alive."""
         return int(np.count_nonzero(self.alive))
+
+    def words(self, field: str) -> float:
+        """Words of those alive in a text field, or the weights of a sparse one."""
+        if field not in self._words:
+            self._words[field] = float(self.block.postings[field].sums[self.alive].sum(dtype=np.float64))
+        return self._words[field]
 
     def without(self, removed: I64) -> "Part":
         """The part after these rows have died; rows that are elsewhere do not matter."""

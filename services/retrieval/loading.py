@@ -26,8 +26,7 @@ def load_view(reader: Reader, stored: Stored, folder: Path) -> View:
         parts.append(part)
         break
     blocks = [
-        block_of(stored.schema, chunk.rows, chunk.ids, chunk.dense, chunk.metadata)
-        for chunk in reader.load(stored.key, stored.schema, after)
+        block_of(stored.schema, chunk.rows, chunk.batch) for chunk in reader.load(stored.key, stored.schema, after)
     ]
     newer = Block.joined(blocks) if blocks else None
     nothing = np.empty(0, dtype=np.int64)

@@ -2,15 +2,15 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from services.core.similarity import F32
-from services.retrieval.columns import I64
-from services.retrieval.documents import Document, Value, from_json
+from services.core.arrays import I64
+from services.retrieval.documents import Batch, Document, from_json
+from services.retrieval.packing import unpacked
 from services.retrieval.schema import Schema
 
 # Documents taken from the database at a time when a collection is loaded.
@@ -30,12 +30,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Some documents of a collection as the index needs them; `dense[i]` is float32[N, D] of the i-th dense field."""
+    """Some documents of a collection and their rows; title and text are there when a text field needs them."""
 
     rows: I64
-    ids: Sequence[str]
-    metadata: Sequence[Mapping[str, Value]]
-    dense: Sequence[F32]
+    batch: Batch
 
 
 class Reader:
@@ -78,14 +76,16 @@ class Reader:
 
     def load(self, key: int, schema: Schema, after: int) -> Iterator[Loaded]:
         """The documents of a collection with rows above `after`, by row, some thousands at a time."""
+        texts = "title, text" if schema.text else "'', ''"
         found = self._connection.execute(
-            "SELECT row, document_id, metadata, dense FROM documents JOIN vectors USING (row)"
-            " WHERE collection = ? AND row > ? ORDER BY row",
+            f"SELECT row, document_id, {texts}, metadata, dense, sparse, multi_vector"  # noqa: S608
+            " FROM documents JOIN vectors USING (row) WHERE collection = ? AND row > ? ORDER BY row",
             (key, after),
         )
         while chunk := found.fetchmany(_LOAD_ROWS):
-            rows, ids, metadata, dense = zip(*chunk, strict=True)
-            yield Loaded(np.array(rows, dtype=np.int64), ids, list(map(from_json, metadata)), _split(dense, schema))
+            rows, ids, titles, bodies, metadata, *vectors = zip(*chunk, strict=True)
+            documents = list(map(Document, ids, titles, bodies, map(from_json, metadata)))
+            yield Loaded(np.array(rows, dtype=np.int64), unpacked(documents, vectors, schema))
 
     def _documents(self, condition: str, *values: object) -> list[Document]:
         found = self._connection.execute(
@@ -94,10 +94,3 @@ class Reader:
             values,
         )
         return [Document(id_, title, text, from_json(plain), hash_) for id_, title, text, plain, hash_ in found]
-
-
-def _split(stored: Sequence[bytes], schema: Schema) -> list[F32]:
-    """float32[N, D] of each dense field, from what `writer.packed` made."""
-    widths = [field.dimensions for field in schema.dense]
-    whole = np.frombuffer(b"".join(stored), dtype="<f4").reshape(len(stored), sum(widths))
-    return [np.ascontiguousarray(part) for part in np.split(whole, np.cumsum(widths)[:-1], axis=1)]

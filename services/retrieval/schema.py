@@ -37,6 +37,31 @@ class DenseField(_Part):
     model_digest: str = ""
 
 
+class TextField(_Part):
+    """A field over the words of title and text, ranked by BM25 with these parameters."""
+
+    name: str
+    language: str
+    keeps_stop_words: bool
+    k1: float
+    b: float
+
+
+class SparseField(_Part):
+    """A field with weighted terms. An empty digest takes terms of any model."""
+
+    name: str
+    model_digest: str = ""
+
+
+class MultiVectorField(_Part):
+    """A field with one vector a token. An empty digest takes vectors of any model."""
+
+    name: str
+    dimensions: int
+    model_digest: str = ""
+
+
 class MetadataField(_Part):
     """A metadata field that filters may use."""
 
@@ -44,15 +69,22 @@ class MetadataField(_Part):
     kind: Kind
 
 
+SearchField = DenseField | TextField | SparseField | MultiVectorField
+
+
 class Schema(_Part):
     """The fields of a collection, in the order they were declared."""
 
     dense: tuple[DenseField, ...] = ()
     metadata: tuple[MetadataField, ...] = ()
+    text: tuple[TextField, ...] = ()
+    sparse: tuple[SparseField, ...] = ()
+    multi_vector: tuple[MultiVectorField, ...] = ()
 
-    def dense_field(self, name: str) -> DenseField | None:
-        """The dense field of that name; None when there is none."""
-        return next((field for field in self.dense if field.name == name), None)
+    @property
+    def search_fields(self) -> tuple[SearchField, ...]:
+        """The fields by which documents are found."""
+        return (*self.dense, *self.text, *self.sparse, *self.multi_vector)
 
     def kind(self, name: str) -> Kind | None:
         """The type of a metadata field; None when it is not declared."""

@@ -3,8 +3,9 @@
     segments/KEY/LAST_ROW/
         manifest.json        format, last row, size and CRC-32 of every other file
         ids.json             ids in the order of the rows, and the words of the columns
-        arrays.npz           rows, lengths, columns
+        arrays.npz           rows, lengths, columns, inverted lists
         vectors-FIELD.npy    float32[N, D], mapped into memory
+        tokens-FIELD.npy     float16[P, D], mapped into memory
         coarse-FIELD.faiss   the coarse index
 
 Rule: derived data. A folder appears whole, by a rename after everything in it is on disk; what is damaged or of
@@ -16,6 +17,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +27,9 @@ from numpy.typing import NDArray
 from services.retrieval.coarse import CoarseIndex
 from services.retrieval.columns import COLUMNS
 from services.retrieval.index import Block, Vectors
+from services.retrieval.postings import Postings
 from services.retrieval.schema import Schema
+from services.retrieval.tokens import Tokens
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -93,9 +97,12 @@ def crc32(path: Path) -> int:
 def mapped(block: Block, folder: Path) -> Block:
     """The block with the vectors of its saved segment: in the page cache of the system, not in our memory."""
     vectors = {
-        name: Vectors(_matrix(folder, name), given.lengths, given.coarse) for name, given in block.vectors.items()
+        name: replace(given, matrix=_mapped(folder / f"vectors-{name}.npy")) for name, given in block.vectors.items()
     }
-    return Block(block.rows, block.ids, vectors, block.columns)
+    tokens = {
+        name: replace(given, vectors=_mapped(folder / f"tokens-{name}.npy")) for name, given in block.tokens.items()
+    }
+    return replace(block, vectors=vectors, tokens=tokens)
 
 
 def _write(block: Block, folder: Path) -> None:
@@ -109,6 +116,11 @@ def _write(block: Block, folder: Path) -> None:
     for name, column in block.columns.items():
         parts, words[name] = column.state()
         arrays |= {f"column-{name}-{part}": array for part, array in parts.items()}
+    for name, postings in block.postings.items():
+        arrays |= {f"postings-{name}-{part}": array for part, array in postings.state().items()}
+    for name, tokens in block.tokens.items():
+        np.save(folder / f"tokens-{name}.npy", tokens.vectors)
+        arrays[f"tokens-{name}"] = tokens.starts
     np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
     (folder / "ids.json").write_text(json.dumps({"ids": block.ids, "words": words}), encoding="utf-8")
 
@@ -119,27 +131,32 @@ def _read(folder: Path, schema: Schema) -> Block:
         arrays = dict(file)
     vectors = {
         field.name: Vectors(
-            _matrix(folder, field.name),
+            _mapped(folder / f"vectors-{field.name}.npy"),
             arrays[f"lengths-{field.name}"],
             CoarseIndex.load(folder / f"coarse-{field.name}.faiss"),
         )
         for field in schema.dense
     }
     columns = {
-        field.name: COLUMNS[field.kind].restored((_parts(arrays, field.name), texts["words"][field.name]))
+        field.name: COLUMNS[field.kind].restored((_parts(arrays, f"column-{field.name}-"), texts["words"][field.name]))
         for field in schema.metadata
     }
-    return Block(arrays["rows"], texts["ids"], vectors, columns)
+    with_lists = [field.name for field in schema.text] + [field.name for field in schema.sparse]
+    postings = {name: Postings(**_parts(arrays, f"postings-{name}-")) for name in with_lists}
+    tokens = {
+        field.name: Tokens(_mapped(folder / f"tokens-{field.name}.npy"), arrays[f"tokens-{field.name}"])
+        for field in schema.multi_vector
+    }
+    return Block(arrays["rows"], texts["ids"], columns, vectors, postings, tokens, is_segment=True)
 
 
-def _parts(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
-    prefix = f"column-{name}-"
+def _parts(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
 
-def _matrix(folder: Path, name: str) -> NDArray[np.float32]:
-    matrix: NDArray[np.float32] = np.load(folder / f"vectors-{name}.npy", mmap_mode="r")
-    return matrix
+def _mapped(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r")
+    return array
 
 
 def _check(path: Path, expected: Mapping[str, int]) -> None:

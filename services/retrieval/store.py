@@ -51,6 +51,11 @@ MIGRATIONS: Final[Sequence[str]] = (
     -- float32, little-endian: the dense fields one after the other, in the order of the schema.
     CREATE TABLE vectors (row INTEGER PRIMARY KEY, dense BLOB NOT NULL);
     """,
+    # As `packing` says.
+    """
+    ALTER TABLE vectors ADD COLUMN sparse BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE vectors ADD COLUMN multi_vector BLOB NOT NULL DEFAULT x'';
+    """,
 )
 FORMAT_VERSION: Final = len(MIGRATIONS)
 

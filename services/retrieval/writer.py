@@ -2,14 +2,14 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from services.core.similarity import F32
-from services.retrieval.columns import I64
+from services.core.arrays import I64
 from services.retrieval.documents import Batch, to_json
+from services.retrieval.packing import packed
 from services.retrieval.schema import Schema
 
 
@@ -56,8 +56,9 @@ class Writer:
             ).lastrowid
             for one in batch.documents
         ]
-        vectors = zip(added, packed(batch.dense), strict=True)
-        self._connection.executemany("INSERT INTO vectors (row, dense) VALUES (?, ?)", vectors)
+        vectors = zip(added, *packed(batch), strict=True)
+        statement = "INSERT INTO vectors (row, dense, sparse, multi_vector) VALUES (?, ?, ?, ?)"
+        self._connection.executemany(statement, vectors)
         return Written(self._next_version(key), np.array(added, dtype=np.int64), removed)
 
     def delete(self, key: int, rows: I64) -> Written:
@@ -84,9 +85,3 @@ class Writer:
         statement = "UPDATE collections SET version = version + 1 WHERE collection = ? RETURNING version"
         (version,) = self._connection.execute(statement, (key,)).fetchone()
         return int(version)
-
-
-def packed(dense: Sequence[F32]) -> list[bytes]:
-    """What is stored for each document: its vectors of all dense fields, one after the other, little-endian."""
-    whole = np.concatenate(dense, axis=1).astype("<f4", copy=False)
-    return [row.tobytes() for row in whole]

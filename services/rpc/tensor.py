@@ -1,5 +1,6 @@
 """numpy arrays to and from `Tensor`: exact, checked, and without a copy where numpy allows it."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, Final
 
@@ -30,36 +31,55 @@ def matrix(tensor: pb.Tensor, *, field: str, rows: int, columns: int, violations
     What does not fit (type, shape, size, NaN, infinity) is noted under `field`, and zeros of the right shape are
     returned.
     """
-    problem = _problem(tensor, (rows, columns))
+    array = checked(tensor, field=field, shape=(rows, columns), violations=violations)
+    return np.zeros((rows, columns), dtype=np.float32) if array is None else array
+
+
+def checked(
+    tensor: pb.Tensor,
+    *,
+    field: str,
+    shape: tuple[int, ...],
+    violations: Violations,
+    data_types: Sequence[pb.DataType.ValueType] = (pb.DATA_TYPE_FLOAT32,),
+) -> NDArray[Any] | None:
+    """The array of a tensor of that shape and one of these types, sharing its memory and read-only.
+
+    None, and noted under `field`, when type, shape or size do not fit, or a number is NaN or infinite.
+    """
+    problem = _problem(tensor, shape, data_types)
     if problem is None:
-        array: NDArray[np.float32] = np.frombuffer(tensor.data, dtype="<f4").reshape(rows, columns)
-        finite = np.isfinite(array).all(axis=1)
-        if finite.all():
+        array: NDArray[Any] = np.frombuffer(tensor.data, dtype=_DTYPES[tensor.data_type]).reshape(shape)
+        problem = _not_finite(array)
+        if problem is None:
             return array
-        problem = f"expected finite numbers, got NaN or infinity in row {int(np.argmin(finite))}"
     violations.add(field, problem)
-    return np.zeros((rows, columns), dtype=np.float32)
+    return None
 
 
-def vector(tensor: pb.Tensor, *, field: str, length: int, violations: Violations) -> NDArray[np.float32]:
-    """The float32 [length] array of a tensor; what does not fit is noted as `matrix` does."""
-    problem = _problem(tensor, (length,))
-    if problem is None:
-        array: NDArray[np.float32] = np.frombuffer(tensor.data, dtype="<f4")
-        if np.isfinite(array).all():
-            return array
-        problem = "expected finite numbers, got NaN or infinity"
-    violations.add(field, problem)
-    return np.zeros(length, dtype=np.float32)
+def _not_finite(array: NDArray[Any]) -> str | None:
+    """Where NaN or infinity is; None when nowhere."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return None
+    where = f" in row {int(np.argmin(finite.all(axis=1)))}" if array.ndim == 2 else ""
+    return f"expected finite numbers, got NaN or infinity{where}"
 
 
-def _problem(tensor: pb.Tensor, expected: tuple[int, ...]) -> str | None:
+def _problem(tensor: pb.Tensor, expected: tuple[int, ...], data_types: Sequence[pb.DataType.ValueType]) -> str | None:
     """What is wrong with type, shape or size; None when nothing is."""
     given = tuple(tensor.shape)
-    if tensor.data_type != pb.DATA_TYPE_FLOAT32:
-        return f"expected FLOAT32, got {pb.DataType.Name(tensor.data_type).removeprefix('DATA_TYPE_')}"
+    if tensor.data_type not in data_types:
+        return f"expected {' or '.join(map(_name, data_types))}, got {_name(tensor.data_type)}"
     if given != expected:
         return f"expected shape {list(expected)}, got {list(given)}"
-    if len(tensor.data) != 4 * prod(expected):
-        return f"expected {4 * prod(expected):,} bytes for shape {list(expected)}, got {len(tensor.data):,}"
+    size = prod(expected) * _DTYPES[tensor.data_type].itemsize
+    if len(tensor.data) != size:
+        return f"expected {size:,} bytes for shape {list(expected)}, got {len(tensor.data):,}"
     return None
+
+
+def _name(data_type: pb.DataType.ValueType) -> str:
+    """FLOAT32 for DATA_TYPE_FLOAT32; the number of one that is not known."""
+    known = data_type in pb.DataType.values()
+    return pb.DataType.Name(data_type).removeprefix("DATA_TYPE_") if known else f"number {data_type}"

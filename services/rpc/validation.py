@@ -24,11 +24,6 @@ class Violations:
         self._found.append(Violation(field, description))
         self._metadata.update(numbers)
 
-    def extend(self, other: "Violations") -> None:
-        """Note what the other has noted."""
-        self._found.extend(other._found)
-        self._metadata.update(other._metadata)
-
     def count(self, field: str, given: int, *, low: int, high: int, what: str) -> None:
         """Note it when a count is out of range."""
         if not low <= given <= high:

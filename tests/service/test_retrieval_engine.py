@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from services.core.similarity import cosine, dot, l2
 from services.retrieval.columns import Operator
+from services.retrieval.dense import DenseQuery
 from services.retrieval.documents import Batch, Document
 from services.retrieval.engine import Engine, Found
 from services.retrieval.filters import Comparison
 from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
-from services.retrieval.search import Query
 
 SIMILARITIES = {Metric.DOT: dot, Metric.COSINE: cosine, Metric.L2: l2}
 F32 = NDArray[np.float32]
@@ -53,7 +53,7 @@ def agree(engine: Engine, model: Model, metric: Metric, vector: F32) -> None:
     given = schema(metric)
     for only_small in (False, True):
         for depth in (1, 7, 1000):
-            query = Query(given.dense[1], vector, depth, is_exact=True)
+            query = DenseQuery(given.dense[1], vector, depth, is_exact=True)
             found: Found = engine.retrieve("c", given, [query], SMALL if only_small else None, with_documents=True)
             expected = ranked(model, metric, vector, depth, only_small=only_small)
             assert list(found.candidates[0].ids) == [id_ for id_, _ in expected]

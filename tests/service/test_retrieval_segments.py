@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from services.retrieval.columns import Operator
+from services.retrieval.dense import DenseQuery
 from services.retrieval.documents import Batch, Document, Value
 from services.retrieval.engine import Engine
 from services.retrieval.filters import Comparison
 from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
-from services.retrieval.search import Query
 
 F32 = NDArray[np.float32]
 DOCUMENTS = 20_000
@@ -41,7 +41,8 @@ def fill(engine: Engine, given: Schema, vectors: F32, first: int = 0) -> None:
 
 def document(number: int) -> Document:
     share = np.random.default_rng(number).random()
-    metadata: dict[str, Value] = {"share": share, "word": f"w{number % 7}", "tags": (f"t{number % 3}",), "is_even": number % 2 == 0}
+    metadata: dict[str, Value] = {"share": share, "word": f"w{number % 7}", "tags": (f"t{number % 3}",)}
+    metadata["is_even"] = number % 2 == 0
     return Document(f"{number:06}", metadata=metadata)
 
 
@@ -51,7 +52,7 @@ def open_engine(folder: Path, segment_documents: int) -> Engine:
 
 def ids(engine: Engine, given: Schema, vector: F32, share: float, *, is_exact: bool) -> list[str]:
     condition = Comparison("share", Operator.LESS, share) if share < 1 else None
-    query = Query(given.dense[0], vector, 10, is_exact=is_exact)
+    query = DenseQuery(given.dense[0], vector, 10, is_exact=is_exact)
     found = engine.retrieve("c", given, [query], condition, with_documents=False)
     return list(found.candidates[0].ids)
 

@@ -4,19 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp as TimestampMessage
 from sluice.common.v1.document_pb2 import Document as DocumentMessage
 from sluice.common.v1.document_pb2 import MetadataList, MetadataValue
-from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.core.similarity import F32, norms
 from services.retrieval.documents import Batch, Document, Scalar, Timestamp, Value, kind_of, to_json
-from services.retrieval.schema import DenseField, Kind, Metric, Schema
+from services.retrieval.schema import Kind, Schema
 from services.retrieval.wire.schemas import unique
-from services.rpc.tensor import matrix
+from services.retrieval.wire.vectors import VectorReader
 from services.rpc.validation import Violations, validating
 
 DOCUMENTS_MAX: Final = 1024
@@ -29,8 +25,6 @@ _HASH_BYTES_MAX: Final = 128
 # The years 1 to 9999, as google.protobuf.Timestamp has them.
 _SECONDS_MIN: Final = -62_135_596_800
 _SECONDS_MAX: Final = 253_402_300_799
-# Two vectors of this length have a product of 1e30 and a squared distance of 4e30: float32 ends at 3.4e38.
-LENGTH_MAX: Final = 1e15
 
 _SCALARS: Final[dict[str, Callable[[MetadataValue], Scalar]]] = {
     "string_value": lambda value: value.string_value,
@@ -51,15 +45,11 @@ def batch(request: pb.UpsertRequest, schema: Schema) -> Batch:
             for i, (given, hash_) in enumerate(zip(request.documents, hashes, strict=True))
         ]
         unique(((f"documents[{i}].document_id", d.document_id) for i, d in enumerate(request.documents)), violations)
-        columns = _columns(request, schema, violations)
-        dense = [
-            _vectors(columns[field.name], field, count, violations) for field in schema.dense if field.name in columns
-        ]
-    for path, column in columns.values():
-        bound = schema.dense_field(column.field)
-        if bound and bound.model_digest and column.model_digest != bound.model_digest:
-            raise mismatch(path, bound, column.model_digest)
-    return Batch(documents, dense)
+        vectors = VectorReader(request, violations)
+        read = Batch(documents, vectors.dense(schema), vectors.sparse(schema), vectors.multi_vector(schema))
+    for error in vectors.mismatches:
+        raise error
+    return read
 
 
 def message(document: Document) -> DocumentMessage:
@@ -75,26 +65,6 @@ def message(document: Document) -> DocumentMessage:
 def id_message(document: Document) -> DocumentMessage:
     """The id of a document alone, as it is sent."""
     return DocumentMessage(document_id=document.document_id)
-
-
-def mismatch(path: str, field: DenseField, given: str) -> PreconditionFailed:
-    """The error for a vector of another model than the field is bound to."""
-    expected = f"expected vectors of model {field.model_digest}, to which field {field.name!r} is bound"
-    return PreconditionFailed(
-        f"{path}: {expected}, got {given or 'no model'}",
-        reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
-        metadata={"field": field.name, "expected_digest": field.model_digest, "given_digest": given},
-    )
-
-
-def check_vectors(path: str, vectors: F32, metric: Metric, violations: Violations) -> None:
-    """Note vectors that are too long to compare, and with cosine those of length 0."""
-    lengths = norms(vectors)
-    if (lengths > LENGTH_MAX).any():
-        row = int(np.argmax(lengths))
-        violations.add(path, f"expected vectors of length up to {LENGTH_MAX:g}, got {lengths[row]:g} in row {row}")
-    if metric is Metric.COSINE and (lengths == 0).any():
-        violations.add(path, f"expected vectors with a direction, got only zeros in row {int(np.argmin(lengths))}")
 
 
 def check_ids(path: str, ids: Sequence[str], violations: Violations) -> None:
@@ -167,32 +137,6 @@ def _list(path: str, given: MetadataValue, violations: Violations) -> tuple[Scal
     if Kind.TIMESTAMP in kinds:
         violations.add(path, "expected a list of strings, numbers or bools, got timestamps")
     return values
-
-
-def _columns(
-    request: pb.UpsertRequest, schema: Schema, violations: Violations
-) -> dict[str, tuple[str, pb.DenseColumn]]:
-    """Path and column of each dense field, by its name."""
-    columns = {column.field: (f"dense[{i}]", column) for i, column in enumerate(request.dense)}
-    unique(((f"dense[{i}].field", column.field) for i, column in enumerate(request.dense)), violations)
-    known = {field.name for field in schema.dense}
-    for name, (path, _) in columns.items():
-        if name not in known:
-            violations.add(f"{path}.field", f"expected one of {', '.join(sorted(known))}, got {name[:64]!r}")
-    for name in sorted(known - set(columns)):
-        violations.add("dense", f"expected a column for every dense field, got none for {name!r}")
-    return columns
-
-
-def _vectors(column: tuple[str, pb.DenseColumn], field: DenseField, count: int, violations: Violations) -> F32:
-    path = f"{column[0]}.vectors"
-    found = Violations()
-    vectors = matrix(column[1].vectors, field=path, rows=count, columns=field.dimensions, violations=found)
-    if found:
-        violations.extend(found)
-    else:
-        check_vectors(path, vectors, field.metric, violations)
-    return vectors
 
 
 def _value_message(value: Value) -> MetadataValue:

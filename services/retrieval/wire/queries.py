@@ -1,7 +1,7 @@
 """Requests that read or delete, from protos; what was found, to protos."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from sluice.common.v1.filter_pb2 import Filter as FilterMessage
@@ -9,11 +9,11 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.engine import Found
 from services.retrieval.filters import Filter
-from services.retrieval.schema import DenseField, Schema
+from services.retrieval.schema import Schema
 from services.retrieval.search import Candidates, Query
-from services.retrieval.wire.documents import DOCUMENTS_MAX, check_ids, check_vectors, message, mismatch
+from services.retrieval.wire.documents import DOCUMENTS_MAX, check_ids, message
+from services.retrieval.wire.field_queries import QueryReader
 from services.retrieval.wire.filters import FilterReader
-from services.rpc.tensor import vector
 from services.rpc.validation import Violations, validating
 
 _QUERIES_MAX: Final = 16
@@ -32,18 +32,13 @@ def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Se
     """The queries to answer. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
     with validating() as violations:
         violations.count("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
-        fields = [_field(f"queries[{i}]", query, schema, violations) for i, query in enumerate(request.queries)]
-        queries = [
-            replace(_query(f"queries[{i}]", given, field, max_depth, violations), is_exact=request.exact)
-            for i, (given, field) in enumerate(zip(request.queries, fields, strict=True))
-            if field is not None
-        ]
+        reader = QueryReader(schema, violations, max_depth=max_depth, is_exact=request.exact)
+        queries = [reader.read(f"queries[{i}]", query) for i, query in enumerate(request.queries)]
         condition = _filter(request, schema, violations)
         with_documents = wants_documents(request.view, violations)
-    for i, (query, given) in enumerate(zip(queries, request.queries, strict=True)):
-        if given.model_digest and query.field.model_digest not in {"", given.model_digest}:
-            raise mismatch(f"queries[{i}]", query.field, given.model_digest)
-    return Search(queries, condition, with_documents)
+    for error in reader.mismatches:
+        raise error
+    return Search([query for query in queries if query is not None], condition, with_documents)
 
 
 def response(found: Found) -> pb.RetrieveResponse:
@@ -97,28 +92,6 @@ def _filter(
 ) -> Filter | None:
     given: FilterMessage = request.filter
     return FilterReader(schema, violations).read("filter", given) if request.HasField("filter") else None
-
-
-def _field(path: str, given: pb.FieldQuery, schema: Schema, violations: Violations) -> DenseField | None:
-    """The field that is asked; None, and noted, when it is not clear which."""
-    names = ", ".join(field.name for field in schema.dense)
-    if not given.field and len(schema.dense) == 1:
-        return schema.dense[0]
-    field = schema.dense_field(given.field)
-    if field is None:
-        violations.add(f"{path}.field", f"expected one of {names}, got {given.field[:64]!r}")
-    return field
-
-
-def _query(path: str, given: pb.FieldQuery, field: DenseField, max_depth: int, violations: Violations) -> Query:
-    violations.count(f"{path}.depth", given.depth, low=1, high=max_depth, what="candidates")
-    found = Violations()
-    values = vector(given.dense, field=f"{path}.dense", length=field.dimensions, violations=found)
-    if found:
-        violations.extend(found)
-    else:
-        check_vectors(f"{path}.dense", values[None], field.metric, violations)
-    return Query(field, values, given.depth)
 
 
 def _ranking(candidates: Candidates) -> pb.Ranking:

@@ -1,23 +1,35 @@
 """Schemas and collections, to and from protos."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
+from services.retrieval.analysis import LANGUAGES
 from services.retrieval.engine import Collection
-from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
+from services.retrieval.schema import (
+    DenseField,
+    Kind,
+    MetadataField,
+    Metric,
+    MultiVectorField,
+    Schema,
+    SparseField,
+    TextField,
+)
 from services.rpc.validation import Violations, validating
 
-_DENSE_FIELDS_MAX: Final = 8
+_SEARCH_FIELDS_MAX: Final = 8
 _METADATA_FIELDS_MAX: Final = 64
 _DIMENSIONS_MAX: Final = 8192
+_TOKEN_DIMENSIONS_MAX: Final = 1024
 _DIGEST_BYTES_MAX: Final = 128
 
 _COLLECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
 _FIELD_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,63}")
+_FIELD_NAME_RULE: Final = "1 to 64 of [a-z0-9_], not starting with a digit"
 
 _METRICS: Final = {
     pb.METRIC_UNSPECIFIED: Metric.COSINE,
@@ -41,7 +53,14 @@ def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
     with validating() as violations:
         _name("name", request.name, _COLLECTION_NAME, "a letter and up to 127 of [a-z0-9_-]", violations)
         given = request.schema
-        violations.count("schema.dense_fields", len(given.dense_fields), low=1, high=_DENSE_FIELDS_MAX, what="fields")
+        kinds: tuple[Sized, ...] = (
+            given.dense_fields,
+            given.text_fields,
+            given.sparse_fields,
+            given.multi_vector_fields,
+        )
+        count = sum(len(fields) for fields in kinds)
+        violations.count("schema", count, low=1, high=_SEARCH_FIELDS_MAX, what="fields to search by")
         violations.count(
             "schema.metadata_fields", len(given.metadata_fields), low=0, high=_METADATA_FIELDS_MAX, what="fields"
         )
@@ -50,10 +69,22 @@ def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
             _metadata(f"schema.metadata_fields[{i}]", field, violations)
             for i, field in enumerate(given.metadata_fields)
         ]
-        named = [(f"schema.dense_fields[{i}].name", field.name) for i, field in enumerate(given.dense_fields)]
-        named += [(f"schema.metadata_fields[{i}].name", field.name) for i, field in enumerate(given.metadata_fields)]
-        unique(named, violations)
-    return request.name, Schema(dense=tuple(dense), metadata=tuple(metadata))
+        text = [_text(f"schema.text_fields[{i}]", field, violations) for i, field in enumerate(given.text_fields)]
+        sparse = [
+            _sparse(f"schema.sparse_fields[{i}]", field, violations) for i, field in enumerate(given.sparse_fields)
+        ]
+        multi_vector = [
+            _multi_vector(f"schema.multi_vector_fields[{i}]", field, violations)
+            for i, field in enumerate(given.multi_vector_fields)
+        ]
+        unique(_names(given), violations)
+    return request.name, Schema(
+        dense=tuple(dense),
+        metadata=tuple(metadata),
+        text=tuple(text),
+        sparse=tuple(sparse),
+        multi_vector=tuple(multi_vector),
+    )
 
 
 def collection_message(collection: Collection) -> pb.Collection:
@@ -77,12 +108,48 @@ def unique(named: Iterable[tuple[str, str]], violations: Violations) -> None:
             violations.add(path, f"expected a unique value, got {value!r} as in {first[value]}")
 
 
+def _names(given: pb.Schema) -> Iterable[tuple[str, str]]:
+    """Path and name of every field."""
+    kinds = ("dense_fields", "metadata_fields", "text_fields", "sparse_fields", "multi_vector_fields")
+    for kind in kinds:
+        for i, field in enumerate(getattr(given, kind)):
+            yield f"schema.{kind}[{i}].name", field.name
+
+
+def _text(path: str, given: pb.TextField, violations: Violations) -> TextField:
+    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    language = given.language or "english"
+    if language not in LANGUAGES:
+        violations.add(f"{path}.language", f"expected one of {', '.join(sorted(LANGUAGES))}, got {language[:64]!r}")
+    k1, b = given.k1 if given.HasField("k1") else 1.5, given.b if given.HasField("b") else 0.75
+    for name, value, high in (("k1", k1, 10.0), ("b", b, 1.0)):
+        if not 0 <= value <= high:
+            violations.add(f"{path}.{name}", f"expected 0 to {high:g}, got {value:g}", expected_max=high, given=value)
+    return TextField(name=given.name, language=language, keeps_stop_words=given.keep_stop_words, k1=k1, b=b)
+
+
+def _sparse(path: str, given: pb.SparseField, violations: Violations) -> SparseField:
+    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    _digest(path, given.model_digest, violations)
+    return SparseField(name=given.name, model_digest=given.model_digest)
+
+
+def _multi_vector(path: str, given: pb.MultiVectorField, violations: Violations) -> MultiVectorField:
+    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    _digest(path, given.model_digest, violations)
+    violations.count(f"{path}.dimensions", given.dimensions, low=1, high=_TOKEN_DIMENSIONS_MAX, what="dimensions")
+    return MultiVectorField(name=given.name, dimensions=given.dimensions, model_digest=given.model_digest)
+
+
+def _digest(path: str, given: str, violations: Violations) -> None:
+    violations.count(f"{path}.model_digest", len(given.encode()), low=0, high=_DIGEST_BYTES_MAX, what="bytes")
+
+
 def _dense(path: str, given: pb.DenseField, violations: Violations) -> DenseField:
-    _name(f"{path}.name", given.name, _FIELD_NAME, "1 to 64 of [a-z0-9_], not starting with a digit", violations)
+    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     dimensions = given.dimensions
     violations.count(f"{path}.dimensions", dimensions, low=1, high=_DIMENSIONS_MAX, what="dimensions")
-    size = len(given.model_digest.encode())
-    violations.count(f"{path}.model_digest", size, low=0, high=_DIGEST_BYTES_MAX, what="bytes")
+    _digest(path, given.model_digest, violations)
     if given.metric not in _METRICS:
         violations.add(f"{path}.metric", f"expected COSINE, DOT or L2, got number {given.metric}")
     metric = _METRICS.get(given.metric, Metric.COSINE)
@@ -90,7 +157,7 @@ def _dense(path: str, given: pb.DenseField, violations: Violations) -> DenseFiel
 
 
 def _metadata(path: str, given: pb.MetadataField, violations: Violations) -> MetadataField:
-    _name(f"{path}.name", given.name, _FIELD_NAME, "1 to 64 of [a-z0-9_], not starting with a digit", violations)
+    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     if given.type not in _KINDS:
         violations.add(f"{path}.type", f"expected STRING, NUMBER, BOOL, TIMESTAMP or LIST, got number {given.type}")
     return MetadataField(name=given.name, kind=_KINDS.get(given.type, Kind.STRING))
@@ -111,6 +178,21 @@ def _schema_message(schema: Schema) -> pb.Schema:
                 model_digest=field.model_digest,
             )
             for field in schema.dense
+        ],
+        text_fields=[
+            pb.TextField(
+                name=field.name,
+                language=field.language,
+                keep_stop_words=field.keeps_stop_words,
+                k1=field.k1,
+                b=field.b,
+            )
+            for field in schema.text
+        ],
+        sparse_fields=[pb.SparseField(name=field.name, model_digest=field.model_digest) for field in schema.sparse],
+        multi_vector_fields=[
+            pb.MultiVectorField(name=field.name, dimensions=field.dimensions, model_digest=field.model_digest)
+            for field in schema.multi_vector
         ],
         metadata_fields=[
             pb.MetadataField(name=field.name, type=_KIND_NUMBERS[field.kind]) for field in schema.metadata

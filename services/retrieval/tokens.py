@@ -1,0 +1,63 @@
+"""Token vectors of documents, ragged and in half precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from services.core.arrays import F16, F32, I64
+from services.core.similarity import maxsim
+
+# Padded float64 token vectors compared at a time: 2^22 of 128 dimensions would be 4 GiB, so by bytes: 64 MiB.
+_CHUNK_BYTES: Final = 1 << 26
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The vectors of N documents: float16[P, D], and `starts` int64[N + 1]: those of document n begin at starts[n]."""
+
+    vectors: F16
+    starts: I64
+
+    @classmethod
+    def of(cls, vectors: F16, counts: I64) -> "Tokens":
+        """The vectors of documents with that many tokens each."""
+        return cls(vectors, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)]))
+
+    @property
+    def counts(self) -> I64:
+        """Tokens of each document, int64[N]."""
+        return np.diff(self.starts)
+
+    def take(self, positions: I64) -> "Tokens":
+        """The vectors of these documents."""
+        counts = self.counts[positions]
+        within = np.arange(counts.sum(), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Tokens.of(self.vectors[np.repeat(self.starts[positions], counts) + within], counts)
+
+    @classmethod
+    def joined(cls, several: Sequence["Tokens"]) -> "Tokens":
+        """The documents one after the other."""
+        return cls.of(np.concatenate([one.vectors for one in several]), np.concatenate([one.counts for one in several]))
+
+    def scores(self, query: F32, positions: I64) -> F32:
+        """MaxSim of a query, float32[Q, D], with each of these documents; -inf for one without tokens."""
+        result = np.empty(len(positions), dtype=np.float32)
+        for chunk in self._chunks(positions, len(query)):
+            some = self.take(positions[chunk])
+            result[chunk] = maxsim(query, *some.padded())
+        return result
+
+    def padded(self) -> tuple[F32, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
+        """float32[N, T, D] with zeros where there is no token, and bool[N, T] where there is one."""
+        mask = np.arange(max(1, self.counts.max(initial=0)))[None, :] < self.counts[:, None]
+        vectors = np.zeros((*mask.shape, self.vectors.shape[1]), dtype=np.float32)
+        vectors[mask] = self.vectors
+        return vectors, mask
+
+    def _chunks(self, positions: I64, query_tokens: int) -> list[slice]:
+        """Slices of positions whose padded vectors and products stay below _CHUNK_BYTES."""
+        longest = max(1, int(self.counts[positions].max(initial=0)))
+        step = max(1, _CHUNK_BYTES // (8 * longest * (self.vectors.shape[1] + query_tokens)))
+        return [slice(start, start + step) for start in range(0, len(positions), step)]

@@ -1,0 +1,110 @@
+"""Queries of fields from protos."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from sluice.errors import PreconditionFailed
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from services.retrieval.analysis import analyzer
+from services.retrieval.dense import DenseQuery
+from services.retrieval.late import MultiVectorQuery
+from services.retrieval.schema import DenseField, MultiVectorField, Schema, SearchField, SparseField, TextField
+from services.retrieval.search import Query
+from services.retrieval.terms import SparseQuery, TextQuery
+from services.retrieval.wire.vectors import check_lengths, mismatch, read_terms, read_tokens
+from services.rpc.tensor import checked
+from services.rpc.validation import Violations
+
+_TEXT_BYTES_MAX: Final = 8192
+_TERMS_MAX: Final = 65_536
+_TOKENS_MAX: Final = 1024
+# What is set in a query of each kind of field.
+_GIVEN: Final = {DenseField: "dense", TextField: "text", SparseField: "sparse", MultiVectorField: "multi_vector"}
+
+
+class QueryReader:
+    """Reads the queries of one request, and notes what is wrong with them."""
+
+    def __init__(self, schema: Schema, violations: Violations, *, max_depth: int, is_exact: bool) -> None:
+        self._schema = schema
+        self._violations = violations
+        self._max_depth = max_depth
+        self._is_exact = is_exact
+        # Raised only when the request breaks no rule.
+        self.mismatches: list[PreconditionFailed] = []
+
+    def read(self, path: str, given: pb.FieldQuery) -> Query | None:
+        """The query; None, and noted, when it is refused."""
+        field = self._field(path, given)
+        if field is None:
+            return None
+        self._violations.count(f"{path}.depth", given.depth, low=1, high=self._max_depth, what="candidates")
+        for name in _GIVEN.values():
+            if name != _GIVEN[type(field)] and _is_set(given, name):
+                self._violations.add(f"{path}.{name}", f"expected {_GIVEN[type(field)]} for field {field.name!r}")
+        if (
+            not isinstance(field, TextField)
+            and given.model_digest
+            and field.model_digest not in {"", given.model_digest}
+        ):
+            self.mismatches.append(mismatch(path, field, given.model_digest))
+        readers: dict[type[SearchField], Callable[[str, pb.FieldQuery, Any], Query | None]] = {
+            DenseField: self._dense,
+            TextField: self._text,
+            SparseField: self._sparse,
+            MultiVectorField: self._multi_vector,
+        }
+        return readers[type(field)](path, given, field)
+
+    def _field(self, path: str, given: pb.FieldQuery) -> SearchField | None:
+        """The field that is asked: by its name, or the only one for what is set."""
+        fields = self._schema.search_fields
+        if given.field:
+            named = [field for field in fields if field.name == given.field]
+        else:
+            fitting = [field for field in fields if _is_set(given, _GIVEN[type(field)])]
+            named = fitting or list(fields)
+        if len(named) == 1:
+            return named[0]
+        names = ", ".join(field.name for field in fields)
+        self._violations.add(f"{path}.field", f"expected one of {names}, got {given.field[:64]!r}")
+        return None
+
+    def _dense(self, path: str, given: pb.FieldQuery, field: DenseField) -> Query | None:
+        path = f"{path}.dense"
+        vector = checked(given.dense, field=path, shape=(field.dimensions,), violations=self._violations)
+        if vector is None:
+            return None
+        check_lengths(path, vector[None], field.metric, self._violations)
+        return DenseQuery(field, vector, given.depth, self._is_exact)
+
+    def _text(self, path: str, given: pb.FieldQuery, field: TextField) -> Query:
+        self._violations.text(f"{path}.text", given.text, max_bytes=_TEXT_BYTES_MAX)
+        keys = analyzer(field.language, keeps_stop_words=field.keeps_stop_words).keys(given.text)
+        return TextQuery(field, *np.unique(keys, return_counts=True), given.depth)
+
+    def _sparse(self, path: str, given: pb.FieldQuery, field: SparseField) -> Query | None:
+        path = f"{path}.sparse"
+        counts = given.sparse.term_counts
+        if len(counts) != 1 or not 0 <= counts[0] <= _TERMS_MAX:
+            expected = f"expected the count of one text, up to {_TERMS_MAX:,}"
+            self._violations.add(f"{path}.term_counts", f"{expected}, got {list(counts[:4])}")
+            return None
+        terms = read_terms(path, given.sparse, np.array(counts, dtype=np.int64), self._violations)
+        return None if terms is None else SparseQuery(field, terms.keys, terms.values, given.depth)
+
+    def _multi_vector(self, path: str, given: pb.FieldQuery, field: MultiVectorField) -> Query | None:
+        path = f"{path}.multi_vector"
+        count = given.multi_vector.shape[0] if given.multi_vector.shape else 0
+        if not 1 <= count <= _TOKENS_MAX:
+            self._violations.count(path, count, low=1, high=_TOKENS_MAX, what="tokens")
+            return None
+        tokens = read_tokens(path, given.multi_vector, (count, field.dimensions), self._violations)
+        return None if tokens is None else MultiVectorQuery(field, tokens, given.depth)
+
+
+def _is_set(given: pb.FieldQuery, name: str) -> bool:
+    """Whether the query has that part."""
+    return bool(given.text) if name == "text" else given.HasField(name)  # type: ignore[arg-type]
