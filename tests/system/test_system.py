@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sluice.cli.pydocs import corpus
-from sluice.client import Document, EmbeddingClient, SearchClient
+from sluice.client import Document, EmbeddingClient, SearchAnswer, SearchClient
 from sluice.errors import Unavailable
 
 from tests.support.system import System, running_system
@@ -95,7 +95,7 @@ def test_without_the_reranker_the_order_of_retrieval_is_returned_and_marked(
         result.document.document_id for result in dense.results
     ]
     (rerank,) = [stage for stage in answer.stages if stage.status != "ok"]
-    assert rerank.stage == "rerank"
+    assert rerank.name == "rerank"
     assert rerank.reason
     system.restart("reranking")
     until(lambda: not client.search("python", question, timeout_s=30).degraded)
@@ -133,6 +133,10 @@ def test_an_index_stream_survives_the_kill_of_a_service(system: System, client: 
     assert set(acks.values()) <= {"indexed", "unchanged"}
     until(lambda: answers(client))
     assert {ack.outcome for ack in client.index(f"again-{victim}", source)} == {"unchanged"}
+
+
+def ids(answer: SearchAnswer) -> list[str]:
+    return [result.document.document_id for result in answer.results]
 
 
 def answers(client: SearchClient) -> bool:
