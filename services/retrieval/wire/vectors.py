@@ -162,4 +162,5 @@ def read_tokens(path: str, given: tns.Tensor, shape: tuple[int, int], violations
     largest = float(np.abs(vectors).max(initial=0.0))
     if largest > _HALF_MAX:
         violations.add(path, f"expected numbers that half precision holds, up to {_HALF_MAX:,.0f}, got {largest:g}")
+        return None
     return vectors
