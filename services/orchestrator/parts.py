@@ -1,8 +1,9 @@
 """Puts an orchestrator together from its settings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, Literal
 
 import grpc
 from sluice.search.v1 import search_service_pb2
@@ -20,9 +21,10 @@ from services.rpc.server import Service, StartFailed
 
 NAME = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 
+Lane = Literal["interactive", "bulk"]
 # An index stream sends one batch at a time and waits for it, so its retries cannot become the load; its deadline
 # bounds them.
-_BULK_RETRIES = 1000.0
+_RETRIES: Final[Mapping[Lane, float]] = {"interactive": 10.0, "bulk": 1000.0}
 
 
 @asynccontextmanager
@@ -39,16 +41,18 @@ async def parts(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Servic
             await stack.enter_async_context(connect(address, max_message_bytes=settings.max_message_bytes))
             for address in (settings.embedding, settings.retrieval, settings.reranking)
         ]
-        bulk = _services(channels, retries=_BULK_RETRIES)
-        servicer = SearchServicer(settings, pipelines, interactive=_services(channels), bulk=bulk)
+        servicer = SearchServicer(
+            settings, pipelines, interactive=_services(channels, "interactive"), bulk=_services(channels, "bulk")
+        )
         yield [Service(NAME, lambda server: add_SearchServiceServicer_to_server(servicer, server), servicer.drain)]
 
 
-def _services(channels: Sequence[grpc.aio.Channel], *, retries: float = 10.0) -> Services:
+def _services(channels: Sequence[grpc.aio.Channel], lane: Lane) -> Services:
+    """The services with breakers and retry budgets of this lane."""
     embedding, retrieval, reranking = channels
 
     def downstream(name: str) -> Downstream:
-        return Downstream(name, budget=RetryBudget(saved_max=retries, saved=retries))
+        return Downstream(name, lane, budget=RetryBudget(saved_max=_RETRIES[lane], saved=_RETRIES[lane]))
 
     return Services(
         Embedding(embedding, downstream("embedding")),

@@ -22,7 +22,7 @@ from services.orchestrator.documents import text_of
 from services.orchestrator.pipelines import EMBED, FUSE, Dense, Pipeline, Rerank, Rrf, WeightedSum
 from services.orchestrator.remote import Candidates, Embedded, Model, Services
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import STAGE, STAGE_DEGRADED
+from services.rpc.metrics import SEARCHES, STAGE, STAGE_DEGRADED
 
 Status = Literal["ok", "skipped", "partial"]
 
@@ -87,7 +87,7 @@ async def search(services: Services, name: str, pipeline: Pipeline, query: Query
     ranking = await run.candidates(pipeline)
     for stage in pipeline.rerank:
         ranking = await run.rerank(stage, ranking)
-    return Answer(
+    answer = Answer(
         run.cut(pipeline, ranking).top(query.top_k),
         run.documents,
         tuple(run.stages),
@@ -96,6 +96,8 @@ async def search(services: Services, name: str, pipeline: Pipeline, query: Query
         run.collection_version,
         min(run.shares),
     )
+    SEARCHES.labels(name, "degraded" if answer.degraded else "full").inc()
+    return answer
 
 
 @dataclass

@@ -5,11 +5,12 @@ service that restarts is met by one probe at a time. A refusal as OVERLOADED say
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
@@ -17,7 +18,10 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailab
 
 from services.rpc.breaker import Breaker
 from services.rpc.deadline import Deadline
+from services.rpc.metrics import BREAKER_OPENED, RETRIES
 from services.rpc.retry import RetryBudget, wait_s
+
+logger = logging.getLogger(__name__)
 
 # A call given less than this says nothing about the service when its time ends: callers in a hurry open no breaker.
 _TELLING_S: Final = 0.05
@@ -33,6 +37,8 @@ class Downstream:
 
     name: str
     """What messages call it, e.g. `embedding`."""
+    lane: Literal["interactive", "bulk"] = "interactive"
+    """Which calls share this breaker and this budget."""
     breaker: Breaker = field(default_factory=Breaker)
     budget: RetryBudget = field(default_factory=RetryBudget)
     chance: Callable[[], float] = random.random
@@ -52,6 +58,7 @@ class Downstream:
                 if not self.breaker.permits(monotonic()):
                     raise self._refusal()
                 tries += 1
+                RETRIES.labels(self.name, self.lane).inc(tries > 1)
                 return await self._send(method, request, deadline)
             except Unavailable as error:
                 wait = wait_s(max(tries, 1), chance=self.chance(), asked_s=error.retry_after_s)
@@ -73,6 +80,8 @@ class Downstream:
         except BaseException:  # cancelled, or no time left: nothing is known of the service
             self.breaker.abandoned()
             raise
+        if self.breaker.state != "closed":
+            logger.warning("calls go on", extra={"service": self.name, "lane": self.lane})
         self.breaker.succeeded()
         self.budget.earn()
         return response
@@ -91,7 +100,11 @@ class Downstream:
 
     def _tell_failure(self, error: SluiceError, timeout: float) -> None:
         if _is_ill(error, timeout):
+            before = self.breaker.state
             self.breaker.failed(monotonic())
+            if before == "closed" and self.breaker.state == "open":
+                BREAKER_OPENED.labels(self.name, self.lane).inc()
+                logger.warning("calls stopped", extra={"service": self.name, "lane": self.lane, "last": error.message})
         elif isinstance(error, DeadlineExpired):
             self.breaker.abandoned()
         else:

@@ -42,4 +42,7 @@ STAGE: Final = Histogram(
 STAGE_DEGRADED: Final = Counter(
     "sluice_stage_degraded", "Stages skipped or cut short, by reason.", ["pipeline", "stage", "reason"]
 )
+SEARCHES: Final = Counter("sluice_searches", "Searches answered: `full` or `degraded`.", ["pipeline", "outcome"])
+RETRIES: Final = Counter("sluice_retries", "Calls sent again after UNAVAILABLE.", ["service", "lane"])
+BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times a circuit breaker opened.", ["service", "lane"])
 INDEXED: Final = Counter("sluice_documents_indexed", "Documents acknowledged, by outcome.", ["outcome"])

@@ -196,6 +196,25 @@ def test_index_acknowledges_before_the_caller_sends_more() -> None:
     run(check)
 
 
+async def written_until_blocked(call: Any) -> tuple[int, "asyncio.Future[Any]"]:
+    """How many documents were written until a write came to a stop, and that write."""
+    await call.write(pb.IndexRequest(collection="books", create_collection=True))
+    for sent in range(1, 5000):
+        written = asyncio.ensure_future(call.write(pb.IndexRequest(documents=[document(sent, "x " * 5_000)])))
+        _, waiting = await asyncio.wait({written}, timeout=1.0)
+        if waiting:
+            return sent, written
+    raise AssertionError("nothing stopped the writing")
+
+
+async def acknowledged(call: Any) -> int:
+    """How many documents the rest of a stream acknowledges."""
+    count = 0
+    while isinstance(response := await call.read(), pb.IndexResponse):
+        count += len(response.acknowledgements)
+    return count
+
+
 def test_index_reads_no_further_while_it_is_busy() -> None:
     """The caller's writes come to a stop while a batch is being stored, and go on after it."""
 
@@ -206,28 +225,33 @@ def test_index_reads_no_further_while_it_is_busy() -> None:
             if method == "Upsert":
                 await hold.wait()
 
-        async def collect() -> int:
-            count = 0
-            while isinstance(response := await call.read(), pb.IndexResponse):
-                count += len(response.acknowledgements)
-            return count
-
         running.retrieval.before = wait
         call = running.search.Index()
-        collecting = asyncio.create_task(collect())
-        await call.write(pb.IndexRequest(collection="books", create_collection=True))
-        sent, is_blocked = 0, False
-        while not is_blocked:
-            assert sent < 2000
-            written = asyncio.ensure_future(call.write(pb.IndexRequest(documents=[document(sent, "x " * 5_000)])))
-            _, waiting = await asyncio.wait({written}, timeout=1.0)
-            is_blocked = bool(waiting)
-            sent += 1
+        reading = asyncio.create_task(acknowledged(call))
+        sent, written = await written_until_blocked(call)
         assert running.retrieval.count("Upsert") == 1
         hold.set()
         await written
         await call.done_writing()
-        assert await collecting == sent
+        assert await reading == sent
+
+    run(check)
+
+
+def test_index_embeds_a_batch_while_the_one_before_is_stored() -> None:
+    async def check(running: System) -> None:
+        embedded = asyncio.Event()
+
+        async def note(method: str) -> None:
+            if running.embedder.count("Embed") == 2:
+                embedded.set()
+
+        async def wait(method: str) -> None:
+            if method == "Upsert":
+                await embedded.wait()
+
+        running.embedder.before, running.retrieval.before = note, wait
+        assert len(await index(running, [document(number) for number in range(60)])) == 60
 
     run(check)
 
