@@ -20,12 +20,18 @@ HEAVY = "numpy pydantic_settings yaml onnxruntime faiss tokenizers torch prometh
 IMPORT_LIGHT = f"""
 import sys
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY.split()!r}:
-            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Blocker())
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {HEAVY.split()!r}:
+            return self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
 
 
