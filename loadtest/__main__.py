@@ -6,6 +6,7 @@ import typer
 from sluice.cli.console import CommandFailed, print_failure
 from sluice.errors import SluiceError
 
+from loadtest.bench.commands import app as bench
 from loadtest.load import load
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ def _loadtest() -> None:
 
 
 app.command()(load)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

@@ -1,0 +1,83 @@
+"""Benchmarks that are load scenarios: overload, and the two lanes against each other."""
+
+from typing import Any
+
+from sluice.cli.console import CommandFailed
+
+from loadtest import report, scenario, terminal
+from loadtest.bench import setup
+from loadtest.bench.setup import Setup
+from loadtest.calls import Summary
+from loadtest.load import Options, run_scenario
+from loadtest.report import Result
+from loadtest.servers import server
+from loadtest.targets import Addresses
+
+
+def overload(
+    bundle: setup.Bundle,
+    data: setup.Data,
+    variant: setup.Variant = "fp32",
+    quick: setup.Quick = False,
+    out: setup.Out = setup.DEFAULT_OUT,
+) -> None:
+    """Goodput at one, two and three times the capacity ÷ its peak; p99 of accepted calls ÷ their deadline."""
+    plan = Setup("overload", bundle, data, variant, quick, out)
+    result = _run(plan, "overload")
+    ones = result.outcome.summaries
+    peak = max(one.goodput_per_s for one in ones)
+    rows, figures = [], {}
+    for one in ones:
+        goodput, tail = one.goodput_per_s / peak, _p99(one) / one.deadline_s
+        rows.append(
+            [one.phase, f"{one.offered_per_s:.1f}", f"{one.goodput_per_s:.1f}", f"{goodput:.2f}", f"{tail:.2f}"]
+        )
+        figures[one.phase] = {"goodput_of_peak": goodput, "p99_of_deadline": tail, **one.record()}
+    head = ("load", "offered/s", "good/s", "÷ peak", "accepted p99 ÷ deadline")
+    plan.tell(head, rows, {"capacity_per_s": result.outcome.capacity, "phases": figures})
+
+
+def lanes(
+    bundle: setup.Bundle,
+    data: setup.Data,
+    variant: setup.Variant = "fp32",
+    quick: setup.Quick = False,
+    out: setup.Out = setup.DEFAULT_OUT,
+) -> None:
+    """Interactive p99 under full bulk load ÷ idle; bulk throughput with interactive load ÷ without."""
+    plan = Setup("lanes", bundle, data, variant, quick, out)
+    by_key = {(one.phase, one.workload): one for one in _run(plan, "mixed").outcome.summaries}
+    idle, busy = by_key["idle", "interactive"], by_key["together", "interactive"]
+    alone, shared = by_key["bulk-alone", "bulk"], by_key["together", "bulk"]
+    tail, share = _p99(busy) / _p99(idle), shared.goodput_per_s / alone.goodput_per_s
+    rows = [
+        ["interactive p99, idle", f"{1000 * _p99(idle):.1f} ms"],
+        ["interactive p99, under bulk", f"{1000 * _p99(busy):.1f} ms"],
+        ["ratio", f"{tail:.2f}"],
+        ["bulk alone", f"{alone.goodput_per_s:.2f} calls/s"],
+        ["bulk with interactive", f"{shared.goodput_per_s:.2f} calls/s"],
+        ["ratio", f"{share:.2f}"],
+    ]
+    figures: dict[str, Any] = {"interactive_p99_ratio": tail, "bulk_ratio": share}
+    figures |= {f"{phase}/{workload}": one.record() for (phase, workload), one in by_key.items()}
+    plan.tell(("", "value"), rows, figures)
+
+
+def _run(plan: Setup, name: str) -> Result:
+    """The scenario against an embedding server of its own; its report lies beside the figures. Raises CommandFailed."""
+    wanted = scenario.load(name)
+    wanted = wanted.sped_up(10) if plan.quick else wanted
+    flags = ("--bundles", str(plan.bundle), "--variant", plan.variant, "--cache-entries", "0", "--max-deadline-s", "60")
+    with server("embedding", *flags) as one, terminal.LiveWatcher() as watcher:
+        options = Options(Addresses(embed=one.address), metrics=[("embedding", one.metrics)])
+        result = run_scenario(name, wanted, plan.texts(), options, watcher)
+    if doubts := result.outcome.doubts:
+        raise CommandFailed("\n".join(doubts))
+    report.write(plan.out / f"bench-{plan.name}", result)
+    return result
+
+
+def _p99(one: Summary) -> float:
+    if one.latency is None:
+        raise CommandFailed(f"{one.phase}/{one.workload}: expected accepted calls, got none")
+    return one.latency.p99

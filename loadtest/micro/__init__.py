@@ -1,0 +1,1 @@
+"""In-process limits to measure services against: the only part that opens bundles itself."""

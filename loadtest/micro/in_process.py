@@ -1,0 +1,116 @@
+"""A bundle's graph driven directly: rows sorted by length, batches on all threads, no queue, no wire.
+
+What a server could reach at most if batching, scheduling, tokenising and transport cost nothing.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Final, cast
+
+import numpy as np
+import tokenizers
+
+from services.model.bundle import TOKENIZER, VariantName, open_bundle
+from services.model.session import Session
+from services.model.tokenizer import Input, Tokenizer
+
+# Sizes of batches that are tried, in tokens; the fastest is the limit.
+_BATCH_TOKENS: Final = (512, 1024, 2048, 4096)
+_SAMPLE_ROWS: Final = 128
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over rows."""
+
+    rows: int
+    tokens: int
+    """Padding not included."""
+    seconds: float
+
+
+class InProcess:
+    """A graph of a bundle with as many threads as a server would have."""
+
+    def __init__(self, folder: Path, variant: str, threads: int, outputs: Sequence[str] = ()) -> None:
+        bundle = open_bundle(folder)
+        self.manifest = bundle.manifest
+        self._session = Session(bundle, cast(VariantName, variant))
+        self._tokenizer = Tokenizer(folder / TOKENIZER, max_token_count=self.manifest.max_token_count)
+        self._pool = ThreadPoolExecutor(threads)
+        self._threads = threads
+        pairs = self.manifest.task == "cross_encoder"
+        self._outputs = list(outputs) or (["logits"] if pairs else ["dense"])
+        self.batch_tokens = 0
+
+    def texts(self, texts: Sequence[str]) -> list[Input]:
+        """Rows of single texts."""
+        return [self._tokenizer.single(ids, "end") for ids in self._tokenizer.tokenize(texts)]
+
+    def pairs(self, query: str, documents: Sequence[str]) -> list[Input]:
+        """Rows of a query with each document."""
+        query_ids, *others = self._tokenizer.tokenize([query, *documents])
+        return [self._tokenizer.pair(query_ids, ids, "end") for ids in others]
+
+    def alone(self, row: Input) -> float:
+        """Seconds of one row, in this thread."""
+        started = perf_counter()
+        self._session.run([row], self._outputs)
+        return perf_counter() - started
+
+    def choose(self, rows: Sequence[Input]) -> float:
+        """Take the size of batches that is fastest on a sample; returns its tokens a second."""
+        sample = list(rows[:_SAMPLE_ROWS])
+        self.run(sample[:16])  # memory is allocated now
+        speeds = {}
+        for size in _BATCH_TOKENS:
+            self.batch_tokens = size
+            done = self.run(sample)
+            speeds[size] = done.tokens / done.seconds
+        self.batch_tokens = max(speeds, key=lambda size: speeds[size])
+        return speeds[self.batch_tokens]
+
+    def run(self, rows: Sequence[Input]) -> Pass:
+        """One pass over rows, in batches of rows of like length, the longest first."""
+        batches = sorted_batches(rows, self.batch_tokens or _BATCH_TOKENS[1], self._threads)
+        started = perf_counter()
+        for _ in self._pool.map(lambda batch: self._session.run(batch, self._outputs), batches):
+            pass
+        seconds = perf_counter() - started
+        return Pass(len(rows), sum(len(row.ids) for row in rows), seconds)
+
+
+def sorted_batches(rows: Sequence[Input], batch_tokens: int, threads: int) -> list[list[Input]]:
+    """Rows sorted by length, longest first so that threads end together, cut at a number of tokens."""
+    batches: list[list[Input]] = []
+    most_rows = max(1, len(rows) // threads)
+    for row in sorted(rows, key=lambda row: -len(row.ids)):
+        last = batches[-1] if batches else []
+        if not last or len(last[0].ids) * (len(last) + 1) > batch_tokens or len(last) >= most_rows:
+            batches.append([row])
+        else:
+            last.append(row)
+    return batches
+
+
+def gemm_flops(seconds: float = 1.0) -> float:
+    """Floating point operations a second of float32 matrix products on all threads of BLAS: the best of a second."""
+    left = np.ones((1024, 1536), dtype=np.float32)
+    right = np.ones((1536, 1024), dtype=np.float32)
+    flops, best, end = 2.0 * 1024 * 1024 * 1536, 0.0, perf_counter() + seconds
+    while perf_counter() < end:
+        started = perf_counter()
+        np.dot(left, right)
+        best = max(best, flops / (perf_counter() - started))
+    return best
+
+
+def flops_per_token(folder: Path) -> float:
+    """About the floating point operations of a token: two for each weight of fp32.onnx beyond the word embeddings."""
+    bundle = open_bundle(folder)
+    weights = (folder / bundle.manifest.variants["fp32"].file).stat().st_size / 4
+    vocabulary = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab_size()
+    return float(2 * (weights - vocabulary * bundle.manifest.dimensions))

@@ -1,0 +1,112 @@
+"""Real server processes for measurements: started on free ports, stopped at the end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+from sluice.cli.console import CommandFailed
+
+from loadtest.targets import Addresses
+
+_START_S: Final = 120.0
+_STOP_S: Final = 30.0
+_POLL_S: Final = 0.005
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that serves."""
+
+    name: str
+    address: str
+    metrics: str
+    """HOST:PORT of its Prometheus metrics."""
+    pid: int
+    ready_s: float
+    """Seconds from the start of the process to ready."""
+
+    def memory_bytes(self) -> int:
+        """Resident memory now."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+
+@contextmanager
+def server(name: str, *arguments: str) -> Iterator[Server]:
+    """`python -m services.NAME` for the block. Raises CommandFailed with its last words when it does not start."""
+    metrics = f"127.0.0.1:{_free_port()}"
+    command = [sys.executable, "-m", f"services.{name}", "--listen", "127.0.0.1:0", "--metrics-listen", metrics]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
+    with tempfile.TemporaryDirectory(prefix="sluice-") as folder:
+        log = Path(folder) / "log"
+        started = time.perf_counter()
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                [*command, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
+        try:
+            address = _await_ready(name, process, log)
+            yield Server(name, address, metrics, process.pid, time.perf_counter() - started)
+        finally:
+            _stop(process)
+
+
+@contextmanager
+def system(bundle: Path, reranker: Path) -> Iterator[tuple[Addresses, list[Server]]]:
+    """All four services for the block, with an empty store."""
+    with ExitStack() as stack:
+        data = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-data-"))
+        embedding = stack.enter_context(server("embedding", "--bundles", str(bundle)))
+        reranking = stack.enter_context(server("reranking", "--bundles", str(reranker)))
+        retrieval = stack.enter_context(server("retrieval", "--data", data))
+        downstream = {"embedding": embedding, "retrieval": retrieval, "reranking": reranking}
+        flags = [f"--{name}={one.address}" for name, one in downstream.items()]
+        orchestrator = stack.enter_context(server("orchestrator", *flags))
+        addresses = Addresses(
+            search=orchestrator.address,
+            embed=embedding.address,
+            retrieve=retrieval.address,
+            rerank=reranking.address,
+        )
+        yield addresses, [orchestrator, embedding, retrieval, reranking]
+
+
+def _await_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """The address it serves on."""
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        for line in log.read_text(errors="replace").splitlines():
+            if '"ready"' in line and line.endswith("}"):
+                return str(json.loads(line)["address"])
+        if process.poll() is not None:
+            break
+        time.sleep(_POLL_S)
+    words = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    raise CommandFailed(f"services.{name} did not become ready:\n{words}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    """A port that is free now. Servers do not say which metrics port they took, so it is chosen before."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
