@@ -43,6 +43,9 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load weights from a pickle when there are no safetensors.")
     ] = False,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Also build TensorRT engines for this machine's GPU; needs one.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Export again what is there already.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle that the servers run; refuse when it does not give what the original gives."""
@@ -65,10 +68,15 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         trust_pickle=trust_pickle,
     )
     warnings.simplefilter("ignore")  # of libraries, to people who cannot act on them
-    from export.build import export_bundle  # noqa: PLC0415 - torch takes seconds, and --help should not
+    # torch takes seconds to import, and --help should not.
+    from export.build import export_bundle  # noqa: PLC0415
+    from export.tensorrt import export_engines, required_key  # noqa: PLC0415
 
     try:
-        export_bundle(checkpoint, out, options, force=force)
+        key = required_key() if tensorrt else None
+        bundle = export_bundle(checkpoint, out, options, force=force)
+        if key:
+            export_engines(checkpoint, bundle, options, key)
     except ExportError as error:
         typer.echo(f"export: {error}", err=True)
         sys.exit(1)

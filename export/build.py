@@ -12,12 +12,13 @@ from tokenizers import Tokenizer
 
 from export import graph, verify
 from export.checkpoint import Checkpoint, ExportError, read_checkpoint
+from export.half import to_float16
+from export.int8 import quantized_inputs, to_int8
 from export.options import Options, overridden
-from export.original import Original, load_original
+from export.original import F32, Original, load_original
 from export.place import locked, staging
-from export.quantize import to_float16, to_int8
 from export.run import Graph
-from export.sample import Item, pair_sample, text_sample
+from export.sample import Item, calibration_items, pair_sample, text_sample
 from services.model.bundle import (
     GOLDEN,
     MANIFEST,
@@ -86,7 +87,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     tokenizer.enable_padding(pad_id=pad_token_id, pad_token=original.tokenizer.pad_token or "[PAD]")
 
     say("exporting the graph through Optimum")
-    for variant, model in _models(checkpoint, original, options).items():
+    for variant, model in _models(checkpoint, original, tokenizer, options).items():
         onnx.save(model, folder / f"{variant}.onnx")
     sample = pair_sample() if checkpoint.task == "cross-encoder" else text_sample()
     say(f"running the original on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
@@ -137,27 +138,42 @@ def _write_tokenizer(folder: Path, original: Original) -> Tokenizer:
     return tokenizer
 
 
-def _models(checkpoint: Checkpoint, original: Original, options: Options) -> dict[VariantName, onnx.ModelProto]:
+def _models(
+    checkpoint: Checkpoint, original: Original, tokenizer: Tokenizer, options: Options
+) -> dict[VariantName, onnx.ModelProto]:
     """The graph of each variant."""
     config = original.body.config
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
         graph.export_body(original.body, original.task, path)
         fused = graph.fuse(path, config.model_type, heads=config.num_attention_heads, hidden=config.hidden_size)
-    body = graph.for_cpu(fused)
-    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": body}
+    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": graph.for_cpu(fused)}
+    is_pairs = checkpoint.task == "cross-encoder"
     if options.int8:
-        bodies["int8"] = to_int8(body)
+        activations = _activations(bodies["fp32"], tokenizer, calibration_items(is_pairs=is_pairs))
+        bodies["int8"] = to_int8(bodies["fp32"], activations, reduce_range=not has_vnni())
     if options.fp16:
         bodies["fp16"] = to_float16(fused)
-    if checkpoint.task == "cross-encoder":
+    if is_pairs:
         return bodies
-    return {
-        name: graph.with_head(
-            body, checkpoint.pooling, normalize=checkpoint.normalize, multi_vector=options.multi_vector
-        )
-        for name, body in bodies.items()
-    }
+    arguments = {"normalize": checkpoint.normalize, "multi_vector": options.multi_vector}
+    return {name: graph.with_head(body, checkpoint.pooling, **arguments) for name, body in bodies.items()}
+
+
+def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:
+    """What flows into the graph's products for these items: float32 [tokens, channels] each."""
+    model = onnx.ModelProto()
+    model.CopyFrom(body)
+    del model.graph.output[:]
+    names = quantized_inputs(body)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    return Graph(model.SerializeToString(), tokenizer).tokens(items, batch_size=_SPEED_BATCH)
+
+
+def has_vnni() -> bool:
+    """Whether this processor multiplies 8-bit integers without saturating in between."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "vnni" in flags.read_text(encoding="utf-8")
 
 
 def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference) -> dict[VariantName, Variant]:

@@ -15,13 +15,13 @@ Feed = dict[str, NDArray[np.int64]]
 
 
 class Graph:
-    """One ONNX file with its tokenizer."""
+    """One ONNX graph, a file or its bytes, with a tokenizer."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, *, threads: int = 0) -> None:
+    def __init__(self, model: Path | bytes, tokenizer: Tokenizer, *, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._tokenizer = tokenizer
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
@@ -34,6 +34,16 @@ class Graph:
             for name, array in zip(self.outputs, self.compute(self.feed(encodings)), strict=True):
                 outputs[name].extend(_trimmed(array, encodings) if array.ndim == 3 else array)
         return outputs
+
+    def tokens(self, items: Sequence[Item], *, batch_size: int) -> dict[str, F32]:
+        """Of outputs [B, T, D] the rows of all tokens, padding left out: float32 [tokens, D] each."""
+        parts: dict[str, list[F32]] = {name: [] for name in self.outputs}
+        for start in range(0, len(items), batch_size):
+            feed = self.feed(self._tokenizer.encode_batch(list(items[start : start + batch_size])))
+            is_token = feed["attention_mask"].astype(bool)
+            for name, array in zip(self.outputs, self.compute(feed), strict=True):
+                parts[name].append(array[is_token])
+        return {name: np.concatenate(rows) for name, rows in parts.items()}
 
     def feed(self, encodings: Sequence[Encoding]) -> Feed:
         """Inputs of the graph, int64 [B, T], for texts padded to one length."""

@@ -44,6 +44,14 @@ def pair_sample() -> Sample:
     return Sample(_titles(6), _documents(32), is_pairs=True)
 
 
+def calibration_items(*, is_pairs: bool) -> list[Item]:
+    """36 items to calibrate on, about 4,000 tokens: other passages than those that graphs are measured on."""
+    documents = _documents(37)[1:]
+    if not is_pairs:
+        return list(documents)
+    return list(zip(cycle(_titles(11)), documents, strict=False))
+
+
 def _titles(count: int) -> tuple[str, ...]:
     return tuple(name.replace("-", " ") for name in _spread(sorted(topics), count))
 

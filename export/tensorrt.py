@@ -1,0 +1,107 @@
+"""TensorRT engines for the GPU of this machine, built by ONNX Runtime's TensorRT provider.
+
+The graph is the exported one without ONNX Runtime's fusions, whose operators TensorRT does not know; it makes its own.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from export import graph
+from export.checkpoint import Checkpoint, ExportError, read_checkpoint
+from export.options import Options, overridden
+from export.original import Original, load_original
+from export.place import locked, staging
+from services.model.bundle import Bundle, Manifest, sha256
+from services.model.engines import ENGINES, FOLDER, GRAPH, Engines, Profile, machine_key, profile_for
+
+Say = Callable[[str], None]
+
+# fp16 on MiniLM is about 1e-6 from the original in cosine; logits are of the order of 10, with 11 bits of mantissa.
+_VECTOR_TOLERANCE: Final = 1e-3
+_LOGIT_TOLERANCE: Final = 5e-2
+
+
+def required_key() -> str:
+    """This machine's key. Raises ExportError when it cannot build engines, and says what is missing."""
+    if key := machine_key():
+        return key
+    raise ExportError(
+        "--tensorrt: expected an NVIDIA GPU with its driver, onnxruntime-gpu and TensorRT 10 "
+        f"(pip install 'sluice-search[gpu,tensorrt]'), found ONNX Runtime with {', '.join(_providers())}; "
+        "engines are built on the GPU that runs them"
+    )
+
+
+def plain_graph(checkpoint: Checkpoint, original: Original, options: Options) -> onnx.ModelProto:
+    """The graph in standard operators alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "body.onnx"
+        graph.export_body(original.body, original.task, path)
+        body = onnx.load(path)
+    if checkpoint.task == "cross-encoder":
+        return body
+    return graph.with_head(body, checkpoint.pooling, normalize=checkpoint.normalize, multi_vector=options.multi_vector)
+
+
+def export_engines(source: str, bundle: Bundle, options: Options, key: str, *, say: Say = print) -> Path:
+    """The folder of engines for this GPU beside a bundle of the same checkpoint, built anew. Raises ExportError."""
+    stated = read_checkpoint(source, revision=options.revision, trust_pickle=options.trust_pickle)
+    checkpoint = overridden(stated, options)
+    original = load_original(checkpoint, multi_vector=options.multi_vector)
+    return build_engines(bundle, plain_graph(checkpoint, original, options), key, say=say)
+
+
+def build_engines(bundle: Bundle, model: onnx.ModelProto, key: str, *, say: Say = print) -> Path:
+    """The folder of engines for this GPU beside the bundle, built anew. Raises ExportError when TensorRT refuses."""
+    folder = bundle.folder / FOLDER / key
+    profile = profile_for(bundle.manifest.max_token_count)
+    say(f"building TensorRT engines for {key}, up to {profile.most[0]} x {profile.most[1]} tokens: takes minutes")
+    with locked(folder), staging(folder) as temporary:
+        _build(model, temporary, bundle.manifest, profile)
+        engines = Engines(
+            key=key,
+            bundle=bundle.digest,
+            precision="fp16",
+            profile=profile,
+            tolerance=_LOGIT_TOLERANCE if bundle.manifest.task == "cross_encoder" else _VECTOR_TOLERANCE,
+            files={path.name: sha256(path) for path in sorted(temporary.iterdir())},
+        )
+        (temporary / ENGINES).write_text(engines.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    say(f"wrote {folder}")
+    return folder
+
+
+def provider_options(folder: Path, manifest: Manifest, profile: Profile) -> dict[str, Any]:
+    """Options of the TensorRT provider that build one engine for the whole profile, into the folder."""
+    return {
+        "trt_fp16_enable": True,
+        "trt_profile_min_shapes": profile.shapes(manifest.inputs, "least"),
+        "trt_profile_opt_shapes": profile.shapes(manifest.inputs, "usual"),
+        "trt_profile_max_shapes": profile.shapes(manifest.inputs, "most"),
+        "trt_dump_ep_context_model": True,
+        "trt_ep_context_file_path": str(folder / GRAPH),
+        "trt_ep_context_embed_mode": 1,  # the engine inside the graph: one file, and no path that could be wrong
+    }
+
+
+def _build(model: onnx.ModelProto, folder: Path, manifest: Manifest, profile: Profile) -> None:
+    providers = [("TensorrtExecutionProvider", provider_options(folder, manifest, profile))]
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
+        rows, tokens = profile.usual
+        session.run(None, {name: np.ones((rows, tokens), dtype=np.int64) for name in manifest.inputs})
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        raise ExportError(f"{manifest.name}: TensorRT refuses the graph: {error}") from error
+    if not (folder / GRAPH).exists():
+        raise ExportError(f"{manifest.name}: expected TensorRT to take the whole graph, it took none of it")
+
+
+def _providers() -> list[str]:
+    providers: list[str] = onnxruntime.get_available_providers()
+    return providers
