@@ -43,7 +43,9 @@ class QueryReader:
         self._violations.count(f"{path}.depth", given.depth, low=1, high=self._max_depth, what="candidates")
         for name in _GIVEN.values():
             if name != _GIVEN[type(field)] and _is_set(given, name):
-                self._violations.add(f"{path}.{name}", f"expected {_GIVEN[type(field)]} for field {field.name!r}")
+                self._violations.add(
+                    f"{path}.{name}", f"expected {_GIVEN[type(field)]} for field {field.name!r}, got {name}"
+                )
         if (
             not isinstance(field, TextField)
             and given.model_digest
