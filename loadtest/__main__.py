@@ -8,6 +8,7 @@ from sluice.errors import SluiceError
 
 from loadtest.bench.commands import app as bench
 from loadtest.load import load
+from loadtest.quality.evaluate import evaluate
 
 app = typer.Typer(
     help=__doc__,
@@ -25,6 +26,7 @@ def _loadtest() -> None:
 
 
 app.command()(load)
+app.command("eval")(evaluate)
 app.add_typer(bench, name="bench")
 
 

@@ -26,15 +26,13 @@ Qrels = dict[str, dict[str, int]]
 
 
 def documents(folder: Path) -> dict[str, Document]:
-    """The documents by id, in the order of the file; those without title and text are left out."""
+    """The documents by id, in the order of the file; some collections have a few without title and text."""
     found: dict[str, Document] = {}
     for where, record in _records(_file(folder, "corpus.jsonl")):
         document_id = _id(record, where)
         if document_id in found:
             raise CollectionError(f"{where}: expected each _id once, got {document_id!r} again")
-        title, text = _text(record, "title", where), _text(record, "text", where)
-        if (title + text).strip():
-            found[document_id] = Document(document_id, text, title)
+        found[document_id] = Document(document_id, _text(record, "text", where), _text(record, "title", where))
     if not found:
         raise CollectionError(f"{folder}: expected documents in corpus.jsonl, found none")
     return found

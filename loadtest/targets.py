@@ -78,8 +78,8 @@ class Texts:
     @classmethod
     def of(cls, folder: Path) -> "Texts":
         """The texts of a collection in BEIR layout. Raises CommandFailed."""
-        documents = collection.documents(folder)
-        return cls(list(collection.queries(folder).values()), [collection.passage(d) for d in documents.values()])
+        passages = [collection.passage(document) for document in collection.documents(folder).values()]
+        return cls(list(collection.queries(folder).values()), [passage for passage in passages if passage.strip()])
 
 
 @dataclass(frozen=True)

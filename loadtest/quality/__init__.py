@@ -1,0 +1,1 @@
+"""Search quality on judged collections, and the health of embeddings without judgements."""

@@ -1,0 +1,79 @@
+"""Quality's way to the services: index a collection, search it with every query, embed its texts."""
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from rich.progress import track
+from sluice.cli.console import CommandFailed, err
+from sluice.client import Document, EmbeddingClient, Pipeline, SearchClient
+
+from loadtest.collection import passage
+from loadtest.quality.health import F32
+from loadtest.quality.losses import Standings
+
+_SEARCH_S: Final = 30.0
+_EMBED_S: Final = 300.0
+_BATCH: Final = 32
+
+
+@dataclass
+class Searched:
+    """What one pipeline gave for every query."""
+
+    rankings: dict[str, list[str]] = field(default_factory=dict)
+    """Document ids, best first, by query."""
+    standings: dict[str, dict[str, Standings]] = field(default_factory=dict)
+    """Rank of each of them after each stage, by query and document."""
+    latencies_s: list[float] = field(default_factory=list)
+    degraded: int = 0
+
+
+def index(client: SearchClient, name: str, documents: Sequence[Document]) -> None:
+    """Index documents; those that are there already cost nothing. Raises CommandFailed when one is refused."""
+    acknowledgements = client.index(name, documents, create=True, patience_s=_EMBED_S)
+    for one in track(acknowledgements, "indexing", total=len(documents), console=err):
+        if one.outcome == "failed":
+            raise CommandFailed(f"document {one.document_id!r} was refused: {one.reason}: {one.message}")
+
+
+def search(client: SearchClient, name: str, pipeline: Pipeline, queries: Mapping[str, str]) -> Searched:
+    """Every query through a pipeline, one after the other: latency is that of an idle system."""
+    found = Searched()
+    top_k = min(stage.depth for stage in pipeline.stages)
+    for query_id, text in track(queries.items(), f"searching, {pipeline.name}", console=err):
+        started = time.perf_counter()
+        answer = client.search(name, text, pipeline=pipeline.name, top_k=top_k, timeout_s=_SEARCH_S)
+        found.latencies_s.append(time.perf_counter() - started)
+        found.degraded += answer.degraded
+        found.rankings[query_id] = [result.document.document_id for result in answer.results]
+        found.standings[query_id] = {
+            result.document.document_id: {standing.stage: standing.rank for standing in result.standings}
+            | {"answer": rank}
+            for rank, result in enumerate(answer.results, start=1)
+        }
+    return found
+
+
+def document_vectors(client: EmbeddingClient, documents: Sequence[Document], most: int) -> F32:
+    """Vectors [N, D] of a fixed random sample of documents."""
+    sample = random.Random(1).sample(list(documents), min(most, len(documents)))  # noqa: S311
+    return _vectors(client, [passage(document) for document in sample], "document")
+
+
+def query_vectors(client: EmbeddingClient, texts: Sequence[str]) -> F32:
+    """Vectors [Q, D] of queries."""
+    return _vectors(client, texts, "query")
+
+
+def _vectors(client: EmbeddingClient, texts: Sequence[str], role: str) -> F32:
+    parts = []
+    for start in track(range(0, len(texts), _BATCH), f"embedding {role} sample", console=err):
+        batch = texts[start : start + _BATCH]
+        dense = client.embed(batch, "query" if role == "query" else "document", lane="bulk", timeout_s=_EMBED_S).dense
+        assert dense is not None
+        parts.append(np.asarray(dense))
+    return np.concatenate(parts)
