@@ -56,9 +56,11 @@ def up(
     if detach:
         out.print("running; `sluice down` stops it")
         return
-    out.print("running; ^C stops it")
     try:
+        out.print("running; ^C stops it")
         _wait(processes)
+    except KeyboardInterrupt:
+        pass
     finally:
         err.print("stopping")
         stop(processes, home)
@@ -97,6 +99,8 @@ def start_system(plan: Plan) -> list[Process]:
     for bundle in (plan.embedding_bundle, plan.reranking_bundle):
         if not (bundle / "bundle.json").is_file():
             raise CommandFailed(f"{bundle}: expected a bundle folder, found no bundle.json; `sluice export` makes one")
+    # SIGTERM ends us as ^C does, and on the way out what was started is stopped.
+    signal.signal(signal.SIGTERM, _leave)
     processes = []
     began = time.monotonic()
     for process in start(plan):
@@ -106,16 +110,12 @@ def start_system(plan: Plan) -> list[Process]:
 
 
 def _wait(processes: list[Process]) -> None:
-    """Wait for ^C or SIGTERM. Raises CommandFailed when a service ends by itself."""
-    signal.signal(signal.SIGTERM, _leave)
-    try:
-        while True:
-            for process in processes:
-                if not process.is_alive():
-                    raise CommandFailed(f"{process.name} ended by itself: its log is in the home folder")
-            time.sleep(0.5)
-    except KeyboardInterrupt:
-        return
+    """Wait, until a signal comes. Raises CommandFailed when a service ends by itself."""
+    while True:
+        for process in processes:
+            if not process.is_alive():
+                raise CommandFailed(f"{process.name} ended by itself: its log is in the home folder")
+        time.sleep(0.5)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
