@@ -14,10 +14,10 @@ from export import graph, verify
 from export.checkpoint import Checkpoint, ExportError, read_checkpoint
 from export.half import to_float16
 from export.int8 import quantized_inputs, to_int8
-from export.options import Options, overridden
+from export.options import Options, bundle_path, overridden
 from export.original import F32, Original, load_original
 from export.place import locked, staging
-from export.run import Graph
+from export.run import GRAPH_ERRORS, Graph
 from export.sample import Item, calibration_items, pair_sample, text_sample
 from services.model.bundle import (
     GOLDEN,
@@ -53,7 +53,7 @@ def export_bundle(source: str, out: Path, options: Options, *, say: Say = print,
     """
     stated = read_checkpoint(source, revision=options.revision, trust_pickle=options.trust_pickle)
     checkpoint = overridden(stated, options)
-    folder = out / (options.name or checkpoint.name.rpartition("/")[2]) / options.version
+    folder = out / bundle_path(checkpoint, options)
     with locked(folder):
         if not force and (found := _existing(folder, checkpoint, options)):
             say(f"{folder} is there already, from the same checkpoint and options; --force exports it again")
@@ -94,7 +94,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     relevant_label = _relevant_label(checkpoint, options)
     reference = verify.Reference(sample, original.run(sample.items), relevant_label)
     say("measuring the graphs against it")
-    variants = _measured(folder, tokenizer, reference)
+    variants = _measured(folder, tokenizer, reference, say)
     for line in verify.report(variants):
         say(line)
 
@@ -146,7 +146,8 @@ def _models(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
         graph.export_body(original.body, original.task, path)
-        fused = graph.fuse(path, config.model_type, heads=config.num_attention_heads, hidden=config.hidden_size)
+        heads = getattr(config, "num_attention_heads", 0)  # 0: found in the graph
+        fused = graph.fuse(path, config.model_type, heads=heads, hidden=config.hidden_size)
     bodies: dict[VariantName, onnx.ModelProto] = {"fp32": graph.for_cpu(fused)}
     is_pairs = checkpoint.task == "cross-encoder"
     if options.int8:
@@ -176,13 +177,20 @@ def has_vnni() -> bool:
     return flags.exists() and "vnni" in flags.read_text(encoding="utf-8")
 
 
-def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference) -> dict[VariantName, Variant]:
-    """The variants in the folder and what was measured of them. Raises ExportError when fp32 is not the original."""
+def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, say: Say) -> dict[VariantName, Variant]:
+    """The variants in the folder and what was measured of them. Raises ExportError when fp32 is not the original.
+
+    Another variant that ONNX Runtime cannot run is taken away: not every architecture has operators for it.
+    """
     parities: dict[VariantName, Parity] = {}
-    for name in _VARIANTS:
-        path = folder / f"{name}.onnx"
-        if path.exists():
-            parities[name] = verify.measure(Graph(path, tokenizer), reference)
+    for path in sorted(folder.glob("*.onnx"), key=lambda path: _VARIANTS.index(path.stem)):
+        try:
+            parities[_VARIANTS[_VARIANTS.index(path.stem)]] = verify.measure(Graph(path, tokenizer), reference)
+        except GRAPH_ERRORS as error:
+            if path.stem == "fp32":
+                raise ExportError(f"ONNX Runtime cannot run the graph: {error}") from error
+            say(f"{path.stem} is left out, ONNX Runtime cannot run it: {error}")
+            path.unlink()
     if not verify.keeps_parity(parities["fp32"]):
         raise ExportError(
             f"expected fp32 to give what the original gives (cosine >= {verify.MIN_COSINE}, scores within "

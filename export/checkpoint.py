@@ -25,6 +25,7 @@ _MODULES: Final = ("Transformer", "Pooling", "Normalize")
 _SIMILARITIES: Final[dict[str, Similarity]] = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
 _SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_OFFSET_POSITIONS: Final = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 # Rarely is a longer input worth its quadratic attention; a checkpoint that states no limit of its own gets this one.
 _FALLBACK_LENGTH: Final = 512
 
@@ -51,6 +52,8 @@ class Checkpoint:
     query_prompt: str
     document_prompt: str
     max_token_count: int
+    position_count: int | None
+    """Longest input that the model has positions for; None where it has no such limit."""
     labels: tuple[str, ...]
     """Names of a cross-encoder's logits."""
     has_modules: bool
@@ -87,6 +90,7 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
         query_prompt=prompts.get("query", ""),
         document_prompt=prompts.get("document", prompts.get("passage", "")),
         max_token_count=_max_token_count(folder, config),
+        position_count=_position_count(config),
         labels=_labels(config) if is_cross_encoder else (),
         has_modules=bool(modules),
         trust_pickle=trust_pickle,
@@ -164,16 +168,21 @@ def _similarity(card: dict[str, Any], *, normalize: bool) -> Similarity:
 
 def _max_token_count(folder: Path, config: dict[str, Any]) -> int:
     """Longest input: the least of what sentence-transformers, the tokenizer and the positions allow."""
-    positions = config.get("max_position_embeddings")
-    # RoBERTa and its kin count positions from pad_token_id + 1.
-    offset = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer") else 0
     limits = [
         _json(folder / "sentence_bert_config.json").get("max_seq_length"),
         _json(folder / "tokenizer_config.json").get("model_max_length"),
-        positions - offset if isinstance(positions, int) and positions > 0 else None,
+        _position_count(config),
     ]
     # Tokenizers without a limit state one of 1e30.
     return min((int(limit) for limit in limits if limit and limit < 2**20), default=_FALLBACK_LENGTH)
+
+
+def _position_count(config: dict[str, Any]) -> int | None:
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    # RoBERTa and its kin count positions from pad_token_id + 1.
+    return positions - 2 if config.get("model_type") in _OFFSET_POSITIONS else positions
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -1,12 +1,17 @@
 """What an export can be asked for, and what of it overrides the checkpoint."""
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, Final
 
-from export.checkpoint import Checkpoint, Pooling, Similarity, Task
+from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task
 
 # What these say is computed inside the graph.
 _IN_GRAPH: Final = ("task", "pooling", "normalize")
+# Raised when the same options give another bundle: what is there is then exported again.
+_RECIPE: Final = "2"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STATED: Final = (*_IN_GRAPH, "similarity", "query_prompt", "document_prompt", "max_token_count")
 
 
@@ -33,14 +38,28 @@ class Options:
 
     def recorded(self) -> dict[str, str]:
         """What was asked for, as the manifest keeps it."""
-        return {key: str(value) for key, value in vars(self).items() if value not in (None, ()) and key != "revision"}
+        given = {key: str(value) for key, value in vars(self).items() if value not in (None, ()) and key != "revision"}
+        return {"recipe": _RECIPE, **given}
+
+
+def bundle_path(checkpoint: Checkpoint, options: Options) -> PurePath:
+    """NAME/VERSION of the bundle. Raises ExportError when one of them cannot name a folder."""
+    name = options.name or checkpoint.name.rpartition("/")[2]
+    for flag, value in (("--name", name), ("--version", options.version)):
+        if not _NAME.fullmatch(value):
+            raise ExportError(f"{flag}: expected letters, digits and . _ - (64 at most), found {value!r}")
+    return PurePath(name, options.version)
 
 
 def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     """The checkpoint with what the options say otherwise.
 
     When that changes what the model computes, the original is put together from parts, not from the checkpoint's files.
+    Raises ExportError.
     """
     given: dict[str, Any] = {name: value for name in _STATED if (value := getattr(options, name)) is not None}
     is_same = all(given.get(name, getattr(checkpoint, name)) == getattr(checkpoint, name) for name in _IN_GRAPH)
+    longest = given.get("max_token_count", 0)
+    if checkpoint.position_count is not None and longest > checkpoint.position_count:
+        raise ExportError(f"--max-token-count: expected at most {checkpoint.position_count} positions, found {longest}")
     return replace(checkpoint, has_modules=checkpoint.has_modules and is_same, **given)

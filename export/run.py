@@ -2,14 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 from tokenizers import Encoding, Tokenizer
 
 from export.original import F32, Outputs
 from export.sample import Item
+
+# What ONNX Runtime raises; they have no common class of their own.
+GRAPH_ERRORS: Final = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.NotImplemented,
+    state.RuntimeException,
+)
 
 Feed = dict[str, NDArray[np.int64]]
 

@@ -6,15 +6,16 @@
         fp32.onnx ...    one graph a variant, pooling and normalisation inside
         golden.npz       real inputs and what the original framework made of them
 
-Graphs take int64 [B, T] `input_ids`, `attention_mask` and, when the model has them, `token_type_ids`. They give
+Graphs take int64 [B, T] `input_ids`, `attention_mask` and, when the model has them, `token_type_ids`; rows are padded
+on the right, on which the fused attention relies. They give
     dense         float32 [B, D], unit length when similarity is cosine
     sparse        float32 [B, V], zero where a term is absent
     multi_vector  float32 [B, T, D], unit length; rows of padding mean nothing
     logits        float32 [B, L], of a cross-encoder
 
 golden.npz holds (never pickled) for a bi-encoder `texts` [N], given as they are, without prompt, and one array for
-each representation: `dense` [N, D], `sparse` [N, V], `multi_vector` [sum(counts), D] with `counts` [N]; for a
-cross-encoder `queries` [N], `documents` [N] and `logits` [N, L].
+each representation: `dense` [N, D], `sparse` [N, V], `multi_vector` [sum(counts), D] with `counts` [N], special
+tokens counted; for a cross-encoder `queries` [N], `documents` [N] and `logits` [N, L].
 
 Rule: bundles are read-only. Nothing is written into one after export but engines under `tensorrt/`.
 """

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -258,6 +259,24 @@ def test_what_a_checkpoint_says_is_checked(tmp_path: Path, file: str, content: o
     (checkpoint / file).write_text(json.dumps(content))
     with pytest.raises(ExportError, match=message):
         read_checkpoint(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "../elsewhere"}, "--name"),
+        ({"version": ".hidden"}, "--version"),
+        ({"max_token_count": 4096}, "expected at most 128 positions, found 4096"),
+    ],
+)
+def test_what_an_export_is_asked_for_is_checked(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    from export.build import export_bundle
+    from export.checkpoint import ExportError
+    from export.options import Options
+
+    with pytest.raises(ExportError, match=message):
+        export_bundle(str(write_cross_encoder(tmp_path / "model")), tmp_path / "out", Options(**changes))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_name_that_is_neither_folder_nor_model_is_refused() -> None:
