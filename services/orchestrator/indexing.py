@@ -21,8 +21,9 @@ from sluice.errors import DeadlineExpired, InvalidRequest, PreconditionFailed, U
 
 from services.orchestrator.documents import DocumentLimits, content_hash, problem, refused, text_of
 from services.orchestrator.inbox import Inbox
-from services.orchestrator.remote import Column, Embedded, Services
+from services.orchestrator.remote import Column, Services
 from services.orchestrator.target import Opening, Target, open_target
+from services.orchestrator.vectors import Embedded, FieldKind
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import INDEXED
 
@@ -37,6 +38,8 @@ class IndexLimits:
 
     model: str
     """Embedding model for new collections and unbound fields; empty when the server has one."""
+    kinds: tuple[FieldKind, ...]
+    """Fields of a new collection."""
     batch_documents: int
     batch_bytes: int
     batch_timeout_s: float
@@ -133,8 +136,10 @@ class IndexStream:
                 await self._acknowledged.put(None)
 
     async def _open(self, opening: Opening) -> Target:
-        deadline = self._deadline()
-        return await open_target(self.services, opening, model=self.limits.model, deadline=deadline)
+        limits = self.limits
+        return await open_target(
+            self.services, opening, model=limits.model, kinds=limits.kinds, deadline=self._deadline()
+        )
 
     async def _read(self, message: Message | None, messages: AsyncIterator[Message]) -> None:
         while message is not None:
@@ -208,8 +213,10 @@ class IndexStream:
             try:
                 with self._in_time():
                     by_model = {
-                        model: await self.services.embedding.embed_documents(texts, model=model, deadline=deadline)
-                        for model in dict.fromkeys(field.model for field in target.fields)
+                        model: await self.services.embedding.embed_documents(
+                            texts, model=model, kinds=kinds, deadline=deadline
+                        )
+                        for model, kinds in target.encodings.items()
                     }
             except InvalidRequest as error:
                 documents = await self._without_refused(documents, error, "texts")
@@ -280,4 +287,4 @@ def _columns(target: Target, by_model: Mapping[str, Embedded]) -> list[Column]:
                 reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
                 metadata={"expected_digest": field_.digest, "given_digest": digest},
             )
-    return [Column(field_.name, by_model[field_.model]) for field_ in target.fields]
+    return [Column(field_.name, field_.kind, by_model[field_.model]) for field_ in target.fields]

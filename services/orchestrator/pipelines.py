@@ -2,10 +2,10 @@
 
     NAME:
       description: one sentence
-      retrieve: [Dense, ...]      one or several retrievers, run side by side
-      fuse: Rrf | WeightedSum     joins them; there exactly when there are several
-      rerank: [Rerank, ...]       one after another; each narrows what the one before gave
-      cut_off: CutOff             ends the results early where the rest is not good
+      retrieve: [Retriever, ...]        one or several retrievers, run side by side
+      fuse: Rrf | WeightedSum           joins them; there exactly when there are several
+      rerank: [Rerank, ...]             one after another; each narrows what the one before gave
+      cut_off: CutOff                   ends the results early where the rest is not good
 
 Rule: a file is taken whole or not at all, and every problem is told at once with its line.
 """
@@ -18,11 +18,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.core.fusion import RRF_CONSTANT, Normalisation
+from services.orchestrator.vectors import FieldKind, Kind
 
 DEFAULT_NAME: Final = "default"
 PACKAGED: Final = Path(__file__).with_name("pipelines.yaml")
 EMBED: Final = "embed"
 FUSE: Final = "fuse"
+_TAGS: Final = ("rrf", "weighted_sum")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Depth = Annotated[int, Field(ge=1, le=1000)]
@@ -51,15 +53,15 @@ class _Stage(_Part):
     """Part of the remaining time it may take. For stages that may be skipped: one that may not gets all there is."""
 
 
-class Dense(_Stage):
-    """A retriever: the nearest neighbours of the query's dense vector."""
+class Retriever(_Stage):
+    """Finds candidates in the whole collection."""
 
-    kind: Literal["dense"]
-    """Which retriever this is."""
-    model: str = Field("", max_length=128)
-    """Embedding model; empty when the server has one."""
+    kind: FieldKind
+    """What it compares: the query's words by BM25 (`text`), or its vectors: one, weighted terms, or one a token."""
     field: str = Field("", max_length=64)
-    """Dense field of the collection; empty when it has one."""
+    """Field of the collection that it searches; empty when the collection has one of its kind."""
+    model: str = Field("", max_length=128)
+    """Embedding model; empty when the server has one. None for `text`."""
     on_error: OnError = "fail"
     """Whether the search fails with it. `skip` needs another retriever beside it."""
 
@@ -127,7 +129,7 @@ class Pipeline(_Part):
 
     description: str = Field(min_length=1, max_length=500)
     """One sentence for people."""
-    retrieve: tuple[Dense, ...] = Field(min_length=1, max_length=8)
+    retrieve: tuple[Retriever, ...] = Field(min_length=1, max_length=8)
     """Retrievers, run side by side."""
     fuse: Annotated[Rrf | WeightedSum, Field(discriminator="method")] | None = None
     """How several retrievers are joined."""
@@ -151,13 +153,18 @@ class Pipeline(_Part):
         return FUSE if self.fuse else self.retrieve[0].name
 
     @property
-    def models(self) -> tuple[str, ...]:
-        """The embedding models its retrievers need, each once."""
-        return tuple(dict.fromkeys(retriever.model for retriever in self.retrieve))
+    def encodings(self) -> dict[str, tuple[Kind, ...]]:
+        """The kinds of vectors that its retrievers need of each embedding model."""
+        kinds: dict[str, dict[Kind, None]] = {}
+        for retriever in self.retrieve:
+            if retriever.kind != "text":
+                kinds.setdefault(retriever.model, {})[retriever.kind] = None
+        return {model: tuple(needed) for model, needed in kinds.items()}
 
     def problems(self) -> Iterator[tuple[Location, str]]:
         """What makes no sense, where; nothing when all does."""
         yield from self._names()
+        yield from self._models()
         yield from self._fusion()
         yield from self._errors()
         yield from self._depths()
@@ -169,6 +176,11 @@ class Pipeline(_Part):
                 if stage.name in seen:
                     yield (part, index, "name"), f"expected a name of its own, got {stage.name!r}, which is taken"
                 seen.add(stage.name)
+
+    def _models(self) -> Iterator[tuple[Location, str]]:
+        for index, retriever in enumerate(self.retrieve):
+            if retriever.kind == "text" and retriever.model:
+                yield ("retrieve", index, "model"), f"expected none for words, got {retriever.model!r}"
 
     def _fusion(self) -> Iterator[tuple[Location, str]]:
         if (self.fuse is not None) != (len(self.retrieve) > 1):
@@ -186,7 +198,7 @@ class Pipeline(_Part):
     def _errors(self) -> Iterator[tuple[Location, str]]:
         if len(self.retrieve) == 1 and self.retrieve[0].on_error == "skip":
             yield ("retrieve", 0, "on_error"), "expected fail for the only retriever, got skip"
-        parts: tuple[tuple[str, tuple[Dense | Rerank, ...]], ...] = (
+        parts: tuple[tuple[str, tuple[Retriever | Rerank, ...]], ...] = (
             ("retrieve", self.retrieve),
             ("rerank", self.rerank),
         )
@@ -244,12 +256,21 @@ def _validated(content: dict[Any, Any]) -> tuple[dict[str, Pipeline], list[tuple
             entry = _Entry(name=name, pipeline=fields)
         except ValidationError as error:
             for item in error.errors(include_url=False):
-                location = (name, *(part for part in item["loc"][1:] if part not in ("rrf", "weighted_sum")))
+                location = (name, *_in_file(fields, item["loc"][1:]))
                 found.append((location, f"{item['msg']}, got {item['input']!r:.80}"))
         else:
             found += [((name, *location), what) for location, what in entry.pipeline.problems()]
             pipelines[entry.name] = entry.pipeline
     return pipelines, found
+
+
+def _in_file(fields: Any, location: Location) -> Iterator[int | str]:
+    """A location without the tags of alternatives, which pydantic puts in and the file does not have."""
+    for part in location:
+        is_key = part in fields if isinstance(fields, dict) else isinstance(fields, list) and isinstance(part, int)
+        if is_key or part not in _TAGS:
+            yield part
+            fields = fields[part] if is_key else None
 
 
 class _Entry(_Part):

@@ -5,16 +5,15 @@ An answer that breaks its contract (wrong count, NaN, foreign ids) is BackendFai
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
-from typing import Final
+from math import isfinite
+from typing import Any, Final
 
 import grpc
 from sluice.common.v1 import model_pb2
 from sluice.common.v1.document_pb2 import Document
 from sluice.common.v1.filter_pb2 import Filter
-from sluice.common.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.errors import BackendFailed, InvalidRequest, Violation
@@ -24,12 +23,13 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 from services.core.ranking import Ranking
+from services.orchestrator.vectors import Embedded, FieldKind, Kind, Model, dense_rows, multi_vector_rows, sparse_rows
 from services.rpc.deadline import Deadline
 from services.rpc.downstream import Downstream
 
-Model = model_pb2.ModelRef
 EmbeddingModel = embedding_pb.EmbeddingModel
 Collection = retrieval_pb.Collection
+FieldQuery = retrieval_pb.FieldQuery
 
 # Fields of other services' requests that mean the same to our caller.
 _SHARED_FIELDS: Final = ("filter", "collection")
@@ -42,16 +42,11 @@ _METADATA_TYPES: Final[dict[str, retrieval_pb.MetadataType.ValueType]] = {
     "list": retrieval_pb.METADATA_TYPE_LIST,
 }
 METADATA_TYPES: Final = tuple(_METADATA_TYPES)
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Vectors of some texts."""
-
-    vectors: Tensor
-    """FLOAT32 [texts, dimensions]."""
-    model: Model
-    """The model that made them."""
+REPRESENTATIONS: Final[dict[Kind, embedding_pb.Representation.ValueType]] = {
+    "dense": embedding_pb.REPRESENTATION_DENSE,
+    "sparse": embedding_pb.REPRESENTATION_SPARSE,
+    "multi_vector": embedding_pb.REPRESENTATION_MULTI_VECTOR,
+}
 
 
 @dataclass(frozen=True)
@@ -67,9 +62,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Column:
-    """Vectors for one dense field of a collection, in the order of the documents."""
+    """Vectors for one field of a collection, in the order of the documents."""
 
     field: str
+    kind: Kind
     embedded: Embedded
 
 
@@ -80,22 +76,26 @@ class Embedding:
         self._stub = EmbeddingServiceStub(channel)
         self._downstream = downstream
 
-    async def embed_queries(self, texts: Sequence[str], *, model: str, deadline: Deadline) -> Embedded:
-        """The vectors of queries: FLOAT32 [texts, dimensions]."""
+    async def embed_queries(
+        self, texts: Sequence[str], *, model: str, kinds: Sequence[Kind], deadline: Deadline
+    ) -> Embedded:
+        """The vectors of queries."""
         request = embedding_pb.EmbedRequest(
             model=model, texts=texts, role=model_pb2.TEXT_ROLE_QUERY, lane=model_pb2.LANE_INTERACTIVE
         )
         try:
-            return await self._embed(request, deadline)
+            return await self._embed(request, kinds, deadline)
         except InvalidRequest as error:
             raise _of_queries(error) from None
 
-    async def embed_documents(self, texts: Sequence[str], *, model: str, deadline: Deadline) -> Embedded:
-        """The vectors of documents, in the bulk lane: FLOAT32 [texts, dimensions]."""
+    async def embed_documents(
+        self, texts: Sequence[str], *, model: str, kinds: Sequence[Kind], deadline: Deadline
+    ) -> Embedded:
+        """The vectors of documents, in the bulk lane."""
         request = embedding_pb.EmbedRequest(
             model=model, texts=texts, role=model_pb2.TEXT_ROLE_DOCUMENT, lane=model_pb2.LANE_BULK
         )
-        return await self._embed(request, deadline)
+        return await self._embed(request, kinds, deadline)
 
     async def models(self, deadline: Deadline) -> list[EmbeddingModel]:
         """The models served there, by name."""
@@ -103,14 +103,10 @@ class Embedding:
         response = await self._downstream.call(self._stub.ListModels, request, deadline, patient=True)
         return list(response.models)
 
-    async def _embed(self, request: embedding_pb.EmbedRequest, deadline: Deadline) -> Embedded:
-        response = await self._downstream.call(self._stub.Embed, request, deadline, patient=True)
-        vectors, rows = response.dense, len(request.texts)
-        shape = tuple(vectors.shape)
-        is_float = vectors.data_type == DATA_TYPE_FLOAT32
-        if not is_float or len(shape) != 2 or shape[0] != rows or len(vectors.data) != 4 * prod(shape):
-            raise BackendFailed(f"embedding: expected FLOAT32 vectors of {rows} texts, got shape {list(shape)}")
-        return Embedded(vectors, response.model)
+    async def _embed(self, request: embedding_pb.EmbedRequest, kinds: Sequence[Kind], deadline: Deadline) -> Embedded:
+        request.representations.extend(REPRESENTATIONS[kind] for kind in kinds)
+        got = await self._downstream.call(self._stub.Embed, request, deadline, patient=True)
+        return Embedded(len(request.texts), tuple(kinds), got.model, got.dense, got.sparse, got.multi_vector)
 
 
 class Reranking:
@@ -144,20 +140,17 @@ class Retrieval:
         self._downstream = downstream
 
     async def retrieve(
-        self, collection: str, embedded: Embedded, *, field: str, depth: int, only: Filter | None, deadline: Deadline
+        self, collection: str, wanted: Sequence[FieldQuery], *, only: Filter | None, deadline: Deadline
     ) -> Candidates:
-        """The nearest documents of each query's vector, with their texts."""
-        queries = [
-            retrieval_pb.FieldQuery(field=field, dense=row, depth=depth, model_digest=embedded.model.digest)
-            for row in _rows(embedded.vectors)
-        ]
+        """What is nearest to each query, with the documents."""
+        queries = list(wanted)
         view = retrieval_pb.DOCUMENT_VIEW_FULL
         request = retrieval_pb.RetrieveRequest(collection=collection, queries=queries, filter=only, view=view)
         try:
             response = await self._downstream.call(self._stub.Retrieve, request, deadline, patient=True)
         except InvalidRequest as error:
             raise _ours_or_theirs(error) from None
-        return _candidates(response, len(queries), depth)
+        return _candidates(response, queries)
 
     async def collection(self, name: str, deadline: Deadline) -> Collection:
         """A collection. Raises NotFound."""
@@ -196,15 +189,15 @@ class Retrieval:
         deadline: Deadline,
     ) -> None:
         """Store documents with their vectors; they are on disk when this returns."""
-        dense = [
-            retrieval_pb.DenseColumn(
-                field=column.field, vectors=column.embedded.vectors, model_digest=column.embedded.model.digest
-            )
-            for column in columns
-        ]
-        request = retrieval_pb.UpsertRequest(
-            collection=collection, documents=documents, dense=dense, content_hashes=content_hashes
-        )
+        request = retrieval_pb.UpsertRequest(collection=collection, documents=documents, content_hashes=content_hashes)
+        for column in columns:
+            given: dict[str, Any] = {"field": column.field, "model_digest": column.embedded.model.digest}
+            if column.kind == "dense":
+                request.dense.add(vectors=column.embedded.dense, **given)
+            elif column.kind == "sparse":
+                request.sparse.add(vectors=column.embedded.sparse, **given)
+            else:
+                request.multi_vectors.add(vectors=column.embedded.multi_vector, **given)
         await self._downstream.call(self._stub.Upsert, request, deadline, patient=True)
 
     async def delete(self, collection: str, ids: Sequence[str], only: Filter | None, deadline: Deadline) -> int:
@@ -223,25 +216,30 @@ class Services:
     reranking: Reranking
 
 
-def _rows(vectors: Tensor) -> list[Tensor]:
-    """Each row of a FLOAT32 matrix as a tensor of its own."""
-    rows, columns = vectors.shape
-    size = 4 * columns
-    return [
-        Tensor(data_type=DATA_TYPE_FLOAT32, shape=[columns], data=vectors.data[row * size : (row + 1) * size])
-        for row in range(rows)
-    ]
+def text_queries(texts: Sequence[str], *, field: str, depth: int) -> list[FieldQuery]:
+    """A query by words for each text."""
+    return [FieldQuery(field=field, depth=depth, text=text) for text in texts]
 
 
-def _candidates(response: retrieval_pb.RetrieveResponse, queries: int, depth: int) -> Candidates:
+def vector_queries(embedded: Embedded, kind: Kind, *, field: str, depth: int) -> list[FieldQuery]:
+    """A query by vectors of one kind for each embedded text."""
+    given: dict[str, Any] = {"field": field, "depth": depth, "model_digest": embedded.model.digest}
+    if kind == "dense":
+        return [FieldQuery(dense=row, **given) for row in dense_rows(embedded.dense)]
+    if kind == "sparse":
+        return [FieldQuery(sparse=row, **given) for row in sparse_rows(embedded.sparse)]
+    return [FieldQuery(multi_vector=row, **given) for row in multi_vector_rows(embedded.multi_vector)]
+
+
+def _candidates(response: retrieval_pb.RetrieveResponse, queries: Sequence[FieldQuery]) -> Candidates:
     """The checked answer. Raises BackendFailed."""
-    if len(response.rankings) != queries:
+    if len(response.rankings) != len(queries):
         given = len(response.rankings)
-        raise BackendFailed(f"retrieval: expected a ranking for each of {queries} queries, got {given}")
+        raise BackendFailed(f"retrieval: expected a ranking for each of {len(queries)} queries, got {given}")
     documents = {document.document_id: document for document in response.documents}
-    for ranking in response.rankings:
-        if len(ranking.document_ids) > depth or not documents.keys() >= set(ranking.document_ids):
-            raise BackendFailed(f"retrieval: expected up to {depth} candidates with their documents, got others")
+    for query, ranking in zip(queries, response.rankings, strict=True):
+        if len(ranking.document_ids) > query.depth or not documents.keys() >= set(ranking.document_ids):
+            raise BackendFailed(f"retrieval: expected up to {query.depth} candidates with their documents, got others")
     try:
         rankings = tuple(Ranking.of(zip(r.document_ids, r.scores, strict=True)) for r in response.rankings)
     except ValueError as error:
@@ -277,19 +275,38 @@ def _ours_or_theirs(error: InvalidRequest) -> InvalidRequest | BackendFailed:
     return BackendFailed(error.message, metadata=error.metadata)
 
 
-def has_dense(model: EmbeddingModel) -> bool:
-    """Whether a model gives dense vectors."""
-    return embedding_pb.REPRESENTATION_DENSE in model.representations
+def kinds_of(model: EmbeddingModel) -> frozenset[Kind]:
+    """The kinds of vectors that a model gives."""
+    return frozenset(kind for kind, number in REPRESENTATIONS.items() if number in model.representations)
 
 
-def schema_for(model: EmbeddingModel, field: str, filterable: Mapping[str, str]) -> retrieval_pb.Schema:
-    """The schema of a collection with one dense field that takes this model's vectors, and no other's."""
-    metric = retrieval_pb.Metric.Value(f"METRIC_{model.similarity.upper()}")
-    dense = retrieval_pb.DenseField(
-        name=field, dimensions=model.dimensions, metric=metric, model_digest=model.model.digest
-    )
-    fields = [retrieval_pb.MetadataField(name=name, type=_METADATA_TYPES[type_]) for name, type_ in filterable.items()]
-    return retrieval_pb.Schema(dense_fields=[dense], metadata_fields=fields)
+def schema_for(model: EmbeddingModel, kinds: Iterable[FieldKind], filterable: Mapping[str, str]) -> retrieval_pb.Schema:
+    """The schema of a collection with a field of each kind, named by it, that takes this model's vectors only."""
+    schema = retrieval_pb.Schema()
+    digest = model.model.digest
+    for kind in kinds:
+        if kind == "text":
+            schema.text_fields.add(name=kind)
+        elif kind == "dense":
+            metric = retrieval_pb.Metric.Value(f"METRIC_{model.similarity.upper()}")
+            schema.dense_fields.add(name=kind, dimensions=model.dimensions, metric=metric, model_digest=digest)
+        elif kind == "sparse":
+            schema.sparse_fields.add(name=kind, model_digest=digest)
+        else:
+            schema.multi_vector_fields.add(name=kind, dimensions=model.dimensions, model_digest=digest)
+    for name, type_ in filterable.items():
+        schema.metadata_fields.add(name=name, type=_METADATA_TYPES[type_])
+    return schema
+
+
+def fields_of(collection: Collection) -> list[tuple[str, Kind, int, str]]:
+    """Name, kind, dimensions (0 when open) and model digest (empty when open) of each field that takes vectors."""
+    schema = collection.schema
+    return [
+        *((field.name, "dense", field.dimensions, field.model_digest) for field in schema.dense_fields),
+        *((field.name, "sparse", 0, field.model_digest) for field in schema.sparse_fields),
+        *((field.name, "multi_vector", field.dimensions, field.model_digest) for field in schema.multi_vector_fields),
+    ]
 
 
 def types_of(collection: Collection) -> dict[str, str]:

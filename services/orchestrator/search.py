@@ -19,12 +19,15 @@ from services.core.fusion import below, interpolate, rrf, weighted_sum
 from services.core.ranking import Ranking
 from services.orchestrator.budget import allowance_s, has_time_for
 from services.orchestrator.documents import text_of
-from services.orchestrator.pipelines import EMBED, FUSE, Dense, Pipeline, Rerank, Rrf, WeightedSum
-from services.orchestrator.remote import Candidates, Embedded, Model, Services
+from services.orchestrator.pipelines import EMBED, FUSE, Pipeline, Rerank, Retriever, Rrf, WeightedSum
+from services.orchestrator.remote import Candidates, FieldQuery, Services, text_queries, vector_queries
+from services.orchestrator.vectors import Embedded, Kind, Model
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import SEARCHES, STAGE, STAGE_DEGRADED
 
 Status = Literal["ok", "skipped", "partial"]
+# Vectors or why there are none, and the seconds it took.
+_Embedding = tuple[Embedded | SluiceError, float]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Query:
     only: Filter | None = None
     more_texts: tuple[str, ...] = ()
     """Other wordings, for retrievers."""
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """All the texts that retrievers look for."""
+        return (self.text, *self.more_texts)
 
 
 @dataclass(frozen=True)
@@ -121,17 +129,17 @@ class _Run:
         deadlines = {stage.name: self._deadline(stage) for stage in pipeline.retrieve}
         try:
             async with asyncio.TaskGroup() as group:
-                vectors = {
-                    model: group.create_task(self._embed(model, _latest(pipeline, model, deadlines)))
-                    for model in pipeline.models
+                embedding = {
+                    model: group.create_task(self._embed(model, kinds, _latest(pipeline, model, deadlines)))
+                    for model, kinds in pipeline.encodings.items()
                 }
                 tasks = [
-                    group.create_task(self._retrieve(stage, vectors[stage.model], deadlines[stage.name]))
+                    group.create_task(self._retrieve(stage, embedding, deadlines[stage.name]))
                     for stage in pipeline.retrieve
                 ]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        self._report_embed([task.result() for task in vectors.values()])
+        self._report_embed([task.result() for task in embedding.values()])
         found = [task.result() for task in tasks]
         self.shares.append(sum(one is not None for one, _ in found) / len(found))
         for stage, (one, report) in zip(pipeline.retrieve, found, strict=True):
@@ -189,33 +197,37 @@ class _Run:
             raise BackendFailed("reranking: expected one model for all candidates, got another one midway")
         return list(zip(ids, scores, strict=True))
 
-    async def _embed(self, model: str, deadline: Deadline) -> tuple[Embedded | SluiceError, float]:
+    async def _embed(self, model: str, kinds: tuple[Kind, ...], deadline: Deadline) -> _Embedding:
         """The vectors of the query's wordings, or why there are none; and the seconds it took."""
         started = perf_counter()
         result: Embedded | SluiceError
         try:
-            texts = (self.query.text, *self.query.more_texts)
-            result = await self.services.embedding.embed_queries(texts, model=model, deadline=deadline)
+            result = await self.services.embedding.embed_queries(
+                self.query.wordings, model=model, kinds=kinds, deadline=deadline
+            )
         except SluiceError as error:
             result = error
         return result, perf_counter() - started
 
+    async def _wanted(self, stage: Retriever, embedding: "Mapping[str, asyncio.Task[_Embedding]]") -> list[FieldQuery]:
+        """What a retriever asks for, as soon as it is known. Raises what kept the vectors away."""
+        if stage.kind == "text":
+            return text_queries(self.query.wordings, field=stage.field, depth=stage.depth)
+        vectors, _ = await embedding[stage.model]
+        if isinstance(vectors, SluiceError):
+            raise vectors
+        return vector_queries(vectors, stage.kind, field=stage.field, depth=stage.depth)
+
     async def _retrieve(
-        self, stage: Dense, embedding: "asyncio.Task[tuple[Embedded | SluiceError, float]]", deadline: Deadline
+        self, stage: Retriever, embedding: "Mapping[str, asyncio.Task[_Embedding]]", deadline: Deadline
     ) -> tuple[_Found | None, Report]:
         """What the retriever found; nothing when it failed and may be skipped."""
-        vectors, _ = await embedding
         started = perf_counter()
         try:
-            if isinstance(vectors, SluiceError):
-                raise vectors
+            queries = await self._wanted(stage, embedding)
+            started = perf_counter()
             candidates = await self.services.retrieval.retrieve(
-                self.query.collection,
-                vectors,
-                field=stage.field,
-                depth=stage.depth,
-                only=self.query.only,
-                deadline=deadline,
+                self.query.collection, queries, only=self.query.only, deadline=deadline
             )
         except SluiceError as error:
             if stage.on_error == "fail":
@@ -248,8 +260,10 @@ class _Run:
         self.stages.append((FUSE, fused))
         return fused
 
-    def _report_embed(self, results: list[tuple[Embedded | SluiceError, float]]) -> None:
-        """One report for all embedding models: they ran side by side."""
+    def _report_embed(self, results: list[_Embedding]) -> None:
+        """One report for all embedding models: they ran side by side. None when no vectors were needed."""
+        if not results:
+            return
         errors = [result for result, _ in results if isinstance(result, SluiceError)]
         status: Status = "ok" if not errors else "partial" if len(errors) < len(results) else "skipped"
         duration = max(seconds for _, seconds in results)
@@ -264,7 +278,7 @@ class _Run:
         if report.error is not None:
             STAGE_DEGRADED.labels(self.pipeline_name, report.stage, report.error.reason_name).inc()
 
-    def _deadline(self, stage: Dense | Rerank) -> Deadline:
+    def _deadline(self, stage: Retriever | Rerank) -> Deadline:
         """When a stage that starts now must end."""
         remaining = self.deadline.remaining_s()
         return Deadline.after(allowance_s(remaining, share=stage.share, skippable=stage.on_error == "skip"))
@@ -272,7 +286,8 @@ class _Run:
 
 def _latest(pipeline: Pipeline, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:
     """The latest deadline of those retrievers that need a model."""
-    return max((deadlines[stage.name] for stage in pipeline.retrieve if stage.model == model), key=lambda d: d.at)
+    needing = [stage for stage in pipeline.retrieve if stage.kind != "text" and stage.model == model]
+    return max((deadlines[stage.name] for stage in needing), key=lambda deadline: deadline.at)
 
 
 def _joined(rankings: tuple[Ranking, ...]) -> Ranking:

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from services.orchestrator.documents import DocumentLimits
 from services.orchestrator.indexing import IndexLimits
 from services.orchestrator.pipelines import PACKAGED
+from services.orchestrator.vectors import FieldKind
 from services.rpc.settings import ServerSettings
 
 _ADDRESS = r"^([a-z]+:///?)?.+:\d{1,5}$|^unix:.+$"
@@ -54,6 +55,10 @@ class OrchestratorSettings(ServerSettings):
     index_model: str = Field("", max_length=128)
     """Embedding model for new collections; empty when the embedding service has one."""
 
+    index_fields: list[FieldKind] = Field(["dense", "text"], min_length=1, max_length=4)
+    """Fields of new collections: `dense`, `text` (words, by BM25), and `sparse` or `multi_vector` of a model that has
+    them. Token vectors take about 100 times the room of a dense one."""
+
     batch_documents: int = Field(32, ge=1, le=256)
     """Most documents embedded and stored at once. 32 of 100 tokens are about a second of one core."""
 
@@ -70,6 +75,7 @@ class OrchestratorSettings(ServerSettings):
         """The part of the settings that index streams need."""
         return IndexLimits(
             model=self.index_model,
+            kinds=tuple(dict.fromkeys(self.index_fields)),
             batch_documents=self.batch_documents,
             batch_bytes=self.batch_bytes,
             batch_timeout_s=self.batch_timeout_s,

@@ -1,27 +1,33 @@
-"""Where an index stream writes: a collection, and the model that makes the vectors of each of its dense fields.
+"""Where an index stream writes: a collection, and the model that makes the vectors of each of its fields.
 
 Rule: vectors of a model go only into fields that were made for it; the digest decides, not the name.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import AlreadyExists, NotFound, PreconditionFailed
 
-from services.orchestrator.remote import Collection, EmbeddingModel, Services, has_dense, schema_for, types_of
+from services.orchestrator.remote import (
+    Collection,
+    EmbeddingModel,
+    Services,
+    fields_of,
+    kinds_of,
+    schema_for,
+    types_of,
+)
+from services.orchestrator.vectors import FieldKind, Kind
 from services.rpc.deadline import Deadline
-
-# The dense field of collections that an index stream creates.
-DENSE_FIELD: Final = "dense"
 
 
 @dataclass(frozen=True)
 class Field:
-    """A dense field of a collection."""
+    """A field of a collection that takes vectors."""
 
     name: str
+    kind: Kind
     model: str
     digest: str
 
@@ -38,6 +44,14 @@ class Target:
         """Digests of the models of its fields, in order."""
         return tuple(field.digest for field in self.fields)
 
+    @property
+    def encodings(self) -> dict[str, tuple[Kind, ...]]:
+        """The kinds of vectors that its fields need of each model."""
+        kinds: dict[str, dict[Kind, None]] = {}
+        for field in self.fields:
+            kinds.setdefault(field.model, {})[field.kind] = None
+        return {model: tuple(needed) for model, needed in kinds.items()}
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -49,22 +63,26 @@ class Opening:
     """Type by name of the metadata fields that filters may use."""
 
 
-async def open_target(services: Services, opening: Opening, *, model: str, deadline: Deadline) -> Target:
+async def open_target(
+    services: Services, opening: Opening, *, model: str, kinds: Sequence[FieldKind], deadline: Deadline
+) -> Target:
     """The target, created when that is asked for and it is not there.
 
     model  name of the embedding model for new collections and unbound fields; empty when the server has one
+    kinds  of the fields of a new collection
     Raises NotFound, AlreadyExists (other filterable fields) and PreconditionFailed (no model fits).
     """
-    models = [served for served in await services.embedding.models(deadline) if has_dense(served)]
+    models = await services.embedding.models(deadline)
     try:
         collection = await services.retrieval.collection(opening.collection, deadline)
     except NotFound:
         if not opening.create:
             raise
-        schema = schema_for(_chosen(models, model), DENSE_FIELD, opening.filterable)
+        schema = schema_for(_chosen(models, model), kinds, opening.filterable)
         collection = await services.retrieval.create(opening.collection, schema, deadline)
     _check_filterable(collection, opening)
-    return Target(opening.collection, _fields(collection, models, model))
+    fields = tuple(_field(*described, models, model) for described in fields_of(collection))
+    return Target(opening.collection, fields)
 
 
 def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
@@ -73,29 +91,23 @@ def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
     if len(fitting) == 1:
         return fitting[0]
     served = ", ".join(model.model.name for model in models) or "none"
-    expected = f"the model {name!r}" if name else "one dense model, or its name in the settings (index_model)"
+    expected = f"the model {name!r}" if name else "one model, or its name in the settings (index_model)"
     raise PreconditionFailed(
         f"expected {expected} in the embedding service, got {served}", reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH
     )
 
 
-def _fields(collection: Collection, models: Sequence[EmbeddingModel], name: str) -> tuple[Field, ...]:
-    return tuple(
-        _field(field.name, field.dimensions, field.model_digest, models, name)
-        for field in collection.schema.dense_fields
-    )
-
-
-def _field(field: str, dimensions: int, digest: str, models: Sequence[EmbeddingModel], name: str) -> Field:
+def _field(
+    name: str, kind: Kind, dimensions: int, digest: str, models: Sequence[EmbeddingModel], default: str
+) -> Field:
     """A field with the model it was made for. Raises PreconditionFailed naming that and what is served."""
-    fitting = [m for m in models if m.model.digest == digest] if digest else [_chosen(models, name)]
-    for model in fitting:
-        if model.dimensions == dimensions:
-            return Field(field, model.model.name, model.model.digest)
+    for model in [m for m in models if m.model.digest == digest] if digest else [_chosen(models, default)]:
+        if kind in kinds_of(model) and dimensions in (0, model.dimensions):
+            return Field(name, kind, model.model.name, model.model.digest)
     served = ", ".join(f"{m.model.name} ({m.dimensions} dimensions, {m.model.digest:.12})" for m in models) or "none"
-    made_for = f"the model {digest:.12}" if digest else "any model"
+    made_for = f"{kind} vectors of " + (f"the model {digest:.12}" if digest else "any model")
     raise PreconditionFailed(
-        f"field {field!r} was made for {made_for} of {dimensions} dimensions; the embedding service serves {served}",
+        f"field {name!r} was made for {made_for} with {dimensions} dimensions; the embedding service serves {served}",
         reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
         metadata={"expected_digest": digest, "expected_dimensions": dimensions},
     )

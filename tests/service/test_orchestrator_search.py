@@ -216,7 +216,7 @@ def test_search_with_another_model_than_the_collection_was_made_for_is_a_failed_
 def test_pipelines_are_listed_by_name_with_their_stages() -> None:
     async def check(running: System) -> None:
         listed = (await running.search.ListPipelines(pb.ListPipelinesRequest())).pipelines
-        assert [pipeline.name for pipeline in listed] == ["default", "fast"]
+        assert [pipeline.name for pipeline in listed] == ["default", "fast", "hybrid"]
         stages = [(stage.name, stage.kind, stage.depth) for stage in listed[0].stages]
         assert stages == [("dense", "retrieve", 50), ("rerank", "rerank", 50)]
 
@@ -229,7 +229,7 @@ def test_changed_pipelines_are_used_without_a_restart(tmp_path: Path) -> None:
 
     async def check(running: System) -> None:
         file.write_text(TWO_KINDS)
-        names = ["default", "fast"]
+        names = ["before"]
         while names != ["default"]:
             listed = await running.search.ListPipelines(pb.ListPipelinesRequest())
             names = [pipeline.name for pipeline in listed.pipelines]

@@ -1,6 +1,6 @@
 """The three services behind an orchestrator as small real servers: the same protos, exact arithmetic, no models.
 
-    HashingEmbedder    words hashed into 64 dimensions, unit length
+    HashingEmbedder    words hashed into 64 dimensions, unit length; also as terms, and a vector a word
     ExactRetrieval     collections in memory, cosine of all documents
     OverlapReranker    share of the query's words that a document has
 
@@ -9,6 +9,7 @@ Each can be troubled: `before` runs ahead of every call and may raise, wait or h
 
 import asyncio
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy as np
 from sluice.common.v1.document_pb2 import Document
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.common.v1.model_pb2 import ModelRef, TextUsage
+from sluice.common.v1.tensor_pb2 import MultiVectors, SparseVectors
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import (
     EmbeddingServiceServicer,
@@ -47,6 +49,15 @@ from services.rpc.tensor import to_tensor
 
 if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
+
+    # For the type checker, which would ask for every method; those that are left out answer UNIMPLEMENTED.
+    EmbeddingBase = object
+    RetrievalBase = object
+    RerankingBase = object
+else:
+    EmbeddingBase = EmbeddingServiceServicer
+    RetrievalBase = RetrievalServiceServicer
+    RerankingBase = RerankingServiceServicer
 
 DIMENSIONS: Final = 64
 Before = Callable[[str], Awaitable[None]]
@@ -83,16 +94,6 @@ class Troubled:
         return sum(name == method for name, _ in self.calls)
 
 
-class FixedModels:
-    """Models that come and go are not stood in for."""
-
-    async def LoadModel(self, request: Any, context: Any) -> Any:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
-
-    async def UnloadModel(self, request: Any, context: Any) -> Any:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
-
-
 def words(text: str) -> list[str]:
     return "".join(c.lower() if c.isalnum() else " " for c in text).split()
 
@@ -107,8 +108,28 @@ def vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     return unit
 
 
+def sparse_vectors(texts: Sequence[str]) -> SparseVectors:
+    """Counts of hashed words."""
+    counts = [Counter(zlib.crc32(word.encode()) % 10_000 for word in words(text)) for text in texts]
+    terms = [sorted(count.items()) for count in counts]
+    return SparseVectors(
+        indices=to_tensor(np.array([term for text in terms for term, _ in text], dtype=np.int32)),
+        weights=to_tensor(np.array([weight for text in terms for _, weight in text], dtype=np.float32)),
+        term_counts=[len(text) for text in terms],
+    )
+
+
+def multi_vectors(texts: Sequence[str]) -> MultiVectors:
+    """The vector of each word."""
+    tokens = [[vector(word) for word in words(text)] for text in texts]
+    return MultiVectors(
+        tokens=to_tensor(np.stack([token for text in tokens for token in text])),
+        token_counts=[len(text) for text in tokens],
+    )
+
+
 @dataclass
-class HashingEmbedder(Troubled, FixedModels, EmbeddingServiceServicer):
+class HashingEmbedder(Troubled, EmbeddingBase):
     """One dense model named `hashing`, or several of other names that embed the same."""
 
     digest: str = "d" * 64
@@ -120,16 +141,26 @@ class HashingEmbedder(Troubled, FixedModels, EmbeddingServiceServicer):
             reason = ErrorReason.ERROR_REASON_UNKNOWN_MODEL
             raise NotFound(f"expected a model of {self.names}, got {request.model!r}", reason=reason)
         model = ModelRef(name=request.model or self.names[0], version="1", digest=self.digest)
-        dense = to_tensor(np.stack([vector(text) for text in request.texts]))
         usage = [TextUsage(token_count=len(words(text))) for text in request.texts]
-        return self.spoil(embedding_pb.EmbedResponse(model=model, dense=dense, usage=usage))
+        response = embedding_pb.EmbedResponse(model=model, usage=usage)
+        if embedding_pb.REPRESENTATION_DENSE in request.representations:
+            response.dense.CopyFrom(to_tensor(np.stack([vector(text) for text in request.texts])))
+        if embedding_pb.REPRESENTATION_SPARSE in request.representations:
+            response.sparse.CopyFrom(sparse_vectors(request.texts))
+        if embedding_pb.REPRESENTATION_MULTI_VECTOR in request.representations:
+            response.multi_vector.CopyFrom(multi_vectors(request.texts))
+        return self.spoil(response)
 
     async def ListModels(self, request: Any, context: Any) -> Any:
         await self.met("ListModels", request)
         models = [
             embedding_pb.EmbeddingModel(
                 model=ModelRef(name=name, version="1", digest=self.digest),
-                representations=[embedding_pb.REPRESENTATION_DENSE],
+                representations=[
+                    embedding_pb.REPRESENTATION_DENSE,
+                    embedding_pb.REPRESENTATION_SPARSE,
+                    embedding_pb.REPRESENTATION_MULTI_VECTOR,
+                ],
                 dimensions=DIMENSIONS,
                 max_token_count=256,
                 similarity="cosine",
@@ -151,7 +182,7 @@ class Stored:
 
 
 @dataclass
-class ExactRetrieval(Troubled, RetrievalServiceServicer):
+class ExactRetrieval(Troubled, RetrievalBase):
     """Collections in memory. Filters and deletion by filter are left out."""
 
     collections: dict[str, Stored] = field(default_factory=dict)
@@ -178,20 +209,6 @@ class ExactRetrieval(Troubled, RetrievalServiceServicer):
     async def GetCollection(self, request: Any, context: Any) -> Any:
         await self.met("GetCollection", request)
         return retrieval_pb.GetCollectionResponse(collection=self.described(request.name))
-
-    async def ListCollections(self, request: Any, context: Any) -> Any:
-        await self.met("ListCollections", request)
-        described = [self.described(name) for name in sorted(self.collections)]
-        return retrieval_pb.ListCollectionsResponse(collections=described)
-
-    async def DropCollection(self, request: Any, context: Any) -> Any:
-        await self.met("DropCollection", request)
-        dropped = self.collections.pop(request.name, None)
-        return retrieval_pb.DropCollectionResponse(deleted_count=len(dropped.documents) if dropped else 0)
-
-    async def CountDocuments(self, request: Any, context: Any) -> Any:
-        await self.met("CountDocuments", request)
-        return retrieval_pb.CountDocumentsResponse(document_count=len(self.stored(request.collection).documents))
 
     async def Upsert(self, request: Any, context: Any) -> Any:
         await self.met("Upsert", request)
@@ -250,7 +267,7 @@ class ExactRetrieval(Troubled, RetrievalServiceServicer):
 
 
 @dataclass
-class OverlapReranker(Troubled, FixedModels, RerankingServiceServicer):
+class OverlapReranker(Troubled, RerankingBase):
     """Scores by shared words."""
 
     model: ModelRef = field(default_factory=lambda: ModelRef(name="overlap", version="1", digest="e" * 64))
@@ -263,11 +280,6 @@ class OverlapReranker(Troubled, FixedModels, RerankingServiceServicer):
             for index, text in enumerate(request.documents)
         ]
         return self.spoil(reranking_pb.RerankResponse(model=self.model, results=results))
-
-    async def ListModels(self, request: Any, context: Any) -> Any:
-        await self.met("ListModels", request)
-        model = reranking_pb.RerankingModel(model=self.model, scoring=reranking_pb.SCORING_LATE_INTERACTION)
-        return reranking_pb.ListModelsResponse(models=[model])
 
 
 @dataclass

@@ -26,7 +26,7 @@ def problems(text: str) -> list[str]:
 
 def test_the_packaged_pipelines_are_right() -> None:
     pipelines = load(PACKAGED)
-    assert sorted(pipelines) == ["default", "fast"]
+    assert sorted(pipelines) == ["default", "fast", "hybrid"]
     assert pipelines["default"].max_top_k == 50
     assert pipelines["fast"].max_top_k == 100
 
@@ -37,7 +37,7 @@ def test_a_pipeline_means_what_it_says() -> None:
     assert isinstance(pipeline.fuse, WeightedSum)
     assert pipeline.fuse.weights == {"left": 1.0, "right": 0.5}
     assert pipeline.max_top_k == 10
-    assert pipeline.models == ("",)
+    assert pipeline.encodings == {"": ("dense",)}
 
 
 CASES = {
@@ -46,8 +46,13 @@ CASES = {
     "unknown key": ("field: other", "feld: other", "6: default.retrieve.1.feld: Extra inputs"),
     "kind that is not there": (
         "left, kind: dense",
-        "left, kind: sparse",
+        "left, kind: graph",
         "5: default.retrieve.0.kind: Input should be",
+    ),
+    "model for words": (
+        "left, kind: dense",
+        "left, kind: text, model: x",
+        "5: default.retrieve.0.model: expected",
     ),
     "depth of zero": ("depth: 20", "depth: 0", "5: default.retrieve.0.depth: Input should be greater"),
     "weights for others": ("right: 0.5", "middle: 0.5", "7: default.fuse.weights: expected a weight for each of left"),
