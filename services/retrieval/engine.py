@@ -15,35 +15,23 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import AlreadyExists, BackendFailed, NotFound, QuotaExceeded
+from sluice.errors import AlreadyExists, BackendFailed, QuotaExceeded
 
 from services.retrieval.builder import Builder, build, is_due, with_segment
-from services.retrieval.documents import Batch, Document
+from services.retrieval.catalogue import Catalogue, Collection
+from services.retrieval.documents import Batch
 from services.retrieval.filters import Filter
 from services.retrieval.index import Block, View, block_of
 from services.retrieval.loading import load_view, remove_leftovers, remove_others
-from services.retrieval.reader import Reader, Stored
+from services.retrieval.moment import Moment
+from services.retrieval.reader import Stored
 from services.retrieval.schema import Schema
-from services.retrieval.search import Candidates, Query, masks_of, rows_of, search
+from services.retrieval.search import masks_of, rows_of
 from services.retrieval.store import Store
 from services.rpc.server import StartFailed
 
 # Between a commit and its publication lie microseconds: this many tries without a match are a defect.
 _MATCH_TRIES: Final = 100_000
-
-
-@dataclass(frozen=True)
-class Collection:
-    """A collection and its present state."""
-
-    stored: Stored
-    view: View
-
-    @property
-    def schema(self) -> Schema:
-        """What it holds."""
-        return self.stored.schema
 
 
 @dataclass(frozen=True)
@@ -63,15 +51,6 @@ class Deleted:
     version: int
 
 
-@dataclass(frozen=True)
-class Found:
-    """Candidates of each query, every document among them by id, and the version they are of."""
-
-    candidates: Sequence[Candidates]
-    documents: Sequence[Document]
-    version: int
-
-
 class Engine:
     """All collections of one data folder. Loads them when made; raises StartFailed when the folder cannot be used."""
 
@@ -86,7 +65,7 @@ class Engine:
         self._lock = threading.Lock()
         self._building = threading.Lock()
         # Replaced as a whole at every write, so that readers need no lock.
-        self._collections = self._loaded()
+        self._catalogue = self._loaded()
         self._builder = Builder(self.build_segments)
         self._builder.wake()
 
@@ -95,83 +74,95 @@ class Engine:
         self._builder.close()
         self._store.close()
 
-    def collections(self) -> list[Collection]:
-        """All collections, by name."""
-        collections = self._collections
-        return [collections[name] for name in sorted(collections)]
+    @property
+    def catalogue(self) -> Catalogue:
+        """All collections and aliases, as they are now."""
+        return self._catalogue
 
-    def collection(self, name: str) -> Collection:
-        """The collection of that name. Raises NotFound when there is none."""
-        found = self._collections.get(name)
-        if found is None:
-            reason = ErrorReason.ERROR_REASON_UNKNOWN_COLLECTION
-            raise NotFound(f"no collection {name!r}", reason=reason, metadata={"collection": name})
-        return found
+    @contextmanager
+    def moment(self, name: str) -> Iterator[Moment]:
+        """The collection of that name or alias at one moment. Raises NotFound."""
+        for _ in range(_MATCH_TRIES):
+            with self._store.reading() as reader:
+                collection = self._catalogue.find(name)
+                if reader.version(collection.key) == collection.view.version:
+                    yield Moment(collection, reader)
+                    return
+        raise BackendFailed("the index does not follow the store; restart the server")
 
     def create(self, name: str, schema: Schema) -> Collection:
         """The new collection, or the one that is there with an equal schema.
 
-        Raises AlreadyExists when it has another schema, QuotaExceeded when there are too many.
+        Raises AlreadyExists when an alias or another schema has the name, QuotaExceeded when there are too many.
         """
         with self._lock:
-            existing = self._collections.get(name)
+            if name in self._catalogue.aliases:
+                raise AlreadyExists(f"{name!r} is an alias; choose another name", metadata={"collection": name})
+            existing = self._catalogue.collections.get(name)
             if existing is None:
                 return self._create(name, schema)
         if existing.schema != schema:
             raise AlreadyExists(f"collection {name!r} exists with another schema", metadata={"collection": name})
         return existing
 
-    def _create(self, name: str, schema: Schema) -> Collection:
-        if len(self._collections) >= self._max_collections:
-            raise QuotaExceeded(
-                f"expected at most {self._max_collections} collections, this would be one more",
-                metadata={"expected_max": self._max_collections},
-            )
-        created_us = self._now_us()
-        with self._store.writing() as writer:
-            key = writer.create(name, schema, created_us)
-        created = Collection(Stored(key, name, schema, created_us, 0), View(0))
-        self._publish(created)
-        return created
-
     def drop(self, name: str) -> int:
-        """Delete a collection; how many documents it had. Raises NotFound."""
+        """Delete a collection, named by its own name, and its aliases; how many documents it had. Raises NotFound."""
         with self._lock:
-            collection = self.collection(name)
+            collection = self._catalogue.own(name)
             with self._store.writing() as writer:
-                count = writer.drop(collection.stored.key)
-            self._collections = {key: value for key, value in self._collections.items() if key != name}
+                count = writer.drop(collection.key)
+            self._catalogue = self._catalogue.without(name)
         shutil.rmtree(self._folder(collection.stored), ignore_errors=True)
         return count
 
-    def upsert(self, name: str, schema: Schema, batch: Batch) -> Upserted:
-        """Write documents that were checked against `schema`. Raises NotFound as `_unchanged` does."""
-        # Most of the work of a write is done here, where it keeps nobody waiting.
-        block = block_of(schema, np.empty(0, dtype=np.int64), batch)
+    def set_alias(self, alias: str, name: str) -> None:
+        """Let the alias mean that collection from now on.
+
+        Raises NotFound when there is no such collection, AlreadyExists when the alias is the name of one.
+        """
         with self._lock:
-            collection = self._unchanged(name, schema)
+            collection = self._catalogue.own(name)
+            if alias in self._catalogue.collections:
+                raise AlreadyExists(f"{alias!r} is a collection; choose another alias", metadata={"collection": alias})
             with self._store.writing() as writer:
-                written = writer.upsert(collection.stored.key, batch)
-                view = collection.view.after(written.version, written.removed, replace(block, rows=written.added))
-            self._publish(replace(collection, view=view))
+                writer.set_alias(alias, collection.key)
+            self._catalogue = self._catalogue.pointing(alias, name)
+
+    def delete_alias(self, alias: str) -> None:
+        """Take the alias away, if it is there."""
+        with self._lock:
+            with self._store.writing() as writer:
+                writer.delete_alias(alias)
+            self._catalogue = self._catalogue.pointing(alias, None)
+
+    def upsert(self, collection: Collection, batch: Batch) -> Upserted:
+        """Write documents that were checked against the collection's schema. Raises NotFound when it was dropped."""
+        # Most of the work of a write is done here, where it keeps nobody waiting.
+        block = block_of(collection.schema, np.empty(0, dtype=np.int64), batch)
+        with self._lock:
+            present = self._catalogue.same(collection)
+            with self._store.writing() as writer:
+                written = writer.upsert(present.key, batch)
+                view = present.view.after(written.version, written.removed, replace(block, rows=written.added))
+            self._publish(present, view)
         self._builder.wake()
         replaced = len(written.removed)
         return Upserted(len(block.ids) - replaced, replaced, written.version)
 
-    def delete(self, name: str, schema: Schema, chosen: Sequence[str] | Filter) -> Deleted:
-        """Delete by ids or by a filter that was checked against `schema`. Raises NotFound as `_unchanged` does."""
+    def delete(self, collection: Collection, chosen: Sequence[str] | Filter) -> Deleted:
+        """Delete by ids, or by a filter that was checked against the schema. Raises NotFound when it was dropped."""
         with self._lock:
-            collection = self._unchanged(name, schema)
+            present = self._catalogue.same(collection)
             with self._store.writing() as writer:
                 if isinstance(chosen, Sequence):
-                    rows = writer.rows(collection.stored.key, chosen)
+                    rows = writer.rows(present.key, chosen)
                 else:
-                    rows = rows_of(collection.view, masks_of(collection.view, chosen))
+                    rows = rows_of(present.view, masks_of(present.view, chosen))
                 if not len(rows):
-                    return Deleted(0, collection.view.version)
-                written = writer.delete(collection.stored.key, rows)
-                view = collection.view.after(written.version, written.removed)
-            self._publish(replace(collection, view=view))
+                    return Deleted(0, present.view.version)
+                written = writer.delete(present.key, rows)
+                view = present.view.after(written.version, written.removed)
+            self._publish(present, view)
         self._builder.wake()
         return Deleted(len(rows), written.version)
 
@@ -180,82 +171,50 @@ class Engine:
         if not self._store.is_writable:
             return
         with self._building:
-            for collection in self.collections():
+            for collection in self._catalogue.collections.values():
                 if is_due(collection.view, self._segment_documents):
                     folder = self._folder(collection.stored)
                     segment, last_row = build(collection.view, collection.schema, folder, is_stopped)
-                    self._adopt(collection.stored, segment, last_row)
+                    self._adopt(collection, segment, last_row)
 
-    def documents(self, name: str, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids, in their order; unknown ones left out. Raises NotFound."""
-        with self._store.reading() as reader:
-            found = reader.documents_by_id(self.collection(name).stored.key, ids)
-        by_id = {document.document_id: document for document in found}
-        return [by_id[id_] for id_ in ids if id_ in by_id]
+    def _create(self, name: str, schema: Schema) -> Collection:
+        if len(self._catalogue.collections) >= self._max_collections:
+            raise QuotaExceeded(
+                f"expected at most {self._max_collections} collections, this would be one more",
+                metadata={"expected_max": self._max_collections},
+            )
+        created_us = self._now_us()
+        with self._store.writing() as writer:
+            key = writer.create(name, schema, created_us)
+        created = Collection(Stored(key, name, schema, created_us, 0), View(0))
+        self._catalogue = self._catalogue.having(created)
+        return created
 
-    def count(self, collection: Collection, condition: Filter | None) -> int:
-        """Documents that match; all when there is no filter."""
-        if condition is None:
-            return collection.view.document_count
-        return sum(int(np.count_nonzero(mask)) for mask in masks_of(collection.view, condition))
-
-    def retrieve(
-        self, name: str, schema: Schema, queries: Sequence[Query], condition: Filter | None, *, with_documents: bool
-    ) -> Found:
-        """Candidates of each query, and their documents when asked for, all of one moment. Raises NotFound."""
-        with self._moment(name, schema) as (view, reader):
-            masks = masks_of(view, condition)
-            candidates = [search(view, query, masks) for query in queries]
-            rows = {int(row) for found in candidates for row in found.rows}
-            if with_documents:
-                return Found(candidates, reader.documents(rows), view.version)
-        ids = sorted({id_ for found in candidates for id_ in found.ids})
-        return Found(candidates, [Document(id_) for id_ in ids], view.version)
-
-    @contextmanager
-    def _moment(self, name: str, schema: Schema) -> Iterator[tuple[View, Reader]]:
-        """The view of a collection and a read transaction of the same version."""
-        for _ in range(_MATCH_TRIES):
-            with self._store.reading() as reader:
-                collection = self._unchanged(name, schema)
-                if reader.version(collection.stored.key) == collection.view.version:
-                    yield collection.view, reader
-                    return
-        raise BackendFailed("the index does not follow the store; restart the server")
-
-    def _unchanged(self, name: str, schema: Schema) -> Collection:
-        """The collection, if it still has the schema that the request was checked against. Raises NotFound if not."""
-        collection = self.collection(name)
-        if collection.schema != schema:
-            reason = ErrorReason.ERROR_REASON_UNKNOWN_COLLECTION
-            raise NotFound(f"collection {name!r} was dropped and made anew meanwhile", reason=reason)
-        return collection
-
-    def _publish(self, collection: Collection) -> None:
-        self._collections = {**self._collections, collection.stored.name: collection}
+    def _publish(self, collection: Collection, view: View) -> None:
+        self._catalogue = self._catalogue.having(replace(collection, view=view))
 
     def _folder(self, stored: Stored) -> Path:
         return self._segments / str(stored.key)
 
-    def _loaded(self) -> dict[str, Collection]:
-        """All collections by name, from segments and store. Raises StartFailed when the store is damaged."""
+    def _loaded(self) -> Catalogue:
+        """All collections and aliases, from segments and store. Raises StartFailed when the store is damaged."""
         try:
             with self._store.reading() as reader:
                 loaded = [Collection(one, load_view(reader, one, self._folder(one))) for one in reader.collections()]
+                aliases = reader.aliases()
         except sqlite3.DatabaseError as error:
             self._store.close()
             raise StartFailed(f"the store is damaged: {error}; restore it from a backup") from error
         if self._store.is_writable:
-            remove_leftovers(self._segments, {str(collection.stored.key) for collection in loaded})
-        return {collection.stored.name: collection for collection in loaded}
+            remove_leftovers(self._segments, {str(collection.key) for collection in loaded})
+        return Catalogue({collection.stored.name: collection for collection in loaded}, aliases)
 
-    def _adopt(self, stored: Stored, segment: Block, last_row: int) -> None:
+    def _adopt(self, built: Collection, segment: Block, last_row: int) -> None:
         """Search the segment from now on, unless its collection was dropped meanwhile."""
         with self._lock:
-            collection = self._collections.get(stored.name)
-            if collection is not None and collection.stored.key == stored.key:
-                view = with_segment(collection.view, segment, last_row)
-                self._publish(replace(collection, view=view))
-                remove_others(self._folder(stored), last_row)
+            present = self._catalogue.collections.get(built.stored.name)
+            if present is not None and present.key == built.key:
+                self._publish(present, with_segment(present.view, segment, last_row))
+                remove_others(self._folder(built.stored), last_row)
                 return
-        shutil.rmtree(self._folder(stored), ignore_errors=True)
+        shutil.rmtree(self._folder(built.stored), ignore_errors=True)

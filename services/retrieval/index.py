@@ -160,6 +160,16 @@ class View:
         """Documents in the collection."""
         return sum(part.count for part in self.parts)
 
+    @cached_property
+    def indexed_count(self) -> int:
+        """Documents that coarse indexes cover."""
+        return sum(part.count for part in self.parts if part.block.is_segment)
+
+    @cached_property
+    def dead_count(self) -> int:
+        """Documents that are gone and still take place."""
+        return sum(len(part.alive) - part.count for part in self.parts)
+
     def after(self, version: int, removed: I64, added: Block | None = None) -> "View":
         """The state after a write that removed these rows and added these documents."""
         parts = [part.without(removed) for part in self.parts]
@@ -172,6 +182,8 @@ class View:
 _ALIVE_SHARE_MIN: Final = 0.5
 # A part is joined with its younger neighbour when it is not at least this many times as large.
 _GROWTH: Final = 2
+# Larger parts wait for the builder: joining them would keep a write waiting for longer than some 100 ms.
+_JOINED_MAX: Final = 8192
 
 
 def merged(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -186,7 +198,7 @@ def merged(parts: Sequence[Part]) -> tuple[Part, ...]:
             continue
         current = [part]
         size = part.count
-        while result and not result[-1].block.is_segment and result[-1].count < _GROWTH * size:
+        while result and _is_small(result[-1]) and result[-1].count < _GROWTH * size:
             size += result[-1].count
             current.insert(0, result.pop())
         if size and (len(current) > 1 or size < _ALIVE_SHARE_MIN * len(part.alive)):
@@ -195,3 +207,7 @@ def merged(parts: Sequence[Part]) -> tuple[Part, ...]:
         if size:
             result.extend(current)
     return tuple(part for part in result if part.count)
+
+
+def _is_small(part: Part) -> bool:
+    return not part.block.is_segment and part.count <= _JOINED_MAX

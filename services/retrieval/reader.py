@@ -52,6 +52,10 @@ class Reader:
             for key, name, schema, created_us, version in found
         ]
 
+    def aliases(self) -> dict[str, str]:
+        """The name of the collection that each alias means."""
+        return dict(self._connection.execute("SELECT alias, name FROM aliases JOIN collections USING (collection)"))
+
     def version(self, key: int) -> int | None:
         """Number of the last write to a collection; None when it is gone."""
         found = self._connection.execute("SELECT version FROM collections WHERE collection = ?", (key,)).fetchone()
@@ -73,6 +77,15 @@ class Reader:
             (key, up_to),
         )
         return np.fromiter((row for (row,) in found), dtype=np.int64)
+
+    def rows_after(self, key: int, after: str, limit: int) -> list[tuple[int, str]]:
+        """Rows and ids of up to `limit` documents of a collection with ids above `after`, by id."""
+        found = self._connection.execute(
+            "SELECT row, document_id FROM documents WHERE collection = ? AND document_id > ?"
+            " ORDER BY document_id LIMIT ?",
+            (key, after, limit),
+        )
+        return found.fetchall()
 
     def load(self, key: int, schema: Schema, after: int) -> Iterator[Loaded]:
         """The documents of a collection with rows above `after`, by row, some thousands at a time."""

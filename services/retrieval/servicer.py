@@ -40,39 +40,58 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         """Describe a collection."""
-        collection = self._engine.collection(request.name)
+        collection = self._engine.catalogue.find(request.name)
         return pb.GetCollectionResponse(collection=schemas.collection_message(collection))
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
         """List all collections."""
-        collections = self._engine.collections()
-        return pb.ListCollectionsResponse(collections=map(schemas.collection_message, collections))
+        collections = sorted(self._engine.catalogue.collections.items())
+        return pb.ListCollectionsResponse(collections=[schemas.collection_message(one) for _, one in collections])
 
     async def DropCollection(self, request: pb.DropCollectionRequest, context: Context) -> pb.DropCollectionResponse:
         """Delete a collection."""
         count = await self._writes.run(self._deadline(context), self._engine.drop, request.name)
         return pb.DropCollectionResponse(deleted_count=count)
 
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
+        """Point an alias at a collection."""
+        await self._writes.run(self._deadline(context), self._engine.set_alias, *schemas.alias(request))
+        return pb.SetAliasResponse()
+
+    async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
+        """Take an alias away."""
+        await self._writes.run(self._deadline(context), self._engine.delete_alias, request.alias)
+        return pb.DeleteAliasResponse()
+
+    async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
+        """List all aliases."""
+        aliases = sorted(self._engine.catalogue.aliases.items())
+        return pb.ListAliasesResponse(aliases=[pb.Alias(alias=alias, collection=name) for alias, name in aliases])
+
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
         """Write documents."""
         deadline = self._deadline(context)
-        schema = self._engine.collection(request.collection).schema
-        batch = await self._reads.run(deadline, documents.batch, request, schema)
-        done = await self._writes.run(deadline, self._engine.upsert, request.collection, schema, batch)
+        collection = self._engine.catalogue.find(request.collection)
+        batch = await self._reads.run(deadline, documents.batch, request, collection.schema)
+        done = await self._writes.run(deadline, self._engine.upsert, collection, batch)
         return pb.UpsertResponse(
             inserted_count=done.inserted_count, replaced_count=done.replaced_count, version=done.version
         )
 
     async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Context) -> pb.DeleteDocumentsResponse:
         """Delete documents."""
-        schema = self._engine.collection(request.collection).schema
-        chosen = queries.chosen(request, schema)
-        done = await self._writes.run(self._deadline(context), self._engine.delete, request.collection, schema, chosen)
+        collection = self._engine.catalogue.find(request.collection)
+        chosen = queries.chosen(request, collection.schema)
+        done = await self._writes.run(self._deadline(context), self._engine.delete, collection, chosen)
         return pb.DeleteDocumentsResponse(deleted_count=done.deleted_count, version=done.version)
 
     async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
         """Look up documents."""
         return await self._reads.run(self._deadline(context), self._get_documents, request)
+
+    async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
+        """List documents."""
+        return await self._reads.run(self._deadline(context), self._list_documents, request)
 
     async def CountDocuments(self, request: pb.CountDocumentsRequest, context: Context) -> pb.CountDocumentsResponse:
         """Count documents."""
@@ -83,24 +102,29 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         return await self._reads.run(self._deadline(context), self._retrieve, request)
 
     def _get_documents(self, request: pb.GetDocumentsRequest) -> pb.GetDocumentsResponse:
-        ids, with_documents = queries.ids(request)
-        found = self._engine.documents(request.collection, ids)
-        hashes = [document.content_hash for document in found]
-        if with_documents:
-            return pb.GetDocumentsResponse(documents=map(documents.message, found), content_hashes=hashes)
-        return pb.GetDocumentsResponse(documents=map(documents.id_message, found), content_hashes=hashes)
+        with self._engine.moment(request.collection) as moment:
+            ids, with_documents = queries.ids(request)
+            found = moment.documents(ids)
+        messages, hashes = documents.messages(found, with_documents=with_documents)
+        return pb.GetDocumentsResponse(documents=messages, content_hashes=hashes)
+
+    def _list_documents(self, request: pb.ListDocumentsRequest) -> pb.ListDocumentsResponse:
+        with self._engine.moment(request.collection) as moment:
+            page = queries.page(request, moment.schema)
+            found, has_more = moment.page(page.after, page.size, page.condition)
+        messages, hashes = documents.messages(found, with_documents=page.with_documents)
+        token = found[-1].document_id if has_more else ""
+        return pb.ListDocumentsResponse(documents=messages, content_hashes=hashes, next_page_token=token)
 
     def _count_documents(self, request: pb.CountDocumentsRequest) -> pb.CountDocumentsResponse:
-        collection = self._engine.collection(request.collection)
-        condition = queries.counted(request, collection.schema)
-        return pb.CountDocumentsResponse(document_count=self._engine.count(collection, condition))
+        with self._engine.moment(request.collection) as moment:
+            count = moment.count(queries.counted(request, moment.schema))
+        return pb.CountDocumentsResponse(document_count=count)
 
     def _retrieve(self, request: pb.RetrieveRequest) -> pb.RetrieveResponse:
-        schema = self._engine.collection(request.collection).schema
-        search = queries.search(request, schema, max_depth=self._settings.max_depth)
-        found = self._engine.retrieve(
-            request.collection, schema, search.queries, search.condition, with_documents=search.with_documents
-        )
+        with self._engine.moment(request.collection) as moment:
+            asked = queries.search(request, moment.schema, max_depth=self._settings.max_depth)
+            found = moment.retrieve(asked.queries, asked.condition, with_documents=asked.with_documents)
         return queries.response(found)
 
     def _deadline(self, context: Context) -> Deadline:

@@ -56,6 +56,9 @@ MIGRATIONS: Final[Sequence[str]] = (
     ALTER TABLE vectors ADD COLUMN sparse BLOB NOT NULL DEFAULT x'';
     ALTER TABLE vectors ADD COLUMN multi_vector BLOB NOT NULL DEFAULT x'';
     """,
+    """
+    CREATE TABLE aliases (alias TEXT PRIMARY KEY, collection INTEGER NOT NULL) WITHOUT ROWID;
+    """,
 )
 FORMAT_VERSION: Final = len(MIGRATIONS)
 

@@ -41,8 +41,17 @@ class Writer:
         mine = "SELECT row FROM documents WHERE collection = ?"
         self._connection.execute(f"DELETE FROM vectors WHERE row IN ({mine})", (key,))  # noqa: S608
         count = self._connection.execute("DELETE FROM documents WHERE collection = ?", (key,)).rowcount
+        self._connection.execute("DELETE FROM aliases WHERE collection = ?", (key,))
         self._connection.execute("DELETE FROM collections WHERE collection = ?", (key,))
         return count
+
+    def set_alias(self, alias: str, key: int) -> None:
+        """Let the alias mean a collection."""
+        self._connection.execute("INSERT OR REPLACE INTO aliases (alias, collection) VALUES (?, ?)", (alias, key))
+
+    def delete_alias(self, alias: str) -> None:
+        """Take the alias away, if it is there."""
+        self._connection.execute("DELETE FROM aliases WHERE alias = ?", (alias,))
 
     def upsert(self, key: int, batch: Batch) -> Written:
         """Insert documents, replacing those with the same ids."""

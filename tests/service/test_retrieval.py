@@ -179,7 +179,9 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
         found = await stub.Retrieve(
             pb.RetrieveRequest(collection="books", queries=[query([3, 2, 1, 0])], filter=SINCE_1970)
         )
-        return found, await stub.GetCollection(pb.GetCollectionRequest(name="books"))
+        described = await stub.GetCollection(pb.GetCollectionRequest(name="books"))
+        described.collection.ClearField("statistics")  # a start leaves no dead documents in memory
+        return found, described
 
     async def write(stub: Stub) -> tuple[pb.RetrieveResponse, pb.GetCollectionResponse]:
         await fill(stub)

@@ -81,7 +81,8 @@ def batch(ids: Sequence[str], given: Sequence[Given]) -> Batch:
 
 
 def answer(engine: Engine, query: Query) -> list[tuple[str, float]]:
-    (found,) = engine.retrieve("c", SCHEMA, [query], None, with_documents=False).candidates
+    with engine.moment("c") as moment:
+        (found,) = moment.retrieve([query], None, with_documents=False).candidates
     return list(zip(found.ids, found.scores.tolist(), strict=True))
 
 
@@ -141,17 +142,17 @@ def test_scores_equal_the_references_after_any_writes_and_a_restart(tmp_path: Pa
         for _ in range(40):
             ids = [f"{number:02}" for number in rng.choice(90, size=int(rng.integers(1, 20)), replace=False)]
             if model and rng.random() < 0.3:
-                engine.delete("c", SCHEMA, ids)
+                engine.delete(engine.catalogue.find("c"), ids)
                 model = {id_: given for id_, given in model.items() if id_ not in ids}
             else:
                 given = [made(rng) for _ in ids]
-                engine.upsert("c", SCHEMA, batch(ids, given))
+                engine.upsert(engine.catalogue.find("c"), batch(ids, given))
                 model |= dict(zip(ids, given, strict=True))
             check(engine, model, rng)
         engine.build_segments(lambda: False)
         check(engine, model, rng)
     with engine_on(tmp_path, segment_documents) as engine:
-        assert engine.collection("c").view.parts[0].block.is_segment == (segment_documents == 20)
+        assert engine.catalogue.find("c").view.parts[0].block.is_segment == (segment_documents == 20)
         for _ in range(5):
             check(engine, model, rng)
 
@@ -163,7 +164,7 @@ def test_words_are_found_in_other_forms_and_stop_words_are_not_looked_for(tmp_pa
         given: list[Given] = [
             (text, made(np.random.default_rng(1))[1], np.ones((1, 4), dtype=np.float32)) for text in texts
         ]
-        engine.upsert("c", SCHEMA, batch(["a", "b", "c"], given))
+        engine.upsert(engine.catalogue.find("c"), batch(["a", "b", "c"], given))
         for text, expected in (
             ("tasks cancelled", ["a"]),
             ("queue", ["b"]),
@@ -187,11 +188,12 @@ def test_a_data_folder_of_the_first_format_is_migrated(tmp_path: Path) -> None:
         connection.execute("INSERT INTO vectors VALUES (1, ?)", (vector,))
     connection.close()
     with engine_on(tmp_path, 20_000) as engine:
-        assert engine.collection("c").schema == schema
-        assert engine.documents("c", ["a"]) == [Document("a", "title", "text")]
-        engine.upsert("c", schema, Batch([Document("b")], [np.ones((1, 2), dtype=np.float32)]))
+        assert engine.catalogue.find("c").schema == schema
+        with engine.moment("c") as moment:
+            assert moment.documents(["a"]) == [Document("a", "title", "text")]
+        engine.upsert(engine.catalogue.find("c"), Batch([Document("b")], [np.ones((1, 2), dtype=np.float32)]))
     with engine_on(tmp_path, 20_000) as engine:
-        assert engine.collection("c").view.document_count == 2
+        assert engine.catalogue.find("c").view.document_count == 2
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
     connection.close()

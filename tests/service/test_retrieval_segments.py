@@ -36,7 +36,7 @@ def fill(engine: Engine, given: Schema, vectors: F32, first: int = 0) -> None:
     for start in range(0, len(vectors), 1000):
         chunk = vectors[start : start + 1000]
         documents = [document(first + start + i) for i in range(len(chunk))]
-        engine.upsert("c", given, Batch(documents, [chunk]))
+        engine.upsert(engine.catalogue.find("c"), Batch(documents, [chunk]))
 
 
 def document(number: int) -> Document:
@@ -53,7 +53,8 @@ def open_engine(folder: Path, segment_documents: int) -> Engine:
 def ids(engine: Engine, given: Schema, vector: F32, share: float, *, is_exact: bool) -> list[str]:
     condition = Comparison("share", Operator.LESS, share) if share < 1 else None
     query = DenseQuery(given.dense[0], vector, 10, is_exact=is_exact)
-    found = engine.retrieve("c", given, [query], condition, with_documents=False)
+    with engine.moment("c") as moment:
+        found = moment.retrieve([query], condition, with_documents=False)
     return list(found.candidates[0].ids)
 
 
@@ -66,9 +67,9 @@ def test_recall_is_kept_from_all_documents_down_to_one_in_a_thousand(tmp_path: P
     try:
         engine.create("c", given)
         fill(engine, given, clustered(rng, DOCUMENTS))
-        engine.delete("c", given, [f"{number:06}" for number in range(1000)])
+        engine.delete(engine.catalogue.find("c"), [f"{number:06}" for number in range(1000)])
         engine.build_segments(lambda: False)
-        assert engine.collection("c").view.parts[0].block.is_segment
+        assert engine.catalogue.find("c").view.parts[0].block.is_segment
         queries = clustered(rng, 60)
         for share in (1.0, 0.9, 0.1, 0.01, 0.001):
             pairs = [
@@ -95,13 +96,13 @@ def test_a_start_loads_the_segment_and_replays_what_is_newer(tmp_path: Path) -> 
 
     engine = open_engine(tmp_path, 400)
     fill(engine, given, vectors[500:], first=450)  # replaces 50 documents of the segment
-    engine.delete("c", given, ["000003"])
+    engine.delete(engine.catalogue.find("c"), ["000003"])
     answers = [ids(engine, given, q, 0.5, is_exact=True) for q in vectors[:20]]
     engine.close()
 
     engine = open_engine(tmp_path, 400)
     try:
-        segment, *others = engine.collection("c").view.parts
+        segment, *others = engine.catalogue.find("c").view.parts
         assert segment.block.is_segment
         assert (segment.count, sum(part.count for part in others)) == (449, 200)
         assert saved.stat().st_mtime_ns == made
@@ -119,13 +120,13 @@ def test_a_segment_grows_and_is_made_anew_when_most_of_it_is_dead(tmp_path: Path
         for first in (0, 200, 400):
             fill(engine, given, clustered(rng, 200), first=first)
             engine.build_segments(lambda: False)
-            (part,) = engine.collection("c").view.parts
+            (part,) = engine.catalogue.find("c").view.parts
             assert (part.block.is_segment, len(part.alive)) == (True, first + 200)
-        engine.delete("c", given, Comparison("share", Operator.LESS, 0.6))
+        engine.delete(engine.catalogue.find("c"), Comparison("share", Operator.LESS, 0.6))
         engine.build_segments(lambda: False)
-        (part,) = engine.collection("c").view.parts
+        (part,) = engine.catalogue.find("c").view.parts
         assert part.alive.all()
-        assert part.count == engine.count(engine.collection("c"), None) < 300
+        assert part.count == engine.catalogue.find("c").view.document_count < 300
         assert len(list(tmp_path.glob("segments/*/*"))) == 1
         engine.drop("c")
         assert not list(tmp_path.glob("segments/*"))
@@ -177,6 +178,6 @@ def test_damage_to_a_segment_is_found_and_healed_from_the_store(
         assert any("segment not used" in message for message in caplog.messages)
         assert ids(engine, given, vector, 1.0, is_exact=False) == whole
         engine.build_segments(lambda: False)
-        assert engine.collection("c").view.parts[0].block.is_segment
+        assert engine.catalogue.find("c").view.parts[0].block.is_segment
     finally:
         engine.close()

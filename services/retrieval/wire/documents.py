@@ -62,9 +62,10 @@ def message(document: Document) -> DocumentMessage:
     )
 
 
-def id_message(document: Document) -> DocumentMessage:
-    """The id of a document alone, as it is sent."""
-    return DocumentMessage(document_id=document.document_id)
+def messages(found: Sequence[Document], *, with_documents: bool) -> tuple[list[DocumentMessage], list[str]]:
+    """Documents as they are sent, whole or by their ids alone, and their content hashes."""
+    sent = [message(one) if with_documents else DocumentMessage(document_id=one.document_id) for one in found]
+    return sent, [document.content_hash for document in found]
 
 
 def check_ids(path: str, ids: Sequence[str], violations: Violations) -> None:

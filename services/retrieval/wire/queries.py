@@ -7,16 +7,17 @@ from typing import Final
 from sluice.common.v1.filter_pb2 import Filter as FilterMessage
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.engine import Found
 from services.retrieval.filters import Filter
+from services.retrieval.moment import Found
 from services.retrieval.schema import Schema
 from services.retrieval.search import Candidates, Query
-from services.retrieval.wire.documents import DOCUMENTS_MAX, check_ids, message
+from services.retrieval.wire.documents import DOCUMENTS_MAX, ID_BYTES_MAX, check_ids, message
 from services.retrieval.wire.field_queries import QueryReader
 from services.retrieval.wire.filters import FilterReader
 from services.rpc.validation import Violations, validating
 
 _QUERIES_MAX: Final = 16
+_PAGE_SIZE: Final = 100
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,26 @@ def ids(request: pb.GetDocumentsRequest) -> tuple[Sequence[str], bool]:
     return list(request.document_ids), with_documents
 
 
+@dataclass(frozen=True)
+class Page:
+    """What `ListDocuments` asks for: up to `size` documents with ids above `after`."""
+
+    after: str
+    size: int
+    condition: Filter | None
+    with_documents: bool
+
+
+def page(request: pb.ListDocumentsRequest, schema: Schema) -> Page:
+    """The page to list. Raises InvalidRequest."""
+    with validating() as violations:
+        condition = _filter(request, schema, violations)
+        violations.count("page_size", request.page_size, low=0, high=DOCUMENTS_MAX, what="documents")
+        violations.count("page_token", len(request.page_token.encode()), low=0, high=ID_BYTES_MAX, what="bytes")
+        with_documents = wants_documents(request.view, violations)
+    return Page(request.page_token, request.page_size or _PAGE_SIZE, condition, with_documents)
+
+
 def counted(request: pb.CountDocumentsRequest, schema: Schema) -> Filter | None:
     """The filter of what to count; None counts all. Raises InvalidRequest."""
     with validating() as violations:
@@ -86,7 +107,7 @@ def wants_documents(view: pb.DocumentView.ValueType, violations: Violations) -> 
 
 
 def _filter(
-    request: pb.RetrieveRequest | pb.DeleteDocumentsRequest | pb.CountDocumentsRequest,
+    request: pb.RetrieveRequest | pb.DeleteDocumentsRequest | pb.CountDocumentsRequest | pb.ListDocumentsRequest,
     schema: Schema,
     violations: Violations,
 ) -> Filter | None:

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.analysis import LANGUAGES
-from services.retrieval.engine import Collection
+from services.retrieval.catalogue import Collection
 from services.retrieval.schema import (
     DenseField,
     Kind,
@@ -28,6 +28,7 @@ _TOKEN_DIMENSIONS_MAX: Final = 1024
 _DIGEST_BYTES_MAX: Final = 128
 
 _COLLECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
+_COLLECTION_NAME_RULE: Final = "a letter and up to 127 of [a-z0-9_-]"
 _FIELD_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 _FIELD_NAME_RULE: Final = "1 to 64 of [a-z0-9_], not starting with a digit"
 
@@ -51,7 +52,7 @@ _KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
     """Name and schema of the collection to create. Raises InvalidRequest."""
     with validating() as violations:
-        _name("name", request.name, _COLLECTION_NAME, "a letter and up to 127 of [a-z0-9_-]", violations)
+        _name("name", request.name, _COLLECTION_NAME, _COLLECTION_NAME_RULE, violations)
         given = request.schema
         kinds: tuple[Sized, ...] = (
             given.dense_fields,
@@ -97,7 +98,20 @@ def collection_message(collection: Collection) -> pb.Collection:
         document_count=collection.view.document_count,
         version=collection.view.version,
         create_time=created,
+        statistics=pb.CollectionStatistics(
+            indexed_document_count=collection.view.indexed_count,
+            dead_document_count=collection.view.dead_count,
+            part_count=len(collection.view.parts),
+        ),
     )
+
+
+def alias(request: pb.SetAliasRequest) -> tuple[str, str]:
+    """The alias, and the name of the collection it is to mean. Raises InvalidRequest."""
+    with validating() as violations:
+        _name("alias.alias", request.alias.alias, _COLLECTION_NAME, _COLLECTION_NAME_RULE, violations)
+        _name("alias.collection", request.alias.collection, _COLLECTION_NAME, _COLLECTION_NAME_RULE, violations)
+    return request.alias.alias, request.alias.collection
 
 
 def unique(named: Iterable[tuple[str, str]], violations: Violations) -> None:

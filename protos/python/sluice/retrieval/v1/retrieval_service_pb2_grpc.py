@@ -76,6 +76,26 @@ class RetrievalServiceStub:
                 request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CountDocumentsRequest.SerializeToString,
                 response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CountDocumentsResponse.FromString,
                 _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/ListDocuments',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/SetAlias',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/DeleteAlias',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/ListAliases',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
         self.Retrieve = channel.unary_unary(
                 '/sluice.retrieval.v1.RetrievalService/Retrieve',
                 request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveRequest.SerializeToString,
@@ -110,7 +130,7 @@ class RetrievalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DropCollection(self, request, context):
-        """Deletes a collection and all its documents.
+        """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +159,36 @@ class RetrievalServiceServicer:
 
     def CountDocuments(self, request, context):
         """Counts documents, all or those that match a filter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocuments(self, request, context):
+        """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
+        all others are listed once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
+        collection that was filled beside another takes its place without a call that fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Deletes an alias; the collection stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliases(self, request, context):
+        """Lists all aliases by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,6 +243,26 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.CountDocuments,
                     request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CountDocumentsRequest.FromString,
                     response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CountDocumentsResponse.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SetAliasRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListAliasesRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListAliasesResponse.SerializeToString,
             ),
             'Retrieve': grpc.unary_unary_rpc_method_handler(
                     servicer.Retrieve,
@@ -418,6 +488,114 @@ class RetrievalService:
             '/sluice.retrieval.v1.RetrievalService/CountDocuments',
             sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CountDocumentsRequest.SerializeToString,
             sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CountDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/ListDocuments',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListDocumentsRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/SetAlias',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SetAliasRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/DeleteAlias',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteAliasRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/ListAliases',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListAliasesRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListAliasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

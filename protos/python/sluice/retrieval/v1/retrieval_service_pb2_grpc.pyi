@@ -42,7 +42,7 @@ class RetrievalServiceStub:
     ListCollections: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListCollectionsRequest, _retrieval_service_pb2.ListCollectionsResponse]
     """Lists all collections by name."""
     DropCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DropCollectionRequest, _retrieval_service_pb2.DropCollectionResponse]
-    """Deletes a collection and all its documents."""
+    """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias."""
     Upsert: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpsertRequest, _retrieval_service_pb2.UpsertResponse]
     """Inserts documents or replaces those with the same id."""
     DeleteDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteDocumentsRequest, _retrieval_service_pb2.DeleteDocumentsResponse]
@@ -51,6 +51,18 @@ class RetrievalServiceStub:
     """Returns stored documents by id."""
     CountDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.CountDocumentsRequest, _retrieval_service_pb2.CountDocumentsResponse]
     """Counts documents, all or those that match a filter."""
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListDocumentsRequest, _retrieval_service_pb2.ListDocumentsResponse]
+    """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
+    all others are listed once.
+    """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.SetAliasRequest, _retrieval_service_pb2.SetAliasResponse]
+    """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
+    collection that was filled beside another takes its place without a call that fails.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteAliasRequest, _retrieval_service_pb2.DeleteAliasResponse]
+    """Deletes an alias; the collection stays."""
+    ListAliases: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListAliasesRequest, _retrieval_service_pb2.ListAliasesResponse]
+    """Lists all aliases by name."""
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]
     """Finds candidates for one or several queries."""
 
@@ -68,7 +80,7 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     ListCollections: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListCollectionsRequest, _retrieval_service_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """Lists all collections by name."""
     DropCollection: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DropCollectionRequest, _retrieval_service_pb2.DropCollectionResponse]  # type: ignore[assignment]
-    """Deletes a collection and all its documents."""
+    """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias."""
     Upsert: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpsertRequest, _retrieval_service_pb2.UpsertResponse]  # type: ignore[assignment]
     """Inserts documents or replaces those with the same id."""
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteDocumentsRequest, _retrieval_service_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
@@ -77,6 +89,18 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Returns stored documents by id."""
     CountDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.CountDocumentsRequest, _retrieval_service_pb2.CountDocumentsResponse]  # type: ignore[assignment]
     """Counts documents, all or those that match a filter."""
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListDocumentsRequest, _retrieval_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
+    all others are listed once.
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.SetAliasRequest, _retrieval_service_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
+    collection that was filled beside another takes its place without a call that fails.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteAliasRequest, _retrieval_service_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Deletes an alias; the collection stays."""
+    ListAliases: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListAliasesRequest, _retrieval_service_pb2.ListAliasesResponse]  # type: ignore[assignment]
+    """Lists all aliases by name."""
     Retrieve: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]  # type: ignore[assignment]
     """Finds candidates for one or several queries."""
 
@@ -115,7 +139,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.DropCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.DropCollectionResponse, _abc.Awaitable[_retrieval_service_pb2.DropCollectionResponse]]:
-        """Deletes a collection and all its documents."""
+        """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias."""
 
     @_abc_1.abstractmethod
     def Upsert(
@@ -148,6 +172,42 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.CountDocumentsResponse, _abc.Awaitable[_retrieval_service_pb2.CountDocumentsResponse]]:
         """Counts documents, all or those that match a filter."""
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _retrieval_service_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.ListDocumentsResponse, _abc.Awaitable[_retrieval_service_pb2.ListDocumentsResponse]]:
+        """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
+        all others are listed once.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _retrieval_service_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.SetAliasResponse, _abc.Awaitable[_retrieval_service_pb2.SetAliasResponse]]:
+        """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
+        collection that was filled beside another takes its place without a call that fails.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _retrieval_service_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.DeleteAliasResponse, _abc.Awaitable[_retrieval_service_pb2.DeleteAliasResponse]]:
+        """Deletes an alias; the collection stays."""
+
+    @_abc_1.abstractmethod
+    def ListAliases(
+        self,
+        request: _retrieval_service_pb2.ListAliasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.ListAliasesResponse, _abc.Awaitable[_retrieval_service_pb2.ListAliasesResponse]]:
+        """Lists all aliases by name."""
 
     @_abc_1.abstractmethod
     def Retrieve(

@@ -1,0 +1,78 @@
+"""Reading a collection as it is at one moment: its view, and the store in a transaction of the same version."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from services.retrieval.catalogue import Collection
+from services.retrieval.documents import Document
+from services.retrieval.filters import Filter
+from services.retrieval.reader import Reader
+from services.retrieval.schema import Schema
+from services.retrieval.search import Candidates, Query, masks_of, rows_of, search
+
+# Rows looked at to fill a page when a filter lets few of them through.
+_LISTED: Final = 4096
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates of each query, every document among them by id, and the version they are of."""
+
+    candidates: Sequence[Candidates]
+    documents: Sequence[Document]
+    version: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A collection at one moment. Every answer is of the same version."""
+
+    collection: Collection
+    reader: Reader
+
+    @property
+    def schema(self) -> Schema:
+        """What the collection holds."""
+        return self.collection.schema
+
+    def retrieve(self, queries: Sequence[Query], condition: Filter | None, *, with_documents: bool) -> Found:
+        """Candidates of each query, with their documents when asked for, or else with their ids."""
+        view = self.collection.view
+        masks = masks_of(view, condition)
+        candidates = [search(view, query, masks) for query in queries]
+        if with_documents:
+            rows = {int(row) for found in candidates for row in found.rows}
+            return Found(candidates, self.reader.documents(rows), view.version)
+        ids = sorted({id_ for found in candidates for id_ in found.ids})
+        return Found(candidates, [Document(id_) for id_ in ids], view.version)
+
+    def documents(self, ids: Sequence[str]) -> list[Document]:
+        """The documents with these ids, in their order; unknown ones left out."""
+        found = self.reader.documents_by_id(self.collection.key, ids)
+        by_id = {document.document_id: document for document in found}
+        return [by_id[id_] for id_ in ids if id_ in by_id]
+
+    def count(self, condition: Filter | None) -> int:
+        """Documents that match; all when there is no filter."""
+        view = self.collection.view
+        if condition is None:
+            return view.document_count
+        return sum(int(np.count_nonzero(mask)) for mask in masks_of(view, condition))
+
+    def page(self, after: str, size: int, condition: Filter | None) -> tuple[list[Document], bool]:
+        """Up to `size` documents with ids above `after` that match, by id; and whether there are more."""
+        matching = None
+        if condition is not None:
+            matching = rows_of(self.collection.view, masks_of(self.collection.view, condition))
+        rows: list[int] = []
+        while len(rows) <= size:
+            listed = self.reader.rows_after(self.collection.key, after, _LISTED)
+            if not listed:
+                break
+            after = listed[-1][1]
+            found = np.array([row for row, _ in listed], dtype=np.int64)
+            rows.extend((found if matching is None else found[np.isin(found, matching)]).tolist())
+        return self.reader.documents(rows[:size]), len(rows) > size

@@ -1,0 +1,142 @@
+"""Aliases that move without a failed call, and documents listed a page at a time."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+from sluice.common.v1 import filter_pb2 as flt
+from sluice.errors import AlreadyExists, InvalidRequest, NotFound
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
+
+
+def alias(name: str, collection: str) -> pb.SetAliasRequest:
+    return pb.SetAliasRequest(alias=pb.Alias(alias=name, collection=collection))
+
+
+async def fill(stub: Stub, name: str, dimensions: int) -> None:
+    """A collection with a document that has the name of the collection as its id."""
+    create = new_collection(name)
+    create.schema.dense_fields[0].dimensions = dimensions
+    await stub.CreateCollection(create)
+    await stub.Upsert(upsert([document(name)], np.ones((1, dimensions)), collection=name))
+
+
+def test_an_alias_means_its_collection_for_every_call_also_after_a_restart(tmp_path: Path) -> None:
+    async def use(stub: Stub) -> None:
+        described = (await stub.GetCollection(pb.GetCollectionRequest(name="live"))).collection
+        assert described.name == "blue"
+        found = await stub.Retrieve(pb.RetrieveRequest(collection="live", queries=[query([1, 0, 0, 0])]))
+        assert "blue" in found.rankings[0].document_ids
+        await stub.Upsert(upsert([document("more")], np.ones((1, 4)), collection="live"))
+        counted = await stub.CountDocuments(pb.CountDocumentsRequest(collection="blue"))
+        assert counted.document_count == 2
+        listed = await stub.ListAliases(pb.ListAliasesRequest())
+        assert list(listed.aliases) == [pb.Alias(alias="live", collection="blue")]
+
+    async def check(stub: Stub) -> None:
+        await fill(stub, "blue", 4)
+        await stub.SetAlias(alias("live", "blue"))
+        await use(stub)
+
+    async def end(stub: Stub) -> None:
+        await use(stub)
+        gone = await error_of(stub.DropCollection(pb.DropCollectionRequest(name="live")))
+        assert isinstance(gone, NotFound)
+        await stub.DropCollection(pb.DropCollectionRequest(name="blue"))
+        assert not (await stub.ListAliases(pb.ListAliasesRequest())).aliases
+        await fill(stub, "blue", 4)
+        await stub.SetAlias(alias("live", "blue"))
+        await stub.DeleteAlias(pb.DeleteAliasRequest(alias="live"))
+        await stub.DeleteAlias(pb.DeleteAliasRequest(alias="live"))
+        assert isinstance(await error_of(stub.CountDocuments(pb.CountDocumentsRequest(collection="live"))), NotFound)
+
+    in_server(tmp_path, check)
+    in_server(tmp_path, end)
+
+
+def test_names_of_aliases_and_collections_never_meet(tmp_path: Path) -> None:
+    async def check(stub: Stub) -> None:
+        await fill(stub, "blue", 4)
+        assert isinstance(await error_of(stub.SetAlias(alias("blue", "blue"))), AlreadyExists)
+        assert isinstance(await error_of(stub.SetAlias(alias("live", "green"))), NotFound)
+        assert isinstance(await error_of(stub.SetAlias(alias("Live", ""))), InvalidRequest)
+        await stub.SetAlias(alias("live", "blue"))
+        assert isinstance(await error_of(stub.SetAlias(alias("second", "live"))), NotFound)
+        assert isinstance(await error_of(stub.CreateCollection(new_collection("live"))), AlreadyExists)
+
+    in_server(tmp_path, check)
+
+
+def test_no_search_fails_while_the_alias_moves_and_the_old_collection_is_dropped(tmp_path: Path) -> None:
+    async def check(stub: Stub) -> None:
+        await fill(stub, "v0", 4)
+        await stub.SetAlias(alias("live", "v0"))
+        ended = False
+
+        async def switch() -> None:
+            nonlocal ended
+            for number in range(1, 25):
+                await fill(stub, f"v{number}", 4)
+                await stub.SetAlias(alias("live", f"v{number}"))
+                await stub.DropCollection(pb.DropCollectionRequest(name=f"v{number - 1}"))
+            ended = True
+
+        async def search() -> list[str]:
+            seen = []
+            while not ended:
+                request = pb.RetrieveRequest(collection="live", queries=[query([1, 1, 1, 1])])
+                (document_id,) = (await stub.Retrieve(request)).rankings[0].document_ids
+                seen.append(document_id)
+            return seen
+
+        _, *seen = await asyncio.gather(switch(), search(), search())
+        for ids in seen:
+            numbers = [int(id_.removeprefix("v")) for id_ in ids]
+            assert numbers == sorted(numbers)
+
+    in_server(tmp_path, check, search_threads=2)
+
+
+def test_documents_are_listed_by_id_a_page_at_a_time(tmp_path: Path) -> None:
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection())
+        documents = [document(f"{number:03}", year=number % 10) for number in range(250)]
+        await stub.Upsert(upsert(documents[::-1], np.ones((250, 4)), content_hashes=["h"] * 250))
+        comparison = flt.Comparison(field="year", operator=flt.Comparison.OPERATOR_EQUAL, value=value(3))
+        for request, expected, sizes in (
+            (pb.ListDocumentsRequest(), documents, [100, 100, 50]),
+            (pb.ListDocumentsRequest(page_size=125), documents, [125, 125]),
+            (
+                pb.ListDocumentsRequest(page_size=20, filter=flt.Filter(comparison=comparison)),
+                documents[3::10],
+                [20, 5],
+            ),
+        ):
+            request.collection = "books"
+            pages = [await stub.ListDocuments(request)]
+            while pages[-1].next_page_token:
+                request.page_token = pages[-1].next_page_token
+                pages.append(await stub.ListDocuments(request))
+            assert [len(page.documents) for page in pages] == sizes
+            assert [one for page in pages for one in page.documents] == expected
+            assert {hash_ for page in pages for hash_ in page.content_hashes} == {"h"}
+        bad = pb.ListDocumentsRequest(collection="books", page_size=1025, page_token="x" * 513)
+        error = await error_of(stub.ListDocuments(bad))
+        assert isinstance(error, InvalidRequest)
+        assert [violation.field for violation in error.violations] == ["page_size", "page_token"]
+
+    in_server(tmp_path, check)
+
+
+def test_statistics_tell_living_from_dead_and_indexed_from_not(tmp_path: Path) -> None:
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection())
+        await stub.Upsert(upsert([document(f"{i}") for i in range(100)], np.ones((100, 4))))
+        await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["1", "2"]))
+        described = (await stub.GetCollection(pb.GetCollectionRequest(name="books"))).collection
+        assert described.document_count == 98
+        assert described.statistics == pb.CollectionStatistics(dead_document_count=2, part_count=1)
+
+    in_server(tmp_path, check)
