@@ -146,6 +146,7 @@ def test_failure_names_every_field_that_is_wrong(search: ScriptedSearch, address
         (["delete"], 2, "give ids, or --filter, and not both"),
         (["delete", "a", "--filter", "a == 1"], 2, "give ids, or --filter, and not both"),
         (["up", "--bundle", "no-such-bundle"], 1, "expected a bundle folder, found no bundle.json"),
+        (["up"], 1, "found 0: choose with --bundle"),
         (["status", "--address", NOWHERE], 1, "not all services serve"),
     ],
 )

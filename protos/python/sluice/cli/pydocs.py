@@ -122,7 +122,7 @@ def _imported(name: str) -> ModuleType | None:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
-    except Exception:
+    except Exception:  # whatever a module does where it cannot work, we do without it
         return None
 
 

@@ -17,18 +17,17 @@ from sluice.cli.system import DEFAULT_PORT, Plan, Process, health, running, star
 _NEEDED: Final = ("faiss", "numpy", "onnxruntime", "prometheus_client", "pydantic_settings", "tokenizers", "yaml")
 
 Bundle = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--bundle",
         metavar="FOLDER",
-        help="The bi-encoder's bundle, NAME/VERSION: `sluice export` makes it.",
-        show_default=False,
+        help="The bi-encoder's bundle, NAME/VERSION; default: the one in the home folder's `bundles`.",
     ),
 ]
 
 
 def up(
-    bundle: Bundle,
+    bundle: Bundle = None,
     reranker: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The reranker's bundle; default: the bi-encoder's, by late interaction."),
@@ -51,6 +50,7 @@ def up(
       sluice up --bundle bundles/e5/1 --reranker bundles/ms-marco/1 --detach
     """
     home = home.expanduser().absolute()
+    bundle = bundle or _only_bundle(home)
     plan = Plan(home, bundle.absolute(), (reranker or bundle).absolute(), port=port, pipelines=pipelines)
     processes = start_system(plan)
     if detach:
@@ -107,6 +107,15 @@ def start_system(plan: Plan) -> list[Process]:
         out.print(f"{process.name:<13} {process.address:<22} healthy after {time.monotonic() - began:.1f} s")
         processes.append(process)
     return processes
+
+
+def _only_bundle(home: Path) -> Path:
+    """The bundle in a home folder. Raises CommandFailed unless there is exactly one."""
+    found = sorted(path.parent for path in home.glob("bundles/*/*/bundle.json"))
+    if len(found) == 1:
+        return found[0]
+    names = "".join(f"\n  --bundle {folder}" for folder in found)
+    raise CommandFailed(f"expected one bundle in {home / 'bundles'}, found {len(found)}: choose with --bundle{names}")
 
 
 def _wait(processes: list[Process]) -> None:

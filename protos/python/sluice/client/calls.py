@@ -135,7 +135,4 @@ class AsyncClient:
 
 def wait_s(attempts: Attempts, error: grpc.RpcError) -> float:
     """Seconds to wait before the next try. Raises the SluiceError when there must be none."""
-    try:
-        return attempts.failed(from_rpc_error(error), now=time.monotonic(), jitter=random.random())  # noqa: S311
-    except Exception as failure:
-        raise failure from None
+    return attempts.failed(from_rpc_error(error), now=time.monotonic(), jitter=random.random())  # noqa: S311

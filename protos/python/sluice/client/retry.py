@@ -66,15 +66,12 @@ class Attempts:
     def failed(self, error: SluiceError, *, now: float, jitter: float) -> float:
         """Seconds to wait before the next try. Raises `error` when there must be none, or no time for one."""
         self._tried += 1
-        if not isinstance(error, Unavailable):
-            raise error
-        is_allowed = self._throttle is None or self._throttle.failed()
-        if not is_allowed or self._tried >= self._policy.attempts:
-            raise error
-        wait_s = self._policy.wait_s(self._tried, asked_s=error.retry_after_s, jitter=jitter)
-        if wait_s >= self.remaining_s(now):
-            raise error
-        return wait_s
+        if isinstance(error, Unavailable):
+            is_allowed = self._throttle is None or self._throttle.failed()
+            wait_s = self._policy.wait_s(self._tried, asked_s=error.retry_after_s, jitter=jitter)
+            if is_allowed and self._tried < self._policy.attempts and wait_s < self.remaining_s(now):
+                return wait_s
+        raise error from None  # gRPC's own error says nothing more
 
     def succeeded(self) -> None:
         """Note the answer."""
