@@ -5,6 +5,7 @@ import pytest
 from services.orchestrator.pipelines import PACKAGED, PipelinesError, WeightedSum, load, parse
 from services.orchestrator.reload import PipelineFile
 
+ROOT = Path(__file__).parents[2]
 GOOD = """
 default:
   description: One sentence.
@@ -29,6 +30,12 @@ def test_the_packaged_pipelines_are_right() -> None:
     assert sorted(pipelines) == ["default", "fast", "hybrid"]
     assert pipelines["default"].max_top_k == 50
     assert pipelines["fast"].max_top_k == 100
+
+
+def test_the_documented_pipeline_is_right() -> None:
+    document = (ROOT / "docs" / "pipelines.md").read_text()
+    example = document.split("```yaml\n")[1].split("```")[0]
+    assert parse(example, source="pipelines.md")["default"].max_top_k == 50
 
 
 def test_a_pipeline_means_what_it_says() -> None:
