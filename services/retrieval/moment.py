@@ -11,7 +11,7 @@ from services.retrieval.documents import Document
 from services.retrieval.filters import Filter
 from services.retrieval.reader import Reader
 from services.retrieval.schema import Schema
-from services.retrieval.search import Candidates, Query, masks_of, rows_of, search
+from services.retrieval.search import Candidates, Query, Staged, masks_of, rows_of, search
 
 # Rows looked at to fill a page when a filter lets few of them through.
 _LISTED: Final = 4096
@@ -38,7 +38,7 @@ class Moment:
         """What the collection holds."""
         return self.collection.schema
 
-    def retrieve(self, queries: Sequence[Query], condition: Filter | None, *, with_documents: bool) -> Found:
+    def retrieve(self, queries: Sequence[Query | Staged], condition: Filter | None, *, with_documents: bool) -> Found:
         """Candidates of each query, with their documents when asked for, or else with their ids."""
         view = self.collection.view
         masks = masks_of(view, condition)

@@ -17,6 +17,14 @@ Query = DenseQuery | TextQuery | SparseQuery | MultiVectorQuery
 
 
 @dataclass(frozen=True)
+class Staged:
+    """A query of those documents alone that earlier queries find: a cascade beside the vectors."""
+
+    among: tuple[Query, ...]
+    then: Query
+
+
+@dataclass(frozen=True)
 class Candidates:
     """What was found, best first; equal scores by lower id. In step: ids, the store's rows, float32 scores."""
 
@@ -25,7 +33,16 @@ class Candidates:
     scores: F32
 
 
-def search(view: View, query: Query, masks: Sequence[Bool]) -> Candidates:
+def search(view: View, query: Query | Staged, masks: Sequence[Bool]) -> Candidates:
+    """The best documents among those that the masks, one a part, let through."""
+    if not isinstance(query, Staged):
+        return _best(view, query, masks)
+    rows = np.concatenate([_best(view, one, masks).rows for one in query.among])
+    found = [mask & np.isin(part.block.rows, rows) for part, mask in zip(view.parts, masks, strict=True)]
+    return _best(view, query.then, found)
+
+
+def _best(view: View, query: Query, masks: Sequence[Bool]) -> Candidates:
     """The best `depth` documents among those that the masks, one a part, let through.
 
     A query's `scored` gives, for each part, positions and exact scores of at least those that belong here.

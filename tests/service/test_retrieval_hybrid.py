@@ -102,6 +102,20 @@ def test_one_call_asks_every_kind_of_field_by_what_is_set(tmp_path: Path) -> Non
     assert in_server(tmp_path, look) == found
 
 
+def test_a_query_scores_only_what_earlier_queries_find(tmp_path: Path) -> None:
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection())
+        await stub.Upsert(upsert())
+        only_b = query([0, 1], depth=1)
+        both = [only_b, ask(text="cancel")]
+        for among, expected in (([only_b], ["b"]), (both, ["a", "b"]), ([ask(text="nowhere")], [])):
+            staged = ask(multi_vector=TOKENS, among=among)
+            found = await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[staged]))
+            assert list(found.rankings[0].document_ids) == expected
+
+    in_server(tmp_path, check)
+
+
 def field(kind: str, message: Any) -> pb.CreateCollectionRequest:
     return pb.CreateCollectionRequest(name="x", schema=pb.Schema(**{kind: [message]}))
 
@@ -163,6 +177,9 @@ BAD_QUERIES = [
     (ask(text=" "), "queries[0].text"),
     (ask(text="x" * 8193), "queries[0].text"),
     (ask(field="words"), "queries[0].text"),
+    (ask(text="x", among=[ask(text="x")] * 9), "queries[0].among"),
+    (ask(text="x", among=[ask(text="x", depth=0)]), "queries[0].among[0].depth"),
+    (ask(text="x", among=[ask(text="x", among=[ask(text="x")])]), "queries[0].among[0].among"),
     (ask(field="words", text="x", dense=floats(1, 0)), "queries[0].dense"),
     (ask(text="x", depth=0), "queries[0].depth"),
     (ask(sparse=sparse([1, 1], [1, 2], [1, 1])), "queries[0].sparse.term_counts"),

@@ -11,7 +11,7 @@ from services.retrieval.analysis import analyzer
 from services.retrieval.dense import DenseQuery
 from services.retrieval.late import MultiVectorQuery
 from services.retrieval.schema import DenseField, MultiVectorField, Schema, SearchField, SparseField, TextField
-from services.retrieval.search import Query
+from services.retrieval.search import Query, Staged
 from services.retrieval.terms import SparseQuery, TextQuery
 from services.retrieval.wire.vectors import check_lengths, mismatch, read_terms, read_tokens
 from services.rpc.tensor import checked
@@ -20,6 +20,7 @@ from services.rpc.validation import Violations
 _TEXT_BYTES_MAX: Final = 8192
 _TERMS_MAX: Final = 65_536
 _TOKENS_MAX: Final = 1024
+_AMONG_MAX: Final = 8
 # What is set in a query of each kind of field.
 _GIVEN: Final = {DenseField: "dense", TextField: "text", SparseField: "sparse", MultiVectorField: "multi_vector"}
 
@@ -35,8 +36,20 @@ class QueryReader:
         # Raised only when the request breaks no rule.
         self.mismatches: list[PreconditionFailed] = []
 
-    def read(self, path: str, given: pb.FieldQuery) -> Query | None:
+    def read(self, path: str, given: pb.FieldQuery) -> Query | Staged | None:
         """The query; None, and noted, when it is refused."""
+        then = self._read(path, given)
+        self._violations.count(f"{path}.among", len(given.among), low=0, high=_AMONG_MAX, what="queries")
+        among = [self._first(f"{path}.among[{i}]", one) for i, one in enumerate(given.among)]
+        first = tuple(query for query in among if query is not None)
+        return Staged(first, then) if first and then is not None else then
+
+    def _first(self, path: str, given: pb.FieldQuery) -> Query | None:
+        if given.among:
+            self._violations.add(f"{path}.among", f"expected none within another, got {len(given.among)}")
+        return self._read(path, given)
+
+    def _read(self, path: str, given: pb.FieldQuery) -> Query | None:
         field = self._field(path, given)
         if field is None:
             return None

@@ -10,7 +10,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from services.retrieval.filters import Filter
 from services.retrieval.moment import Found
 from services.retrieval.schema import Schema
-from services.retrieval.search import Candidates, Query
+from services.retrieval.search import Candidates, Query, Staged
 from services.retrieval.wire.documents import DOCUMENTS_MAX, ID_BYTES_MAX, check_ids, message
 from services.retrieval.wire.field_queries import QueryReader
 from services.retrieval.wire.filters import FilterReader
@@ -24,7 +24,7 @@ _PAGE_SIZE: Final = 100
 class Search:
     """What `Retrieve` asks for."""
 
-    queries: Sequence[Query]
+    queries: Sequence[Query | Staged]
     condition: Filter | None
     with_documents: bool
 

@@ -1173,6 +1173,7 @@ class FieldQuery(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SPARSE_FIELD_NUMBER: _builtins.int
     MULTI_VECTOR_FIELD_NUMBER: _builtins.int
+    AMONG_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field; empty when the collection has one that fits."""
     depth: _builtins.int
@@ -1193,6 +1194,12 @@ class FieldQuery(_message.Message):
     def multi_vector(self) -> _tensor_pb2.Tensor:
         """FLOAT32 or FLOAT16 [tokens, dimensions], 1 to 1,024 tokens, finite."""
 
+    @_builtins.property
+    def among(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldQuery]:
+        """Score only the documents that these queries find, up to 8 without an `among` of their own: MaxSim of the best 200 by
+        a dense vector, for example. Empty scores all.
+        """
+
     def __init__(
         self,
         *,
@@ -1203,10 +1210,11 @@ class FieldQuery(_message.Message):
         text: _builtins.str = ...,
         sparse: _tensor_pb2.SparseVectors | None = ...,
         multi_vector: _tensor_pb2.Tensor | None = ...,
+        among: _abc.Iterable[Global___FieldQuery] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "multi_vector", b"multi_vector", "sparse", b"sparse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "depth", b"depth", "field", b"field", "model_digest", b"model_digest", "multi_vector", b"multi_vector", "sparse", b"sparse", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["among", b"among", "dense", b"dense", "depth", b"depth", "field", b"field", "model_digest", b"model_digest", "multi_vector", b"multi_vector", "sparse", b"sparse", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
