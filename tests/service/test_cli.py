@@ -9,24 +9,17 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from sluice.client import Document, where
+from sluice.client import Document, RetrievalClient, where
 from sluice.client.documents import document_proto
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import InvalidRequest, NotFound, Unavailable, Violation
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
 
+from tests.support.addresses import reranking_at, retrieval_at
 from tests.support.background import in_background
 from tests.support.scripted_search import ScriptedSearch
-from tests.support.stand_ins import (
-    ExactRetrieval,
-    HashingEmbedder,
-    OverlapReranker,
-    Stored,
-    embedding_server,
-    reranking_server,
-    retrieval_server,
-)
+from tests.support.stand_ins import HashingEmbedder, embedding_server
 
 NOWHERE = "127.0.0.1:1"
 ANSWER = pb.SearchResponse(
@@ -202,21 +195,24 @@ def test_delete_and_pipelines(search: ScriptedSearch, address: str) -> None:
     assert "dense (retrieve, 50)" in sluice("pipelines", "--address", address).stdout
 
 
-def test_collections_and_models() -> None:
+def test_collections(tmp_path: Path) -> None:
     schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=64)])
-    retrieval = ExactRetrieval(collections={"books": Stored(schema)})
-    with in_background(retrieval_server(retrieval)) as address:
+    with in_background(retrieval_at(tmp_path)) as address, RetrievalClient(address) as client:
+        client.create_collection("books", schema)
         assert "books" in sluice("collections", "list", "--retrieval", address).stdout
         described = json.loads(sluice("collections", "describe", "books", "--retrieval", address).stdout)
         assert described["schema"]["dense_fields"][0]["dimensions"] == 64
         asked = sluice("collections", "drop", "books", "--retrieval", address, stdin="n\n")
         assert asked.returncode == 1
-        assert "books" in retrieval.collections
+        assert len(client.collections()) == 1
         assert "dropped" in sluice("collections", "drop", "books", "--yes", "--retrieval", address).stdout
-        assert not retrieval.collections
+        assert not client.collections()
+
+
+def test_models(tiny_bi_encoder: Path) -> None:
     with (
         in_background(embedding_server(HashingEmbedder())) as embedding,
-        in_background(reranking_server(OverlapReranker())) as reranking,
+        in_background(reranking_at(tiny_bi_encoder)) as reranking,
     ):
         listed = sluice("models", "--embedding", embedding, "--reranking", reranking).stdout
     assert "hashing@1" in listed

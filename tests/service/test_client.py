@@ -2,6 +2,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,20 +29,14 @@ from sluice.client import (
 from sluice.client.documents import document_proto
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.common.v1.model_pb2 import ModelRef
-from sluice.errors import DeadlineExpired, InvalidRequest, NotFound, SluiceError, Unavailable
+from sluice.errors import DeadlineExpired, InvalidRequest, NotFound, Unavailable
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
 
+from tests.support.addresses import reranking_at, retrieval_at
 from tests.support.background import in_background
 from tests.support.scripted_search import ScriptedSearch, short_lived
-from tests.support.stand_ins import (
-    ExactRetrieval,
-    HashingEmbedder,
-    OverlapReranker,
-    embedding_server,
-    reranking_server,
-    retrieval_server,
-)
+from tests.support.stand_ins import HashingEmbedder, embedding_server
 
 QUICK = RetryPolicy(initial_s=0.001)
 BOOK = Document("a", "All about queues.", "Queues", {"year": 2024, "tags": ["x", "y"], "on": True})
@@ -383,50 +378,77 @@ def test_embedding_gives_views_that_numpy_takes_without_a_copy() -> None:
     assert given.model.name == "hashing"
 
 
-async def test_async_clients_of_the_three_services() -> None:
-    async with embedding_server(HashingEmbedder()) as address, AsyncEmbeddingClient(address) as embedder:
-        given = await embedder.embed(["one queue"], "document")
+SCHEMA = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="v", dimensions=2)])
+
+
+def upsert() -> retrieval_pb.UpsertRequest:
+    """Two documents whose vectors are the axes."""
+    vectors = float32_tensor(np.eye(2, dtype=np.float32), axes=2, field="vectors")
+    return retrieval_pb.UpsertRequest(
+        collection="docs",
+        documents=[document_proto(book) for book in (BOOK, Document("b", "locks"))],
+        dense=[retrieval_pb.DenseColumn(field="v", vectors=vectors)],
+    )
+
+
+def retrieve() -> retrieval_pb.RetrieveRequest:
+    """The document nearest to the first axis."""
+    query = float32_tensor(np.array([1, 0], dtype=np.float32), axes=1, field="query")
+    queries = [retrieval_pb.FieldQuery(field="v", dense=query, depth=1)]
+    return retrieval_pb.RetrieveRequest(collection="docs", queries=queries)
+
+
+def test_retrieval_client(tmp_path: Path) -> None:
+    with in_background(retrieval_at(tmp_path)) as address, RetrievalClient(address) as client:
+        assert client.create_collection("docs", SCHEMA).name == "docs"
+        assert client.upsert(upsert()).inserted_count == 2
+        assert client.count("docs") == 2
+        assert list(client.retrieve(retrieve()).rankings[0].document_ids) == ["a"]
+        assert client.documents("docs", ["c", "a"]) == [BOOK]
+        assert [c.document_count for c in client.collections()] == [2]
+        assert client.collection("docs").schema.dense_fields[0].dimensions == 2
+        with pytest.raises(InvalidRequest, match="year"):
+            client.count("docs", filter="year > 2020")
+        assert client.drop_collection("docs") == 2
+        with pytest.raises(NotFound, match="no collection 'docs'"):
+            client.collection("docs")
+
+
+async def test_async_retrieval_client(tmp_path: Path) -> None:
+    async with retrieval_at(tmp_path) as address, AsyncRetrievalClient(address) as client:
+        assert (await client.create_collection("docs", SCHEMA)).name == "docs"
+        assert (await client.upsert(upsert())).inserted_count == 2
+        assert await client.count("docs") == 2
+        assert list((await client.retrieve(retrieve())).rankings[0].document_ids) == ["a"]
+        assert await client.documents("docs", ["c", "a"]) == [BOOK]
+        assert [c.document_count for c in await client.collections()] == [2]
+        assert (await client.collection("docs")).schema.dense_fields[0].dimensions == 2
+        assert await client.drop_collection("docs") == 2
+
+
+async def test_async_embedding_client() -> None:
+    async with embedding_server(HashingEmbedder()) as address, AsyncEmbeddingClient(address) as client:
+        given = await client.embed(["one queue", "a"], "document", representations=["dense", "multi_vector", "sparse"])
         assert given.dense is not None
-        assert given.dense.shape == (1, 64)
-        assert len(await embedder.models()) == 1
-    async with reranking_server(OverlapReranker()) as address, AsyncRerankingClient(address) as reranker:
-        assert [d.score for d in await reranker.rerank("a queue", ["a lock", "a queue"])] == [0.5, 1.0]
-        assert len(await reranker.models()) == 1
-    async with retrieval_server(ExactRetrieval()) as address, AsyncRetrievalClient(address) as retriever:
-        schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="v", dimensions=64)])
-        assert (await retriever.create_collection("docs", schema)).name == "docs"
-        assert [c.name for c in await retriever.collections()] == ["docs"]
-        assert (await retriever.collection("docs")).schema == schema
-        assert await retriever.count("docs") == 0
-        assert await retriever.documents("docs", ["a"]) == []
-        assert await retriever.drop_collection("docs") == 0
+        assert given.dense.shape == (2, 64)
+        assert [block.shape for block in given.multi_vector] == [(2, 64), (1, 64)]
+        assert given.sparse is not None
+        assert list(given.sparse.term_counts) == [2, 1]
+        assert len(await client.models()) == 1
 
 
-def test_clients_of_reranking_and_retrieval() -> None:
-    with in_background(reranking_server(OverlapReranker())) as address, RerankingClient(address) as reranker:
-        assert [d.score for d in reranker.rerank("a queue", ["a lock", "a queue"])] == [0.5, 1.0]
-        assert len(reranker.models()) == 1
-    with in_background(retrieval_server(ExactRetrieval())) as address, RetrievalClient(address) as retriever:
-        schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="v", dimensions=2)])
-        retriever.create_collection("docs", schema)
-        column = retrieval_pb.DenseColumn(
-            field="v", vectors=float32_tensor(np.eye(2, dtype=np.float32), axes=2, field="vectors")
-        )
-        books = [document_proto(book) for book in (BOOK, Document("b", "locks"))]
-        retriever.upsert(
-            retrieval_pb.UpsertRequest(collection="docs", documents=books, dense=[column], content_hashes=["1", "2"])
-        )
-        assert retriever.count("docs") == 2
-        query = float32_tensor(np.array([1, 0], dtype=np.float32), axes=1, field="query")
-        queries = [retrieval_pb.FieldQuery(field="v", dense=query, depth=1)]
-        found = retriever.retrieve(retrieval_pb.RetrieveRequest(collection="docs", queries=queries))
-        assert list(found.rankings[0].document_ids) == ["a"]
-        assert [d.document_id for d in retriever.documents("docs", ["b"])] == ["b"]
-        assert [c.document_count for c in retriever.collections()] == [2]
-        assert retriever.collection("docs").version == 1
-        assert retriever.drop_collection("docs") == 2
-        with pytest.raises(SluiceError, match="expected a collection"):
-            retriever.collection("docs")
+def test_reranking_client(tiny_bi_encoder: Path) -> None:
+    with in_background(reranking_at(tiny_bi_encoder)) as address, RerankingClient(address) as client:
+        scored = client.rerank("a queue", ["a lock", "a queue"])
+        assert [document.index for document in scored] == [1, 0]
+        assert [document.index for document in client.rerank("a queue", ["a lock", "a queue"], top_k=1)] == [1]
+        assert len(client.models()) == 1
+
+
+async def test_async_reranking_client(tiny_bi_encoder: Path) -> None:
+    async with reranking_at(tiny_bi_encoder) as address, AsyncRerankingClient(address) as client:
+        assert [document.index for document in await client.rerank("a queue", ["a lock", "a queue"])] == [1, 0]
+        assert len(await client.models()) == 1
 
 
 def test_tensor_of_something_else_is_refused() -> None:
