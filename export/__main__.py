@@ -9,6 +9,7 @@ import typer
 
 from export.checkpoint import ExportError, Pooling, Similarity, Task
 from export.options import Options
+from services.model.bundle import VariantName
 
 app = typer.Typer(add_completion=False)
 
@@ -40,6 +41,10 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     ] = False,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Also write an 8-bit graph.")] = True,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write a half precision graph, for GPUs.")] = False,
+    default_variant: Annotated[
+        VariantName | None,
+        typer.Option(help="The graph servers take. (default: the fastest that ranks as fp32 does)"),
+    ] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load weights from a pickle when there are no safetensors.")
     ] = False,
@@ -65,6 +70,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         multi_vector=multi_vector,
         int8=int8,
         fp16=fp16,
+        default_variant=default_variant,
         trust_pickle=trust_pickle,
     )
     warnings.simplefilter("ignore")  # of libraries, to people who cannot act on them

@@ -1,7 +1,7 @@
 """A bundle from a checkpoint: export, fuse, quantise, measure, and only then put in its place."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Final
@@ -124,7 +124,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
             versions={package: version_of(package) for package in _PACKAGES},
         ),
         variants=variants,
-        default_variant=verify.choose(variants),
+        default_variant=_default_variant(variants, options),
         files={path.name: sha256(path) for path in sorted(folder.iterdir())},
     )
 
@@ -209,6 +209,14 @@ def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, s
         )
         for name, parity in parities.items()
     }
+
+
+def _default_variant(variants: Mapping[VariantName, Variant], options: Options) -> VariantName:
+    """The one asked for, else the one that measuring chose. Raises ExportError when it was not exported."""
+    wanted = options.default_variant or verify.choose(variants)
+    if wanted not in variants:
+        raise ExportError(f"--default-variant: expected one of {', '.join(variants)}, found {wanted}")
+    return wanted
 
 
 def _write_golden(path: Path, original: Original, items: Sequence[Item], outputs: Sequence[str]) -> None:

@@ -7,8 +7,9 @@ from typing import Final
 from export.checkpoint import ExportError
 from export.options import Options
 
-# multi_vector: the token states that the demo reranks with.
-DEMO_OPTIONS: Final = Options(name="all-MiniLM-L6-v2", multi_vector=True)
+# multi_vector: the token states that the demo reranks with. fp32, so that its vectors are those of
+# sentence-transformers; int8 is there too, for `--variant int8`.
+DEMO_OPTIONS: Final = Options(name="all-MiniLM-L6-v2", multi_vector=True, default_variant="fp32")
 
 
 def demo_checkpoint() -> Path:

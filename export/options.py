@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task
+from services.model.bundle import VariantName
 
 # What these say is computed inside the graph.
 _IN_GRAPH: Final = ("task", "pooling", "normalize")
@@ -34,6 +35,7 @@ class Options:
     multi_vector: bool = False
     int8: bool = True
     fp16: bool = False
+    default_variant: VariantName | None = None
     trust_pickle: bool = False
 
     def recorded(self) -> dict[str, str]:

@@ -32,6 +32,8 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
+        # Threads that spin while they wait take the processor from those that work, where others work too.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._tokenizer = tokenizer
         self.inputs = tuple(value.name for value in self._session.get_inputs())

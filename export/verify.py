@@ -123,15 +123,21 @@ def keeps_parity(parity: Parity) -> bool:
     return parity.max_score_difference is not None and parity.max_score_difference <= MAX_SCORE_DIFFERENCE
 
 
-def is_servable(parity: Parity) -> bool:
-    """Whether a variant may be the default: it ranks like the original, and answers do not depend on the batch."""
-    return parity.rank_agreement >= MIN_RANK_AGREEMENT and parity.batch_invariance >= MIN_BATCH_INVARIANCE
+def may_be_default(name: VariantName, parity: Parity) -> bool:
+    """Whether servers may take a variant unasked: it ranks like the original, and answers do not depend on the batch.
+
+    fp16 is for GPUs, where its speed was not measured: it is taken only when asked for.
+    """
+    if name == "fp32":
+        return True
+    is_faithful = parity.rank_agreement >= MIN_RANK_AGREEMENT and parity.batch_invariance >= MIN_BATCH_INVARIANCE
+    return name == "int8" and is_faithful
 
 
 def choose(variants: Mapping[VariantName, Variant]) -> VariantName:
     """The fastest of those that may be the default; fp32 always may."""
-    servable = [name for name, variant in variants.items() if name == "fp32" or is_servable(variant.parity)]
-    return max(servable, key=lambda name: variants[name].relative_speed)
+    allowed = [name for name, variant in variants.items() if may_be_default(name, variant.parity)]
+    return max(allowed, key=lambda name: variants[name].relative_speed)
 
 
 def tolerance(parity: Parity) -> float:
@@ -151,6 +157,6 @@ def report(variants: Mapping[VariantName, Variant]) -> list[str]:
         drift = parity.max_score_difference if parity.min_cosine is None else 1 - parity.min_cosine
         lines.append(
             f"{name:8} {drift:10.2e} {parity.rank_agreement:15.3f} {parity.batch_invariance:17.6f} "
-            f"{variant.relative_speed:6.2f}  {'yes' if name == 'fp32' or is_servable(parity) else 'no'}"
+            f"{variant.relative_speed:6.2f}  {'yes' if may_be_default(name, parity) else 'no'}"
         )
     return lines
