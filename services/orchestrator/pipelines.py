@@ -161,6 +161,10 @@ class Pipeline(_Part):
                 kinds.setdefault(retriever.model, {})[retriever.kind] = None
         return {model: tuple(needed) for model, needed in kinds.items()}
 
+    def needing(self, model: str) -> list[Retriever]:
+        """The retrievers that need vectors of this model."""
+        return [retriever for retriever in self.retrieve if retriever.kind != "text" and retriever.model == model]
+
     def problems(self) -> Iterator[tuple[Location, str]]:
         """What makes no sense, where; nothing when all does."""
         yield from self._names()

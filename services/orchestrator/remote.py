@@ -77,14 +77,14 @@ class Embedding:
         self._downstream = downstream
 
     async def embed_queries(
-        self, texts: Sequence[str], *, model: str, kinds: Sequence[Kind], deadline: Deadline
+        self, texts: Sequence[str], *, model: str, kinds: Sequence[Kind], deadline: Deadline, patient: bool
     ) -> Embedded:
-        """The vectors of queries."""
+        """The vectors of queries. `patient` waits for a service that is away."""
         request = embedding_pb.EmbedRequest(
             model=model, texts=texts, role=model_pb2.TEXT_ROLE_QUERY, lane=model_pb2.LANE_INTERACTIVE
         )
         try:
-            return await self._embed(request, kinds, deadline)
+            return await self._embed(request, kinds, deadline, patient=patient)
         except InvalidRequest as error:
             raise _of_queries(error) from None
 
@@ -95,7 +95,7 @@ class Embedding:
         request = embedding_pb.EmbedRequest(
             model=model, texts=texts, role=model_pb2.TEXT_ROLE_DOCUMENT, lane=model_pb2.LANE_BULK
         )
-        return await self._embed(request, kinds, deadline)
+        return await self._embed(request, kinds, deadline, patient=True)
 
     async def models(self, deadline: Deadline) -> list[EmbeddingModel]:
         """The models served there, by name."""
@@ -103,9 +103,11 @@ class Embedding:
         response = await self._downstream.call(self._stub.ListModels, request, deadline, patient=True)
         return list(response.models)
 
-    async def _embed(self, request: embedding_pb.EmbedRequest, kinds: Sequence[Kind], deadline: Deadline) -> Embedded:
+    async def _embed(
+        self, request: embedding_pb.EmbedRequest, kinds: Sequence[Kind], deadline: Deadline, *, patient: bool
+    ) -> Embedded:
         request.representations.extend(REPRESENTATIONS[kind] for kind in kinds)
-        got = await self._downstream.call(self._stub.Embed, request, deadline, patient=True)
+        got = await self._downstream.call(self._stub.Embed, request, deadline, patient=patient)
         return Embedded(len(request.texts), tuple(kinds), got.model, got.dense, got.sparse, got.multi_vector)
 
 

@@ -21,7 +21,7 @@ from services.orchestrator.budget import allowance_s, has_time_for
 from services.orchestrator.documents import text_of
 from services.orchestrator.pipelines import EMBED, FUSE, Pipeline, Rerank, Retriever, Rrf, WeightedSum
 from services.orchestrator.remote import Candidates, FieldQuery, Services, text_queries, vector_queries
-from services.orchestrator.vectors import Embedded, Kind, Model
+from services.orchestrator.vectors import Embedded, Model
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import SEARCHES, STAGE, STAGE_DEGRADED
 
@@ -130,8 +130,8 @@ class _Run:
         try:
             async with asyncio.TaskGroup() as group:
                 embedding = {
-                    model: group.create_task(self._embed(model, kinds, _latest(pipeline, model, deadlines)))
-                    for model, kinds in pipeline.encodings.items()
+                    model: group.create_task(self._embed(pipeline, model, _latest(pipeline, model, deadlines)))
+                    for model in pipeline.encodings
                 }
                 tasks = [
                     group.create_task(self._retrieve(stage, embedding, deadlines[stage.name]))
@@ -197,13 +197,20 @@ class _Run:
             raise BackendFailed("reranking: expected one model for all candidates, got another one midway")
         return list(zip(ids, scores, strict=True))
 
-    async def _embed(self, model: str, kinds: tuple[Kind, ...], deadline: Deadline) -> _Embedding:
-        """The vectors of the query's wordings, or why there are none; and the seconds it took."""
+    async def _embed(self, pipeline: Pipeline, model: str, deadline: Deadline) -> _Embedding:
+        """The vectors of the query's wordings, or why there are none; and the seconds it took.
+
+        A service that is away is waited for only where the search cannot do without it.
+        """
         started = perf_counter()
         result: Embedded | SluiceError
         try:
             result = await self.services.embedding.embed_queries(
-                self.query.wordings, model=model, kinds=kinds, deadline=deadline
+                self.query.wordings,
+                model=model,
+                kinds=pipeline.encodings[model],
+                deadline=deadline,
+                patient=any(stage.on_error == "fail" for stage in pipeline.needing(model)),
             )
         except SluiceError as error:
             result = error
@@ -286,8 +293,7 @@ class _Run:
 
 def _latest(pipeline: Pipeline, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:
     """The latest deadline of those retrievers that need a model."""
-    needing = [stage for stage in pipeline.retrieve if stage.kind != "text" and stage.model == model]
-    return max((deadlines[stage.name] for stage in needing), key=lambda deadline: deadline.at)
+    return max((deadlines[stage.name] for stage in pipeline.needing(model)), key=lambda deadline: deadline.at)
 
 
 def _joined(rankings: tuple[Ranking, ...]) -> Ranking:
