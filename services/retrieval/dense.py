@@ -4,7 +4,7 @@ Candidates of a segment come from its coarse index; those of other parts, and of
 matrix product, which keeps everything that could be among the best.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ from services.core.similarity import dot, l2, unit
 from services.retrieval.index import Part, Vectors, View
 from services.retrieval.planner import plan
 from services.retrieval.schema import DenseField, Metric
+from services.retrieval.scoring import Piece
 
 # A product of float32 vectors is off by about eps * sqrt(D) of the product of their lengths: 1.1e-5 at 8,192
 # dimensions. What is nearer to the k-th score than this is scored exactly before anything is cut.
@@ -33,14 +34,12 @@ class DenseQuery:
     depth: int
     is_exact: bool = False
 
-    def scored(self, view: View, masks: Sequence[Bool]) -> list[tuple[I64, F32]]:
-        """Positions and scores of the candidates in each part, as `search` asks."""
+    def pieces(self, view: View, masks: Sequence[Bool]) -> Iterator[Piece]:
+        """The work, part by part."""
         vector = unit(self.vector[None])[0] if self.field.metric is Metric.COSINE else self.vector
-        found = []
         for part, mask in zip(view.parts, masks, strict=True):
             positions = _near_best(part.block.vectors[self.field.name], vector, self, mask)
-            found.append((positions, _exact(part, vector, self.field, positions)))
-        return found
+            yield Piece(part, positions, _exact(part, vector, self.field, positions), int(np.count_nonzero(mask)))
 
 
 def _near_best(vectors: Vectors, vector: F32, query: DenseQuery, mask: Bool) -> I64:

@@ -11,8 +11,11 @@ from services.retrieval.documents import Document
 from services.retrieval.filters import Filter
 from services.retrieval.reader import Reader
 from services.retrieval.schema import Schema
+from services.retrieval.scoring import IsOver
 from services.retrieval.search import Candidates, Query, Staged, masks_of, rows_of, search
 
+# Characters of text in one page, so that it fits into a message of the default limit, 16 MiB.
+_PAGE_BYTES: Final = 4 * 2**20
 # Rows looked at to fill a page when a filter lets few of them through.
 _LISTED: Final = 4096
 
@@ -38,11 +41,16 @@ class Moment:
         """What the collection holds."""
         return self.collection.schema
 
-    def retrieve(self, queries: Sequence[Query | Staged], condition: Filter | None, *, with_documents: bool) -> Found:
-        """Candidates of each query, with their documents when asked for, or else with their ids."""
+    def retrieve(
+        self, queries: Sequence[Query | Staged], condition: Filter | None, is_over: IsOver, *, with_documents: bool
+    ) -> Found:
+        """Candidates of each query, with their documents when asked for, or else with their ids.
+
+        When the time is over, each query ends early with what it found.
+        """
         view = self.collection.view
         masks = masks_of(view, condition)
-        candidates = [search(view, query, masks) for query in queries]
+        candidates = [search(view, query, masks, is_over) for query in queries]
         if with_documents:
             rows = {int(row) for found in candidates for row in found.rows}
             return Found(candidates, self.reader.documents(rows), view.version)
@@ -63,7 +71,10 @@ class Moment:
         return sum(int(np.count_nonzero(mask)) for mask in masks_of(view, condition))
 
     def page(self, after: str, size: int, condition: Filter | None) -> tuple[list[Document], bool]:
-        """Up to `size` documents with ids above `after` that match, by id; and whether there are more."""
+        """Up to `size` documents with ids above `after` that match, by id; and whether there are more.
+
+        Fewer when they are large; at least one when there is one.
+        """
         matching = None
         if condition is not None:
             matching = rows_of(self.collection.view, masks_of(self.collection.view, condition))
@@ -73,6 +84,9 @@ class Moment:
             if not listed:
                 break
             after = listed[-1][1]
-            found = np.array([row for row, _ in listed], dtype=np.int64)
-            rows.extend((found if matching is None else found[np.isin(found, matching)]).tolist())
-        return self.reader.documents(rows[:size]), len(rows) > size
+            here = np.array([row for row, _ in listed], dtype=np.int64)
+            rows.extend((here if matching is None else here[np.isin(here, matching)]).tolist())
+        found = self.reader.documents(rows[:size])
+        sizes = np.cumsum([len(one.text) + len(one.title) for one in found])
+        fitting = max(1, int(np.count_nonzero(sizes <= _PAGE_BYTES)))
+        return found[:fitting], len(rows) > fitting

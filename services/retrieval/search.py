@@ -1,7 +1,7 @@
 """Search of a view: the candidates of every part, ranked together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from services.retrieval.dense import DenseQuery
 from services.retrieval.filters import Filter
 from services.retrieval.index import View
 from services.retrieval.late import MultiVectorQuery
+from services.retrieval.scoring import IsOver, Scorer
 from services.retrieval.terms import SparseQuery, TextQuery
 
 Query = DenseQuery | TextQuery | SparseQuery | MultiVectorQuery
@@ -26,36 +27,44 @@ class Staged:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What was found, best first; equal scores by lower id. In step: ids, the store's rows, float32 scores."""
+    """What was found, best first; equal scores by lower id. In step: ids, the store's rows, float32 scores.
+
+    coverage  share of the documents that were looked at; 1 unless the time was over before the end
+    """
 
     ids: Sequence[str]
     rows: I64
     scores: F32
+    coverage: float
 
 
-def search(view: View, query: Query | Staged, masks: Sequence[Bool]) -> Candidates:
-    """The best documents among those that the masks, one a part, let through."""
+def search(view: View, query: Query | Staged, masks: Sequence[Bool], is_over: IsOver) -> Candidates:
+    """The best documents among those that the masks, one a part, let through; what was found when the time is over."""
     if not isinstance(query, Staged):
-        return _best(view, query, masks)
-    rows = np.concatenate([_best(view, one, masks).rows for one in query.among])
+        return _best(view, query, masks, is_over)
+    first = [_best(view, one, masks, is_over) for one in query.among]
+    rows = np.concatenate([found.rows for found in first])
     found = [mask & np.isin(part.block.rows, rows) for part, mask in zip(view.parts, masks, strict=True)]
-    return _best(view, query.then, found)
+    then = _best(view, query.then, found, is_over)
+    return replace(then, coverage=min(then.coverage, *(found.coverage for found in first)))
 
 
-def _best(view: View, query: Query, masks: Sequence[Bool]) -> Candidates:
-    """The best `depth` documents among those that the masks, one a part, let through.
-
-    A query's `scored` gives, for each part, positions and exact scores of at least those that belong here.
-    """
+def _best(view: View, query: Scorer, masks: Sequence[Bool], is_over: IsOver) -> Candidates:
+    """As `search`, of one query. At least one piece of the work is done."""
     ids: list[str] = []
     rows, scores = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
-    for part, (positions, found) in zip(view.parts, query.scored(view, masks), strict=True):
-        ids.extend(part.block.ids[position] for position in positions)
-        rows.append(part.block.rows[positions])
-        scores.append(found)
+    covered, total = 0, sum(int(np.count_nonzero(mask)) for mask in masks)
+    for piece in query.pieces(view, masks):
+        ids.extend(piece.part.block.ids[position] for position in piece.positions)
+        rows.append(piece.part.block.rows[piece.positions])
+        scores.append(piece.scores)
+        covered += piece.covered
+        if covered and is_over():
+            break
     all_scores = np.concatenate(scores)
     best = top_k(all_scores, ids, query.depth)
-    return Candidates([ids[position] for position in best], np.concatenate(rows)[best], all_scores[best])
+    coverage = covered / total if total else 1.0
+    return Candidates([ids[position] for position in best], np.concatenate(rows)[best], all_scores[best], coverage)
 
 
 def masks_of(view: View, condition: Filter | None) -> list[Bool]:

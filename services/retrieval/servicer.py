@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
@@ -17,6 +17,9 @@ from services.rpc.deadline import Deadline
 from services.rpc.server import Service
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+# Kept of a caller's time to look up and send what was found.
+_ANSWER_S: Final = 0.02
 
 _NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 
@@ -99,7 +102,8 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
         """Find candidates."""
-        return await self._reads.run(self._deadline(context), self._retrieve, request)
+        deadline = self._deadline(context)
+        return await self._reads.run(deadline, self._retrieve, request, deadline.earlier_by(_ANSWER_S))
 
     def _get_documents(self, request: pb.GetDocumentsRequest) -> pb.GetDocumentsResponse:
         with self._engine.moment(request.collection) as moment:
@@ -121,10 +125,15 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
             count = moment.count(queries.counted(request, moment.schema))
         return pb.CountDocumentsResponse(document_count=count)
 
-    def _retrieve(self, request: pb.RetrieveRequest) -> pb.RetrieveResponse:
+    def _retrieve(self, request: pb.RetrieveRequest, deadline: Deadline) -> pb.RetrieveResponse:
         with self._engine.moment(request.collection) as moment:
             asked = queries.search(request, moment.schema, max_depth=self._settings.max_depth)
-            found = moment.retrieve(asked.queries, asked.condition, with_documents=asked.with_documents)
+            found = moment.retrieve(
+                asked.queries,
+                asked.condition,
+                lambda: deadline.remaining_s() <= 0,
+                with_documents=asked.with_documents,
+            )
         return queries.response(found)
 
     def _deadline(self, context: Context) -> Deadline:

@@ -1,6 +1,6 @@
 """Search of text and sparse fields by their inverted lists: always exact, over the living documents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from services.core.bm25 import idf, saturation
 from services.core.selection import at_least_kth
 from services.retrieval.index import Part, View
 from services.retrieval.schema import SparseField, TextField
+from services.retrieval.scoring import Piece
 
 # What a term adds to the scores of the documents that have it: (part, documents, values in the list) -> float64.
 Weigh = Callable[[Part, I32, F32], F64]
@@ -24,12 +25,11 @@ class TextQuery:
     counts: I64
     depth: int
 
-    def scored(self, view: View, masks: Sequence[Bool]) -> list[tuple[I64, F32]]:
-        """Positions and scores of the candidates in each part, as `search` asks."""
-        weighed = [
-            (int(key), self._weigh(view, int(key), int(n))) for key, n in zip(self.keys, self.counts, strict=True)
-        ]
-        return _scored(view, masks, self.field.name, weighed, self.depth)
+    def pieces(self, view: View, masks: Sequence[Bool]) -> Iterator[Piece]:
+        """The work, part by part."""
+        given = zip(self.keys.tolist(), self.counts.tolist(), strict=True)
+        weighed = [(key, self._weigh(view, key, count)) for key, count in given]
+        return _pieces(view, masks, self.field.name, weighed, self.depth)
 
     def _weigh(self, view: View, key: int, count: int) -> Weigh:
         """Document frequency and mean length are those of the living documents, so that deleting leaves no trace."""
@@ -55,10 +55,10 @@ class SparseQuery:
     weights: F32
     depth: int
 
-    def scored(self, view: View, masks: Sequence[Bool]) -> list[tuple[I64, F32]]:
-        """Positions and scores of the candidates in each part, as `search` asks."""
+    def pieces(self, view: View, masks: Sequence[Bool]) -> Iterator[Piece]:
+        """The work, part by part."""
         weighed = [(int(key), _times(float(weight))) for key, weight in zip(self.keys, self.weights, strict=True)]
-        return _scored(view, masks, self.field.name, weighed, self.depth)
+        return _pieces(view, masks, self.field.name, weighed, self.depth)
 
 
 def _times(weight: float) -> Weigh:
@@ -68,16 +68,15 @@ def _times(weight: float) -> Weigh:
     return weigh
 
 
-def _scored(
+def _pieces(
     view: View, masks: Sequence[Bool], field: str, weighed: Sequence[tuple[int, Weigh]], depth: int
-) -> list[tuple[I64, F32]]:
-    return [_scored_part(part, mask, field, weighed, depth) for part, mask in zip(view.parts, masks, strict=True)]
+) -> Iterator[Piece]:
+    for part, mask in zip(view.parts, masks, strict=True):
+        yield _piece(part, mask, field, weighed, depth)
 
 
-def _scored_part(
-    part: Part, mask: Bool, field: str, weighed: Sequence[tuple[int, Weigh]], depth: int
-) -> tuple[I64, F32]:
-    """Positions and scores of the best documents of a part that have a term; ties with the last of them included.
+def _piece(part: Part, mask: Bool, field: str, weighed: Sequence[tuple[int, Weigh]], depth: int) -> Piece:
+    """The best documents of a part that have a term; ties with the last of them included.
 
     Each document's terms are added in the order of their keys, so equal documents score equally.
     """
@@ -91,4 +90,4 @@ def _scored_part(
     positions = np.flatnonzero(has_term & mask)
     found = scores[positions].astype(np.float32)
     best = at_least_kth(found, depth)
-    return positions[best], found[best]
+    return Piece(part, positions[best], found[best], int(np.count_nonzero(mask)))

@@ -24,6 +24,8 @@ from tests.support.retrieval import document, new_collection, query, upsert
 MODULE = "services.retrieval"
 CYCLES = int(os.environ.get("KILL_CYCLES", "24"))
 DOCUMENTS = 6
+# Groups 0 to 7 are of documents; a write to this one moves an alias to `odd` or `books`.
+ALIAS = 8
 
 
 @contextmanager
@@ -47,7 +49,7 @@ class Writes:
         """Write without end; return when the server is gone."""
         try:
             while True:
-                group = rng.randrange(8)
+                group = rng.randrange(ALIAS + 1)
                 self.count += 1
                 generation = self.count if rng.random() < 0.7 else -self.count
                 self.pending = (group, generation)
@@ -64,6 +66,10 @@ def ids_of(group: int) -> list[str]:
 
 
 def write(stub: RetrievalServiceStub, group: int, generation: int) -> None:
+    if group == ALIAS:
+        name = "odd" if generation % 2 else "books"
+        stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(alias="live", collection=name)), timeout=20)
+        return
     if generation < 0:
         stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=ids_of(group)), timeout=20)
         return
@@ -81,7 +87,7 @@ def stored(stub: RetrievalServiceStub, group: int) -> set[str]:
 def check(stub: RetrievalServiceStub, writes: Writes) -> None:
     """Every group is as it was acknowledged, or as the write on its way would have made it: wholly."""
     total = 0
-    for group in range(8):
+    for group in range(ALIAS):
         allowed = [writes.acknowledged.get(group, -1)]
         if writes.pending and writes.pending[0] == group:
             allowed.append(writes.pending[1])
@@ -89,15 +95,28 @@ def check(stub: RetrievalServiceStub, writes: Writes) -> None:
         assert texts in [{str(generation)} if generation > 0 else set() for generation in allowed]
         writes.acknowledged[group] = int(texts.pop()) if texts else -1
         total += DOCUMENTS * (writes.acknowledged[group] > 0)
+    check_alias(stub, writes)
     writes.pending = None
     found = stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query([1, 1, 0, 0], depth=100)]), timeout=20)
     assert {one.document_id: one.text for one in found.documents} == {
         id_: str(generation)
         for group, generation in writes.acknowledged.items()
-        if generation > 0
+        if group != ALIAS and generation > 0
         for id_ in ids_of(group)
     }
     assert stub.CountDocuments(pb.CountDocumentsRequest(collection="books")).document_count == total
+
+
+def check_alias(stub: RetrievalServiceStub, writes: Writes) -> None:
+    """The alias means what was acknowledged, or what the write on its way would have made it mean."""
+    allowed = [writes.acknowledged.pop(ALIAS, 0)]
+    if writes.pending and writes.pending[0] == ALIAS:
+        allowed.append(writes.pending[1])
+    listed = stub.ListAliases(pb.ListAliasesRequest(), timeout=20).aliases
+    name = listed[0].collection if listed else ""
+    assert name in [("odd" if generation % 2 else "books") if generation else "" for generation in allowed]
+    if name:
+        writes.acknowledged[ALIAS] = 1 if name == "odd" else 2
 
 
 def test_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_no_halves(tmp_path: Path) -> None:
@@ -108,6 +127,7 @@ def test_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_no_halves(tmp_
         server = start(MODULE, "--data", str(tmp_path), "--segment-documents", rng.choice(["20", "20000"]))
         with client(server) as stub:
             stub.CreateCollection(new_collection(), timeout=20)
+            stub.CreateCollection(new_collection("odd"), timeout=20)
             check(stub, writes)
             thread = threading.Thread(target=writes.run, args=(stub, rng))
             thread.start()

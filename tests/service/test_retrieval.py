@@ -143,7 +143,7 @@ def test_retrieve_from_an_empty_collection_finds_nothing(tmp_path: Path) -> None
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         found = await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query([1, 0, 0, 0])]))
-        assert found == pb.RetrieveResponse(rankings=[pb.Ranking()])
+        assert found == pb.RetrieveResponse(rankings=[pb.Ranking(coverage=1)])
 
     in_server(tmp_path, check)
 

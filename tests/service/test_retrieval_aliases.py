@@ -130,6 +130,24 @@ def test_documents_are_listed_by_id_a_page_at_a_time(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
+def test_a_page_of_large_documents_is_cut_to_fit_into_a_message(tmp_path: Path) -> None:
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection())
+        for number in range(100):
+            await stub.Upsert(upsert([document(f"{number:03}", "x" * 65_536)], np.ones((1, 4))))
+        request = pb.ListDocumentsRequest(collection="books", page_size=1024)
+        ids: list[str] = []
+        while True:
+            page = await stub.ListDocuments(request)
+            ids.extend(one.document_id for one in page.documents)
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        assert ids == [f"{number:03}" for number in range(100)]
+
+    in_server(tmp_path, check)
+
+
 def test_statistics_tell_living_from_dead_and_indexed_from_not(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())

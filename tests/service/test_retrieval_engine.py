@@ -55,7 +55,7 @@ def agree(engine: Engine, model: Model, metric: Metric, vector: F32) -> None:
         for depth in (1, 7, 1000):
             query = DenseQuery(given.dense[1], vector, depth, is_exact=True)
             with engine.moment("c") as moment:
-                found = moment.retrieve([query], SMALL if only_small else None, with_documents=True)
+                found = moment.retrieve([query], SMALL if only_small else None, lambda: False, with_documents=True)
             expected = ranked(model, metric, vector, depth, only_small=only_small)
             assert list(found.candidates[0].ids) == [id_ for id_, _ in expected]
             np.testing.assert_allclose(

@@ -82,7 +82,7 @@ def batch(ids: Sequence[str], given: Sequence[Given]) -> Batch:
 
 def answer(engine: Engine, query: Query) -> list[tuple[str, float]]:
     with engine.moment("c") as moment:
-        (found,) = moment.retrieve([query], None, with_documents=False).candidates
+        (found,) = moment.retrieve([query], None, lambda: False, with_documents=False).candidates
     return list(zip(found.ids, found.scores.tolist(), strict=True))
 
 
@@ -155,6 +155,28 @@ def test_scores_equal_the_references_after_any_writes_and_a_restart(tmp_path: Pa
         assert engine.catalogue.find("c").view.parts[0].block.is_segment == (segment_documents == 20)
         for _ in range(5):
             check(engine, model, rng)
+
+
+def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_covered(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    with engine_on(tmp_path, 20_000) as engine:
+        engine.create("c", SCHEMA)
+        for size in (40, 10):
+            ids = [f"{size}-{number}" for number in range(size)]
+            given: list[Given] = [
+                ("queue", (np.array([1]), np.ones(1, np.float32)), np.ones((1, 4), np.float32)) for _ in ids
+            ]
+            engine.upsert(engine.catalogue.find("c"), batch(ids, given))
+        queries: list[Query] = [
+            text_query(TEXT, "queue", 100),
+            SparseQuery(SPARSE, np.array([1]), np.ones(1, dtype=np.float32), 100),
+            MultiVectorQuery(TOKENS, rng.standard_normal((2, 4)).astype(np.float32), 100),
+        ]
+        with engine.moment("c") as moment:
+            for is_over, count in ((lambda: True, 40), (lambda: False, 50)):
+                found = moment.retrieve(queries, None, is_over, with_documents=False)
+                assert [len(one.ids) for one in found.candidates] == [count] * 3
+                assert [one.coverage for one in found.candidates] == [count / 50] * 3
 
 
 def test_words_are_found_in_other_forms_and_stop_words_are_not_looked_for(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def ids(engine: Engine, given: Schema, vector: F32, share: float, *, is_exact: b
     condition = Comparison("share", Operator.LESS, share) if share < 1 else None
     query = DenseQuery(given.dense[0], vector, 10, is_exact=is_exact)
     with engine.moment("c") as moment:
-        found = moment.retrieve([query], condition, with_documents=False)
+        found = moment.retrieve([query], condition, lambda: False, with_documents=False)
     return list(found.candidates[0].ids)
 
 

@@ -116,4 +116,4 @@ def _filter(
 
 
 def _ranking(candidates: Candidates) -> pb.Ranking:
-    return pb.Ranking(document_ids=candidates.ids, scores=candidates.scores.tolist())
+    return pb.Ranking(document_ids=candidates.ids, scores=candidates.scores.tolist(), coverage=candidates.coverage)
