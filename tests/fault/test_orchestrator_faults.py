@@ -23,10 +23,12 @@ from services.rpc.server import serving
 from tests.support.stand_ins import (
     ExactRetrieval,
     HashingEmbedder,
+    OverlapReranker,
     System,
     embedding_server,
     index,
     orchestrator,
+    reranking_server,
     retrieval_server,
     system,
 )
@@ -430,3 +432,49 @@ def test_an_index_stream_of_a_server_that_stops_ends_in_good_order() -> None:
         assert sorted(known) == sorted(retrieval.collections["books"].documents) == [b.document_id for b in BOOKS]
 
     asyncio.run(main())
+
+
+def test_a_rolling_restart_of_two_replicas_fails_no_search() -> None:
+    async def main() -> None:
+        retrieval = ExactRetrieval()
+        async with retrieval_server(retrieval) as retrieval_address, AsyncExitStack() as replicas:
+            embedders = [await replica(replicas, embedding_server(HashingEmbedder(), drain_grace_s=5.0)) for _ in "ab"]
+            rerankers = [await replica(replicas, reranking_server(OverlapReranker(), drain_grace_s=5.0)) for _ in "ab"]
+            addresses = {
+                "embedding": "ipv4:" + ",".join(address for address, _ in embedders),
+                "retrieval": retrieval_address,
+                "reranking": "ipv4:" + ",".join(address for address, _ in rerankers),
+            }
+            async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **addresses) as (search, channel):
+                system = System(search, channel, HashingEmbedder(), retrieval, OverlapReranker())
+                await index(system, BOOKS)
+                stopped = asyncio.Event()
+                loops = [asyncio.create_task(search_until(stopped, system)) for _ in range(4)]
+                await embedders[0][1]()
+                again = embedding_server(HashingEmbedder(), listen=embedders[0][0], drain_grace_s=5.0)
+                await replicas.enter_async_context(again)
+                await embedders[1][1]()
+                await rerankers[0][1]()
+                again = reranking_server(OverlapReranker(), listen=rerankers[0][0], drain_grace_s=5.0)
+                await replicas.enter_async_context(again)
+                await rerankers[1][1]()
+                stopped.set()
+                answers = [answer for loop in loops for answer in await loop]
+        assert len(answers) >= 4
+        assert not any(answer.degraded for answer in answers)
+
+    asyncio.run(main())
+
+
+async def replica(stack: AsyncExitStack, server: Any) -> tuple[str, Callable[[], Awaitable[None]]]:
+    """Address of a started server, and how to stop it before the stack does."""
+    own = await stack.enter_async_context(AsyncExitStack())
+    return await own.enter_async_context(server), own.aclose
+
+
+async def search_until(stopped: asyncio.Event, system: System) -> list[pb.SearchResponse]:
+    """The answers of searches made one after another, one at least."""
+    answers: list[pb.SearchResponse] = []
+    while not answers or not stopped.is_set():
+        answers.append(await system.search.Search(SEARCH, timeout=20.0))
+    return answers
