@@ -7,6 +7,7 @@ from sluice.cli.console import CommandFailed, print_failure
 from sluice.errors import SluiceError
 
 from loadtest.bench.commands import app as bench
+from loadtest.compare import compare
 from loadtest.load import load
 from loadtest.quality.evaluate import evaluate
 
@@ -27,6 +28,7 @@ def _loadtest() -> None:
 
 app.command()(load)
 app.command("eval")(evaluate)
+app.command()(compare)
 app.add_typer(bench, name="bench")
 
 

@@ -42,17 +42,27 @@ class Server:
 
 
 @contextmanager
-def server(name: str, *arguments: str) -> Iterator[Server]:
-    """`python -m services.NAME` for the block. Raises CommandFailed with its last words when it does not start."""
+def server(name: str, *arguments: str, tree: Path | None = None) -> Iterator[Server]:
+    """`python -m services.NAME` for the block; of another source tree when given.
+
+    Raises CommandFailed with its last words when it does not start.
+    """
     metrics = f"127.0.0.1:{_free_port()}"
     command = [sys.executable, "-m", f"services.{name}", "--listen", "127.0.0.1:0", "--metrics-listen", metrics]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
+    if tree is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(tree), str(tree / "protos" / "python")])
     with tempfile.TemporaryDirectory(prefix="sluice-") as folder:
         log = Path(folder) / "log"
         started = time.perf_counter()
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our own program
-                [*command, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=tree,
             )
         try:
             address = _await_ready(name, process, log)

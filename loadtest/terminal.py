@@ -17,6 +17,7 @@ from loadtest.run import Outcome
 
 # The live figures are those of the last so many calls.
 _RECENT: Final = 500
+_WIDE: Final = 160
 
 
 class LiveWatcher:
@@ -87,7 +88,8 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = 
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for cells in rows:
         table.add_row(*cells)
-    out.print(table)
+    # Into a file or a pipe, tables are as wide as they need.
+    out.print(table, width=None if out.is_terminal else _WIDE, crop=out.is_terminal)
 
 
 def write_json(path: Path, record: Any) -> None:

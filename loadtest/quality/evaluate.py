@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from sluice.cli.console import CommandFailed
+from sluice.cli.console import CommandFailed, err
 from sluice.client import Document, EmbeddingClient, Pipeline, SearchClient
 
 from loadtest import collection, machine, terminal
@@ -76,9 +76,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
             figures = _figures(judged, searched, embedder, sample)
     options = {"folder": folder.resolve().name, "split": split, "train": training, "quick": quick}
     told = {"documents": len(judged.documents), "queries": len(judged.queries)}
-    terminal.write_json(
-        out / f"eval-{folder.resolve().name}.json", {**told, **figures, **options, **machine.describe()}
-    )
+    path = out / f"eval-{folder.resolve().name}{'-quick' if quick else ''}.json"
+    if quick:
+        err.print("--quick: these figures only show that it runs", style="yellow")
+    terminal.write_json(path, {**told, **figures, **options, **machine.describe()})
 
 
 def read(folder: Path, split: str, training: str) -> Judged:

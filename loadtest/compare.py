@@ -1,0 +1,114 @@
+"""`compare`: is one commit slower than another? Both serve at once, and are measured in turn."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Final
+
+import typer
+from sluice.cli.console import CommandFailed, err
+
+from loadtest import machine, terminal
+from loadtest.bench import setup
+from loadtest.bench.drive import EMBED, Driven, embed_requests, for_seconds
+from loadtest.gate import Judgement, judge
+from loadtest.servers import Server, server
+from loadtest.targets import Texts
+
+_RUN_S: Final = 3.0
+_WARM_UP_S: Final = 1.0
+# What is compared: a name, the requests' lane and size, and the callers.
+_LOADS: Final = {"bulk passages": ("bulk", 8, 8), "single queries": ("interactive", 1, 1)}
+
+
+def compare(  # noqa: PLR0913, PLR0917 - each is a flag
+    old: Annotated[str, typer.Argument(help="Commit, branch or tag.")],
+    new: Annotated[str, typer.Argument(help="Another; `.` is the work tree as it is.")],
+    bundle: setup.Bundle,
+    data: setup.Data,
+    pairs: Annotated[int, typer.Option(min=3, max=100, help="Paired runs.")] = 12,
+    tolerance: Annotated[float, typer.Option(min=0, max=1, help="A change of less is none.")] = 0.05,
+    quick: setup.Quick = False,
+    out: setup.Out = setup.DEFAULT_OUT,
+) -> None:
+    """Compare the speed of two commits by paired runs. Exit code 1 when the new one is slower.
+
+    [bold]Example[/]
+
+      python -m loadtest compare main . --bundle bundles/all-MiniLM-L6-v2/1 --data collections/mine
+    """
+    texts = Texts.of(data)
+    flags = ("--bundles", str(bundle.absolute()), "--cache-entries", "0", "--max-deadline-s", "600")
+    seconds = 0.5 if quick else _RUN_S
+    with (
+        _tree(old) as old_tree,
+        _tree(new) as new_tree,
+        server("embedding", *flags, tree=old_tree) as before,
+        server("embedding", *flags, tree=new_tree) as after,
+    ):
+        runs = {name: _pairs(name, before, after, texts, 3 if quick else pairs, seconds) for name in _LOADS}
+    judged = {name: judge([b / a for a, b in own], tolerance) for name, own in runs.items()}
+    rows = [
+        [name, one.verdict, _median(runs[name], 0), _median(runs[name], 1), *_cells(one)]
+        for name, one in judged.items()
+    ]
+    terminal.show_table(("calls/s", "verdict", old, new, "new ÷ old", "95 %"), rows)
+    figures = {name: {"pairs": runs[name], **asdict(one)} for name, one in judged.items()}
+    options = {"old": old, "new": new, "tolerance": tolerance, "quick": quick}
+    terminal.write_json(out / "compare.json", {"figures": figures, "options": options, **machine.describe()})
+    if slower := [name for name, one in judged.items() if one.verdict == "slower"]:
+        raise CommandFailed(f"{new} is slower than {old}: {', '.join(slower)}")
+
+
+def _pairs(
+    name: str, before: Server, after: Server, texts: Texts, count: int, seconds: float
+) -> list[tuple[float, float]]:
+    """Calls a second of old and new, in turn; who goes first changes from pair to pair."""
+    lane, batch, callers = _LOADS[name]
+    requests = embed_requests(texts.passages if lane == "bulk" else texts.queries, batch, lane, "document")
+
+    def run(one: Server, for_s: float) -> Driven:
+        return for_seconds(one.address, EMBED, requests, callers, for_s)
+
+    for one in (before, after):
+        run(one, _WARM_UP_S)
+    found = []
+    for number in range(count):
+        err.print(f"  {name}: pair {number + 1}/{count}", style="dim")
+        if number % 2:
+            second, first = run(after, seconds), run(before, seconds)
+        else:
+            first, second = run(before, seconds), run(after, seconds)
+        found.append((first.per_second, second.per_second))
+    return found
+
+
+@contextmanager
+def _tree(commit: str) -> Iterator[Path]:
+    """A folder with the files of a commit, for the block; the work tree itself for `.`. Raises CommandFailed."""
+    top = Path(__file__).parents[1]
+    if commit == ".":
+        yield top
+        return
+    with tempfile.TemporaryDirectory(prefix="sluice-tree-") as folder:
+        archive = subprocess.run(  # noqa: S603 - our own arguments
+            ["git", "-C", str(top), "archive", "--format=tar", commit, "--"],  # noqa: S607 - whichever git there is
+            capture_output=True,
+            check=False,
+        )
+        if archive.returncode:
+            raise CommandFailed(f"{commit}: expected a commit: {archive.stderr.decode().strip()}")
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)  # noqa: S603, S607
+        yield Path(folder)
+
+
+def _median(runs: list[tuple[float, float]], side: int) -> str:
+    return f"{median(pair[side] for pair in runs):.1f}"
+
+
+def _cells(one: Judgement) -> list[str]:
+    return [f"{one.ratio:.3f}", f"{one.low:.3f} to {one.high:.3f}"]

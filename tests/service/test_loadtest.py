@@ -1,0 +1,193 @@
+"""Load tests and evaluation against real servers: a few seconds each."""
+
+import csv
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sluice.cli.console import CommandFailed
+from typer.testing import CliRunner
+
+from loadtest import report
+from loadtest.__main__ import app
+from loadtest.calls import Call, Summary
+from loadtest.load import Options, run_scenario
+from loadtest.report import Result
+from loadtest.scenario import Scenario, parse
+from loadtest.targets import Addresses, Texts
+from tests.support.collections import write_collection
+from tests.support.processes import ServerProcess, running
+from tests.support.system import running_system
+
+EMBED = {"name": "embed", "rpc": "embed", "deadline_s": 5}
+BULK = {"name": "bulk", "rpc": "embed", "deadline_s": 20, "concurrency": 2, "texts": "documents", "batch": 4}
+
+
+class Quiet:
+    """Watches a run and shows nothing."""
+
+    def begin(self, name: str, duration_s: float) -> None: ...
+
+    def note(self, calls: Sequence[Call], now_s: float) -> None: ...
+
+    def end(self, summaries: Sequence[Summary]) -> None: ...
+
+
+class Killer(Quiet):
+    """Kills a server once a call was answered."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+
+    def note(self, calls: Sequence[Call], now_s: float) -> None:
+        if calls and self._server.popen.poll() is None:
+            self._server.kill()
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Texts:
+    return Texts.of(write_collection(tmp_path / "collection"))
+
+
+def scenario(**fields: Any) -> Scenario:
+    return parse({"description": "a test"} | fields, source="test")
+
+
+def measured(address: str, texts: Texts, wanted: Scenario, workers: int = 1) -> Result:
+    """What a scenario gives against an embedding server."""
+    return run_scenario("test", wanted, texts, Options(Addresses(embed=address), workers=workers), Quiet())
+
+
+def test_a_run_counts_every_call_and_writes_all_that_is_to_know(
+    tiny_bi_encoder: Path, texts: Texts, tmp_path: Path
+) -> None:
+    phases = [
+        {"name": "warm-up", "duration_s": 0.5, "rate": 20, "measured": False},
+        {"name": "steady", "duration_s": 1.5, "rate": 20},
+    ]
+    wanted = scenario(workloads=[EMBED | {"arrivals": "constant"}, BULK], phases=phases)
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
+        result = measured(server.address, texts, wanted, workers=2)
+    embed, bulk = result.outcome.summaries
+    assert (embed.phase, embed.offered) == ("steady", 30)
+    assert embed.codes == bulk.codes | {"OK": 30}
+    assert sum(call.workload == 0 for call in result.outcome.calls) == 40
+    assert bulk.offered > 0
+
+    page = report.write(tmp_path / "out", result).read_text()
+    assert page.count("<svg") == 3
+    assert "http" not in page.replace("http-equiv", "")  # one file: nothing is fetched
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["failed"] is None
+    assert record["machine"]["cores"] >= 1
+    assert record["options"]["distinct_requests"] == {"embed": 40, "bulk": 10}
+    with gzip.open(tmp_path / "out" / "calls.csv.gz", "rt") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(result.outcome.calls)
+    assert {row["phase"] for row in rows if row["workload"] == "0"} <= {"warm-up", "steady"}
+    assert (tmp_path / "out" / "latency" / "steady-embed.hgrm").stat().st_size > 0
+
+
+def test_capacity_is_found_and_phases_are_its_multiples(tiny_bi_encoder: Path, texts: Texts) -> None:
+    wanted = scenario(
+        workloads=[EMBED | {"arrivals": "constant"}],
+        capacity={
+            "slo": {"p99_s": 5, "error_share": 0.01},
+            "low_rate": 10,
+            "high_rate": 20,
+            "probe_s": 0.5,
+            "warm_up_s": 0,
+        },
+        rate_unit="capacity",
+        phases=[{"name": "twice", "duration_s": 1, "rate": 2}],
+    )
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
+        outcome = measured(server.address, texts, wanted).outcome
+    assert [probe.rate for probe in outcome.probes] == [10, 20]
+    assert outcome.capacity == 20
+    assert [one.offered for one in outcome.summaries] == [40]
+
+
+def test_calls_over_their_deadline_are_not_good(tiny_bi_encoder: Path, texts: Texts) -> None:
+    wanted = scenario(workloads=[EMBED | {"deadline_s": 1e-6}], phases=[{"name": "p", "duration_s": 0.5, "rate": 20}])
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
+        (one,) = measured(server.address, texts, wanted).outcome.summaries
+    assert one.good == 0
+    assert one.error_share == 1
+    assert one.offered == sum(one.codes.values()) > 0
+
+
+def test_a_server_that_dies_ends_the_run_without_a_report(tiny_bi_encoder: Path, texts: Texts, tmp_path: Path) -> None:
+    wanted = scenario(workloads=[EMBED], phases=[{"name": "p", "duration_s": 60, "rate": 50}], outage_s=0.5)
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
+        options = Options(Addresses(embed=server.address))
+        result = run_scenario("test", wanted, texts, options, Killer(server))
+    assert "stopped answering" in result.outcome.lost
+    assert result.outcome.doubts
+    report.write_raw(tmp_path / "out", result, failed=result.outcome.lost)
+    assert "stopped answering" in json.loads((tmp_path / "out" / "run.json").read_text())["failed"]
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_an_unreachable_target_is_named_before_any_load(texts: Texts) -> None:
+    wanted = scenario(workloads=[EMBED], phases=[{"name": "p", "duration_s": 1, "rate": 1}])
+    with pytest.raises(CommandFailed, match=r"127\.0\.0\.1:1: embed does not work: UNAVAILABLE"):
+        measured("127.0.0.1:1", texts, wanted)
+
+
+def test_a_refusing_target_is_named_before_any_load(tiny_bi_encoder: Path, texts: Texts) -> None:
+    wanted = scenario(workloads=[EMBED | {"model": "other"}], phases=[{"name": "p", "duration_s": 1, "rate": 1}])
+    with (
+        running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server,
+        pytest.raises(CommandFailed, match="NOT_FOUND: no model 'other'"),
+    ):
+        measured(server.address, texts, wanted)
+
+
+def test_a_run_without_a_call_is_refused(tiny_bi_encoder: Path, texts: Texts) -> None:
+    wanted = scenario(workloads=[EMBED], phases=[{"name": "p", "duration_s": 1, "rate": 0}])
+    with (
+        running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server,
+        pytest.raises(CommandFailed, match="expected at least one call"),
+    ):
+        measured(server.address, texts, wanted)
+
+
+@pytest.mark.slow
+def test_the_commands_load_and_evaluate_a_whole_system(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "collection")
+    out = tmp_path / "out"
+    with running_system(tmp_path, tiny_bi_encoder) as system:
+        where = ["--search", system.address, "--embedding", system.processes["embedding"].address]
+        evaluation = ["eval", str(folder), *where, "-c", "docs", "--out", str(out)]
+        evaluated = CliRunner().invoke(app, evaluation, catch_exceptions=False)
+        assert evaluated.exit_code == 0
+        others = [f"--{name}={system.processes[name].address}" for name in ("retrieval", "reranking")]
+        wanted = tmp_path / "all.yaml"
+        wanted.write_text(
+            "description: each RPC\n"
+            "workloads:\n"
+            "  - {name: search, rpc: search, deadline_s: 10}\n"
+            "  - {name: retrieve, rpc: retrieve, deadline_s: 10}\n"
+            "  - {name: rerank, rpc: rerank, deadline_s: 10, batch: 4}\n"
+            "phases: [{name: p, duration_s: 2, rate: 5}]\n"
+        )
+        arguments = ["load", str(wanted), "--data", str(folder), *where, *others, "--out", str(out / "run")]
+        loaded = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert loaded.exit_code == 0
+    figures = json.loads((out / "eval-collection.json").read_text())
+    assert figures["documents"] == figures["queries"] == 40
+    for one in figures["pipelines"].values():
+        assert 0 < one["nDCG@10"] <= 1
+        assert one["R@50"] >= one["R@10"]
+    assert sum(figures["fates"]["default"].values()) == 40
+    summaries = json.loads((out / "run" / "run.json").read_text())["summaries"]
+    assert {one["workload"] for one in summaries if one["good"] == one["offered"] > 0} == {
+        "search",
+        "retrieve",
+        "rerank",
+    }
+    assert (out / "run" / "report.html").is_file()
