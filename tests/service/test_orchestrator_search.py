@@ -9,10 +9,10 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, SluiceError, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.core.fusion import rrf
+from services.core.fusion import interpolate, rrf
 from services.core.ranking import Ranking
 from services.orchestrator.pipelines import PACKAGED
-from tests.support.stand_ins import System, index, system
+from tests.support.stand_ins import System, index, system, vector, words
 
 BOOKS = [
     Document(document_id="a", title="Queues", text="asyncio queue get waits for an item"),
@@ -113,6 +113,30 @@ def test_search_fuses_several_retrievers(tmp_path: Path) -> None:
         assert running.reranker.count("Rerank") == 2  # slices of 2 and 1
 
     run(check, tmp_path / "p.yaml", index_model="one")
+
+
+def test_a_served_pipeline_ranks_as_the_same_cascade_does_in_one_process() -> None:
+    texts = {f"d{n:02}": " ".join(f"word{n * m % 17}" for m in range(1, 9)) for n in range(60)}
+    query = "word3 word5 word8 word13"
+
+    def cosine(text: str) -> float:
+        return float(vector(text) @ vector(query))
+
+    def overlap(text: str) -> float:
+        return len(set(words(text)) & set(words(query))) / len(set(words(query)))
+
+    dense = Ranking.of((id_, cosine(text)) for id_, text in texts.items()).top(50)
+    scored = Ranking.of((id_, overlap(texts[id_])) for id_ in dense.ids)
+    expected = interpolate(dense, scored, weight=0.7, normalisation="min_max")
+
+    async def check(running: System) -> None:
+        await index(running, [Document(document_id=id_, text=text) for id_, text in texts.items()])
+        answer = await running.search.Search(pb.SearchRequest(collection="books", query=query, top_k=50))
+        assert [result.score for result in answer.results] == pytest.approx(expected.scores, abs=1e-6)
+        served = Ranking.of((result.document.document_id, round(result.score, 5)) for result in answer.results)
+        assert served.ids == Ranking.of((id_, round(score, 5)) for id_, score in expected.items()).ids
+
+    run(check)
 
 
 def test_search_with_several_wordings_fuses_what_each_of_them_finds() -> None:
