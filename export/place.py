@@ -17,7 +17,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
     A second export of the same bundle waits for the first. What a killed one left is removed by the next.
     """
-    prefix = f".{folder.name}-"
+    prefix = f".{folder.name}~"  # no other bundle's begins so: a name has no ~
     for left in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(left)
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
