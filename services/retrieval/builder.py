@@ -15,6 +15,7 @@ import numpy as np
 
 from services.retrieval.coarse import CoarseIndex, Stopped
 from services.retrieval.index import Block, Part, Vectors, View
+from services.retrieval.priority import lowest_priority
 from services.retrieval.schema import Schema
 from services.retrieval.segments import mapped, save
 
@@ -111,6 +112,7 @@ class Builder:
         self._thread.join()
 
     def _run(self) -> None:
+        lowest_priority()
         while self._woken.wait() and not self._stopped.is_set():
             self._woken.clear()
             try:

@@ -5,6 +5,7 @@ assignment; a reader takes the view and a read transaction of the same version, 
 of one moment.
 """
 
+import logging
 import shutil
 import sqlite3
 import threading
@@ -29,6 +30,8 @@ from services.retrieval.schema import Schema
 from services.retrieval.search import masks_of, rows_of
 from services.retrieval.store import Store
 from services.rpc.server import StartFailed
+
+logger = logging.getLogger(__name__)
 
 # Between a commit and its publication lie microseconds: this many tries without a match are a defect.
 _MATCH_TRIES: Final = 100_000
@@ -176,6 +179,8 @@ class Engine:
                     folder = self._folder(collection.stored)
                     segment, last_row = build(collection.view, collection.schema, folder, is_stopped)
                     self._adopt(collection, segment, last_row)
+                    fields = {"collection": collection.stored.name, "documents": len(segment.ids)}
+                    logger.info("segment built", extra=fields)
 
     def _create(self, name: str, schema: Schema) -> Collection:
         if len(self._catalogue.collections) >= self._max_collections:
@@ -207,6 +212,9 @@ class Engine:
             raise StartFailed(f"the store is damaged: {error}; restore it from a backup") from error
         if self._store.is_writable:
             remove_leftovers(self._segments, {str(collection.key) for collection in loaded})
+        for one in loaded:
+            counts = {"documents": one.view.document_count, "indexed": one.view.indexed_count}
+            logger.info("loaded", extra={"collection": one.stored.name, **counts})
         return Catalogue({collection.stored.name: collection for collection in loaded}, aliases)
 
     def _adopt(self, built: Collection, segment: Block, last_row: int) -> None:

@@ -10,10 +10,12 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
 from services.retrieval.engine import Engine
+from services.retrieval.recall import LiveRecall
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.wire import documents, queries, schemas
 from services.retrieval.workers import Lane
 from services.rpc.deadline import Deadline
+from services.rpc.metrics import RANKINGS
 from services.rpc.server import Service
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,8 +29,11 @@ _NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     """Checks and reads in the `reads` lane, writes in the `writes` lane; the event loop does neither."""
 
-    def __init__(self, engine: Engine, settings: RetrievalSettings, reads: Lane, writes: Lane) -> None:
+    def __init__(
+        self, engine: Engine, settings: RetrievalSettings, reads: Lane, writes: Lane, recall: LiveRecall
+    ) -> None:
         self._engine = engine
+        self._recall = recall
         self._settings = settings
         self._reads = reads
         self._writes = writes
@@ -134,6 +139,9 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
                 lambda: deadline.remaining_s() <= 0,
                 with_documents=asked.with_documents,
             )
+        self._recall.note(moment.collection.view, asked.queries, asked.condition, found.candidates)
+        for candidates in found.candidates:
+            RANKINGS.labels("full" if candidates.coverage == 1 else "cut").inc()
         return queries.response(found)
 
     def _deadline(self, context: Context) -> Deadline:
@@ -145,6 +153,7 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
     """The service on its data folder. Raises StartFailed when the folder cannot be used."""
     reads = Lane("reads", threads=settings.search_threads, max_waiting=settings.max_waiting_reads)
     writes = Lane("writes", threads=1, max_waiting=settings.max_waiting_writes)
+    recall = LiveRecall(settings.recall_sample_every)
     engine = Engine(
         settings.data,
         now_us=_now_us,
@@ -152,11 +161,12 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
         segment_documents=settings.segment_documents,
     )
     try:
-        servicer = RetrievalServicer(engine, settings, reads, writes)
+        servicer = RetrievalServicer(engine, settings, reads, writes, recall)
         yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
     finally:
         writes.close()
         reads.close()
+        recall.close()
         engine.close()
 
 

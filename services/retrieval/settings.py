@@ -37,5 +37,8 @@ class RetrievalSettings(ServerSettings):
     """Documents that are compared one by one until an approximate index is built over them. Below, a search of all
     takes a few ms and is exact; building takes about 1 ms of a core a document, in the background."""
 
+    recall_sample_every: int = Field(200, ge=0)
+    """One search in this many is repeated exactly in the background, for the metric of live recall; 0 repeats none."""
+
     max_collections: int = Field(256, ge=1, le=100_000)
     """Most collections in the data folder."""

@@ -46,3 +46,10 @@ SEARCHES: Final = Counter("sluice_searches", "Searches answered: `full` or `degr
 RETRIES: Final = Counter("sluice_retries", "Calls sent again after UNAVAILABLE.", ["service", "lane"])
 BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times a circuit breaker opened.", ["service", "lane"])
 INDEXED: Final = Counter("sluice_documents_indexed", "Documents acknowledged, by outcome.", ["outcome"])
+
+LIVE_CANDIDATES: Final = Counter(
+    "sluice_live_candidates",
+    "Candidates of sampled searches repeated exactly: `found` by the approximate search too, or `missed`.",
+    ["outcome"],
+)
+RANKINGS: Final = Counter("sluice_rankings", "Rankings of retrieval: `full`, or `cut` by the deadline.", ["outcome"])

@@ -1,17 +1,20 @@
 """Segments: recall under filters, a start that loads instead of building, and damage that is found and healed."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 
 from services.retrieval.columns import Operator
 from services.retrieval.dense import DenseQuery
 from services.retrieval.documents import Batch, Document, Value
 from services.retrieval.engine import Engine
 from services.retrieval.filters import Comparison
+from services.retrieval.recall import LiveRecall
 from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
 
 F32 = NDArray[np.float32]
@@ -80,6 +83,35 @@ def test_recall_is_kept_from_all_documents_down_to_one_in_a_thousand(tmp_path: P
             assert sum(len(set(found) & set(truth)) for found, truth in pairs) >= 0.98 * wanted
     finally:
         engine.close()
+
+
+def counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("sluice_live_candidates_total", {"outcome": outcome}) or 0.0
+
+
+def test_a_sampled_search_is_repeated_exactly_and_what_it_missed_is_counted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(14)
+    given = schema(Metric.COSINE)
+    engine, recall, never = open_engine(tmp_path, 200), LiveRecall(every=2), LiveRecall(every=0)
+    try:
+        engine.create("c", given)
+        fill(engine, given, clustered(rng, 300))
+        query = DenseQuery(given.dense[0], clustered(rng, 1)[0], 10)
+        with engine.moment("c") as moment:
+            view = moment.collection.view
+            (found,) = moment.retrieve([query], None, lambda: False, with_documents=False).candidates
+        half = replace(found, ids=found.ids[:7])
+        before = counted("found"), counted("missed")
+        assert never.note(view, [query], None, [half]) is None
+        assert recall.note(view, [query], None, [half]) is None
+        repeated = recall.note(view, [query], None, [half])
+        assert repeated is not None
+        repeated.result()
+        assert (counted("found") - before[0], counted("missed") - before[1]) == (7, 3)
+    finally:
+        engine.close()
+        recall.close()
+        never.close()
 
 
 def test_a_start_loads_the_segment_and_replays_what_is_newer(tmp_path: Path) -> None:
