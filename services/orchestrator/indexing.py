@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final, Literal
 
 from sluice.common.v1.document_pb2 import Document
@@ -88,6 +89,7 @@ class IndexStream:
     _work: "asyncio.Task[None] | None" = None
     _is_stopped: bool = False
     _reading: "asyncio.Future[Message | None] | None" = None
+    _busy_at: float = field(default_factory=monotonic)
     _is_draining: bool = False
     _is_cut: bool = False
 
@@ -155,16 +157,24 @@ class IndexStream:
         self._reading = reading = asyncio.ensure_future(anext(messages, None))
         try:
             while not reading.done():
-                await asyncio.wait({reading}, timeout=self.limits.idle_timeout_s)
-                if not reading.done() and not self._unacknowledged:
-                    what = f"no document came for {self.limits.idle_timeout_s:g} s"
-                    raise Unavailable(what, reason=ErrorReason.ERROR_REASON_STREAM_IDLE)
+                await asyncio.wait({reading}, timeout=self._patience_s())
         finally:
             reading.cancel()
         if reading.cancelled():
             self._is_cut = True
             return None
         return reading.result()
+
+    def _patience_s(self) -> float:
+        """Seconds until the stream is idle: open with no document coming, and none under way. Raises Unavailable."""
+        now = monotonic()
+        if self._unacknowledged:
+            self._busy_at = now
+        left = self._busy_at + self.limits.idle_timeout_s - now
+        if left <= 0:
+            what = f"no document came for {self.limits.idle_timeout_s:g} s"
+            raise Unavailable(what, reason=ErrorReason.ERROR_REASON_STREAM_IDLE)
+        return left
 
     async def _accept(self, documents: Sequence[Document]) -> None:
         """Put documents into the inbox, and refuse those that are wrong in themselves."""
@@ -181,6 +191,8 @@ class IndexStream:
             else:
                 message = f"documents[{position}].{what}"
                 failed.append(Acknowledgement(document.document_id, "failed", _INVALID, message))
+        if documents:
+            self._busy_at = monotonic()
         if failed:
             self._unacknowledged += len(failed)
             await self._acknowledge(failed)

@@ -1,7 +1,8 @@
 """Calls to another service: within a deadline, with retries and a circuit breaker.
 
 Facts: a breaker that is open refuses for nothing, so a call that may wait does so without sending anything, and a
-service that restarts is met by one probe at a time. A refusal as OVERLOADED says that the service is well.
+service that restarts is met by one probe at a time. A refusal as OVERLOADED says that the service is well. A server
+that stops may end a call that just came as CANCELLED, whatever its grace; calls we cancel ourselves never get here.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Final, Literal, TypeVar
 
 import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailable, from_rpc_error
+from sluice.errors import BackendFailed, Cancelled, DeadlineExpired, SluiceError, Unavailable, from_rpc_error
 
 from services.rpc.breaker import Breaker
 from services.rpc.deadline import Deadline
@@ -112,6 +113,8 @@ class Downstream:
 
     def _named(self, error: SluiceError, timeout: float) -> SluiceError:
         """The error with the service's name in front of its message, and a reason even when gRPC itself raised it."""
+        if isinstance(error, Cancelled):
+            return Unavailable(f"{self.name}: cancelled there", reason=ErrorReason.ERROR_REASON_DRAINING)
         what = f"no answer within {timeout:.3g} s" if isinstance(error, DeadlineExpired) else error.message
         error.message = f"{self.name}: {what}"
         error.args = (error.message,)

@@ -18,7 +18,21 @@ from sluice.errors import (
 )
 from sluice.search.v1 import search_service_pb2 as pb
 
-from tests.support.stand_ins import DIMENSIONS, System, index, system
+from services.orchestrator.indexing import IndexStream, Message
+from services.orchestrator.remote import Embedding, Reranking, Retrieval, Services
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.target import Opening
+from services.rpc.downstream import Downstream
+from tests.support.stand_ins import (
+    DIMENSIONS,
+    ExactRetrieval,
+    HashingEmbedder,
+    System,
+    embedding_server,
+    index,
+    retrieval_server,
+    system,
+)
 
 INDEXED = pb.Acknowledgement.OUTCOME_INDEXED
 UNCHANGED = pb.Acknowledgement.OUTCOME_UNCHANGED
@@ -320,6 +334,33 @@ def test_index_that_stays_idle_ends_as_unavailable() -> None:
         assert error.reason_name == "STREAM_IDLE"
 
     run(check, idle_timeout_s=0.3)
+
+
+def test_index_with_messages_without_documents_is_idle_too() -> None:
+    async def without_documents() -> AsyncIterator[Message]:
+        yield Message(Opening("books", create=True, filterable={}), [])
+        while True:
+            await asyncio.sleep(0)
+            yield Message(None, [])
+
+    async def main() -> None:
+        embedder, retrieval = HashingEmbedder(), ExactRetrieval()
+        async with (
+            embedding_server(embedder) as embedding,
+            retrieval_server(retrieval) as address,
+            grpc.aio.insecure_channel(embedding) as to_embedding,
+            grpc.aio.insecure_channel(address) as to_retrieval,
+        ):
+            services = Services(
+                Embedding(to_embedding, Downstream("embedding")),
+                Retrieval(to_retrieval, Downstream("retrieval")),
+                Reranking(to_retrieval, Downstream("reranking")),
+            )
+            stream = IndexStream(services, OrchestratorSettings(idle_timeout_s=0.3).index_limits())
+            with pytest.raises(Unavailable, match=r"no document came for 0\.3 s"):
+                await anext(stream.acknowledgements(without_documents()))
+
+    asyncio.run(main())
 
 
 def test_index_without_any_message_ends_well() -> None:
