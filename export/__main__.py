@@ -73,6 +73,11 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         default_variant=default_variant,
         trust_pickle=trust_pickle,
     )
+    _run(checkpoint, out, options, tensorrt=tensorrt, force=force)
+
+
+def _run(checkpoint: str, out: Path, options: Options, *, tensorrt: bool, force: bool) -> None:
+    """Export, and exit with status 1 and the reason when that fails."""
     warnings.simplefilter("ignore")  # of libraries, to people who cannot act on them
     # torch takes seconds to import, and --help should not.
     from export.build import export_bundle  # noqa: PLC0415
