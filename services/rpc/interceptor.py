@@ -120,5 +120,6 @@ def _log(method: str, error: SluiceError, started: float) -> None:
 
 
 async def _abort(context: Context, error: SluiceError) -> NoReturn:
-    details = (("grpc-status-details-bin", to_status(error).SerializeToString()),)
-    await context.abort(error.code, error.message, trailing_metadata=details)
+    status = to_status(error)
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(error.code, status.message, trailing_metadata=details)

@@ -77,6 +77,7 @@ BAD_UPSERTS = [
     (upsert([document("a"), document("b"), document("a")], np.ones((3, 4))), ["documents[2].document_id"]),
     (upsert([document("")], ONES), ["documents[0].document_id"]),
     (upsert([document("é" * 257)], ONES), ["documents[0].document_id"]),
+    (upsert([document("a\0b")], ONES), ["documents[0].document_id"]),
     (upsert([document("a", "x" * 65_537)], ONES), ["documents[0].text"]),
     (upsert([doc.Document(document_id="a", title="x" * 4097)], ONES), ["documents[0].title"]),
     (upsert([document("a", "text", **{f"k{i}": 1 for i in range(65)})], ONES), ["documents[0].metadata"]),
@@ -236,7 +237,7 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
         condition = compare("year", 1)
         for ids, fields in (
             (["a"] * 1025, ["document_ids"]),
-            (["a", "", "x" * 513], ["document_ids[1]", "document_ids[2]"]),
+            (["a", "", "x" * 513, "a\0b"], ["document_ids[1]", "document_ids[2]", "document_ids[3]"]),
         ):
             get = pb.GetDocumentsRequest(collection="books", document_ids=ids)
             delete = pb.DeleteDocumentsRequest(collection="books", document_ids=ids)
@@ -247,6 +248,21 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
         assert await fields_of(stub.DeleteDocuments(neither)) == ["document_ids"]
         both = pb.DeleteDocumentsRequest(collection="books", document_ids=["a"], filter=condition)
         assert await fields_of(stub.DeleteDocuments(both)) == ["filter"]
+
+    in_server(tmp_path, check)
+
+
+def test_what_is_wrong_fits_into_the_answer_however_much_it_is(tmp_path: Path) -> None:
+    """gRPC refuses metadata above 8 KiB, and the caller would see another error."""
+
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection())
+        error = await error_of(stub.Upsert(upsert([document("") for _ in range(1024)], np.ones((1024, 4)))))
+        assert isinstance(error, InvalidRequest)
+        assert error.message.endswith("(and 2046 more)")
+        assert 10 < len(error.violations) < 100
+        long = await error_of(stub.GetCollection(pb.GetCollectionRequest(name="x" * 20_000)))
+        assert isinstance(long, NotFound)
 
     in_server(tmp_path, check)
 

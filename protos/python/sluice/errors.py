@@ -30,6 +30,9 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN: Final = "sluice"
 _PREFIX: Final = "ERROR_REASON_"
+# Together below gRPC's 8 KiB of metadata: the message travels twice, once percent-encoded, the rest once in base64.
+_TEXT_BYTES: Final = 700
+_VIOLATIONS_BYTES: Final = 2048
 
 
 @dataclass(frozen=True)
@@ -184,13 +187,18 @@ _CODE_NUMBERS: Final = {code: int(code.value[0]) for code in grpc.StatusCode}
 
 
 def to_status(error: SluiceError) -> status_pb2.Status:
-    """The google.rpc.Status of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason_name, domain=DOMAIN, metadata=error.metadata)
-    status = status_pb2.Status(code=_CODE_NUMBERS[error.code], message=error.message, details=[_packed(info)])
+    """The google.rpc.Status of an error: ErrorInfo always, BadRequest and RetryInfo where they apply.
+
+    Long texts are cut and violations beyond a few thousand bytes left out: a status travels as metadata, which gRPC
+    refuses above 8 KiB, and then the caller would see none of it.
+    """
+    metadata = {key: _cut(value) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason_name, domain=DOMAIN, metadata=metadata)
+    status = status_pb2.Status(code=_CODE_NUMBERS[error.code], message=_cut(error.message), details=[_packed(info)])
     if isinstance(error, InvalidRequest) and error.violations:
         fields = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in error.violations
+            for v in _fitting(error.violations)
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=fields)))
     if isinstance(error, Unavailable) and error.retry_after_s is not None:
@@ -225,6 +233,25 @@ def from_status(status: status_pb2.Status) -> SluiceError:
         delay_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
         return Unavailable(status.message, reason=reason, metadata=info.metadata, retry_after_s=delay_s)
     return cls(status.message, reason=reason, metadata=info.metadata)
+
+
+def _cut(text: str) -> str:
+    """The text, or its beginning when it is too long for metadata."""
+    encoded = text.encode()
+    return text if len(encoded) <= _TEXT_BYTES else encoded[: _TEXT_BYTES - 3].decode(errors="ignore") + "..."
+
+
+def _fitting(violations: Sequence[Violation]) -> list[Violation]:
+    """The first violations, as many as fit into metadata; always one."""
+    kept: list[Violation] = []
+    room = _VIOLATIONS_BYTES
+    for violation in violations:
+        cut = Violation(_cut(violation.field), _cut(violation.description))
+        room -= len(cut.field.encode()) + len(cut.description.encode())
+        if kept and room < 0:
+            break
+        kept.append(cut)
+    return kept
 
 
 def _packed(message: Message) -> any_pb2.Any:

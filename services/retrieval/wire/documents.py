@@ -69,9 +69,16 @@ def messages(found: Sequence[Document], *, with_documents: bool) -> tuple[list[D
 
 
 def check_ids(path: str, ids: Sequence[str], violations: Violations) -> None:
-    """Note ids that are empty or too long."""
+    """Note ids that are empty, too long, or with a NUL."""
     for i, id_ in enumerate(ids):
-        violations.count(f"{path}[{i}]", len(id_.encode()), low=1, high=ID_BYTES_MAX, what="bytes of UTF-8")
+        _check_id(f"{path}[{i}]", id_, violations)
+
+
+def _check_id(path: str, id_: str, violations: Violations) -> None:
+    violations.count(path, len(id_.encode()), low=1, high=ID_BYTES_MAX, what="bytes of UTF-8")
+    # SQLite's JSON functions end a string at a NUL: such an id would be taken for another one.
+    if "\0" in id_:
+        violations.add(path, f"expected an id without NUL characters, got one at {id_.index(chr(0))}")
 
 
 def scalar(path: str, given: MetadataValue, violations: Violations) -> Scalar:
@@ -105,7 +112,7 @@ def _hashes(request: pb.UpsertRequest, violations: Violations) -> Sequence[str]:
 
 def _document(path: str, given: DocumentMessage, hash_: str, schema: Schema, violations: Violations) -> Document:
     bytes_ = "bytes of UTF-8"
-    violations.count(f"{path}.document_id", len(given.document_id.encode()), low=1, high=ID_BYTES_MAX, what=bytes_)
+    _check_id(f"{path}.document_id", given.document_id, violations)
     violations.count(f"{path}.title", len(given.title.encode()), low=0, high=_TITLE_BYTES_MAX, what=bytes_)
     violations.count(f"{path}.text", len(given.text.encode()), low=0, high=_TEXT_BYTES_MAX, what=bytes_)
     violations.count(f"{path}.metadata", len(given.metadata), low=0, high=_METADATA_KEYS_MAX, what="keys")
