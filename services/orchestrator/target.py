@@ -78,7 +78,9 @@ async def open_target(
     except NotFound:
         if not opening.create:
             raise
-        schema = schema_for(_chosen(models, model), kinds, opening.filterable)
+        chosen = _chosen(models, model)
+        _check_kinds(chosen, kinds)
+        schema = schema_for(chosen, kinds, opening.filterable)
         collection = await services.retrieval.create(opening.collection, schema, deadline)
     _check_filterable(collection, opening)
     fields = tuple(_field(*described, models, model) for described in fields_of(collection))
@@ -95,6 +97,17 @@ def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
     raise PreconditionFailed(
         f"expected {expected} in the embedding service, got {served}", reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH
     )
+
+
+def _check_kinds(model: EmbeddingModel, kinds: Sequence[FieldKind]) -> None:
+    """Raise PreconditionFailed when new collections are to have vectors that the model does not give."""
+    given = kinds_of(model)
+    if missing := [kind for kind in kinds if kind != "text" and kind not in given]:
+        raise PreconditionFailed(
+            f"expected a model with {', '.join(missing)} vectors for new collections (index_fields), "
+            f"got {model.model.name} with {', '.join(sorted(given))}",
+            reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
+        )
 
 
 def _field(

@@ -294,6 +294,18 @@ def test_index_with_another_model_than_the_collection_was_made_for_is_a_failed_p
     run(check)
 
 
+def test_index_into_new_fields_that_the_model_cannot_fill_creates_nothing() -> None:
+    async def check(running: System) -> None:
+        running.embedder.representations = running.embedder.representations[:1]
+        request = pb.IndexRequest(collection="books", create_collection=True, documents=[document(1)])
+        _, error = await ended(running.search.Index(messages(request)))
+        assert isinstance(error, PreconditionFailed)
+        assert "sparse vectors for new collections (index_fields), got hashing with dense" in error.message
+        assert not running.retrieval.collections
+
+    run(check, index_fields=["dense", "sparse"])
+
+
 def test_index_with_other_filterable_fields_than_the_collection_has_is_already_exists() -> None:
     async def check(running: System) -> None:
         await index(running, [document(1)])

@@ -134,6 +134,11 @@ class HashingEmbedder(Troubled, EmbeddingBase):
 
     digest: str = "d" * 64
     names: tuple[str, ...] = ("hashing",)
+    representations: tuple[embedding_pb.Representation.ValueType, ...] = (
+        embedding_pb.REPRESENTATION_DENSE,
+        embedding_pb.REPRESENTATION_SPARSE,
+        embedding_pb.REPRESENTATION_MULTI_VECTOR,
+    )
 
     async def Embed(self, request: Any, context: Any) -> Any:
         await self.met("Embed", request)
@@ -156,11 +161,7 @@ class HashingEmbedder(Troubled, EmbeddingBase):
         models = [
             embedding_pb.EmbeddingModel(
                 model=ModelRef(name=name, version="1", digest=self.digest),
-                representations=[
-                    embedding_pb.REPRESENTATION_DENSE,
-                    embedding_pb.REPRESENTATION_SPARSE,
-                    embedding_pb.REPRESENTATION_MULTI_VECTOR,
-                ],
+                representations=self.representations,
                 dimensions=DIMENSIONS,
                 max_token_count=256,
                 similarity="cosine",
