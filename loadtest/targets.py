@@ -142,7 +142,7 @@ def _messages(
 
 def _kind(workload: Workload, queries: list[str], passages: list[str]) -> list[str]:
     if workload.texts == "sentences":
-        return [sentence for passage in passages for sentence in sentences(passage)]
+        return list(dict.fromkeys(sentence for passage in passages for sentence in sentences(passage)))
     return queries if workload.texts == "queries" else passages
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from loadtest.bench import latency, load, peers, start, throughput
+from loadtest.bench import latency, load, peers, retrieval, start, throughput
 
 app = typer.Typer(help="Benchmarks: each is one question, one command, a table and a JSON file.", no_args_is_help=True)
 app.command()(throughput.embed)
@@ -12,4 +12,5 @@ app.command()(latency.latency)
 app.command()(load.overload)
 app.command()(load.lanes)
 app.command()(start.start)
+app.command()(retrieval.retrieval)
 app.command()(peers.peers)

@@ -26,6 +26,7 @@ _RUN_S: Final = 4.0
 _CHOOSE_S: Final = 3.0
 _CHOOSE_CALLERS: Final = 16
 _ROUNDS: Final = 2
+_BULK_TEXTS: Final = 512
 # All must do the same work: least cosine between a peer's vector and ours.
 _LEAST_COSINE: Final = 0.98
 _OURS: Final = "sluice"
@@ -59,7 +60,7 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
     random.Random(1).shuffle(texts)  # noqa: S311
     cache = cache.expanduser().absolute()
     callers = _CALLERS[1:2] if quick else _CALLERS
-    with contenders(plan, checkpoint.absolute(), cache, texts) as (sides, chosen):
+    with contenders(plan, checkpoint.absolute(), cache, texts) as (sides, chosen, alone):
         cosines = _same_work(sides, texts[0])
         measured = {
             number: alternate(
@@ -69,14 +70,17 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
             for number in callers
         }
         memory = {name: side.memory_bytes() for name, side in sides.items()}
-    _tell(plan, measured, memory, {"threads": chosen, "cosine_to_ours": cosines})
+        bulk = alone.bulk_per_second(texts[: 32 if quick else _BULK_TEXTS], plan.threads)
+    err.print(f"  sentence-transformers, all texts at once: {bulk:.1f} texts/s", style="dim")
+    more = {"threads": chosen, "cosine_to_ours": cosines, "sentence_transformers_bulk_texts_per_s": bulk}
+    _tell(plan, measured, memory, more)
 
 
 @contextmanager
 def contenders(
     plan: Setup, checkpoint: Path, cache: Path, texts: Sequence[str]
-) -> Iterator[tuple[dict[str, Contender], dict[str, int]]]:
-    """All of them, ready, ours first; and how many threads are best for each peer."""
+) -> Iterator[tuple[dict[str, Contender], dict[str, int], sentence_transformers.InProcess]]:
+    """All of them, ready, ours first; how many threads are best for each peer; and the one in process itself."""
     program = infinity.environment(cache)
     folder = infinity.model_folder(checkpoint, cache)
     chosen: dict[str, int] = {}
@@ -97,7 +101,7 @@ def contenders(
         }
         chosen[name] = max(speeds, key=lambda threads: speeds[threads])
         sides[name] = _alone(alone, chosen[name])
-        yield sides, chosen
+        yield sides, chosen, alone
 
 
 def _best_threads(plan: Setup, program: Path, folder: Path, engine: infinity.Engine, texts: Sequence[str]) -> int:

@@ -25,17 +25,25 @@ class InProcess:
 
     def for_seconds(self, texts: Sequence[str], callers: int, seconds: float, threads: int) -> Driven:
         """Texts over and over for so long, one a call, with so many torch threads. Raises CommandFailed."""
+        wanted = {"texts": list(texts), "callers": callers, "seconds": seconds, "threads": threads}
+        given = self._ask(wanted)
+        self.memory_bytes, self.vector = given["memory_bytes"], given["vector"]
+        return Driven(given["calls"], given["seconds"], given["latencies_s"])
+
+    def bulk_per_second(self, texts: Sequence[str], threads: int) -> float:
+        """Texts a second when all are given at once, so that the library sorts and batches them: its limit."""
+        return float(self._ask({"texts": list(texts), "threads": threads})["texts_per_s"])
+
+    def _ask(self, wanted: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        wanted = {"texts": list(texts), "callers": callers, "seconds": seconds, "threads": threads}
         self.process.stdin.write(json.dumps(wanted) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise CommandFailed("sentence-transformers ended; is the `export` extra installed?")
         given: dict[str, Any] = json.loads(line)
-        self.memory_bytes, self.vector = given["memory_bytes"], given["vector"]
-        return Driven(given["calls"], given["seconds"], given["latencies_s"])
+        return given
 
 
 @contextmanager
