@@ -375,6 +375,24 @@ def test_index_with_messages_without_documents_is_idle_too() -> None:
     asyncio.run(main())
 
 
+def test_a_stream_that_ends_under_a_write_is_unavailable() -> None:
+    """grpc.aio then tells its caller INTERNAL, most of the time."""
+
+    async def endless() -> AsyncIterator[pb.IndexRequest]:
+        yield pb.IndexRequest(collection="books", create_collection=True)
+        while True:
+            yield pb.IndexRequest()
+            await asyncio.sleep(0)
+
+    async def check(running: System) -> None:
+        for _ in range(10):
+            with pytest.raises(grpc.RpcError) as caught:
+                await anext(aiter(running.search.Index(endless())))
+            assert isinstance(from_rpc_error(caught.value), Unavailable)
+
+    run(check, idle_timeout_s=0.02)
+
+
 def test_index_without_any_message_ends_well() -> None:
     async def check(running: System) -> None:
         assert [response async for response in running.search.Index(messages())] == []

@@ -30,6 +30,8 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN: Final = "sluice"
 _PREFIX: Final = "ERROR_REASON_"
+# What a grpc.aio client makes of any end of a stream that meets a write of its own: the server's status is lost.
+_ENDED_UNDER_A_WRITE: Final = "Internal error from Core"
 # Together below gRPC's 8 KiB of metadata: the message travels twice, once percent-encoded, the rest once in base64.
 _TEXT_BYTES: Final = 700
 _VIOLATIONS_BYTES: Final = 2048
@@ -277,6 +279,8 @@ def _reason(info: error_details_pb2.ErrorInfo) -> ErrorReason.ValueType:
 
 def _code_and_message(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+        if error.code() is grpc.StatusCode.INTERNAL and error.details() == _ENDED_UNDER_A_WRITE:
+            return grpc.StatusCode.UNAVAILABLE, "the stream ended while it was written to"
         return error.code(), error.details() or ""
     return grpc.StatusCode.UNKNOWN, str(error)
 
