@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # The segment is copied to grow: by at least this share, so that a vector is copied about ten times in all.
 _GROWTH_SHARE: Final = 0.1
+# After a disk did not take a segment, the work of building it again is not begun sooner.
+_RETRY_S: Final = 60.0
 # A segment with a smaller share of living documents is made anew.
 _ALIVE_SHARE_MIN: Final = 0.5
 
@@ -121,4 +123,5 @@ class Builder:
                 return
             # FAISS reports a full disk as a RuntimeError.
             except (OSError, RuntimeError) as error:
-                logger.warning("no segment was built: %s; searches stay exact, the next write tries again", error)
+                logger.warning("no segment was built: %s; searches stay exact, tried again later", error)
+                self._stopped.wait(_RETRY_S)

@@ -85,6 +85,24 @@ def test_recall_is_kept_from_all_documents_down_to_one_in_a_thousand(tmp_path: P
         engine.close()
 
 
+def test_a_segment_that_the_disk_does_not_take_leaves_searches_exact_and_writes_going(tmp_path: Path) -> None:
+    rng = np.random.default_rng(15)
+    given = schema(Metric.COSINE)
+    (tmp_path / "segments").write_text("a file where a folder belongs")
+    engine = open_engine(tmp_path, 200)
+    try:
+        engine.create("c", given)
+        fill(engine, given, clustered(rng, 300))
+        with pytest.raises(OSError, match="segments"):
+            engine.build_segments(lambda: False)
+        fill(engine, given, clustered(rng, 10), first=300)
+        vector = clustered(rng, 1)[0]
+        assert ids(engine, given, vector, 1.0, is_exact=False) == ids(engine, given, vector, 1.0, is_exact=True)
+        assert engine.catalogue.find("c").view.document_count == 310
+    finally:
+        engine.close()
+
+
 def counted(outcome: str) -> float:
     return REGISTRY.get_sample_value("sluice_live_candidates_total", {"outcome": outcome}) or 0.0
 
