@@ -6,7 +6,6 @@ import typer
 from sluice.cli.console import CommandFailed, print_failure
 from sluice.errors import SluiceError
 
-from loadtest.bench.commands import app as bench
 from loadtest.compare import compare
 from loadtest.load import load
 from loadtest.quality.evaluate import evaluate
@@ -29,7 +28,15 @@ def _loadtest() -> None:
 app.command()(load)
 app.command("eval")(evaluate)
 app.command()(compare)
-app.add_typer(bench, name="bench")
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Run a benchmark: one question, one command, a table and a JSON file."""
+    # Imported late: its in-process side needs what servers need, and the other commands do not.
+    from loadtest.bench.commands import app as benchmarks  # noqa: PLC0415
+
+    benchmarks(args=context.args, prog_name="python -m loadtest bench")
 
 
 def main() -> None:

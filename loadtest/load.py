@@ -64,7 +64,7 @@ def load(  # noqa: PLR0913, PLR0917 - each is a flag
     embedding: Annotated[str, typer.Option(metavar="HOST:PORT")] = Addresses.embed,
     retrieval: Annotated[str, typer.Option(metavar="HOST:PORT")] = Addresses.retrieve,
     reranking: Annotated[str, typer.Option(metavar="HOST:PORT")] = Addresses.rerank,
-    rate: Annotated[float | None, typer.Option(min=0, help="Multiply the rates of all phases.")] = None,
+    rate_factor: Annotated[float, typer.Option(min=0, help="Multiply the rates of all phases.")] = 1.0,
     metrics: Annotated[
         list[str] | None, typer.Option(metavar="NAME=HOST:PORT", help="Read a server's metrics too; may repeat.")
     ] = None,
@@ -86,7 +86,7 @@ def load(  # noqa: PLR0913, PLR0917 - each is a flag
     """
     wanted = scenario.load(scenario_name)
     wanted = wanted.sped_up(10) if quick else wanted
-    wanted = _scaled(wanted, rate) if rate is not None else wanted
+    wanted = _scaled(wanted, rate_factor)
     addresses = Addresses(search=search, embed=embedding, retrieve=retrieval, rerank=reranking)
     options = Options(addresses, collection, workers_, [_named(text) for text in metrics or []])
     name = Path(scenario_name).stem

@@ -39,6 +39,8 @@ class TargetLost(CommandFailed):
 class Measured:
     """What a run gave: its calls, and the processor share of the busiest worker (1.0 is a whole core)."""
 
+    start: float
+    """Its start on the monotonic clock."""
     calls: list[Call]
     cpu_share: float
 
@@ -69,7 +71,7 @@ class Pool:
             progress(ended, time.monotonic() - start)
             if (since := outage.note(ended)) is not None:
                 raise TargetLost(f"the target stopped answering {since:.1f} s after the start: is it running?", calls)
-        return Measured(calls, max(shares))
+        return Measured(start, calls, max(shares))
 
     def _messages(self) -> Iterator[list[Call] | Finished]:
         """What workers tell within a moment."""

@@ -94,7 +94,10 @@ def write_raw(folder: Path, result: Result, *, failed: str | None) -> None:
         ],
         "summaries": [one.record() for one in outcome.summaries],
         "generator": {"cpu_share": outcome.cpu_share, "doubts": outcome.doubts},
-        "servers": {one.name: {"times_s": one.times_s, "samples": one.samples} for one in result.scraped},
+        "servers": {
+            one.name: {"times_s": [moment - outcome.start for moment in one.moments], "samples": one.samples}
+            for one in result.scraped
+        },
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     _write_distributions(folder / "latency", outcome)
@@ -137,7 +140,7 @@ def page(result: Result) -> str:
         _table(COLUMNS, [row(one) for one in outcome.summaries]),
         *_over_time(outcome),
         *_over_rate(outcome),
-        *_servers(result.scraped),
+        *_servers(result.scraped, outcome.start),
         "<h2>Codes</h2>",
         _table(("phase", "workload", "code", "calls"), _codes(outcome.summaries)),
         "<h2>The generator</h2>",
@@ -176,8 +179,8 @@ def _over_time(outcome: Outcome) -> list[str]:
 
 def _over_rate(outcome: Outcome) -> list[str]:
     points = [one for probe in outcome.probes for one in probe.summaries]
-    if not points:
-        points = [one for one in outcome.summaries if one.offered_per_s > 0]
+    if outcome.scenario.phases:
+        points += [one for one in outcome.summaries if one.offered_per_s > 0]
     by_name: dict[str, list[Summary]] = {}
     for one in points:
         by_name.setdefault(one.workload, []).append(one)
@@ -198,19 +201,20 @@ def _over_rate(outcome: Outcome) -> list[str]:
     ]
 
 
-def _servers(scraped: Sequence[Series]) -> list[str]:
+def _servers(scraped: Sequence[Series], start: float) -> list[str]:
     if not scraped:
         return []
     axis = Axis("seconds since the start")
     waits = [
-        Line(f"{one.name} {lane}", [(t, 1000 * s) for t, s in one.queue_wait_s(lane)])
+        Line(f"{one.name} {lane}", [(t, 1000 * s) for t, s in one.queue_wait_s(lane, start)])
         for one in scraped
         for lane in ("interactive", "bulk")
     ]
     memory = [
-        Line(one.name, [(t, v / 2**20) for t, v in one.values("process_resident_memory_bytes")]) for one in scraped
+        Line(one.name, [(t, v / 2**20) for t, v in one.values("process_resident_memory_bytes", start)])
+        for one in scraped
     ]
-    descriptors = [Line(one.name, one.values("process_open_fds")) for one in scraped]
+    descriptors = [Line(one.name, one.values("process_open_fds", start)) for one in scraped]
     return [
         "<h2>The servers</h2>",
         chart("Mean wait in the queue", axis, Axis("ms"), waits),

@@ -57,6 +57,8 @@ class Outcome:
     spans: list[tuple[Phase, float, float]] = field(default_factory=list)
     """Phases with their start and end, in seconds since the start."""
     summaries: list[Summary] = field(default_factory=list)
+    start: float = 0.0
+    """Start of what `calls` are of, on the monotonic clock."""
     cpu_share: float = 0.0
     """Of the busiest worker of the generator; 1.0 is a whole core."""
     lost: str = ""
@@ -114,7 +116,7 @@ def _find_capacity(scenario: Scenario, wanted: Capacity, pool: Pool, watcher: Wa
         outcome.probes.append(Probed(rate, held, trial.summaries))
         if held:
             outcome.calls, outcome.spans, outcome.summaries = trial.calls, trial.spans, trial.summaries
-            outcome.cpu_share = trial.cpu_share
+            outcome.start, outcome.cpu_share = trial.start, trial.cpu_share
     outcome.capacity = search.capacity(probes)
     if not outcome.capacity:
         raise CommandFailed(
@@ -151,7 +153,8 @@ def _run_phases(
         raise CommandFailed("expected at least one call in the whole run, got none: raise the rate or the duration")
     watcher.begin(title or ", ".join(phase.name for phase in phases), spans[-1][2])
     measured: Measured = pool.run(loads, watcher.note)
-    outcome.calls, outcome.spans, outcome.cpu_share = measured.calls, spans, measured.cpu_share
+    outcome.calls, outcome.spans = measured.calls, spans
+    outcome.start, outcome.cpu_share = measured.start, measured.cpu_share
     outcome.summaries = summaries_of(scenario, spans, measured.calls)
     watcher.end(outcome.summaries)
 

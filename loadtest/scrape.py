@@ -58,15 +58,17 @@ class Series:
 
     name: str
     address: str
-    times_s: list[float] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+    """When, on the monotonic clock."""
     samples: list[Sample] = field(default_factory=list)
 
-    def values(self, name: str) -> list[tuple[float, float]]:
-        """(time, value) of one metric."""
-        return [(t, s[name]) for t, s in zip(self.times_s, self.samples, strict=True) if name in s]
+    def values(self, name: str, start: float) -> list[tuple[float, float]]:
+        """(seconds since a start, value) of one metric, from that start on."""
+        pairs = zip(self.moments, self.samples, strict=True)
+        return [(moment - start, sample[name]) for moment, sample in pairs if name in sample and moment >= start]
 
-    def queue_wait_s(self, lane: str) -> list[tuple[float, float]]:
-        """(time, mean wait in the queue since the sample before), in seconds, for each sample with new rows."""
+    def queue_wait_s(self, lane: str, start: float) -> list[tuple[float, float]]:
+        """(seconds since a start, mean wait in the queue since the sample before), for each sample with new rows."""
         points = []
         for i in range(1, len(self.samples)):
             total, count = (
@@ -74,8 +76,8 @@ class Series:
                 - self.samples[i - 1].get(f"sluice_queue_seconds_{part}.{lane}", 0)
                 for part in ("sum", "count")
             )
-            if count > 0:
-                points.append((self.times_s[i], total / count))
+            if count > 0 and self.moments[i] >= start:
+                points.append((self.moments[i] - start, total / count))
         return points
 
 
@@ -86,8 +88,7 @@ def watching(addresses: Sequence[tuple[str, str]]) -> Iterator[list[Series]]:
     for one in series:
         read(one.address)
     stop = threading.Event()
-    start = time.monotonic()
-    threads = [threading.Thread(target=_watch, args=(one, start, stop), daemon=True) for one in series]
+    threads = [threading.Thread(target=_watch, args=(one, stop), daemon=True) for one in series]
     for thread in threads:
         thread.start()
     try:
@@ -98,14 +99,14 @@ def watching(addresses: Sequence[tuple[str, str]]) -> Iterator[list[Series]]:
             thread.join()
 
 
-def _watch(series: Series, start: float, stop: threading.Event) -> None:
+def _watch(series: Series, stop: threading.Event) -> None:
     while not stop.is_set():
-        now = time.monotonic() - start
+        now = time.monotonic()
         try:
             sample = read(series.address)
         except CommandFailed:
             pass  # a gap in the series: the run itself says that the target is gone
         else:
-            series.times_s.append(now)
+            series.moments.append(now)
             series.samples.append(sample)
         stop.wait(_EVERY_S)

@@ -3,7 +3,7 @@ import pytest
 from loadtest.calls import Call, Outage, percentile_s, percentiles, summary
 from loadtest.generator import ClosedLoop, OpenLoop
 from loadtest.plots import Axis, Line, chart, ticks
-from loadtest.run import load_of, spans_of, summaries_of
+from loadtest.run import Outcome, load_of, spans_of, summaries_of
 from loadtest.scenario import Phase, Scenario, Workload
 
 
@@ -78,6 +78,29 @@ def test_phases_follow_one_another_and_switch_workloads_off() -> None:
     assert (load.times_s >= 5).sum() == 100
     closed = load_of(Workload(name="w", rpc="embed", deadline_s=1, concurrency=3), spans, seed=1)
     assert closed == ClosedLoop(3, ((0, 2), (5, 6)))
+
+
+def outcome_of(calls: list[Call]) -> Outcome:
+    workload = Workload(name="w", rpc="embed", deadline_s=1)
+    phases = [Phase(name="p", duration_s=10, rate=1)]
+    scenario = Scenario(description="d", workloads=(workload,), phases=tuple(phases))
+    spans = spans_of(phases)
+    return Outcome(scenario, calls=calls, spans=spans, summaries=summaries_of(scenario, spans, calls))
+
+
+def test_a_generator_that_cannot_keep_up_makes_the_figures_doubtful() -> None:
+    assert not outcome_of([call(at, 0.5, sent_after=0.01) for at in range(9)]).doubts
+    (doubt,) = outcome_of([call(at, 0.5, sent_after=0.2) for at in range(9)]).doubts
+    assert "p/w: the generator sent late, p99 200 ms" in doubt
+    busy = outcome_of([])
+    busy.cpu_share = 0.95
+    assert busy.doubts == ["the generator used 95% of a core: give it more --workers"]
+
+
+def test_requests_that_were_sent_again_are_told() -> None:
+    outcome = outcome_of([call(at) for at in range(9)])
+    assert outcome.repeats({"w": 9}) == []
+    assert outcome.repeats({"w": 4})[0].startswith("w: 9 calls of 4 distinct requests")
 
 
 @pytest.mark.parametrize(("low", "high", "log"), [(0, 1, False), (0, 7, False), (3, 400, False), (1, 1000, True)])
