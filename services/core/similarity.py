@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from services.core.arrays import F32, F64, Bool
+from services.core.arrays import F16, F32, F64, I64
 
 # Rows taken at a time: 2,048 rows of 8,192 float64 are 128 MiB, of 384 they are 6 MiB.
 _ROWS: Final = 2048
@@ -79,18 +79,22 @@ def norms(vectors: F32) -> F64:
     return lengths
 
 
-def maxsim(query: F32, documents: F32, mask: Bool) -> F32:
-    """Late-interaction score of one query against each document.
+def maxsim(query: F32, tokens: F32 | F16, counts: I64) -> F32:
+    """Late-interaction score of one query against each document, whose tokens lie one document after the other.
 
-    score[n] = sum over q of max over t of query[q] . documents[n, t]
+    score[n] = sum over q of max over t of query[q] . tokens of document n[t]
 
-    query      float32[Q, D], rows of unit length
-    documents  float32[N, T, D], padded
-    mask       bool[N, T], True where a token exists; a document without tokens scores -inf
-    returns    float32[N]
+    query    float32[Q, D]
+    tokens   float32 or float16 [sum(counts), D]
+    counts   int64[N], tokens of each document; one without tokens scores -inf
+    returns  float32[N]
     Source: Khattab and Zaharia, ColBERT, SIGIR 2020, equation 3.
     """
-    products = np.einsum("qd,ntd->nqt", query.astype(np.float64), documents.astype(np.float64))
-    products = np.where(mask[:, None, :], products, -np.inf)
-    scores: F32 = products.max(axis=2, initial=-np.inf).sum(axis=1).astype(np.float32)
+    scores = np.full(len(counts), -np.inf, dtype=np.float32)
+    # reduceat takes an empty range for its first element, so documents without tokens stay out.
+    has_tokens = counts > 0
+    if has_tokens.any():
+        products = tokens.astype(np.float64) @ query.T.astype(np.float64)
+        starts = (np.cumsum(counts) - counts)[has_tokens]
+        scores[has_tokens] = np.maximum.reduceat(products, starts, axis=0).sum(axis=1)
     return scores

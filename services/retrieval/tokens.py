@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from services.core.arrays import F16, F32, I64, Bool
+from services.core.arrays import F16, F32, I64
 from services.core.similarity import maxsim
 
-# Padded float64 token vectors and products compared at a time: 64 MiB, about 20 ms of work.
+# Token vectors and products in float64 that are compared at a time: 64 MiB, some 20 ms of work.
 _CHUNK_BYTES: Final = 1 << 26
 
 
@@ -43,17 +43,11 @@ class Tokens:
 
     def scores(self, query: F32, positions: I64) -> F32:
         """MaxSim of a query, float32[Q, D], with each of these documents; -inf for one without tokens."""
-        return maxsim(query, *self.take(positions).padded())
-
-    def padded(self) -> tuple[F32, Bool]:
-        """float32[N, T, D] with zeros where there is no token, and bool[N, T] where there is one."""
-        mask = np.arange(max(1, self.counts.max(initial=0)))[None, :] < self.counts[:, None]
-        vectors = np.zeros((*mask.shape, self.vectors.shape[1]), dtype=np.float32)
-        vectors[mask] = self.vectors
-        return vectors, mask
+        some = self.take(positions)
+        return maxsim(query, some.vectors, some.counts)
 
     def chunks(self, positions: I64, query_tokens: int) -> list[I64]:
-        """The positions in pieces whose padded vectors and products stay below _CHUNK_BYTES."""
-        longest = max(1, int(self.counts[positions].max(initial=0)))
-        step = max(1, _CHUNK_BYTES // (8 * longest * (self.vectors.shape[1] + query_tokens)))
-        return [positions[start : start + step] for start in range(0, len(positions), step)]
+        """The positions in pieces whose float64 vectors and products stay near _CHUNK_BYTES."""
+        size = 8 * (self.vectors.shape[1] + query_tokens) * np.cumsum(self.counts[positions])
+        cuts = np.flatnonzero(np.diff(size // _CHUNK_BYTES)) + 1
+        return np.split(positions, cuts)
