@@ -6,7 +6,7 @@ A server that cannot reproduce the golden outputs on its own hardware refuses to
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, Literal
@@ -80,6 +80,8 @@ def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: 
         "duration_s": round(perf_counter() - started, 2),
     }
     logger.info("model loaded", extra=fields)
+    if most := session.graph.max_batch_rows:
+        limits = replace(limits, max_batch_rows=min(limits.max_batch_rows, most))
     return Model(bundle, tokenizer, session, Engine(session, cost, limits, model=manifest.name))
 
 
@@ -89,7 +91,7 @@ def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> floa
     Distance: 1 - cosine for vectors, absolute difference for logits. Rows run one by one, so that padding and other
     rows play no part.
     """
-    tolerance = bundle.manifest.variants[session.variant].tolerance
+    tolerance = session.graph.tolerance
     with np.load(bundle.folder / GOLDEN, allow_pickle=False) as file:
         golden = {name: file[name] for name in file.files}
     try:

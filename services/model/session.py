@@ -1,7 +1,11 @@
-"""One ONNX graph, ready to run on the best execution provider there is."""
+"""One ONNX graph, ready to run on the best execution provider there is.
 
-import logging
+TensorRT runs engines that were built before, for just this GPU and these versions, and nothing else: it would build
+them while callers wait. Without them CUDA runs the graph, and without a GPU the CPU does.
+"""
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,13 +14,26 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from services.model.bundle import Bundle, BundleError, VariantName
+from services.model.engines import GRAPH, machine_key, open_engines
 from services.model.tokenizer import Input
 
-logger = logging.getLogger(__name__)
-
-PREFERRED: Final = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+_TENSORRT: Final = "TensorrtExecutionProvider"
+_OTHERS: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 Outputs = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph on disk, and what may be asked of it."""
+
+    path: Path
+    providers: tuple[str, ...]
+    """Execution providers to try, best first."""
+    tolerance: float
+    """Largest distance from golden.npz that is accepted."""
+    max_batch_rows: int | None = None
+    """Most rows that it takes; None without a limit of its own."""
 
 
 class Session:
@@ -28,7 +45,8 @@ class Session:
             have = ", ".join(manifest.variants)
             raise BundleError(f"{bundle.folder}: expected the variant {variant!r}, found {have}")
         self.variant = variant
-        self._session = _open(bundle.folder / manifest.variants[variant].file)
+        self.graph = best_graph(bundle, variant)
+        self._session = _open(self.graph)
         self._inputs = manifest.inputs
         self._pad_token_id = manifest.pad_token_id
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
@@ -68,7 +86,20 @@ class Session:
         return feeds
 
 
-def _open(path: Path) -> Any:
+def best_graph(bundle: Bundle, variant: VariantName) -> Graph:
+    """The engines for this machine when there are any, else the variant. Raises BundleError for damaged engines."""
+    available = ort.get_available_providers()
+    others = tuple(name for name in _OTHERS if name in available)
+    key = machine_key()
+    found = open_engines(bundle, key) if key else None
+    if found:
+        folder, engines = found
+        return Graph(folder / GRAPH, (_TENSORRT, *others), engines.tolerance, engines.profile.most[0])
+    stated = bundle.manifest.variants[variant]
+    return Graph(bundle.folder / stated.file, others, stated.tolerance)
+
+
+def _open(graph: Graph) -> Any:
     """A session of ONNX Runtime. Raises BundleError when the graph cannot be loaded.
 
     One thread a call: batches run side by side on the cores, which gives more texts a second than one batch on all of
@@ -77,9 +108,7 @@ def _open(path: Path) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    available = ort.get_available_providers()
-    providers = [name for name in PREFERRED if name in available]
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(str(graph.path), options, providers=list(graph.providers))
     except Exception as error:
-        raise BundleError(f"{path}: ONNX Runtime refuses the graph: {error}") from error
+        raise BundleError(f"{graph.path}: ONNX Runtime refuses the graph: {error}") from error
