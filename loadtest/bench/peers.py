@@ -1,25 +1,26 @@
-"""How Sluice compares with other ways to serve the same model: one text a call, 1 to 64 callers, one machine."""
+"""How Sluice compares with other ways to serve the same model: 1 to 64 callers, one machine."""
 
-import random
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final
 
-import numpy as np
+import grpc
 import psutil
 import typer
 from sluice.cli.console import CommandFailed, err
-from sluice.client import EmbeddingClient
 
 from loadtest.bench import setup
-from loadtest.bench.drive import EMBED, Driven, embed_requests, for_seconds
+from loadtest.bench.drive import Driven, for_seconds
 from loadtest.bench.setup import Setup, alternate, ratio
 from loadtest.peers import infinity, rest, sentence_transformers
-from loadtest.servers import server
+from loadtest.peers.sentence_transformers import InProcess
+from loadtest.peers.work import Task, Values, Work, embed_work, rerank_work
+from loadtest.servers import Server, server
+from loadtest.targets import CHANNEL_OPTIONS
 
 _CALLERS: Final = (1, 4, 16, 64)
 _RUN_S: Final = 4.0
@@ -27,17 +28,19 @@ _CHOOSE_S: Final = 3.0
 _CHOOSE_CALLERS: Final = 16
 _ROUNDS: Final = 2
 _BULK_TEXTS: Final = 512
-# All must do the same work: least cosine between a peer's vector and ours.
-_LEAST_COSINE: Final = 0.98
+# All must do the same work; a wrong pooling is 0.4 away. Infinity's optimum engine approximates GELU, which a wide head
+# makes 0.02 of a score. 8-bit graphs may differ more; how much they do is told.
+_MOST_DISTANCE: Final[dict[Task, float]] = {"embed": 0.02, "rerank": 0.05}
 _OURS: Final = "sluice"
+_ALONE: Final = "sentence-transformers"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to embed: a closed loop of so many callers over texts, for so long."""
+    """One way to serve: a closed loop of so many callers for so long, its answer to the first call, its memory."""
 
-    drive: Callable[[Sequence[str], int, float], Driven]
-    vector: Callable[[str], Sequence[float]]
+    drive: Callable[[int, float], Driven]
+    values: Callable[[], Values]
     memory_bytes: Callable[[], int]
 
 
@@ -48,124 +51,117 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
     cache: Annotated[Path, typer.Option(help="Folder for the peers' environments and models.")] = Path(
         "~/.cache/sluice-peers"
     ),
-    queries: Annotated[bool, typer.Option("--queries", help="Short queries instead of passages.")] = False,
+    queries: Annotated[bool, typer.Option("--queries", help="Embed short queries instead of passages.")] = False,
     variant: setup.Variant = "fp32",
     rounds: setup.Rounds = None,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Calls a second of Sluice ÷ infinity-emb (both engines) and ÷ sentence-transformers called once per request."""
-    plan = Setup(f"peers-{'queries' if queries else 'passages'}-{variant}", bundle, data, variant, quick, out)
-    texts = list(plan.texts().queries if queries else plan.texts().passages)
-    random.Random(1).shuffle(texts)  # noqa: S311
-    cache = cache.expanduser().absolute()
-    callers = _CALLERS[1:2] if quick else _CALLERS
-    with contenders(plan, checkpoint.absolute(), cache, texts) as (sides, chosen, alone):
-        cosines = _same_work(sides, texts[0])
+    """Calls a second of Sluice ÷ infinity-emb (both engines) and ÷ sentence-transformers called once per request.
+
+    A bundle of a bi-encoder embeds one text a call, that of a cross-encoder reranks 16 documents a call.
+    """
+    task: Task = "rerank" if _is_cross_encoder(bundle) else "embed"
+    what = "pairs" if task == "rerank" else "queries" if queries else "passages"
+    plan = Setup(f"peers-{what}-{variant}", bundle, data, variant, quick, out, rounds or (1 if quick else _ROUNDS))
+    texts = plan.texts()
+    work = rerank_work(texts) if task == "rerank" else embed_work(texts.queries if queries else texts.passages)
+    with contenders(plan, work, checkpoint.absolute(), cache.expanduser().absolute()) as (sides, chosen, alone):
+        distances = _same_work(work, sides, strict=variant == "fp32")
         measured = {
-            number: alternate(
-                rounds or (1 if quick else _ROUNDS),
-                {name: _side(side, texts, number, plan.seconds(_RUN_S)) for name, side in sides.items()},
+            callers: alternate(
+                plan.rounds, {name: _run(side, callers, plan.seconds(_RUN_S)) for name, side in sides.items()}
             )
-            for number in callers
+            for callers in (_CALLERS[1:2] if quick else _CALLERS)
         }
         memory = {name: side.memory_bytes() for name, side in sides.items()}
-        bulk = alone.bulk_per_second(texts[: 32 if quick else _BULK_TEXTS], plan.threads)
-    err.print(f"  sentence-transformers, all texts at once: {bulk:.1f} texts/s", style="dim")
-    more = {"threads": chosen, "cosine_to_ours": cosines, "sentence_transformers_bulk_texts_per_s": bulk}
+        more: dict[str, Any] = {"threads": chosen, "distance_to_ours": distances}
+        if task == "embed":
+            bulk = alone.bulk_per_second(32 if quick else _BULK_TEXTS, plan.threads)
+            err.print(f"  {_ALONE}, all texts at once: {bulk:.1f} texts/s", style="dim")
+            more["sentence_transformers_bulk_texts_per_s"] = bulk
     _tell(plan, measured, memory, more)
 
 
 @contextmanager
 def contenders(
-    plan: Setup, checkpoint: Path, cache: Path, texts: Sequence[str]
-) -> Iterator[tuple[dict[str, Contender], dict[str, int], sentence_transformers.InProcess]]:
+    plan: Setup, work: Work, checkpoint: Path, cache: Path
+) -> Iterator[tuple[dict[str, Contender], dict[str, int], InProcess]]:
     """All of them, ready, ours first; how many threads are best for each peer; and the one in process itself."""
     program = infinity.environment(cache)
-    folder = infinity.model_folder(checkpoint, cache)
+    folder = infinity.model_folder(checkpoint, cache, work.task)
     chosen: dict[str, int] = {}
     with ExitStack() as stack:
         flags = ("--bundles", str(plan.bundle), "--variant", plan.variant, "--cache-entries", "0")
-        ours = stack.enter_context(server("embedding", *flags, "--max-deadline-s", "600"))
-        sides = {_OURS: _sluice(ours.address, ours.memory_bytes)}
-        for engine in ("torch", "optimum"):
+        name = "reranking" if work.task == "rerank" else "embedding"
+        ours = stack.enter_context(server(name, *flags, "--max-deadline-s", "600"))
+        sides = {_OURS: _sluice(ours, work)}
+        for engine in infinity.ENGINES:
             name = f"infinity {engine}"
-            chosen[name] = _best_threads(plan, program, folder, engine, texts)
+            chosen[name] = _best_threads(plan, work, program, folder, engine)
             peer = stack.enter_context(infinity.serving(program, folder, engine, chosen[name]))
-            sides[name] = _infinity(peer)
-        name = "sentence-transformers"
-        alone = stack.enter_context(sentence_transformers.serving(checkpoint))
+            sides[name] = _infinity(peer, work)
+        alone = stack.enter_context(sentence_transformers.serving(checkpoint, work.task, work))
         speeds = {
-            threads: alone.for_seconds(texts, _CHOOSE_CALLERS, plan.seconds(_CHOOSE_S), threads).per_second
+            threads: alone.drive(_CHOOSE_CALLERS, plan.seconds(_CHOOSE_S), threads).per_second
             for threads in {1, plan.threads}
         }
-        chosen[name] = max(speeds, key=lambda threads: speeds[threads])
-        sides[name] = _alone(alone, chosen[name])
+        threads = chosen[_ALONE] = max(speeds, key=lambda threads: speeds[threads])
+        sides[_ALONE] = Contender(
+            lambda callers, seconds: alone.drive(callers, seconds, threads),
+            lambda: alone.values(threads),
+            lambda: alone.memory_bytes,
+        )
         yield sides, chosen, alone
 
 
-def _best_threads(plan: Setup, program: Path, folder: Path, engine: infinity.Engine, texts: Sequence[str]) -> int:
+def _best_threads(plan: Setup, work: Work, program: Path, folder: Path, engine: infinity.Engine) -> int:
     """OpenMP threads that give an engine most calls a second."""
     speeds = {}
     for threads in sorted({1, plan.threads}):
         with infinity.serving(program, folder, engine, threads) as peer:
-            drive = _infinity(peer).drive
-            drive(texts, _CHOOSE_CALLERS, 1.0)
-            speeds[threads] = drive(texts, _CHOOSE_CALLERS, plan.seconds(_CHOOSE_S)).per_second
+            drive = _infinity(peer, work).drive
+            drive(_CHOOSE_CALLERS, 1.0)
+            speeds[threads] = drive(_CHOOSE_CALLERS, plan.seconds(_CHOOSE_S)).per_second
         err.print(f"  infinity {engine}, {threads} threads: {speeds[threads]:.1f} calls/s", style="dim")
     return max(speeds, key=lambda threads: speeds[threads])
 
 
-def _sluice(address: str, memory_bytes: Callable[[], int]) -> Contender:
-    def drive(texts: Sequence[str], callers: int, seconds: float) -> Driven:
-        return for_seconds(address, EMBED, embed_requests(texts, 1, "interactive"), callers, seconds)
+def _sluice(one: Server, work: Work) -> Contender:
+    def values() -> Values:
+        with grpc.insecure_channel(one.address, options=CHANNEL_OPTIONS) as channel:
+            call: Any = channel.unary_unary(work.grpc_path)
+            return work.grpc_values(call(work.grpc[0], timeout=60))
 
-    def vector(text: str) -> Sequence[float]:
-        with EmbeddingClient(address) as client:
-            dense = client.embed([text], "document").dense
-        assert dense is not None
-        return [float(value) for value in np.asarray(dense)[0]]
+    def drive(callers: int, seconds: float) -> Driven:
+        return for_seconds(one.address, work.grpc_path, work.grpc, callers, seconds)
 
-    return Contender(drive, vector, memory_bytes)
+    return Contender(drive, values, one.memory_bytes)
 
 
-def _infinity(peer: infinity.Peer) -> Contender:
-    def drive(texts: Sequence[str], callers: int, seconds: float) -> Driven:
-        return rest.for_seconds(peer.address, "/embeddings", rest.bodies(texts), callers, seconds)
+def _infinity(peer: infinity.Peer, work: Work) -> Contender:
+    def drive(callers: int, seconds: float) -> Driven:
+        return rest.for_seconds(peer.address, work.rest_path, work.rest, callers, seconds)
 
     return Contender(
-        drive, lambda text: rest.vector(peer.address, "/embeddings", text), lambda: _memory_bytes(peer.pid)
+        drive,
+        lambda: work.rest_values(rest.answer(peer.address, work.rest_path, work.rest[0])),
+        lambda: _memory_bytes(peer.pid),
     )
 
 
-def _alone(process: sentence_transformers.InProcess, threads: int) -> Contender:
-    def drive(texts: Sequence[str], callers: int, seconds: float) -> Driven:
-        return process.for_seconds(texts, callers, seconds, threads)
-
-    def vector(text: str) -> Sequence[float]:
-        process.for_seconds([text], 1, 0.1, threads)
-        return process.vector
-
-    return Contender(drive, vector, lambda: process.memory_bytes)
-
-
-def _same_work(sides: Mapping[str, Contender], text: str) -> dict[str, float]:
-    """Cosine of each peer's vector to ours. Raises CommandFailed when one is something else."""
-    ours = sides[_OURS].vector(text)
-    found = {name: _cosine(ours, side.vector(text)) for name, side in sides.items()}
-    for name, cosine in found.items():
-        if cosine < _LEAST_COSINE:
-            raise CommandFailed(f"{name}: expected the vectors that Sluice gives, cosine is {cosine:.3f}: other model?")
+def _same_work(work: Work, sides: Mapping[str, Contender], *, strict: bool) -> dict[str, float]:
+    """How far each peer's answer is from ours. Raises CommandFailed when one is something else."""
+    ours = sides[_OURS].values()
+    found = {name: work.distance(ours, side.values()) for name, side in sides.items()}
+    for name, distance in found.items():
+        if strict and distance > (most := _MOST_DISTANCE[work.task]):
+            raise CommandFailed(f"{name}: expected an answer within {most} of ours, got {distance:.3f}: other model?")
     return found
 
 
-def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return dot / sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-
-
-def _side(side: Contender, texts: Sequence[str], callers: int, seconds: float) -> Callable[[], Driven]:
-    return lambda: side.drive(texts, callers, seconds)
+def _run(side: Contender, callers: int, seconds: float) -> Callable[[], Driven]:
+    return lambda: side.drive(callers, seconds)
 
 
 def _tell(
@@ -188,6 +184,10 @@ def _tell(
             figures.append(record | {"p50_s": p50, "p99_s": p99})
     head = ("callers", "", "calls/s", "p50 ms", "p99 ms", "Sluice ÷ it", "MiB")
     plan.tell(head, table, {"runs": figures, "memory_bytes": dict(memory), **more})
+
+
+def _is_cross_encoder(bundle: Path) -> bool:
+    return bool(json.loads((bundle / "bundle.json").read_text())["task"] == "cross_encoder")
 
 
 def _memory_bytes(pid: int) -> int:

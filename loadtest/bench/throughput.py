@@ -144,7 +144,8 @@ def _tell(  # noqa: PLR0913, PLR0917 - all that is told
     speed = ratio(results["gRPC"], results["in-process"])
     per_row = tokens / rows
     flops = gemm_flops()
-    of_peak = median(results["in-process"]) * per_row * flops_per_token(plan.bundle) / flops
+    per_token = flops_per_token(plan.bundle)
+    of_peak = median(results["in-process"]) * per_row * per_token / flops if per_token else None
     padding = scrape.padding_share(before, scrape.read(one.metrics)) or 0.0
     memory = one.memory_bytes()
     table = [
@@ -152,7 +153,7 @@ def _tell(  # noqa: PLR0913, PLR0917 - all that is told
     ]
     table += [
         ["gRPC ÷ in-process", "", f"{speed:.3f}", ""],
-        ["in-process ÷ GEMM peak", "", f"{of_peak:.2f}", ""],
+        ["in-process ÷ GEMM peak", "", f"{of_peak:.2f}" if of_peak else "unknown", ""],
         ["padding", "share of tokens", f"{padding:.1%}", ""],
         ["server memory", "MiB", f"{memory / 2**20:.0f}", ""],
     ]

@@ -108,9 +108,14 @@ def gemm_flops(seconds: float = 1.0) -> float:
     return best
 
 
-def flops_per_token(folder: Path) -> float:
-    """About the floating point operations of a token: two for each weight of fp32.onnx beyond the word embeddings."""
+def flops_per_token(folder: Path) -> float | None:
+    """About the floating point operations of a token: two for each weight of fp32.onnx beyond the word embeddings.
+
+    None for a cross-encoder, whose manifest does not say how wide those are.
+    """
     bundle = open_bundle(folder)
+    if not bundle.manifest.dimensions:
+        return None
     weights = (folder / bundle.manifest.variants["fp32"].file).stat().st_size / 4
     vocabulary = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab_size()
     return float(2 * (weights - vocabulary * bundle.manifest.dimensions))

@@ -23,7 +23,11 @@ from typing import Final, Literal
 
 from sluice.cli.console import CommandFailed, err
 
+from loadtest.peers.work import Task
+
 Engine = Literal["torch", "optimum"]
+ENGINES: Final[tuple[Engine, ...]] = ("torch", "optimum")
+_EXPORTED: Final = {"embed": "feature-extraction", "rerank": "text-classification"}
 
 _TORCH: Final = "torch==2.13.0"
 _INFINITY: Final = "infinity-emb[server,torch,optimum,logging]==0.0.78"
@@ -55,14 +59,14 @@ def environment(cache: Path) -> Path:
     return program
 
 
-def model_folder(checkpoint: Path, cache: Path) -> Path:
+def model_folder(checkpoint: Path, cache: Path, task: Task) -> Path:
     """A copy of the checkpoint with `model.onnx` at its root, exported by optimum as infinity documents it."""
     folder = cache / "models" / f"{checkpoint.parent.name}-{checkpoint.name}"
     if (folder / "model.onnx").is_file():
         return folder
     with tempfile.TemporaryDirectory() as exported:
         command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "onnx", "--model", str(checkpoint)]
-        _run([*command, "--task", "feature-extraction", "--library", "transformers", exported])
+        _run([*command, "--task", _EXPORTED[task], "--library", "transformers", exported])
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
         shutil.copy(Path(exported) / "model.onnx", folder / "model.onnx")
     return folder

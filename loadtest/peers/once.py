@@ -1,33 +1,39 @@
 """sentence-transformers in one process, called once per request, as a service without batching would.
 
-Reads a line of JSON for each measurement, {"texts": ..., "callers": ..., "seconds": ..., "threads": ...}, and writes
-one: {"calls": ..., "seconds": ..., "latencies_s": ..., "memory_bytes": ..., "vector": ...}. Without `callers` all
-texts are encoded at once, and the answer is {"texts_per_s": ...}.
+    python -m loadtest.peers.once CHECKPOINT embed|rerank
+
+Reads a line of JSON for each measurement and writes one:
+
+    {"jobs": ..., "callers": ..., "seconds": ..., "threads": ...} -> {"calls", "seconds", "latencies_s", "memory_bytes"}
+    {"bulk": [text, ...], "threads": ...}                         -> {"per_second"}: sorted and batched by the library
+    {"one": job, "threads": ...}                                  -> {"values"}: a vector, or scores
 """
 
 import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
 import psutil
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+Call = Callable[[Any], Any]
 
 
-def measure(model: Any, wanted: dict[str, Any]) -> dict[str, Any]:
-    """A closed loop of callers that encode one text at a time."""
-    torch.set_num_threads(wanted["threads"])
-    texts, latencies_s, numbers = wanted["texts"], list[float](), count()
+def measure(call: Call, wanted: dict[str, Any]) -> dict[str, Any]:
+    """A closed loop of callers with a job at a time."""
+    jobs, latencies_s, numbers = wanted["jobs"], list[float](), count()
     start = time.perf_counter()
 
     def caller() -> None:
         while time.perf_counter() < start + wanted["seconds"]:
-            text = texts[next(numbers) % len(texts)]
+            job = jobs[next(numbers) % len(jobs)]
             sent = time.perf_counter()
-            model.encode([text], show_progress_bar=False)
+            call(job)
             latencies_s.append(time.perf_counter() - sent)
 
     threads = [threading.Thread(target=caller) for _ in range(wanted["callers"])]
@@ -40,24 +46,35 @@ def measure(model: Any, wanted: dict[str, Any]) -> dict[str, Any]:
         "seconds": time.perf_counter() - start,
         "latencies_s": latencies_s,
         "memory_bytes": psutil.Process().memory_info().rss,
-        "vector": model.encode([texts[0]], show_progress_bar=False)[0].tolist(),
     }
 
 
-def bulk(model: Any, wanted: dict[str, Any]) -> dict[str, Any]:
-    """All texts at once, sorted and batched by the library itself: its limit."""
-    torch.set_num_threads(wanted["threads"])
+def bulk(model: Any, texts: list[str]) -> dict[str, Any]:
+    """All texts at once: the library's limit."""
     start = time.perf_counter()
-    model.encode(wanted["texts"], batch_size=32, show_progress_bar=False)
-    return {"texts_per_s": len(wanted["texts"]) / (time.perf_counter() - start)}
+    model.encode(texts, batch_size=32, show_progress_bar=False)
+    return {"per_second": len(texts) / (time.perf_counter() - start)}
 
 
 def main() -> None:
     """Answer lines until there are none."""
-    model = SentenceTransformer(sys.argv[1], device="cpu")
+    checkpoint, task = sys.argv[1:]
+    model: Any = (SentenceTransformer if task == "embed" else CrossEncoder)(checkpoint, device="cpu")
+
+    def call(job: Any) -> Any:
+        if task == "embed":
+            return model.encode([job], show_progress_bar=False)[0]
+        query, documents = job
+        return model.predict([(query, document) for document in documents], show_progress_bar=False)
+
     for line in sys.stdin:
         wanted = json.loads(line)
-        sys.stdout.write(json.dumps(measure(model, wanted) if "callers" in wanted else bulk(model, wanted)) + "\n")
+        torch.set_num_threads(wanted["threads"])
+        if "one" in wanted:
+            answer = {"values": call(wanted["one"]).tolist()}
+        else:
+            answer = bulk(model, wanted["bulk"]) if "bulk" in wanted else measure(call, wanted)
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 

@@ -13,28 +13,33 @@ from typing import Any
 from sluice.cli.console import CommandFailed
 
 from loadtest.bench.drive import Driven
+from loadtest.peers.work import Task, Work
 
 
 @dataclass
 class InProcess:
-    """The process. `memory_bytes` and `vector` are of the last measurement."""
+    """The process, and its work. `memory_bytes` is of the last measurement."""
 
     process: "subprocess.Popen[str]"
+    work: Work
     memory_bytes: int = 0
-    vector: Sequence[float] = ()
 
-    def for_seconds(self, texts: Sequence[str], callers: int, seconds: float, threads: int) -> Driven:
-        """Texts over and over for so long, one a call, with so many torch threads. Raises CommandFailed."""
-        wanted = {"texts": list(texts), "callers": callers, "seconds": seconds, "threads": threads}
-        given = self._ask(wanted)
-        self.memory_bytes, self.vector = given["memory_bytes"], given["vector"]
+    def drive(self, callers: int, seconds: float, threads: int) -> Driven:
+        """The work over and over for so long, with so many torch threads. Raises CommandFailed."""
+        given = self._ask(jobs=self.work.plain, callers=callers, seconds=seconds, threads=threads)
+        self.memory_bytes = given["memory_bytes"]
         return Driven(given["calls"], given["seconds"], given["latencies_s"])
 
-    def bulk_per_second(self, texts: Sequence[str], threads: int) -> float:
-        """Texts a second when all are given at once, so that the library sorts and batches them: its limit."""
-        return float(self._ask({"texts": list(texts), "threads": threads})["texts_per_s"])
+    def values(self, threads: int) -> Sequence[float]:
+        """The answer to the first job."""
+        values: list[float] = self._ask(one=self.work.plain[0], threads=threads)["values"]
+        return values
 
-    def _ask(self, wanted: dict[str, Any]) -> dict[str, Any]:
+    def bulk_per_second(self, count: int, threads: int) -> float:
+        """Texts a second when so many are given at once, so that the library sorts and batches them: its limit."""
+        return float(self._ask(bulk=self.work.plain[:count], threads=threads)["per_second"])
+
+    def _ask(self, **wanted: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(wanted) + "\n")
@@ -47,10 +52,10 @@ class InProcess:
 
 
 @contextmanager
-def serving(checkpoint: Path) -> Iterator[InProcess]:
+def serving(checkpoint: Path, task: Task, work: Work) -> Iterator[InProcess]:
     """sentence-transformers with a checkpoint, for the block."""
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "loadtest.peers.once", str(checkpoint)],
+        [sys.executable, "-m", "loadtest.peers.once", str(checkpoint), task],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -58,7 +63,7 @@ def serving(checkpoint: Path) -> Iterator[InProcess]:
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     try:
-        yield InProcess(process)
+        yield InProcess(process, work)
     finally:
         assert process.stdin is not None
         process.stdin.close()

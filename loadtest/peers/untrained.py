@@ -1,0 +1,28 @@
+"""A cross-encoder to measure speed with, where no trained one is at hand: a bi-encoder's body, a random head.
+
+    python -m loadtest.peers.untrained CHECKPOINT FOLDER
+
+Speed and parity do not depend on training; what it says about relevance means nothing.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+_SEED = 7
+
+
+def write(checkpoint: Path, folder: Path) -> None:
+    """Write the cross-encoder: one logit, the checkpoint's tokenizer."""
+    torch.manual_seed(_SEED)
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1, local_files_only=True)
+    # A head as wide as a trained one's, so that texts get scores that differ.
+    torch.nn.init.normal_(model.classifier.weight, std=0.5)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint, local_files_only=True).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,85 @@
+"""The same calls for every contender: each asks in its own words for the same texts."""
+
+import base64
+import json
+import random
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, Final, Literal
+
+import numpy as np
+from sluice.common.v1.model_pb2 import Lane
+from sluice.embedding.v1.embedding_service_pb2 import EmbedResponse
+from sluice.reranking.v1.reranking_service_pb2 import ORDER_REQUEST, RerankRequest, RerankResponse
+
+from loadtest.bench.drive import EMBED, RERANK, embed_requests
+from loadtest.targets import Texts
+
+Task = Literal["embed", "rerank"]
+
+_DOCUMENTS: Final = 16
+_RERANK_CALLS: Final = 200
+Values = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Calls, one after the other in each contender's words."""
+
+    task: Task
+    grpc_path: str
+    grpc: list[bytes]
+    rest_path: str
+    rest: list[bytes]
+    plain: list[Any]
+    """A text each, or a query with its documents."""
+
+    def grpc_values(self, answer: bytes) -> Values:
+        """The vector, or the scores in the order of the documents, of an answer of Sluice."""
+        if self.task == "embed":
+            return [float(value) for value in np.frombuffer(EmbedResponse.FromString(answer).dense.data, "<f4")]
+        return [result.score for result in RerankResponse.FromString(answer).results]
+
+    def rest_values(self, answer: bytes) -> Values:
+        """The same of an answer of Infinity."""
+        content = json.loads(answer)
+        if self.task == "embed":
+            data = base64.b64decode(content["data"][0]["embedding"])
+            return list(struct.unpack(f"<{len(data) // 4}f", data))
+        results = sorted(content["results"], key=lambda result: int(result["index"]))
+        return [float(result["relevance_score"]) for result in results]
+
+    def distance(self, ours: Values, theirs: Values) -> float:
+        """How far apart two answers are: 1 - cosine of vectors, the largest difference of scores."""
+        if self.task == "rerank":
+            return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        dot = sum(a * b for a, b in zip(ours, theirs, strict=True))
+        return 1 - dot / sqrt(sum(a * a for a in ours) * sum(b * b for b in theirs))
+
+
+def embed_work(texts: Sequence[str]) -> Work:
+    """One text a call. base64 is the cheapest answer that Infinity gives."""
+    shuffled = random.Random(1).sample(list(texts), len(texts))  # noqa: S311
+    bodies = [{"model": ".", "input": [text], "encoding_format": "base64"} for text in shuffled]
+    requests = embed_requests(shuffled, 1, "interactive")
+    return Work("embed", EMBED, requests, "/embeddings", [json.dumps(body).encode() for body in bodies], shuffled)
+
+
+def rerank_work(texts: Texts) -> Work:
+    """One query with 16 documents a call."""
+    chance = random.Random(1)  # noqa: S311
+    jobs = [
+        (chance.choice(texts.queries), chance.sample(list(texts.passages), min(_DOCUMENTS, len(texts.passages))))
+        for _ in range(_RERANK_CALLS)
+    ]
+    requests = [
+        RerankRequest(
+            query=query, documents=documents, lane=Lane.LANE_INTERACTIVE, order=ORDER_REQUEST
+        ).SerializeToString()
+        for query, documents in jobs
+    ]
+    bodies = [{"model": ".", "query": query, "documents": documents} for query, documents in jobs]
+    rest = [json.dumps(body).encode() for body in bodies]
+    return Work("rerank", RERANK, requests, "/rerank", rest, [list(job) for job in jobs])
