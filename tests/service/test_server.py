@@ -59,6 +59,12 @@ class Misbehaving(EmbeddingServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         raise KeyError("the password is swordfish")
 
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
+        return pb.LoadModelResponse()
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        return pb.UnloadModelResponse()
+
 
 def misbehaving(**overrides: Any) -> Any:
     settings = ServerSettings(listen="127.0.0.1:0", **overrides)

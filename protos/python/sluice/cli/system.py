@@ -47,6 +47,7 @@ class Plan:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     pipelines: Path | None = None
+    variant: str = "auto"
 
     def address(self, name: str) -> str:
         """Where a service serves: the orchestrator at `port`, the others behind it."""
@@ -56,9 +57,9 @@ class Plan:
         """The command line of each service, by name, in the order to start them."""
         downstream = [f"--{name}={self.address(name)}" for name in ("embedding", "retrieval", "reranking")]
         arguments = {
-            "embedding": ["--bundles", str(self.embedding_bundle)],
+            "embedding": ["--bundles", str(self.embedding_bundle), "--variant", self.variant],
             "retrieval": ["--data", str(self.home / "data")],
-            "reranking": ["--bundles", str(self.reranking_bundle)],
+            "reranking": ["--bundles", str(self.reranking_bundle), "--variant", self.variant],
             "orchestrator": downstream + ([f"--pipelines={self.pipelines}"] if self.pipelines else []),
         }
         # -P: a folder `services` where the command is called must not be taken for ours.

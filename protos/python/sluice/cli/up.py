@@ -37,6 +37,7 @@ def up(
         int, typer.Option(min=1, max=65_532, help="The orchestrator's; the others take the next three.")
     ] = DEFAULT_PORT,
     pipelines: Annotated[Path | None, typer.Option(metavar="FILE", help="Pipelines, YAML.")] = None,
+    variant: options.Variant = options.DEFAULT_VARIANT,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Leave the system running: `sluice down` stops it.")
     ] = False,
@@ -51,7 +52,9 @@ def up(
     """
     home = home.expanduser().absolute()
     bundle = bundle or _only_bundle(home)
-    plan = Plan(home, bundle.absolute(), (reranker or bundle).absolute(), port=port, pipelines=pipelines)
+    plan = Plan(
+        home, bundle.absolute(), (reranker or bundle).absolute(), port=port, pipelines=pipelines, variant=variant
+    )
     processes = start_system(plan)
     if detach:
         out.print("running; `sluice down` stops it")
@@ -111,7 +114,8 @@ def start_system(plan: Plan) -> list[Process]:
 
 def _only_bundle(home: Path) -> Path:
     """The bundle in a home folder. Raises CommandFailed unless there is exactly one."""
-    found = sorted(path.parent for path in home.glob("bundles/*/*/bundle.json"))
+    # Names with a dot are exports under way.
+    found = sorted(path.parent for path in home.glob("bundles/[!.]*/[!.]*/bundle.json"))
     if len(found) == 1:
         return found[0]
     names = "".join(f"\n  --bundle {folder}" for folder in found)

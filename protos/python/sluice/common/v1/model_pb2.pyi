@@ -131,7 +131,7 @@ class ModelRef(_message.Message):
     version: _builtins.str
     """Version folder of the bundle, e.g. "1"."""
     digest: _builtins.str
-    """SHA-256 of the bundle's manifest, in hex: equal digests give equal vectors."""
+    """SHA-256 of the bundle's manifest, in hex: equal digests and variants give equal vectors."""
     def __init__(
         self,
         *,
