@@ -20,14 +20,14 @@ ALLOWED = {
 }
 # Third-party packages that only some parts may know.
 CONFINED = {
-    "torch": {"export"},
+    "torch": {"export", "loadtest"},
     "transformers": {"export"},
     "optimum": {"export"},
     "sentence_transformers": {"export", "loadtest"},
     "onnxruntime": {"services/model", "export", "loadtest"},
     "faiss": {"services/retrieval", "loadtest"},
     "sqlite3": {"services/retrieval"},
-    "prometheus_client": {"services/rpc"},
+    "prometheus_client": {"services/rpc", "loadtest"},
 }
 PURE = {"asyncio", "grpc", "os", "pathlib", "socket", "threading", "time"}
 LONGEST_FUNCTION = 70
