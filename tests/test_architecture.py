@@ -21,7 +21,7 @@ ALLOWED = {
 # Third-party packages that only some parts may know.
 CONFINED = {
     "torch": {"export", "loadtest"},
-    "transformers": {"export"},
+    "transformers": {"export", "loadtest"},
     "optimum": {"export"},
     "sentence_transformers": {"export", "loadtest"},
     "onnxruntime": {"services/model", "export", "loadtest"},
