@@ -26,8 +26,9 @@ class ModelServerSettings(ServerSettings):
     threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
     """Batches that run at once in each lane, one thread each. Default: one a core this process may use."""
 
-    max_batch_tokens: int = Field(2048, ge=16, le=2**20)
-    """Most tokens of a batch, padding included. 2,048 is 16 rows of 128: more gains nothing on a CPU."""
+    max_batch_tokens: int = Field(512, ge=16, le=2**20)
+    """Most tokens of a batch, padding included. On a core, 512 tokens of MiniLM take a tenth less time a token than
+    2,048, because they stay in its cache (loadtest/BENCHMARKS.md); on a GPU give 16,384 or more."""
 
     max_batch_rows: int = Field(64, ge=1, le=4096)
     """Most rows of a batch."""
