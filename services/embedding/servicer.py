@@ -13,6 +13,7 @@ from services.model.catalog import Catalog, model_ref
 from services.model.loading import Model
 from services.model.wire import schedule
 from services.rpc.interceptor import Context
+from services.rpc.metrics import SERIALIZE
 from services.rpc.server import Service
 from services.rpc.validation import validating
 
@@ -36,7 +37,8 @@ class EmbeddingServicer(EmbeddingServiceServicer):
             wish = self._validated(request, model)
             when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
             encoded = await encode(model, list(request.texts), wish, when)
-            return response_of(model, encoded, request.data_type)
+            with SERIALIZE.labels(model.name).time():
+                return response_of(model, encoded, request.data_type)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List the models."""

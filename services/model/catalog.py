@@ -15,6 +15,7 @@ from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Violatio
 from services.model.bundle import BundleError
 from services.model.loading import Model, load_model
 from services.model.settings import ModelServerSettings
+from services.rpc import metrics
 from services.rpc.server import StartFailed
 from services.rpc.validation import validating
 
@@ -66,7 +67,10 @@ class Catalog:
         )
         replaced = self._served.get(model.name)
         self._served[model.name] = _Served(model)
+        metrics.MODEL_INFO.labels(*_info(model)).set(1)
         if replaced:
+            if _info(replaced.model) != _info(model):
+                metrics.MODEL_INFO.remove(*_info(replaced.model))
             await _ended(replaced)
         return model
 
@@ -96,13 +100,14 @@ class Catalog:
     async def unload(self, name: str) -> None:
         """End a model once its calls are answered. Raises NotFound."""
         async with self._changing:
-            self._find(name or "?")
+            metrics.MODEL_INFO.remove(*_info(self._find(name or "?").model))
             await _ended(self._served.pop(name))
         logger.info("model unloaded", extra={"model": name})
 
     async def close(self) -> None:
         """End all models."""
         for served in list(self._served.values()):
+            metrics.MODEL_INFO.remove(*_info(served.model))
             await asyncio.to_thread(served.model.engine.close)
 
     def _find(self, name: str) -> _Served:
@@ -116,6 +121,12 @@ class Catalog:
             description = f"expected one of {names}, got none"
             raise InvalidRequest(f"model: {description}", violations=[Violation("model", description)])
         return next(iter(self._served.values()))
+
+
+def _info(model: Model) -> tuple[str, ...]:
+    """The labels of a loaded model."""
+    manifest, session = model.bundle.manifest, model.session
+    return manifest.name, manifest.version, model.bundle.digest, session.variant, session.execution_provider
 
 
 async def _ended(served: _Served) -> None:

@@ -23,7 +23,7 @@ from services.orchestrator.pipelines import EMBED, FUSE, Pipeline, Rerank, Retri
 from services.orchestrator.remote import Candidates, FieldQuery, Services, text_queries, vector_queries
 from services.orchestrator.vectors import Embedded, Model
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import SEARCHES, STAGE, STAGE_DEGRADED
+from services.rpc.metrics import SEARCHES, STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
 
 Status = Literal["ok", "skipped", "partial"]
 # Vectors or why there are none, and the seconds it took.
@@ -282,6 +282,8 @@ class _Run:
     def _report(self, report: Report) -> None:
         self.reports.append(report)
         STAGE.labels(self.pipeline_name, report.stage).observe(report.duration_s)
+        if report.stage != EMBED:
+            STAGE_CANDIDATES.labels(self.pipeline_name, report.stage).observe(report.kept)
         if report.error is not None:
             STAGE_DEGRADED.labels(self.pipeline_name, report.stage, report.error.reason_name).inc()
 

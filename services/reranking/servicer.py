@@ -13,6 +13,7 @@ from services.model.wire import schedule, truncation, usage
 from services.reranking.scorer import Question, Scores, score
 from services.reranking.settings import RerankingSettings
 from services.rpc.interceptor import Context
+from services.rpc.metrics import SERIALIZE
 from services.rpc.server import Service
 from services.rpc.validation import validating
 
@@ -36,7 +37,8 @@ class RerankingServicer(RerankingServiceServicer):
             question = self._validated(request)
             when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
             scores = await score(model, question, when)
-            return _response(model, scores, request)
+            with SERIALIZE.labels(model.name).time():
+                return _response(model, scores, request)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List the models."""

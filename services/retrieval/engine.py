@@ -82,6 +82,11 @@ class Engine:
         """All collections and aliases, as they are now."""
         return self._catalogue
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether the data folder took writes when it was opened."""
+        return self._store.is_writable
+
     @contextmanager
     def moment(self, name: str) -> Iterator[Moment]:
         """The collection of that name or alias at one moment. Raises NotFound."""

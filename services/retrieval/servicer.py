@@ -10,6 +10,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
 from services.retrieval.engine import Engine
+from services.retrieval.gauges import exposed
 from services.retrieval.recall import LiveRecall
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.wire import documents, queries, schemas
@@ -162,7 +163,8 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
     )
     try:
         servicer = RetrievalServicer(engine, settings, reads, writes, recall)
-        yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
+        with exposed(engine, settings.data):
+            yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
     finally:
         writes.close()
         reads.close()

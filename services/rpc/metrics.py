@@ -22,6 +22,9 @@ QUEUE_WAIT: Final = Histogram(
 TOKENIZE: Final = Histogram(
     "sluice_tokenize_seconds", "Time to tokenise the texts of one call.", ["model"], buckets=_SECONDS
 )
+SERIALIZE: Final = Histogram(
+    "sluice_serialize_seconds", "Time to put the outputs of one call into its response.", ["model"], buckets=_SECONDS
+)
 INFERENCE: Final = Histogram("sluice_inference_seconds", "Time of one batch.", ["model", "lane"], buckets=_SECONDS)
 BATCH_TOKENS: Final = Histogram(
     "sluice_batch_tokens",
@@ -36,8 +39,22 @@ DROPPED: Final = Counter(
     "sluice_dropped", "Rows dropped before they were computed: `expired` or `cancelled`.", ["model", "lane", "reason"]
 )
 
+MODEL_INFO: Final = Gauge(
+    "sluice_model_info",
+    "1 for each model that is loaded.",
+    ["model", "version", "digest", "variant", "execution_provider"],
+)
+SERVER_INFO: Final = Gauge("sluice_server_info", "1 for the running program.", ["program", "version", "grpc_version"])
+READY: Final = Gauge("sluice_ready", "1 while the server reports itself healthy, else 0.")
+
 STAGE: Final = Histogram(
     "sluice_stage_seconds", "Time of one stage of a search.", ["pipeline", "stage"], buckets=_SECONDS
+)
+STAGE_CANDIDATES: Final = Histogram(
+    "sluice_stage_candidates",
+    "Candidates that a stage left to the next.",
+    ["pipeline", "stage"],
+    buckets=[0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000],
 )
 STAGE_DEGRADED: Final = Counter(
     "sluice_stage_degraded", "Stages skipped or cut short, by reason.", ["pipeline", "stage", "reason"]
@@ -53,3 +70,21 @@ LIVE_CANDIDATES: Final = Counter(
     ["outcome"],
 )
 RANKINGS: Final = Counter("sluice_rankings", "Rankings of retrieval: `full`, or `cut` by the deadline.", ["outcome"])
+
+# Of each collection, by name: there are at most `max_collections`. Read when they are asked for, never kept.
+COLLECTION_DOCUMENTS: Final = ("sluice_collection_documents", "Documents of a collection.")
+COLLECTION_UNINDEXED: Final = (
+    "sluice_collection_unindexed_documents",
+    "Documents that are compared one by one, because no approximate index has them yet.",
+)
+COLLECTION_DELETED: Final = (
+    "sluice_collection_deleted_documents",
+    "Deleted documents that still take room in the index.",
+)
+COLLECTION_VECTORS: Final = (
+    "sluice_collection_vector_bytes",
+    "Bytes of a collection's vectors, in memory or mapped from its segments.",
+)
+STORE_LOG: Final = ("sluice_store_log_bytes", "Bytes of the write-ahead log's file.")
+STORE_FREE: Final = ("sluice_store_free_bytes", "Bytes free on the disk of the data folder.")
+STORE_WRITABLE: Final = ("sluice_store_writable", "1 when the data folder takes writes, 0 when it is read-only.")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Final
 
 import grpc
@@ -23,6 +24,7 @@ from prometheus_client import start_http_server
 
 from services.rpc.interceptor import CallInterceptor
 from services.rpc.logs import configure_logging
+from services.rpc.metrics import READY, SERVER_INFO
 from services.rpc.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class Running:
         status = response.SERVING if ready else response.NOT_SERVING
         for name in ("", *self.names):
             await self.checks.set(name, status)
+        READY.set(ready)
 
 
 def bind(server: grpc.aio.Server, listen: str) -> str:
@@ -115,6 +118,7 @@ def run(settings: ServerSettings, build: Build, *, program: str) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Exits with status 1 when it cannot start."""
     configure_logging(settings.log_format, settings.log_level)
     logger.info("starting", extra={"program": program, "settings": settings.model_dump(mode="json")})
+    SERVER_INFO.labels(program, version("sluice-search"), grpc.__version__).set(1)
     try:
         asyncio.run(_run(settings, build))
     except StartFailed as error:
