@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -10,13 +11,14 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
 from services.retrieval.engine import Engine
-from services.retrieval.gauges import exposed
+from services.retrieval.gauges import readings
 from services.retrieval.recall import LiveRecall
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.wire import documents, queries, schemas
 from services.retrieval.workers import Lane
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import RANKINGS
+from services.rpc.readings import exposed
 from services.rpc.server import Service
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -163,7 +165,7 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
     )
     try:
         servicer = RetrievalServicer(engine, settings, reads, writes, recall)
-        with exposed(engine, settings.data):
+        with exposed(partial(readings, engine, settings.data)):
             yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
     finally:
         writes.close()

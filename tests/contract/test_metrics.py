@@ -11,8 +11,9 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from services.retrieval.engine import Engine
-from services.retrieval.gauges import exposed
+from services.retrieval.gauges import readings
 from services.rpc import metrics
+from services.rpc.readings import exposed
 
 TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
 UNITS = ("_seconds", "_bytes", "_tokens", "_documents", "_candidates", "_total", "_info", "_in_flight")
@@ -41,7 +42,7 @@ def of_ours(folder: Path) -> set[Metric]:
     """The metrics that a retrieval server exposes, but for those of Python and of the process."""
     engine = Engine(folder, now_us=lambda: 0, max_collections=1, segment_documents=2)
     try:
-        with exposed(engine, folder):
+        with exposed(lambda: readings(engine, folder)):
             families = list(REGISTRY.collect())
     finally:
         engine.close()
