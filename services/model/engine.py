@@ -42,6 +42,12 @@ LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
 # leaves bulk a tenth of the machine: it never starves, and a query is slowed by at most that tenth.
 _BULK_NICE: Final = 10
 
+# What is expected to take a second may take so much more: speeds of single batches differ by about as much.
+_CAUTION: Final = 1.25
+
+# Answers must leave the engine so long before the deadline to reach the caller in time, in seconds.
+_ANSWER_S: Final = 0.005
+
 Output = dict[str, NDArray[Any]]
 """One row's part of each wanted output, without batch axis and padding. Read-only, because callers share it.
 
@@ -105,7 +111,8 @@ class Engine:
         self._session = session
         self._model = model
         self._limits = limits
-        self._lanes = {lane: _Lane(lane, limits, cost) for lane in LANES}
+        self._lanes = {lane: _Lane(lane, limits, cost, model) for lane in LANES}
+        self._outcomes = {outcome: metrics.CACHE.labels(model, outcome) for outcome in ("hit", "coalesced", "miss")}
         self._rows: dict[tuple[Lane, _Key], Row[_Work]] = {}
         self._cache: Cache[_Key, Output] = Cache(max_entries=limits.cache_entries, max_bytes=limits.cache_bytes)
 
@@ -119,10 +126,11 @@ class Engine:
         keys = [(row.ids, row.type_ids, names) for row in inputs]
         outputs: list[Output | None] = [self._cache.get(key) for key in keys]
         absent = [position for position, output in enumerate(outputs) if output is None]
-        metrics.CACHE.labels(self._model, "hit").inc(len(inputs) - len(absent))
+        self._outcomes["hit"].inc(len(inputs) - len(absent))
         if absent:
-            job = _Job(schedule.deadline, outputs, asyncio.get_running_loop().create_future(), len(absent))
-            self._admit(lane, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows], schedule.deadline)
+            deadline = schedule.deadline - _ANSWER_S
+            job = _Job(deadline, outputs, asyncio.get_running_loop().create_future(), len(absent))
+            self._admit(lane, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows], deadline)
             for position in absent:
                 self._enqueue(job, position, keys[position], inputs[position], lane)
             self._pump(self._lanes[lane])
@@ -141,7 +149,7 @@ class Engine:
     def _admit(self, lane: Lane, inputs: Sequence[Input], deadline: float) -> None:
         """Refuse work that cannot be done in time, before any of it is done."""
         own = sum(len(row.ids) for row in inputs)
-        wait_s = self._lanes[lane].wait_s(own, len(inputs))
+        wait_s = _CAUTION * self._lanes[lane].wait_s(own, len(inputs))
         left_s = deadline - monotonic()
         if wait_s > left_s:
             metrics.REFUSED.labels(self._model, lane).inc()
@@ -157,15 +165,15 @@ class Engine:
             work = _Work(key, input_, lane)
             row = self._rows[lane, key] = Row(work, len(input_.ids), monotonic())
             self._lanes[lane].queue.push(row)
-            metrics.CACHE.labels(self._model, "miss").inc()
+            self._outcomes["miss"].inc()
         else:
-            metrics.CACHE.labels(self._model, "coalesced").inc()
+            self._outcomes["coalesced"].inc()
         row.payload.waiters.append((job, position))
         row.deadlines.append(job.deadline)
 
     def _pump(self, lane: "_Lane") -> None:
         """Start batches while there are rows and threads for them."""
-        while len(lane.queue) and lane.running < self._limits.threads:
+        while len(lane.queue) and lane.running < lane.most_running:
             now = monotonic()
             cut = lane.queue.cut(now, lane.cost)
             for row in cut.expired:
@@ -175,7 +183,7 @@ class Engine:
 
     def _start(self, lane: "_Lane", batch: list[Row[_Work]], now: float) -> None:
         for row in batch:
-            metrics.QUEUE_WAIT.labels(self._model, lane.name).observe(now - row.arrived)
+            lane.queue_wait.observe(now - row.arrived)
         lane.running += 1
         lane.running_tokens += sum(row.length for row in batch)
         inputs = [row.payload.input for row in batch]
@@ -187,28 +195,20 @@ class Engine:
     def _finish(
         self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[tuple[list[Output], float]]"
     ) -> None:
-        """Hand out a batch's outputs, and start the next one."""
+        """Start the next batch, and hand out this one's outputs."""
         lane.running -= 1
         lane.running_tokens -= sum(row.length for row in batch)
+        self._pump(lane)
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         if error is None:
             outputs, seconds = done.result()
-            self._observe(lane, batch, seconds)
+            lane.observe([row.length for row in batch], seconds)
             for row, output in zip(batch, outputs, strict=True):
                 self._deliver(row, output)
         else:
             logger.error("batch failed", exc_info=error, extra={"model": self._model, "rows": len(batch)})
             for row in batch:
                 self._fail(row, BackendFailed("the model failed on this batch; the server's log tells"))
-        self._pump(lane)
-
-    def _observe(self, lane: "_Lane", batch: list[Row[_Work]], seconds: float) -> None:
-        padded = max(row.length for row in batch) * len(batch)
-        lane.cost = lane.cost.after(padded, seconds)
-        metrics.INFERENCE.labels(self._model, lane.name).observe(seconds)
-        metrics.BATCH_TOKENS.labels(self._model, lane.name).observe(padded)
-        metrics.TOKENS.labels(self._model, lane.name, "used").inc(sum(row.length for row in batch))
-        metrics.TOKENS.labels(self._model, lane.name, "padding").inc(padded - sum(row.length for row in batch))
 
     def _deliver(self, row: Row[_Work], output: Output) -> None:
         work = row.payload
@@ -244,7 +244,7 @@ class Engine:
 class _Lane:
     """Rows that wait, and threads that run them."""
 
-    def __init__(self, name: Lane, limits: Limits, cost: Cost) -> None:
+    def __init__(self, name: Lane, limits: Limits, cost: Cost, model: str) -> None:
         self.name = name
         self.cost = cost
         self.queue: BatchQueue[_Work] = BatchQueue(
@@ -254,8 +254,23 @@ class _Lane:
             limits.threads, thread_name_prefix=name, initializer=_lower_priority if name == "bulk" else None
         )
         self.thread_count = limits.threads
+        # Bulk has a batch ready for the first free thread. A query waits in the queue, where others may join it.
+        self.most_running = limits.threads + (name == "bulk")
         self.running = 0
         self.running_tokens = 0
+        self.queue_wait = metrics.QUEUE_WAIT.labels(model, name)
+        self._inference = metrics.INFERENCE.labels(model, name)
+        self._batch_tokens = metrics.BATCH_TOKENS.labels(model, name)
+        self._used, self._padding = (metrics.TOKENS.labels(model, name, kind) for kind in ("used", "padding"))
+
+    def observe(self, lengths: Sequence[int], seconds: float) -> None:
+        """Learn from a batch of rows of these lengths that took so long."""
+        padded = max(lengths) * len(lengths)
+        self.cost = self.cost.after(padded, seconds)
+        self._inference.observe(seconds)
+        self._batch_tokens.observe(padded)
+        self._used.inc(sum(lengths))
+        self._padding.inc(padded - sum(lengths))
 
     def wait_s(self, own_tokens: int, own_rows: int) -> float:
         """Expected time until work that arrives now is done: what waits and runs, then the work itself."""
