@@ -4,6 +4,7 @@
       description: one sentence
       retrieve: [Retriever, ...]        one or several retrievers, run side by side
       fuse: Rrf | WeightedSum           joins them; there exactly when there are several
+      refine: Refine                    orders the best anew by vectors that the collection has stored
       rerank: [Rerank, ...]             one after another; each narrows what the one before gave
       cut_off: CutOff                   ends the results early where the rest is not good
 
@@ -99,6 +100,19 @@ class Interpolation(_Part):
     """How both are brought to one scale."""
 
 
+class Refine(_Stage):
+    """Scores the candidates, and only those, by MaxSim of the query's token vectors with their stored ones."""
+
+    field: str = Field("", max_length=64)
+    """Multi-vector field of the collection; empty when the collection has one."""
+    model: str = Field("", max_length=128)
+    """Embedding model; empty when the server has one."""
+    on_error: OnError = "skip"
+    """Whether the search fails with it, or goes on with the order before it."""
+    interpolate: Interpolation | None = None
+    """Mix its scores with those before; without, they replace them."""
+
+
 class Rerank(_Stage):
     """A reranker: scores the candidates' texts against the query's, best candidates first, as long as there is time."""
 
@@ -133,37 +147,51 @@ class Pipeline(_Part):
     """Retrievers, run side by side."""
     fuse: Annotated[Rrf | WeightedSum, Field(discriminator="method")] | None = None
     """How several retrievers are joined."""
+    refine: Refine | None = None
+    """Late interaction with stored vectors, before any reranker."""
     rerank: tuple[Rerank, ...] = Field((), max_length=4)
     """Rerankers in order."""
     cut_off: CutOff | None = None
     """Fewer results than asked for, where the rest is not good."""
 
     @property
+    def narrowing(self) -> tuple[Refine | Rerank, ...]:
+        """The stages that order what was found anew, in order."""
+        return (self.refine, *self.rerank) if self.refine else self.rerank
+
+    @property
+    def encoded(self) -> tuple[Retriever | Refine, ...]:
+        """The stages that need vectors of the query."""
+        retrievers = tuple(stage for stage in self.retrieve if stage.kind != "text")
+        return (*retrievers, self.refine) if self.refine else retrievers
+
+    @property
     def max_top_k(self) -> int:
         """Most results it can give: the depth of its last stage."""
-        if self.rerank:
-            return self.rerank[-1].depth
+        if self.narrowing:
+            return self.narrowing[-1].depth
         return self.fuse.depth if self.fuse else self.retrieve[0].depth
 
     @property
     def last_stage(self) -> str:
         """Name of the stage whose scores the results have when nothing fails."""
-        if self.rerank:
-            return self.rerank[-1].name
+        if self.narrowing:
+            return self.narrowing[-1].name
         return FUSE if self.fuse else self.retrieve[0].name
 
     @property
     def encodings(self) -> dict[str, tuple[Kind, ...]]:
-        """The kinds of vectors that its retrievers need of each embedding model."""
+        """The kinds of vectors that its stages need of each embedding model."""
         kinds: dict[str, dict[Kind, None]] = {}
-        for retriever in self.retrieve:
-            if retriever.kind != "text":
-                kinds.setdefault(retriever.model, {})[retriever.kind] = None
+        for stage in self.encoded:
+            kind = "multi_vector" if isinstance(stage, Refine) else stage.kind
+            if kind != "text":
+                kinds.setdefault(stage.model, {})[kind] = None
         return {model: tuple(needed) for model, needed in kinds.items()}
 
-    def needing(self, model: str) -> list[Retriever]:
-        """The retrievers that need vectors of this model."""
-        return [retriever for retriever in self.retrieve if retriever.kind != "text" and retriever.model == model]
+    def needing(self, model: str) -> list[Retriever | Refine]:
+        """The stages that need vectors of this model."""
+        return [stage for stage in self.encoded if stage.model == model]
 
     def problems(self) -> Iterator[tuple[Location, str]]:
         """What makes no sense, where; nothing when all does."""
@@ -173,13 +201,21 @@ class Pipeline(_Part):
         yield from self._errors()
         yield from self._depths()
 
+    def _stages(self) -> Iterator[tuple[Location, Retriever | Refine | Rerank]]:
+        """The stages with names, and where they are."""
+        for index, retriever in enumerate(self.retrieve):
+            yield ("retrieve", index), retriever
+        if self.refine:
+            yield ("refine",), self.refine
+        for index, reranker in enumerate(self.rerank):
+            yield ("rerank", index), reranker
+
     def _names(self) -> Iterator[tuple[Location, str]]:
         seen = {EMBED, FUSE}
-        for part, stages in (("retrieve", self.retrieve), ("rerank", self.rerank)):
-            for index, stage in enumerate(stages):
-                if stage.name in seen:
-                    yield (part, index, "name"), f"expected a name of its own, got {stage.name!r}, which is taken"
-                seen.add(stage.name)
+        for location, stage in self._stages():
+            if stage.name in seen:
+                yield (*location, "name"), f"expected a name of its own, got {stage.name!r}, which is taken"
+            seen.add(stage.name)
 
     def _models(self) -> Iterator[tuple[Location, str]]:
         for index, retriever in enumerate(self.retrieve):
@@ -202,19 +238,14 @@ class Pipeline(_Part):
     def _errors(self) -> Iterator[tuple[Location, str]]:
         if len(self.retrieve) == 1 and self.retrieve[0].on_error == "skip":
             yield ("retrieve", 0, "on_error"), "expected fail for the only retriever, got skip"
-        parts: tuple[tuple[str, tuple[Retriever | Rerank, ...]], ...] = (
-            ("retrieve", self.retrieve),
-            ("rerank", self.rerank),
-        )
-        for part, stages in parts:
-            for index, stage in enumerate(stages):
-                if stage.on_error == "fail" and "share" in stage.model_fields_set:
-                    yield (part, index, "share"), "expected none with on_error: fail, which gets all the time there is"
+        for location, stage in self._stages():
+            if stage.on_error == "fail" and "share" in stage.model_fields_set:
+                yield (*location, "share"), "expected none with on_error: fail, which gets all the time there is"
 
     def _depths(self) -> Iterator[tuple[Location, str]]:
         before = sum(retriever.depth for retriever in self.retrieve)
         steps: list[tuple[Location, int]] = [(("fuse", "depth"), self.fuse.depth)] if self.fuse else []
-        steps += [(("rerank", index, "depth"), stage.depth) for index, stage in enumerate(self.rerank)]
+        steps += [((*where, "depth"), stage.depth) for where, stage in self._stages() if where[0] != "retrieve"]
         for location, depth in steps:
             if depth > before:
                 yield location, f"expected at most {before}, what the stage before it gives, got {depth}"

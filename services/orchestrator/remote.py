@@ -33,6 +33,8 @@ FieldQuery = retrieval_pb.FieldQuery
 
 # Fields of other services' requests that mean the same to our caller.
 _SHARED_FIELDS: Final = ("filter", "collection")
+# Most candidates of one query.
+_MAX_DEPTH: Final = 1000
 # Words of the search API for the types of metadata.
 _METADATA_TYPES: Final[dict[str, retrieval_pb.MetadataType.ValueType]] = {
     "string": retrieval_pb.METADATA_TYPE_STRING,
@@ -142,11 +144,17 @@ class Retrieval:
         self._downstream = downstream
 
     async def retrieve(
-        self, collection: str, wanted: Sequence[FieldQuery], *, only: Filter | None, deadline: Deadline
+        self,
+        collection: str,
+        wanted: Sequence[FieldQuery],
+        *,
+        only: Filter | None,
+        deadline: Deadline,
+        ids_only: bool = False,
     ) -> Candidates:
-        """What is nearest to each query, with the documents."""
+        """What is nearest to each query, with the documents, or only their ids."""
         queries = list(wanted)
-        view = retrieval_pb.DOCUMENT_VIEW_FULL
+        view = retrieval_pb.DOCUMENT_VIEW_ID if ids_only else retrieval_pb.DOCUMENT_VIEW_FULL
         request = retrieval_pb.RetrieveRequest(collection=collection, queries=queries, filter=only, view=view)
         try:
             response = await self._downstream.call(self._stub.Retrieve, request, deadline, patient=True)
@@ -231,6 +239,24 @@ def vector_queries(embedded: Embedded, kind: Kind, *, field: str, depth: int) ->
     if kind == "sparse":
         return [FieldQuery(sparse=row, **given) for row in sparse_rows(embedded.sparse)]
     return [FieldQuery(multi_vector=row, **given) for row in multi_vector_rows(embedded.multi_vector)]
+
+
+def staged_queries(embedded: Embedded, asked: Sequence[Sequence[FieldQuery]], *, field: str) -> list[FieldQuery]:
+    """For each wording, the first text's token vectors against what every retriever finds for that wording.
+
+    asked  of each retriever, a query for each wording
+    """
+    tokens = multi_vector_rows(embedded.multi_vector)[0]
+    return [
+        FieldQuery(
+            field=field,
+            depth=min(_MAX_DEPTH, sum(query.depth for query in among)),
+            model_digest=embedded.model.digest,
+            multi_vector=tokens,
+            among=among,
+        )
+        for among in zip(*asked, strict=True)
+    ]
 
 
 def _candidates(response: retrieval_pb.RetrieveResponse, queries: Sequence[FieldQuery]) -> Candidates:

@@ -1,6 +1,6 @@
 """Runs one pipeline for one query: the only place that knows budgets and failure.
 
-    embed, retrieve (side by side) ──▶ fuse ──▶ rerank ──▶ rerank ──▶ the best top_k
+    embed, retrieve (side by side) ──▶ fuse ──▶ refine ──▶ rerank ──▶ rerank ──▶ the best top_k
 
 Rule: a stage that may be skipped never makes a search fail, and whatever it did not do is in its report.
 """
@@ -19,8 +19,8 @@ from services.core.fusion import below, interpolate, rrf, weighted_sum
 from services.core.ranking import Ranking
 from services.orchestrator.budget import allowance_s, has_time_for
 from services.orchestrator.documents import text_of
-from services.orchestrator.pipelines import EMBED, FUSE, Pipeline, Rerank, Retriever, Rrf, WeightedSum
-from services.orchestrator.remote import Candidates, FieldQuery, Services, text_queries, vector_queries
+from services.orchestrator.pipelines import EMBED, FUSE, Pipeline, Refine, Rerank, Retriever, Rrf, WeightedSum
+from services.orchestrator.remote import Candidates, FieldQuery, Services, staged_queries, text_queries, vector_queries
 from services.orchestrator.vectors import Embedded, Model
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import SEARCHES, STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
@@ -87,14 +87,16 @@ class _Found:
 
     ranking: Ranking
     candidates: Candidates
+    queries: list[FieldQuery]
+    """What it asked for: a query for each wording."""
 
 
 async def search(services: Services, name: str, pipeline: Pipeline, query: Query, deadline: Deadline) -> Answer:
     """The answer of a pipeline within the deadline. Raises what a stage raised that may not be skipped."""
     run = _Run(services, name, query, deadline)
     ranking = await run.candidates(pipeline)
-    for stage in pipeline.rerank:
-        ranking = await run.rerank(stage, ranking)
+    for stage in pipeline.narrowing:
+        ranking = await run.narrow(stage, ranking)
     answer = Answer(
         run.cut(pipeline, ranking).top(query.top_k),
         run.documents,
@@ -120,13 +122,17 @@ class _Run:
     stages: list[tuple[str, Ranking]] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     models: dict[str, Model] = field(default_factory=dict)
+    embedded: dict[str, Embedded | SluiceError] = field(default_factory=dict)
+    """Vectors of the query by embedding model, or why there are none."""
+    asked: list[list[FieldQuery]] = field(default_factory=list)
+    """What each retriever that answered asked for: a query for each wording."""
     collection_version: int = 0
     shares: list[float] = field(default_factory=list)
     """How much of its work each part did, 0 to 1."""
 
     async def candidates(self, pipeline: Pipeline) -> Ranking:
         """What the retrievers found, fused when they are several."""
-        deadlines = {stage.name: self._deadline(stage) for stage in pipeline.retrieve}
+        deadlines = {stage.name: self._deadline(stage) for stage in (*pipeline.retrieve, *pipeline.encoded)}
         try:
             async with asyncio.TaskGroup() as group:
                 embedding = {
@@ -140,17 +146,18 @@ class _Run:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         self._report_embed([task.result() for task in embedding.values()])
+        self.embedded = {model: task.result()[0] for model, task in embedding.items()}
         found = [task.result() for task in tasks]
         self.shares.append(sum(one is not None for one, _ in found) / len(found))
         for stage, (one, report) in zip(pipeline.retrieve, found, strict=True):
             self._keep(stage.name, one, report)
         return self._fuse(pipeline, [one for one, _ in found])
 
-    async def rerank(self, stage: Rerank, before: Ranking) -> Ranking:
+    async def narrow(self, stage: Refine | Rerank, before: Ranking) -> Ranking:
         """The best of `before`, ordered anew as far as time allowed; the rest follows in the order it had."""
         started = perf_counter()
         given = before.top(stage.depth)
-        scored, error = await self._score(stage, given)
+        scored, error = await (self._score(stage, given) if isinstance(stage, Rerank) else self._refine(stage, given))
         if error and stage.on_error == "fail":
             raise error
         if stage.interpolate:
@@ -169,6 +176,24 @@ class _Run:
         if pipeline.cut_off is None or not is_whole:
             return ranking
         return ranking.cut(min_score=pipeline.cut_off.min_score, max_drop=pipeline.cut_off.max_drop)
+
+    async def _refine(self, stage: Refine, given: Ranking) -> tuple[Ranking, SluiceError | None]:
+        """The candidates scored by their stored token vectors; and why some were not."""
+        embedded = self.embedded[stage.model]
+        if isinstance(embedded, SluiceError) or not given:
+            return Ranking(), embedded if isinstance(embedded, SluiceError) else None
+        queries = staged_queries(embedded, self.asked, field=stage.field)
+        try:
+            found = await self.services.retrieval.retrieve(
+                self.query.collection, queries, only=self.query.only, deadline=self._deadline(stage), ids_only=True
+            )
+        except SluiceError as error:
+            return Ranking(), error
+        scores = {id_: score for ranking in found.rankings for id_, score in ranking.items()}
+        scored = Ranking.of((id_, scores[id_]) for id_ in given.ids if id_ in scores)
+        if len(scored) < len(given):
+            return scored, BackendFailed(f"retrieval: expected scores of {len(given)} candidates, got {len(scored)}")
+        return scored, None
 
     async def _score(self, stage: Rerank, given: Ranking) -> tuple[Ranking, SluiceError | None]:
         """The candidates scored slice by slice until all are, time ends or a call fails; and why it ended early."""
@@ -242,12 +267,13 @@ class _Run:
             return None, Report(stage.name, "skipped", 0, 0, 0, perf_counter() - started, error)
         ranking = _joined(candidates.rankings).top(stage.depth)
         report = Report(stage.name, "ok", 0, len(ranking), len(ranking), perf_counter() - started)
-        return _Found(ranking, candidates), report
+        return _Found(ranking, candidates, queries), report
 
     def _keep(self, name: str, found: _Found | None, report: Report) -> None:
         self._report(report)
         if found is not None:
             self.stages.append((name, found.ranking))
+            self.asked.append(found.queries)
             self.documents.update(found.candidates.documents)
             versions = (self.collection_version, found.candidates.collection_version)
             self.collection_version = min(versions) or max(versions)
@@ -287,14 +313,14 @@ class _Run:
         if report.error is not None:
             STAGE_DEGRADED.labels(self.pipeline_name, report.stage, report.error.reason_name).inc()
 
-    def _deadline(self, stage: Retriever | Rerank) -> Deadline:
+    def _deadline(self, stage: Retriever | Refine | Rerank) -> Deadline:
         """When a stage that starts now must end."""
         remaining = self.deadline.remaining_s()
         return Deadline.after(allowance_s(remaining, share=stage.share, skippable=stage.on_error == "skip"))
 
 
 def _latest(pipeline: Pipeline, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:
-    """The latest deadline of those retrievers that need a model."""
+    """The latest deadline of those stages that need a model."""
     return max((deadlines[stage.name] for stage in pipeline.needing(model)), key=lambda deadline: deadline.at)
 
 

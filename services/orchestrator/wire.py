@@ -113,6 +113,8 @@ def pipeline_of(name: str, pipeline: Pipeline) -> pb.Pipeline:
     stages = [pb.Stage(name=stage.name, kind="retrieve", depth=stage.depth) for stage in pipeline.retrieve]
     if pipeline.fuse:
         stages.append(pb.Stage(name=FUSE, kind="fuse", depth=pipeline.fuse.depth))
+    if pipeline.refine:
+        stages.append(pb.Stage(name=pipeline.refine.name, kind="refine", depth=pipeline.refine.depth))
     stages += [pb.Stage(name=stage.name, kind="rerank", depth=stage.depth) for stage in pipeline.rerank]
     return pb.Pipeline(name=name, description=pipeline.description, stages=stages)
 

@@ -44,6 +44,13 @@ all:
     normalisation: z_score
     weights: {dense: 1, text: 1, sparse: 1, multi_vector: 1}
     depth: 5
+late:
+  description: Dense and words, then token vectors of what they found.
+  retrieve:
+    - {name: near, kind: dense, depth: 1, on_error: skip}
+    - {name: words, kind: text, depth: 2, on_error: skip}
+  fuse: {method: rrf, depth: 3}
+  refine: {name: maxsim, depth: 2}
 """
 )
 BOOKS = [
@@ -93,7 +100,7 @@ async def index(search: "SearchServiceAsyncStub") -> None:
 
 
 async def ranked(search: "SearchServiceAsyncStub", pipeline: str, query: str, *more: str) -> Ranking:
-    request = pb.SearchRequest(collection="books", query=query, pipeline=pipeline, top_k=5, more_queries=more)
+    request = pb.SearchRequest(collection="books", query=query, pipeline=pipeline, more_queries=more)
     answer = await search.Search(request)
     assert not answer.degraded
     return Ranking.of((result.document.document_id, result.score) for result in answer.results)
@@ -164,5 +171,57 @@ def test_a_field_that_a_collection_does_not_have_is_missed_in_the_report(tmp_pat
         assert answer.coverage == 0.5
         skipped = [report.stage for report in answer.stages if report.status == pb.StageReport.STATUS_SKIPPED]
         assert skipped == ["sparse", "multi_vector"]
+
+    run(tmp_path, check)
+
+
+def test_token_vectors_score_only_what_was_found(tmp_path: Path) -> None:
+    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+        await index(search)
+        alone = dict((await ranked(search, "multi_vector", "lock free")).items())
+        embedded = embedder.count("Embed")
+        refined = await ranked(search, "late", "lock free")
+        assert refined.ids == ("b",)
+        assert dict(refined.items()) == pytest.approx({"b": alone["b"]}, abs=1e-5)
+        assert embedder.count("Embed") == embedded + 1
+
+    run(tmp_path, check, index_fields=KINDS)
+
+
+def test_token_vectors_score_what_any_wording_found_by_the_query_itself(tmp_path: Path) -> None:
+    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+        await index(search)
+        alone = dict((await ranked(search, "multi_vector", "asyncio item")).items())
+        refined = await ranked(search, "late", "asyncio item", "water salt")
+        assert set(refined.ids) == {"a", "c"}
+        assert dict(refined.items()) == pytest.approx({id_: alone[id_] for id_ in refined.ids}, abs=1e-5)
+
+    run(tmp_path, check, index_fields=KINDS)
+
+
+def test_a_refinement_without_vectors_leaves_the_order_it_was_given(tmp_path: Path) -> None:
+    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+        async def refuse(method: str) -> None:
+            raise Unavailable("away")
+
+        await index(search)
+        embedder.before = refuse
+        request = pb.SearchRequest(collection="books", query="lock free", pipeline="late")
+        answer = await search.Search(request, timeout=30.0)
+        assert [result.document.document_id for result in answer.results] == ["b"]
+        skipped = [report.stage for report in answer.stages if report.status == pb.StageReport.STATUS_SKIPPED]
+        assert skipped == ["embed", "near", "maxsim"]
+
+    run(tmp_path, check, index_fields=KINDS)
+
+
+def test_a_collection_without_token_vectors_is_searched_without_the_refinement(tmp_path: Path) -> None:
+    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+        await index(search)
+        answer = await search.Search(pb.SearchRequest(collection="books", query="lock free", pipeline="late"))
+        assert answer.results[0].document.document_id == "b"
+        assert (answer.degraded, answer.coverage) == (True, 0.0)
+        skipped = [report.stage for report in answer.stages if report.status == pb.StageReport.STATUS_SKIPPED]
+        assert skipped == ["maxsim"]
 
     run(tmp_path, check)

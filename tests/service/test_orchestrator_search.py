@@ -240,9 +240,11 @@ def test_search_with_another_model_than_the_collection_was_made_for_is_a_failed_
 def test_pipelines_are_listed_by_name_with_their_stages() -> None:
     async def check(running: System) -> None:
         listed = (await running.search.ListPipelines(pb.ListPipelinesRequest())).pipelines
-        assert [pipeline.name for pipeline in listed] == ["default", "fast", "hybrid"]
-        stages = [(stage.name, stage.kind, stage.depth) for stage in listed[0].stages]
+        assert [pipeline.name for pipeline in listed] == ["balanced", "default", "fast", "hybrid"]
+        stages = [(stage.name, stage.kind, stage.depth) for stage in listed[1].stages]
         assert stages == [("dense", "retrieve", 50), ("rerank", "rerank", 50)]
+        kinds = [(stage.name, stage.kind) for stage in listed[0].stages]
+        assert kinds == [("dense", "retrieve"), ("words", "retrieve"), ("fuse", "fuse"), ("maxsim", "refine")]
 
     run(check)
 

@@ -27,7 +27,7 @@ def problems(text: str) -> list[str]:
 
 def test_the_packaged_pipelines_are_right() -> None:
     pipelines = load(PACKAGED)
-    assert sorted(pipelines) == ["default", "fast", "hybrid"]
+    assert sorted(pipelines) == ["balanced", "default", "fast", "hybrid"]
     assert pipelines["default"].max_top_k == 50
     assert pipelines["fast"].max_top_k == 100
 
@@ -47,6 +47,13 @@ def test_a_pipeline_means_what_it_says() -> None:
     assert pipeline.encodings == {"": ("dense",)}
 
 
+def test_a_refinement_needs_token_vectors_of_its_model_and_its_depth_is_the_last() -> None:
+    text = GOOD.split("  rerank:", maxsplit=1)[0] + "  refine: {name: maxsim, depth: 15, model: late}\n"
+    pipeline = parse(text, source="p.yaml")["default"]
+    assert pipeline.encodings == {"": ("dense",), "late": ("multi_vector",)}
+    assert (pipeline.max_top_k, pipeline.last_stage) == (15, "maxsim")
+
+
 CASES = {
     "depth that grows": ("depth: 25", "depth: 41", "9: default.rerank.0.depth: expected at most 40"),
     "fusion deeper than all it is given": ("depth: 40", "depth: 51", "7: default.fuse.depth: expected at most 50"),
@@ -63,6 +70,21 @@ CASES = {
     ),
     "depth of zero": ("depth: 20", "depth: 0", "5: default.retrieve.0.depth: Input should be greater"),
     "weights for others": ("right: 0.5", "middle: 0.5", "7: default.fuse.weights: expected a weight for each of left"),
+    "name of another stage": (
+        "  rerank:\n",
+        "  refine: {name: left, depth: 30}\n  rerank:\n",
+        "8: default.refine.name: expected a name of its own",
+    ),
+    "refinement deeper than it is given": (
+        "  rerank:\n",
+        "  refine: {name: maxsim, depth: 41}\n  rerank:\n",
+        "8: default.refine.depth: expected at most 40",
+    ),
+    "reranker deeper than the refinement": (
+        "  rerank:\n",
+        "  refine: {name: maxsim, depth: 24}\n  rerank:\n",
+        "10: default.rerank.0.depth: expected at most 24",
+    ),
     "name twice": ("name: again", "name: rerank", "10: default.rerank.1.name: expected a name of its own"),
     "name that reports use": ("name: again", "name: fuse", "10: default.rerank.1.name: expected a name of its own"),
     "share for a stage that may not be skipped": (

@@ -560,7 +560,7 @@ class Stage(_message.Message):
     name: _builtins.str
     """Its name."""
     kind: _builtins.str
-    """What it does: "retrieve", "fuse" or "rerank"."""
+    """What it does: "retrieve", "fuse", "refine" or "rerank"."""
     depth: _builtins.int
     """Candidates it keeps."""
     def __init__(
