@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Touched when all is installed: an interrupted set-up runs again, a finished one does not.
 INSTALLED := $(VENV)/.installed
+# Prometheus and promtool, for the tests of metrics and alerts: Debian's package, unpacked, so that no service starts.
+PROMETHEUS := $(VENV)/prometheus/usr/bin/promtool
 EXTRAS := serving,cpu,export,demo,loadtest,dev
 export SLUICE_HOME ?= $(CURDIR)/.demo
 
@@ -34,6 +36,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
+$(PROMETHEUS): | $(INSTALLED)
+	@echo "== Prometheus, for the tests that scrape"
+	@mkdir -p $(VENV)/prometheus
+	@if command -v apt-get dpkg > /dev/null; then \
+	  cd $(VENV)/prometheus; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq || true; fi; \
+	  { apt-get download -q prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb; } || \
+	    echo "no Prometheus: the tests that need it are skipped" >&2; \
+	fi
+
 .PHONY: demo
 demo: setup ## Export a model, start four services, index Python's documentation, search it
 	@$(BIN)/sluice demo
@@ -48,7 +60,7 @@ down: setup ## Stop the system that `make up` left running
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup ## Run the whole test suite
+test: setup $(PROMETHEUS) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
 .PHONY: quick

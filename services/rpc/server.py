@@ -131,19 +131,20 @@ async def _run(settings: ServerSettings, build: Build) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serving(settings, build) as running:
-        if settings.metrics_listen:
-            _serve_metrics(settings.metrics_listen)
-        logger.info("ready", extra={"address": running.address})
+        metrics = _serve_metrics(settings.metrics_listen) if settings.metrics_listen else ""
+        logger.info("ready", extra={"address": running.address, "metrics": metrics})
         await stop.wait()
         logger.info("draining")
     logger.info("stopped")
 
 
-def _serve_metrics(listen: str) -> None:
+def _serve_metrics(listen: str) -> str:
+    """Serve the metrics until the process ends; the address, with the port that was taken."""
     host, _, port = listen.rpartition(":")
     try:
-        start_http_server(int(port), host)
+        server, _ = start_http_server(int(port), host)
     except OSError as error:
         raise StartFailed(
             f"cannot serve metrics on {listen}: {error.strerror}; choose another --metrics-listen"
         ) from error
+    return f"{host}:{server.server_port}"

@@ -1,0 +1,87 @@
+"""A real Prometheus that scrapes real servers."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+MONITORING: Final = ROOT / "k8s" / "components" / "monitoring"
+_CONFIGURATION: Final = """
+global: {scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 1s}
+rule_files: [%s]
+scrape_configs:
+  - job_name: sluice
+    static_configs: [{targets: %s}]
+"""
+
+
+def program(name: str) -> str:
+    """The path of `prometheus` or `promtool`; where there is none the test is skipped, which in CI is a failure."""
+    place = shutil.which(name, path=f"{ROOT / '.venv/prometheus/usr/bin'}:{os.environ['PATH']}")
+    if place is None:
+        message = f"no {name}: `make test` gets it on Debian"
+        assert os.environ.get("CI") != "true", message
+        pytest.skip(message)
+    return place
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an expression now, each with its value. Raises AssertionError when it cannot be parsed."""
+        arguments = urllib.parse.urlencode({"query": expression})
+        try:
+            with urllib.request.urlopen(f"http://{self._address}/api/v1/query?{arguments}", timeout=10) as response:
+                result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+                return result
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{expression}: {error.read().decode()}") from error
+
+
+@contextmanager
+def scraping(targets: Sequence[str], folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus with the rules of the repository that scrapes these addresses five times a second."""
+    configuration = folder / "prometheus.yml"
+    configuration.write_text(_CONFIGURATION % (json.dumps(str(MONITORING / "rules.yaml")), json.dumps(list(targets))))
+    command = [
+        program("prometheus"),
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    popen = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
+    assert popen.stderr is not None
+    with popen.stderr as log:
+        try:
+            yield Prometheus(_address(log))
+        finally:
+            popen.terminate()
+            log.read()
+            popen.wait(30)
+
+
+def _address(log: Any) -> str:
+    """Where it serves, once it is ready to be asked."""
+    address, lines = "", []
+    for line in log:
+        lines.append(line)
+        if found := re.search(r'msg="Listening on" address=(\S+)', line):
+            address = found[1]
+        if "Server is ready to receive web requests" in line and address:
+            return address
+    raise AssertionError("Prometheus did not start:\n" + "".join(lines))
