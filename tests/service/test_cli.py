@@ -42,6 +42,7 @@ ANSWER = pb.SearchResponse(
         ),
     ],
     degraded=True,
+    coverage=0.5,
     pipeline="default",
     duration=Duration(nanos=9_000_000),
 )
@@ -86,10 +87,17 @@ def test_search_prints_rank_score_title_passage_and_stages(search: ScriptedSearc
         "    No title.",
         "",
         "degraded: rerank skipped: BUSY: wait",
+        "coverage: 50% of the planned work",
         "embed 2.5 ms · dense 0.0 ms, 50 found · rerank 0.0 ms, 50 → 50 (skipped) · 9.0 ms in all (default)",
     ]
     [request] = search.requests
     assert request == pb.SearchRequest(collection="books", query="how", top_k=2, filter=where("year >= 2020"))
+
+
+def test_search_sends_other_wordings(search: ScriptedSearch, address: str) -> None:
+    ran = sluice("search", "how", "--also", "in what way", "--also", "by what means", "--address", address)
+    assert ran.returncode == 0, ran.stderr
+    assert list(search.requests[0].more_queries) == ["in what way", "by what means"]
 
 
 def test_search_as_json(address: str) -> None:
@@ -98,7 +106,7 @@ def test_search_as_json(address: str) -> None:
     assert answer["results"][0]["document"]["document_id"] == "q.get"
     assert answer["results"][0]["document"]["metadata"] == {"year": 2024.0}
     assert answer["stages"][2]["status"] == "skipped"
-    assert answer["degraded"] is True
+    assert (answer["degraded"], answer["coverage"]) == (True, 0.5)
 
 
 def test_nothing_found_is_said(search: ScriptedSearch, address: str) -> None:

@@ -62,6 +62,7 @@ FULL = pb.SearchResponse(
         pb.Result(document=document_proto(BOOK), score=0.5, standings=[pb.Standing(stage="dense", rank=2, score=0.25)])
     ],
     degraded=True,
+    coverage=0.25,
     stages=[
         pb.StageReport(
             stage="rerank",
@@ -81,14 +82,24 @@ FULL = pb.SearchResponse(
 
 def test_search_sends_the_request_and_reads_the_answer() -> None:
     search = ScriptedSearch(answer=FULL)
-    answer = answering(search, lambda c: c.search("docs", "q", top_k=3, pipeline="fast", filter="year >= 2020"))
+    answer = answering(
+        search, lambda c: c.search("docs", "q", top_k=3, pipeline="fast", filter="year >= 2020", more_queries=["r"])
+    )
     assert search.requests == [
-        pb.SearchRequest(collection="docs", query="q", top_k=3, pipeline="fast", filter=where("year >= 2020"))
+        pb.SearchRequest(
+            collection="docs",
+            query="q",
+            top_k=3,
+            pipeline="fast",
+            filter=where("year >= 2020"),
+            more_queries=["r"],
+        )
     ]
     assert answer.results[0].document == BOOK
     assert answer.results[0].standings == (Standing("dense", 2, 0.25),)
     assert answer.stages == (StageReport("rerank", "partial", 50, 10, 0.0015, "late"),)
-    assert (answer.degraded, answer.pipeline, answer.collection_version) == (True, "default", 7)
+    assert (answer.degraded, answer.coverage) == (True, 0.25)
+    assert (answer.pipeline, answer.collection_version) == ("default", 7)
     assert (answer.models, answer.duration_s) == (("m@1",), 1.0)
 
 

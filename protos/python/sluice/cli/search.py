@@ -24,6 +24,12 @@ def search(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many results.")] = 5,
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline; empty is the server's default.")] = "",
     filter: options.Filter = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also", metavar="TEXT", help="Another wording, to find more by; up to 7 times.", show_default=False
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Whole passages, not their first lines.")] = False,
     as_json: options.Json = False,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
@@ -37,10 +43,14 @@ def search(
 
       sluice search "read a file line by line" -k 3 --filter "kind == 'function' and module in ('io', 'os')"
 
+      sluice search "stop a task" --also "cancel a coroutine"
+
       sluice search "sort by key" --pipeline fast --json | jq .results[0].document.title
     """
     with SearchClient(address, timeout_s=timeout) as client:
-        answer = client.search(collection, query, top_k=top_k, pipeline=pipeline, filter=filter)
+        answer = client.search(
+            collection, query, top_k=top_k, pipeline=pipeline, filter=filter, more_queries=also or ()
+        )
     if as_json:
         print(json.dumps(asdict(answer), ensure_ascii=False, default=_json_value, indent=2))
     else:
@@ -82,10 +92,12 @@ def _rendered(rank: int, result: Result, *, full: bool) -> RenderableType:
 
 
 def _degraded(answer: SearchAnswer) -> Iterable[RenderableType]:
-    """A line for each stage that did not do all its work."""
+    """A line for each stage that did not do all its work, and one of how much was done."""
     for stage in answer.stages:
         if stage.status != "ok":
             yield Text(f"degraded: {stage.name} {stage.status}: {stage.reason}", style="yellow")
+    if answer.degraded:
+        yield Text(f"coverage: {answer.coverage:.0%} of the planned work", style="yellow")
 
 
 def _stages_line(answer: SearchAnswer) -> Text:

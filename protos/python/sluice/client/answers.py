@@ -59,6 +59,8 @@ class SearchAnswer:
     """Best first."""
     degraded: bool
     """True when a stage was skipped or cut short."""
+    coverage: float
+    """How much of the planned work is behind the answer, 0 to 1; 1 for a full answer."""
     stages: tuple[StageReport, ...]
     """What each stage did, in the order they ran."""
     pipeline: str
@@ -92,7 +94,7 @@ class Stage:
     name: str
     """Its name."""
     kind: str
-    """`retrieve` or `rerank`."""
+    """`retrieve`, `fuse`, `refine` or `rerank`."""
     depth: int
     """Candidates it keeps."""
 
@@ -114,6 +116,7 @@ def search_answer(response: pb.SearchResponse) -> SearchAnswer:
     return SearchAnswer(
         results=tuple(_result(result) for result in response.results),
         degraded=response.degraded,
+        coverage=response.coverage,
         stages=tuple(_stage_report(stage) for stage in response.stages),
         pipeline=response.pipeline,
         collection_version=response.collection_version,

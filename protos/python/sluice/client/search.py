@@ -37,7 +37,7 @@ class SearchClient(Client):
     def _stub(self) -> SearchServiceStub:
         return SearchServiceStub(self._channel)
 
-    def search(
+    def search(  # noqa: PLR0913 - each is a field of the request
         self,
         collection: str,
         query: str,
@@ -45,10 +45,14 @@ class SearchClient(Client):
         top_k: int = 0,
         pipeline: str = "",
         filter: Filter | str | None = None,
+        more_queries: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> SearchAnswer:
-        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError."""
-        request = _search_request(collection, query, top_k, pipeline, filter)
+        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError.
+
+        more_queries  up to 7 other wordings: they help to find candidates, and the query alone orders them
+        """
+        request = _search_request(collection, query, top_k, pipeline, filter, more_queries)
         return answers.search_answer(self._call(self._stub.Search, request, timeout_s))
 
     def index(
@@ -132,7 +136,7 @@ class AsyncSearchClient(AsyncClient):
     def _stub(self) -> "SearchServiceAsyncStub":
         return SearchServiceStub(self._channel)
 
-    async def search(
+    async def search(  # noqa: PLR0913 - each is a field of the request
         self,
         collection: str,
         query: str,
@@ -140,10 +144,14 @@ class AsyncSearchClient(AsyncClient):
         top_k: int = 0,
         pipeline: str = "",
         filter: Filter | str | None = None,
+        more_queries: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> SearchAnswer:
-        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError."""
-        request = _search_request(collection, query, top_k, pipeline, filter)
+        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError.
+
+        more_queries  up to 7 other wordings: they help to find candidates, and the query alone orders them
+        """
+        request = _search_request(collection, query, top_k, pipeline, filter, more_queries)
         return answers.search_answer(await self._call(self._stub.Search, request, timeout_s))
 
     async def index(
@@ -237,10 +245,15 @@ class _IndexJob:
 
 
 def _search_request(
-    collection: str, query: str, top_k: int, pipeline: str, filter: Filter | str | None
+    collection: str, query: str, top_k: int, pipeline: str, filter: Filter | str | None, more_queries: Sequence[str]
 ) -> pb.SearchRequest:
     return pb.SearchRequest(
-        collection=collection, query=query, top_k=top_k, pipeline=pipeline, filter=filter_proto(filter)
+        collection=collection,
+        query=query,
+        top_k=top_k,
+        pipeline=pipeline,
+        filter=filter_proto(filter),
+        more_queries=more_queries,
     )
 
 
