@@ -1,27 +1,24 @@
 """Which waiting rows run together: a pure queue, fed with time.
 
-Policy: the row that waited longest goes first, so no wait is unbounded. Around it the batch grows by the rows nearest
-in length, as long as that raises useful tokens per cost:
+Policy: the row that waited longest goes first. Around it the batch grows by the rows nearest in length among those
+that waited longest (the window), as long as that raises useful tokens per cost:
 
     efficiency = sum of lengths / (overhead_tokens + longest * count)
 
-So batches are formed where sharing a run's fixed cost saves more than padding wastes, and no further. Rows that
-nobody waits for, or that cannot be done in time, are dropped here, before they cost anything.
+So batches are formed where sharing a run's fixed cost saves more than padding wastes, and no further; and a row is
+overtaken by at most a window of tokens, so that the wait it was admitted with stays true. Rows that nobody waits for,
+or that cannot be done in time, are dropped here, before they cost anything.
 
 Rule: no clock, no threads; `now` and deadlines are seconds on one monotonic clock.
 """
 
-from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from services.model.cost import Cost
 
 T = TypeVar("T")
-
-_KEY: Final[Callable[["Row[T]"], tuple[int, int]]] = lambda row: (row.length, row.number)  # noqa: E731
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +30,6 @@ class Row(Generic[T]):
     """Tokens."""
     arrived: float
     """When it was queued, in seconds."""
-    number: int = 0
-    """Order of arrival; set by the queue."""
     deadlines: list[float] = field(default_factory=list)
     """When those who wait for it give up, in seconds; empty when nobody waits any more."""
 
@@ -58,51 +53,64 @@ class BatchQueue(Generic[T]):
 
     max_batch_tokens  most tokens of one batch, padding included; a longer single row runs alone
     max_batch_rows    most rows of one batch
+    window_tokens     how many tokens of those that waited longest a batch is chosen from
     """
 
-    def __init__(self, *, max_batch_tokens: int, max_batch_rows: int) -> None:
+    def __init__(self, *, max_batch_tokens: int, max_batch_rows: int, window_tokens: int) -> None:
         self._max_tokens = max_batch_tokens
         self._max_rows = max_batch_rows
-        self._by_length: list[Row[T]] = []
-        self._by_arrival: deque[Row[T]] = deque()
-        self._gone: set[int] = set()
-        self._count = 0
+        self._window_tokens = window_tokens
+        self._rows: deque[Row[T]] = deque()
         self.tokens = 0
         """Tokens that wait."""
 
     def __len__(self) -> int:
-        return len(self._by_length)
+        return len(self._rows)
 
     def push(self, row: Row[T]) -> None:
         """Add a row to the end of the queue."""
-        self._count += 1
-        row.number = self._count
-        insort(self._by_length, row, key=_KEY)
-        self._by_arrival.append(row)
+        self._rows.append(row)
         self.tokens += row.length
 
     def cut(self, now: float, cost: Cost) -> Cut[T]:
         """Take the next batch and the rows given up on the way to it."""
-        expired: list[Row[T]] = []
-        while anchor := self._oldest():
-            if not anchor.alive(now + cost.seconds(anchor.length)):
-                expired.append(self._take(anchor))
-                continue
-            return Cut([self._take(row) for row in self._grown(anchor, now, cost)], expired)
-        return Cut([], expired)
+        window, expired = self._taken_window(now, cost)
+        if not window:
+            return Cut([], expired)
+        batch = self._grown(window, now, cost)
+        chosen = set(map(id, batch))
+        left = [row for row in window if id(row) not in chosen]
+        self._rows.extendleft(reversed(left))
+        self.tokens += sum(row.length for row in left)
+        return Cut(batch, expired)
 
-    def _grown(self, anchor: Row[T], now: float, cost: Cost) -> list[Row[T]]:
-        """The batch around the oldest row. Rows that this batch would make late are left for one of their own."""
-        rows = self._by_length
-        low = bisect_left(rows, _KEY(anchor), key=_KEY)
+    def _taken_window(self, now: float, cost: Cost) -> tuple[list[Row[T]], list[Row[T]]]:
+        """The rows that waited longest, taken out of the queue, up to the window's tokens; and those given up."""
+        window: list[Row[T]] = []
+        expired: list[Row[T]] = []
+        tokens = 0
+        while self._rows and tokens < self._window_tokens:
+            row = self._rows.popleft()
+            self.tokens -= row.length
+            if row.alive(now + cost.seconds(row.length)):
+                window.append(row)
+                tokens += row.length
+            else:
+                expired.append(row)
+        return window, expired
+
+    def _grown(self, window: list[Row[T]], now: float, cost: Cost) -> list[Row[T]]:
+        """The batch around the first row, longest last. Rows that it would make late are left for one of their own."""
+        by_length = sorted(window, key=lambda row: row.length)
+        low = next(position for position, row in enumerate(by_length) if row is window[0])
         high = low + 1
-        batch, useful = deque([anchor]), anchor.length
+        batch, useful = deque([window[0]]), window[0].length
         while len(batch) < self._max_rows:
-            side = _nearer(rows, low - 1, high, batch[0].length, batch[-1].length)
+            side = _nearer(by_length, low - 1, high, batch[0].length, batch[-1].length)
             if side is None:
                 break
             low, high = (side, high) if side < low else (low, side + 1)
-            row = rows[side]
+            row = by_length[side]
             padded = max(batch[-1].length, row.length) * (len(batch) + 1)
             if not row.alive(now + cost.seconds(padded)):
                 continue
@@ -112,17 +120,6 @@ class BatchQueue(Generic[T]):
             useful += row.length
             (batch.appendleft if side == low else batch.append)(row)
         return list(batch)
-
-    def _oldest(self) -> Row[T] | None:
-        while self._by_arrival and self._by_arrival[0].number in self._gone:
-            self._gone.discard(self._by_arrival.popleft().number)
-        return self._by_arrival[0] if self._by_arrival else None
-
-    def _take(self, row: Row[T]) -> Row[T]:
-        del self._by_length[bisect_left(self._by_length, _KEY(row), key=_KEY)]
-        self._gone.add(row.number)
-        self.tokens -= row.length
-        return row
 
 
 def _nearer(rows: list[Row[T]], left: int, right: int, shortest: int, longest: int) -> int | None:

@@ -1,4 +1,4 @@
-"""What a batch costs, in seconds: the one model that batching and admission decide by.
+"""What a batch costs, in seconds, which batching decides by; and how fast a queue empties, which admission decides by.
 
     seconds = (overhead_tokens + padded tokens) * seconds_per_token
 
@@ -11,6 +11,8 @@ from typing import Final
 
 # Weight of the newest batch in the running mean of speed: about the last 20 batches count.
 _NEWEST: Final = 0.05
+# The pace is a mean over about so many tokens: a second of a small model on two cores.
+_PACE_TOKENS: Final = 8192
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,15 @@ class Cost:
         """The cost with one more run seen: speed moves a little towards it, the overhead stays."""
         seen = seconds / (self.overhead_tokens + padded_tokens)
         return Cost(self.overhead_tokens, self.seconds_per_token + _NEWEST * (seen - self.seconds_per_token))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a queue empties: all that stands between batches counts, not only the model's own time."""
+
+    seconds_per_token: float
+
+    def after(self, tokens: int, seconds: float) -> "Pace":
+        """The pace when these tokens have left the queue in so long."""
+        weight = min(1.0, tokens / _PACE_TOKENS)
+        return Pace(self.seconds_per_token + weight * (seconds / tokens - self.seconds_per_token))

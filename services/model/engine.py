@@ -28,7 +28,7 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailab
 
 from services.model.batching import BatchQueue, Row
 from services.model.cache import Cache
-from services.model.cost import Cost
+from services.model.cost import Cost, Pace
 from services.model.session import Outputs, Session
 from services.model.tokenizer import Input
 from services.rpc import metrics
@@ -42,11 +42,17 @@ LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
 # leaves bulk a tenth of the machine: it never starves, and a query is slowed by at most that tenth.
 _BULK_NICE: Final = 10
 
+# How many batches' worth of rows a batch is chosen from. More find nearer lengths, and overtake longer.
+_WINDOW_BATCHES: Final[dict[Lane, int]] = {"interactive": 4, "bulk": 32}
+
 # What is expected to take a second may take so much more: speeds of single batches differ by about as much.
 _CAUTION: Final = 1.25
 
-# Answers must leave the engine so long before the deadline to reach the caller in time, in seconds.
-_ANSWER_S: Final = 0.005
+# How long an answer takes from the model to the caller, in seconds: at least so long; and when the event loop is busy,
+# so many times what the loop took to notice a batch that had ended. Peaks are forgotten within some 50 batches.
+_ANSWER_LEAST_S: Final = 0.002
+_ANSWER_LAGS: Final = 3
+_FORGET: Final = 0.95
 
 Output = dict[str, NDArray[Any]]
 """One row's part of each wanted output, without batch axis and padding. Read-only, because callers share it.
@@ -128,7 +134,7 @@ class Engine:
         absent = [position for position, output in enumerate(outputs) if output is None]
         self._outcomes["hit"].inc(len(inputs) - len(absent))
         if absent:
-            deadline = schedule.deadline - _ANSWER_S
+            deadline = schedule.deadline - self._lanes[lane].answer_s
             job = _Job(deadline, outputs, asyncio.get_running_loop().create_future(), len(absent))
             self._admit(lane, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows], deadline)
             for position in absent:
@@ -192,18 +198,17 @@ class Engine:
         future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted)
         future.add_done_callback(lambda done: self._finish(lane, batch, done))
 
-    def _finish(
-        self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[tuple[list[Output], float]]"
-    ) -> None:
+    def _finish(self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[_Ran]") -> None:
         """Start the next batch, and hand out this one's outputs."""
         lane.running -= 1
         lane.running_tokens -= sum(row.length for row in batch)
+        was_saturated = len(lane.queue) > 0
         self._pump(lane)
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         if error is None:
-            outputs, seconds = done.result()
-            lane.observe([row.length for row in batch], seconds)
-            for row, output in zip(batch, outputs, strict=True):
+            ran = done.result()
+            lane.observe([row.length for row in batch], ran, monotonic(), was_saturated=was_saturated)
+            for row, output in zip(batch, ran.outputs, strict=True):
                 self._deliver(row, output)
         else:
             logger.error("batch failed", exc_info=error, extra={"model": self._model, "rows": len(batch)})
@@ -248,7 +253,9 @@ class _Lane:
         self.name = name
         self.cost = cost
         self.queue: BatchQueue[_Work] = BatchQueue(
-            max_batch_tokens=limits.max_batch_tokens, max_batch_rows=limits.max_batch_rows
+            max_batch_tokens=limits.max_batch_tokens,
+            max_batch_rows=limits.max_batch_rows,
+            window_tokens=_WINDOW_BATCHES[name] * limits.max_batch_tokens,
         )
         self.threads = ThreadPoolExecutor(
             limits.threads, thread_name_prefix=name, initializer=_lower_priority if name == "bulk" else None
@@ -258,28 +265,47 @@ class _Lane:
         self.most_running = limits.threads + (name == "bulk")
         self.running = 0
         self.running_tokens = 0
+        self._pace = Pace(cost.seconds_per_token / limits.threads)
+        self._saturated_since: float | None = None
+        self.answer_s = _ANSWER_LEAST_S
+        """How long answers take from the model to the caller."""
         self.queue_wait = metrics.QUEUE_WAIT.labels(model, name)
         self._inference = metrics.INFERENCE.labels(model, name)
         self._batch_tokens = metrics.BATCH_TOKENS.labels(model, name)
         self._used, self._padding = (metrics.TOKENS.labels(model, name, kind) for kind in ("used", "padding"))
 
-    def observe(self, lengths: Sequence[int], seconds: float) -> None:
-        """Learn from a batch of rows of these lengths that took so long."""
+    def observe(self, lengths: Sequence[int], ran: "_Ran", now: float, *, was_saturated: bool) -> None:
+        """Learn from a batch of rows of these lengths that has ended; saturated: while others waited."""
         padded = max(lengths) * len(lengths)
-        self.cost = self.cost.after(padded, seconds)
-        self._inference.observe(seconds)
+        began, self._saturated_since = self._saturated_since, now if was_saturated else None
+        since_last_s = ran.seconds / self.thread_count if began is None else now - began
+        self._pace = self._pace.after(sum(lengths), since_last_s)
+        self.cost = self.cost.after(padded, ran.seconds)
+        self.answer_s = max(_ANSWER_LEAST_S, _FORGET * self.answer_s, _ANSWER_LAGS * (now - ran.ended))
+        self._inference.observe(ran.seconds)
         self._batch_tokens.observe(padded)
         self._used.inc(sum(lengths))
         self._padding.inc(padded - sum(lengths))
 
     def wait_s(self, own_tokens: int, own_rows: int) -> float:
         """Expected time until work that arrives now is done: what waits and runs, then the work itself."""
-        before = self.cost.seconds_per_token * (self.queue.tokens + self.running_tokens / 2) / self.thread_count
+        before = self._pace.seconds_per_token * (self.queue.tokens + self.running_tokens / 2)
         return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
 
 
-def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ...]]) -> tuple[list[Output], float]:
-    """The outputs that each row wants, and the seconds the model took."""
+@dataclass(frozen=True)
+class _Ran:
+    """A batch that has ended."""
+
+    outputs: list[Output]
+    seconds: float
+    """What the model took."""
+    ended: float
+    """When its outputs were ready, on the monotonic clock."""
+
+
+def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ...]]) -> _Ran:
+    """The outputs that each row wants."""
     started = perf_counter()
     outputs = session.run(inputs, sorted({name for names in wanted for name in names}))
     seconds = perf_counter() - started
@@ -287,7 +313,7 @@ def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ..
         _part(outputs, names, position, len(row.ids))
         for position, (row, names) in enumerate(zip(inputs, wanted, strict=True))
     ]
-    return parts, seconds
+    return _Ran(parts, seconds, monotonic())
 
 
 def _part(outputs: Outputs, names: tuple[str, ...], position: int, length: int) -> Output:
