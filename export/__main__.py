@@ -39,6 +39,13 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     multi_vector: Annotated[
         bool, typer.Option("--multi-vector", help="Also give the state of every token, for late interaction.")
     ] = False,
+    query_idf: Annotated[
+        Path | None,
+        typer.Option(
+            help="Lines of JSON with `text`: sparse queries weigh terms by how few of these documents have them, and "
+            "need no model. (default: the checkpoint's idf.json, if it has one)"
+        ),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Also write an 8-bit graph.")] = True,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write a half precision graph, for GPUs.")] = False,
     default_variant: Annotated[
@@ -68,6 +75,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         matryoshka_dimensions=tuple(matryoshka_dimension or ()),
         relevant_label=relevant_label,
         multi_vector=multi_vector,
+        query_idf=query_idf,
         int8=int8,
         fp16=fp16,
         default_variant=default_variant,

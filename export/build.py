@@ -13,20 +13,23 @@ from tokenizers import Tokenizer
 from export import graph, verify
 from export.checkpoint import Checkpoint, ExportError, read_checkpoint
 from export.half import to_float16
+from export.idf import read_idf
 from export.int8 import quantized_inputs, to_int8
 from export.options import Options, bundle_path, overridden
-from export.original import F32, Original, load_original
+from export.original import F32, Original, Outputs, load_original
 from export.place import locked, staging
 from export.run import GRAPH_ERRORS, Graph
 from export.sample import Item, calibration_items, pair_sample, text_sample
 from services.model.bundle import (
     GOLDEN,
     MANIFEST,
+    QUERY_IDF,
     TOKENIZER,
     Bundle,
     BundleError,
     Manifest,
     Parity,
+    QueryIdf,
     Source,
     Variant,
     VariantName,
@@ -82,12 +85,13 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     say(f"loading {checkpoint.name}: {checkpoint.architecture}, {checkpoint.task}")
     original = load_original(checkpoint, multi_vector=options.multi_vector)
     tokenizer = _write_tokenizer(folder, original)
+    query_idf = _write_query_idf(folder, checkpoint, tokenizer, options)
     pad_token_id = original.tokenizer.pad_token_id or 0
     tokenizer.enable_truncation(checkpoint.max_token_count)
     tokenizer.enable_padding(pad_id=pad_token_id, pad_token=original.tokenizer.pad_token or "[PAD]")
 
     say("exporting the graph through Optimum")
-    for variant, model in _models(checkpoint, original, tokenizer, options).items():
+    for variant, model in _models(original, tokenizer, options, is_pairs=checkpoint.task == "cross-encoder").items():
         onnx.save(model, folder / f"{variant}.onnx")
     sample = pair_sample() if checkpoint.task == "cross-encoder" else text_sample()
     say(f"running the original on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
@@ -100,19 +104,19 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
 
     first = Graph(folder / "fp32.onnx", tokenizer)
     _write_golden(folder / GOLDEN, original, sample.items, first.outputs)
-    vectors = [name for name in ("dense", "sparse", "multi_vector") if name in first.outputs]
     return Manifest(
         name=name,
         version=options.version,
         task="cross_encoder" if sample.is_pairs else "bi_encoder",
-        representations=tuple(vectors),
-        dimensions=0 if sample.is_pairs else len(reference.outputs["dense"][0]),
+        representations=original.head.outputs if original.head else (),
+        dimensions=_dimensions(reference.outputs),
         matryoshka_dimensions=options.matryoshka_dimensions,
         similarity=checkpoint.similarity,
         query_prompt=checkpoint.query_prompt,
         document_prompt=checkpoint.document_prompt,
         max_token_count=checkpoint.max_token_count,
         pad_token_id=pad_token_id,
+        query_idf=query_idf,
         inputs=first.inputs,
         labels=checkpoint.labels,
         relevant_label=relevant_label,
@@ -138,8 +142,29 @@ def _write_tokenizer(folder: Path, original: Original) -> Tokenizer:
     return tokenizer
 
 
+def _write_query_idf(folder: Path, checkpoint: Checkpoint, tokenizer: Tokenizer, options: Options) -> QueryIdf | None:
+    """idf.npz, when there is a table and sparse vectors to compare it with. Raises ExportError."""
+    if checkpoint.task != "sparse":
+        if options.query_idf:
+            raise ExportError(f"--query-idf: expected a checkpoint of task sparse, found {checkpoint.task}")
+        return None
+    found = read_idf(checkpoint.folder, tokenizer, options.query_idf)
+    if found is None:
+        return None
+    table, source = found
+    np.savez(folder / QUERY_IDF, allow_pickle=False, idf=table)
+    return QueryIdf(file=QUERY_IDF, source=source)
+
+
+def _dimensions(outputs: Outputs) -> int:
+    """Length of the dense vectors, or of token vectors where there are no others; 0 without."""
+    if "dense" in outputs:
+        return len(outputs["dense"][0])
+    return outputs["multi_vector"][0].shape[1] if "multi_vector" in outputs else 0
+
+
 def _models(
-    checkpoint: Checkpoint, original: Original, tokenizer: Tokenizer, options: Options
+    original: Original, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
 ) -> dict[VariantName, onnx.ModelProto]:
     """The graph of each variant."""
     config = original.body.config
@@ -149,16 +174,13 @@ def _models(
         heads = getattr(config, "num_attention_heads", 0)  # 0: found in the graph
         fused = graph.fuse(path, config.model_type, heads=heads, hidden=config.hidden_size)
     bodies: dict[VariantName, onnx.ModelProto] = {"fp32": graph.for_cpu(fused)}
-    is_pairs = checkpoint.task == "cross-encoder"
     if options.int8:
         activations = _activations(bodies["fp32"], tokenizer, calibration_items(is_pairs=is_pairs))
         bodies["int8"] = to_int8(bodies["fp32"], activations, reduce_range=not has_vnni())
     if options.fp16:
         bodies["fp16"] = to_float16(fused)
-    if is_pairs:
-        return bodies
-    arguments = {"normalize": checkpoint.normalize, "multi_vector": options.multi_vector}
-    return {name: graph.with_head(body, checkpoint.pooling, **arguments) for name, body in bodies.items()}
+    head = original.head
+    return {name: graph.with_head(body, head) for name, body in bodies.items()} if head else bodies
 
 
 def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:

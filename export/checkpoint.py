@@ -3,7 +3,9 @@
 Rule: only files are read here, no weights; a checkpoint that would need code or pickle of its own is refused.
 
 Facts: sentence-transformers describes a model in modules.json (a chain of modules), <pooling>/config.json,
-sentence_bert_config.json (longest input) and config_sentence_transformers.json (prompts, similarity).
+sentence_bert_config.json (longest input) and config_sentence_transformers.json (prompts, similarity). PyLate adds
+query_prefix and document_prefix to the last; a ColBERT checkpoint without modules has its projection as
+`linear.weight` among the weights, and marks queries and documents with [unused0] and [unused1].
 """
 
 import hashlib
@@ -15,13 +17,25 @@ from typing import Any, Final, Literal
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.repocard import metadata_load
+from safetensors import SafetensorError, safe_open
 
-Task = Literal["bi-encoder", "cross-encoder"]
+Task = Literal["bi-encoder", "cross-encoder", "sparse", "late-interaction"]
 Pooling = Literal["mean", "cls", "last-token", "max"]
 Similarity = Literal["cosine", "dot", "l2"]
 
 _POOLING_NAMES: Final[dict[str, Pooling]] = {"mean": "mean", "cls": "cls", "lasttoken": "last-token", "max": "max"}
 _MODULES: Final = ("Transformer", "Pooling", "Normalize")
+# Chains of modules that a graph's head can express, and what they make of a text.
+_CHAINS: Final[dict[tuple[str, ...], Task]] = {
+    _MODULES: "bi-encoder",
+    _MODULES[:2]: "bi-encoder",
+    ("Transformer", "SpladePooling"): "sparse",
+    ("MLMTransformer", "SpladePooling"): "sparse",
+    ("Transformer", "Dense"): "late-interaction",
+}
+_LIBRARIES: Final = ("sentence_transformers.", "pylate.")
+PROJECTION: Final = "linear.weight"
+_MARKERS: Final = ("[unused0] ", "[unused1] ")
 _SIMILARITIES: Final[dict[str, Similarity]] = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
 _SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -72,26 +86,26 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
     weights = _weights(folder, trust_pickle=trust_pickle)
     config = _json(folder / "config.json", needed=True)
     modules = _modules(folder)
-    pooling, normalize = _pooling(folder, modules)
-    card = _json(folder / "config_sentence_transformers.json")
-    prompts = card.get("prompts") or {}
     architecture = (config.get("architectures") or ["unknown"])[0]
-    is_cross_encoder = architecture.endswith("ForSequenceClassification")
+    task = _task(modules, architecture, weights)
+    pooling, normalize = _pooling(folder, modules) if task == "bi-encoder" else ("mean", False)
+    card = _json(folder / "config_sentence_transformers.json")
+    query_prompt, document_prompt = _prompts(card, is_plain_colbert=task == "late-interaction" and not modules)
     return Checkpoint(
         folder=folder,
         name=name,
         revision=commit or f"sha256:{_hash(weights)}",
         licence=_licence(folder),
-        task="cross-encoder" if is_cross_encoder else "bi-encoder",
+        task=task,
         architecture=architecture,
         pooling=pooling,
         normalize=normalize,
-        similarity=_similarity(card, normalize=normalize),
-        query_prompt=prompts.get("query", ""),
-        document_prompt=prompts.get("document", prompts.get("passage", "")),
+        similarity=_similarity(card, normalize=normalize) if task == "bi-encoder" else "cosine",
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
         max_token_count=_max_token_count(folder, config),
         position_count=_position_count(config),
-        labels=_labels(config) if is_cross_encoder else (),
+        labels=_labels(config) if task == "cross-encoder" else (),
         has_modules=bool(modules),
         trust_pickle=trust_pickle,
     )
@@ -131,10 +145,57 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         return []
     modules: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     kinds = [str(module.get("type", "")) for module in modules]
-    names = tuple(kind.rpartition(".")[2] for kind in kinds)
-    if any(not kind.startswith("sentence_transformers.") for kind in kinds) or names not in (_MODULES, _MODULES[:2]):
-        raise ExportError(f"{path}: expected Transformer, Pooling and perhaps Normalize, found {', '.join(kinds)}")
+    if any(not kind.startswith(_LIBRARIES) for kind in kinds) or _names(modules) not in _CHAINS:
+        raise ExportError(
+            f"{path}: expected Transformer, Pooling and perhaps Normalize; Transformer and SpladePooling; or "
+            f"Transformer and Dense; found {', '.join(kinds)}"
+        )
+    if _names(modules)[-1] == "SpladePooling":
+        _check_splade(folder / modules[-1]["path"] / "config.json")
     return modules
+
+
+def _names(modules: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(str(module.get("type", "")).rpartition(".")[2] for module in modules)
+
+
+def _check_splade(path: Path) -> None:
+    """Raise ExportError for another pooling than the one the graph's head has."""
+    config = _json(path, needed=True)
+    found = (config.get("pooling_strategy", "max"), config.get("activation_function", "relu"))
+    if found != ("max", "relu"):
+        raise ExportError(f"{path}: expected max pooling of relu, found {found[0]} of {found[1]}")
+
+
+def _task(modules: list[dict[str, Any]], architecture: str, weights: list[Path]) -> Task:
+    """What the modules say; without them, what the architecture and the names of the weights say."""
+    if modules:
+        return _CHAINS[_names(modules)]
+    if architecture.endswith("ForSequenceClassification"):
+        return "cross-encoder"
+    if any(has_projection(path) for path in weights):
+        return "late-interaction"
+    return "sparse" if architecture.endswith("ForMaskedLM") else "bi-encoder"
+
+
+def has_projection(path: Path) -> bool:
+    """Whether a file of weights holds the projection of a ColBERT model. Only its table of names is read."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return PROJECTION in file.keys()  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"{path}: expected safetensors, found {error}") from error
+
+
+def _prompts(card: dict[str, Any], *, is_plain_colbert: bool) -> tuple[str, str]:
+    """What goes before queries and documents."""
+    if is_plain_colbert:
+        return _MARKERS
+    prompts = card.get("prompts") or {}
+    document = prompts.get("document", prompts.get("passage", ""))
+    return card.get("query_prefix") or prompts.get("query", ""), card.get("document_prefix") or document
 
 
 def _pooling(folder: Path, modules: list[dict[str, Any]]) -> tuple[Pooling, bool]:

@@ -6,11 +6,14 @@ whatever torch's tracer makes of slices and indices.
 """
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnx
 import onnx.parser
+from numpy.typing import NDArray
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from optimum.exporters.onnx import export as optimum_export
@@ -25,13 +28,17 @@ from export.checkpoint import ExportError, Pooling
 OPSET: Final = 18
 STATES: Final = "last_hidden_state"
 
-# B texts, T tokens, D dimension. Constants as sentence-transformers has them: the mean of no token is 0, and a row
-# of zeros stays one.
+_LOGITS: Final = "logits"
+_PROJECTION: Final = "h_projection"
+
+# B texts, T tokens, D dimension, S width of states, V vocabulary. Constants as sentence-transformers has them: the mean
+# of no token is 0, and a row of zeros stays one.
 _HEAD: Final = """
 <ir_version: 10, opset_import: ["" : 18]>
-head (float[B,T,D] last_hidden_state, int64[B,T] attention_mask) => (float[B,D] dense, float[B,T,D] multi_vector)
+head ({source}, int64[B,T] attention_mask) => ({outputs})
 <int64[1] h_first = {{1}}, int64[1] h_last = {{-1}}, int64 h_zero = {{0}},
- float h_least_count = {{1e-9}}, float h_least_norm = {{1e-12}}, float h_low = {{-1e9}}>
+ float h_least_count = {{1e-9}}, float h_least_norm = {{1e-12}}, float h_low = {{-1e9}},
+ float h_none = {{0}}, float h_one = {{1}}>
 {{
 {lines}
 }}
@@ -58,16 +65,53 @@ _POOLING: Final[dict[Pooling, str]] = {
         h_kept = Where (h_mask_3d, last_hidden_state, h_low)
         h_pooled = ReduceMax <keepdims = 0> (h_kept, h_first)""",
 }
+_OUTPUTS: Final = {
+    "dense": "float[B,D] dense",
+    "sparse": "float[B,V] sparse",
+    "multi_vector": "float[B,T,D] multi_vector",
+}
+# log(1 + relu(x)) rises with x, so the largest is taken first: T times fewer logarithms. Padding counts as 0, which
+# relu makes of whatever is absent.
+_SPARSE: Final = """
+        h_mask = Cast <to = 9> (attention_mask)
+        h_mask_3d = Unsqueeze (h_mask, h_last)
+        h_kept = Where (h_mask_3d, logits, h_none)
+        h_largest = ReduceMax <keepdims = 0> (h_kept, h_first)
+        h_relu = Relu (h_largest)
+        h_plus_one = Add (h_relu, h_one)
+        sparse = Log (h_plus_one)"""
 _UNIT: Final = """
         {name}_norm = ReduceL2 <keepdims = 1> ({source}, h_last)
         {name}_divisor = Max ({name}_norm, h_least_norm)
         {name} = Div ({source}, {name}_divisor)"""
 
 
+@dataclass(frozen=True, eq=False)
+class Head:
+    """What a bundle gives of what the body gives."""
+
+    pooling: Pooling | None = None
+    """`dense`: how token states become one vector."""
+    normalize: bool = False
+    """Whether that vector has unit length."""
+    sparse: bool = False
+    """Source: Formal, Piwowarski, Clinchant, SPLADE v2, 2021. The body gives logits of its vocabulary, not states."""
+    multi_vector: bool = False
+    """Unit vectors of all tokens."""
+    projection: NDArray[np.float32] | None = None
+    """float32 [S, D] that token states are multiplied by first; None leaves them as they are."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives, in the graph's order."""
+        given = {"dense": self.pooling is not None, "sparse": self.sparse, "multi_vector": self.multi_vector}
+        return tuple(name for name, is_given in given.items() if is_given)
+
+
 def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
     """Write the graph of a torch model through Optimum, float32, with dynamic batch and length.
 
-    task   Optimum's: `feature-extraction` (token states) or `text-classification` (logits)
+    task   Optimum's: `feature-extraction` (token states), `fill-mask` (logits) or `text-classification` (logits)
     Raises ExportError for an architecture that Optimum does not know.
     """
     try:
@@ -142,23 +186,38 @@ def _taken_apart(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ]
 
 
-def with_head(body: onnx.ModelProto, pooling: Pooling, *, normalize: bool, multi_vector: bool) -> onnx.ModelProto:
-    """The graph that gives `dense`, and perhaps `multi_vector`, in place of the body's token states."""
+def with_head(body: onnx.ModelProto, head: Head) -> onnx.ModelProto:
+    """The graph that gives the head's outputs in place of the body's."""
     model = onnx.ModelProto()
     model.CopyFrom(body)
-    head = onnx.parser.parse_model(_HEAD.format(lines="\n".join(_lines(pooling, normalize, multi_vector)))).graph
-    used = {name for node in head.node for name in node.input}
-    model.graph.node.extend(head.node)
-    model.graph.initializer.extend(tensor for tensor in head.initializer if tensor.name in used)
+    text = _HEAD.format(
+        source=f"float[B,T,V] {_LOGITS}" if head.sparse else f"float[B,T,S] {STATES}",
+        outputs=", ".join(_OUTPUTS[name] for name in head.outputs),
+        lines="\n".join(_lines(head)),
+    )
+    added = onnx.parser.parse_model(text).graph
+    used = {name for node in added.node for name in node.input}
+    model.graph.node.extend(added.node)
+    model.graph.initializer.extend(tensor for tensor in added.initializer if tensor.name in used)
+    if head.projection is not None:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(head.projection, _PROJECTION))
     del model.graph.output[:]
-    model.graph.output.extend(head.output[: 1 + multi_vector])
+    model.graph.output.extend(added.output)
     onnx.checker.check_model(model)
     return model
 
 
-def _lines(pooling: Pooling, normalize: bool, multi_vector: bool) -> list[str]:
-    lines = [_POOLING[pooling]]
-    lines.append(_UNIT.format(name="dense", source="h_pooled") if normalize else "        dense = Identity (h_pooled)")
-    if multi_vector:
-        lines.append(_UNIT.format(name="multi_vector", source=STATES))
+def _lines(head: Head) -> list[str]:
+    lines = []
+    if head.pooling:
+        unit = _UNIT.format(name="dense", source="h_pooled")
+        lines += [_POOLING[head.pooling], unit if head.normalize else "        dense = Identity (h_pooled)"]
+    if head.sparse:
+        lines.append(_SPARSE)
+    if head.multi_vector:
+        states = STATES
+        if head.projection is not None:
+            states = "h_projected"
+            lines.append(f"        {states} = MatMul ({STATES}, {_PROJECTION})")
+        lines.append(_UNIT.format(name="multi_vector", source=states))
     return lines

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task
@@ -33,6 +33,7 @@ class Options:
     matryoshka_dimensions: tuple[int, ...] = ()
     relevant_label: str | None = None
     multi_vector: bool = False
+    query_idf: Path | None = None
     int8: bool = True
     fp16: bool = False
     default_variant: VariantName | None = None

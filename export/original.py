@@ -12,14 +12,23 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from export.checkpoint import Checkpoint, ExportError
+from export.graph import Head
+from export.projection import read_projection
 from export.sample import Item
 
 F32 = NDArray[np.float32]
 Outputs = dict[str, list[F32]]
-"""For each output one array an item: `dense` [D], `multi_vector` [T, D], `logits` [L]."""
+"""For each output one array an item: `dense` [D], `sparse` [V], `multi_vector` [T, D], `logits` [L]."""
 
 _BATCH: Final = 16
 
@@ -32,6 +41,8 @@ class Original(Protocol):
     task: str
     """Optimum's name for what the body does."""
     tokenizer: PreTrainedTokenizerFast
+    head: Head | None
+    """What makes the outputs of what the body gives; None when these are the outputs."""
 
     def run(self, items: Sequence[Item]) -> Outputs:
         """What the framework makes of the items, without prompts."""
@@ -43,6 +54,10 @@ def load_original(checkpoint: Checkpoint, *, multi_vector: bool) -> Original:
     try:
         if checkpoint.task == "cross-encoder":
             return CrossEncoder(checkpoint)
+        if checkpoint.task == "sparse":
+            return SparseEncoder(checkpoint)
+        if checkpoint.task == "late-interaction":
+            return LateInteraction(checkpoint)
         return BiEncoder(checkpoint, multi_vector=multi_vector)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ExportError(f"{checkpoint.folder}: expected a checkpoint that transformers loads: {error}") from error
@@ -68,6 +83,7 @@ class BiEncoder:
         self._model.max_seq_length = checkpoint.max_token_count
         self.body: PreTrainedModel = self._model[0].auto_model.eval()
         self.tokenizer = _fast(self._model.tokenizer, checkpoint)
+        self.head: Head | None = Head(checkpoint.pooling, checkpoint.normalize, multi_vector=multi_vector)
 
     def run(self, items: Sequence[Item]) -> Outputs:
         """Sentence embeddings and, when asked for, unit-length states of every token, special ones included."""
@@ -86,13 +102,13 @@ class CrossEncoder:
     """transformers' sequence classification on pairs; what it gives are logits, before any activation."""
 
     task = "text-classification"
+    head: Head | None = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.body: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             checkpoint.folder, **_arguments(checkpoint)
         ).eval()
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
-        self.tokenizer = _fast(tokenizer, checkpoint)
+        self.tokenizer = _loaded_tokenizer(checkpoint)
         self._max_token_count = checkpoint.max_token_count
 
     @torch.inference_mode()
@@ -109,6 +125,68 @@ class CrossEncoder:
             )
             rows.extend(self.body(**inputs).logits.numpy())
         return {"logits": rows}
+
+
+class SparseEncoder:
+    """SPLADE: transformers' masked language model; a term weighs as much as at the token that wants it most."""
+
+    task = "fill-mask"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.body: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(
+            checkpoint.folder, **_arguments(checkpoint)
+        ).eval()
+        self.tokenizer = _loaded_tokenizer(checkpoint)
+        self.head: Head | None = Head(sparse=True)
+        self._max_token_count = checkpoint.max_token_count
+
+    @torch.inference_mode()
+    def run(self, items: Sequence[Item]) -> Outputs:
+        """Weights of all terms, max over tokens of log(1 + relu(logits)); alone, because logits are large."""
+        rows = []
+        for item in items:
+            logits = self.body(**_inputs(self.tokenizer, item, self._max_token_count)).logits[0]
+            rows.append(torch.log1p(torch.relu(logits)).amax(dim=0).numpy())
+        return {"sparse": rows}
+
+
+class LateInteraction:
+    """ColBERT: transformers' token states, projected and of unit length; special tokens included, no expansion."""
+
+    task = "feature-extraction"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.body: PreTrainedModel = AutoModel.from_pretrained(checkpoint.folder, **_arguments(checkpoint)).eval()
+        self.tokenizer = _loaded_tokenizer(checkpoint)
+        _keep_whole(self.tokenizer, (checkpoint.query_prompt, checkpoint.document_prompt))
+        self._projection = read_projection(checkpoint.folder, width=self.body.config.hidden_size)
+        self.head: Head | None = Head(multi_vector=True, projection=self._projection)
+        self._max_token_count = checkpoint.max_token_count
+
+    @torch.inference_mode()
+    def run(self, items: Sequence[Item]) -> Outputs:
+        """Unit vectors of every token."""
+        rows = []
+        for item in items:
+            states = self.body(**_inputs(self.tokenizer, item, self._max_token_count)).last_hidden_state[0]
+            projected = states @ torch.from_numpy(self._projection)
+            rows.append(torch.nn.functional.normalize(projected, dim=-1).numpy())
+        return {"multi_vector": rows}
+
+
+def _keep_whole(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> None:
+    """Let markers that the vocabulary has, as [unused0], be read as one token, which training gave as an id."""
+    vocabulary = tokenizer.get_vocab()
+    markers = {prompt.strip() for prompt in prompts if prompt.strip() in vocabulary}
+    tokenizer.add_tokens(sorted(markers), special_tokens=True)
+
+
+def _inputs(tokenizer: PreTrainedTokenizerFast, item: Item, max_token_count: int) -> Any:
+    return tokenizer(item, truncation=True, max_length=max_token_count, return_tensors="pt")
+
+
+def _loaded_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+    return _fast(AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False), checkpoint)
 
 
 def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 
 from export import graph
-from export.checkpoint import Checkpoint, ExportError, read_checkpoint
+from export.checkpoint import ExportError, read_checkpoint
 from export.options import Options, overridden
 from export.original import Original, load_original
 from export.place import locked, staging
@@ -38,15 +38,13 @@ def required_key() -> str:
     )
 
 
-def plain_graph(checkpoint: Checkpoint, original: Original, options: Options) -> onnx.ModelProto:
+def plain_graph(original: Original) -> onnx.ModelProto:
     """The graph in standard operators alone."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
         graph.export_body(original.body, original.task, path)
         body = onnx.load(path)
-    if checkpoint.task == "cross-encoder":
-        return body
-    return graph.with_head(body, checkpoint.pooling, normalize=checkpoint.normalize, multi_vector=options.multi_vector)
+    return graph.with_head(body, original.head) if original.head else body
 
 
 def export_engines(source: str, bundle: Bundle, options: Options, key: str, *, say: Say = print) -> Path:
@@ -54,7 +52,7 @@ def export_engines(source: str, bundle: Bundle, options: Options, key: str, *, s
     stated = read_checkpoint(source, revision=options.revision, trust_pickle=options.trust_pickle)
     checkpoint = overridden(stated, options)
     original = load_original(checkpoint, multi_vector=options.multi_vector)
-    return build_engines(bundle, plain_graph(checkpoint, original, options), key, say=say)
+    return build_engines(bundle, plain_graph(original), key, say=say)
 
 
 def build_engines(bundle: Bundle, model: onnx.ModelProto, key: str, *, say: Say = print) -> Path:

@@ -22,6 +22,8 @@ MIN_BATCH_INVARIANCE: Final = 0.9999
 MIN_RANK_AGREEMENT: Final = 0.95
 _NEAREST: Final = 10
 _BATCH: Final = 16
+# Logits of 16 x 512 tokens for a vocabulary of 30,000 would be a gigabyte.
+_SPARSE_BATCH: Final = 2
 # Every sixth sample is longest: 18 neighbours hold three of each length.
 _ALONE: Final = 18
 _ROUNDS: Final = 5
@@ -39,7 +41,7 @@ class Reference:
 def measure(graph: Graph, reference: Reference) -> Parity:
     """How near a graph is to the original, and to itself in other company."""
     sample = reference.sample
-    batched = graph.run(sample.items, batch_size=_BATCH)
+    batched = graph.run(sample.items, batch_size=_SPARSE_BATCH if "sparse" in graph.outputs else _BATCH)
     some = sample.items[-_ALONE:]
     alone = graph.run(some, batch_size=1)
     together = {name: rows[-_ALONE:] for name, rows in graph.run(some, batch_size=_ALONE).items()}
@@ -72,7 +74,9 @@ def _min_row_cosine(expected: Sequence[F32], found: Sequence[F32]) -> float:
     if a.shape != b.shape:
         raise ValueError(f"expected rows of shape {a.shape}, found {b.shape}")
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = np.divide((a * b).sum(axis=1), norms, out=np.full(len(a), -1.0), where=norms > 0)
+    # Rows without any term are equal; a row that one of them has and the other has not is as different as can be.
+    absent = np.where((a == 0).all(axis=1) & (b == 0).all(axis=1), 1.0, -1.0)
+    cosines = np.divide((a * b).sum(axis=1), norms, out=absent, where=norms > 0)
     return float(np.clip(np.nan_to_num(cosines, nan=-1.0), -1, 1).min())
 
 
@@ -87,11 +91,23 @@ def scores(outputs: Outputs, sample: Sample, relevant_label: int) -> F32:
     if sample.is_pairs:
         logits = np.stack(outputs["logits"])[:, relevant_label]
         return logits.reshape(len(sample.queries), len(sample.documents))
-    dense = np.stack(outputs["dense"])
-    dense = dense / np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12)
     count = len(sample.queries)
-    result: F32 = dense[:count] @ dense[count:].T
+    if "dense" in outputs:
+        vectors = np.stack(outputs["dense"])
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    elif "sparse" in outputs:
+        vectors = np.stack(outputs["sparse"])
+    else:
+        return _maxsim(outputs["multi_vector"][:count], outputs["multi_vector"][count:])
+    result: F32 = vectors[:count] @ vectors[count:].T
     return result
+
+
+def _maxsim(queries: Sequence[F32], documents: Sequence[F32]) -> F32:
+    """Late-interaction score of each document for each query, float32 [queries, documents]."""
+    tokens = np.concatenate(documents).T
+    starts = np.cumsum([0, *(len(rows) for rows in documents[:-1])])
+    return np.stack([np.maximum.reduceat(query @ tokens, starts, axis=1).sum(axis=0) for query in queries])
 
 
 def rank_agreement(expected: F32, found: F32) -> float:

@@ -66,13 +66,17 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
     prompt = manifest.query_prompt if wish.role == "query" else manifest.document_prompt
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts)
     inputs = _inputs(model, token_ids, wish)
-    outputs = iter(await model.engine.run(list(chain(*inputs)), sorted(wish.representations), schedule))
-    texts_outputs = [[next(outputs) for _ in rows] for rows in inputs]
+    idf = model.query_idf if wish.role == "query" and "sparse" in wish.representations else None
+    modelled = wish.representations if idf is None else wish.representations - {"sparse"}
+    outputs = iter(await model.engine.run(list(chain(*inputs)), sorted(modelled), schedule) if modelled else ())
+    texts_outputs = [[next(outputs) for _ in rows] if modelled else [] for rows in inputs]
     joined = [(rows, parts) for rows, parts in zip(inputs, texts_outputs, strict=True)]
     return Encoded(
         inputs,
         dense=_dense(model, joined, wish) if "dense" in wish.representations else (),
-        sparse=[_sparse(parts) for _, parts in joined] if "sparse" in wish.representations else (),
+        sparse=[_sparse(parts) if idf is None else _weighed(rows, idf) for rows, parts in joined]
+        if "sparse" in wish.representations
+        else (),
         multi_vector=[_multi_vector(model, parts, wish) for _, parts in joined]
         if "multi_vector" in wish.representations
         else (),
@@ -120,6 +124,13 @@ def _sparse(parts: Sequence[Output]) -> tuple[NDArray[np.int32], F32]:
     weights = np.zeros(len(indices), dtype=np.float32)
     np.maximum.at(weights, places, np.concatenate([part["sparse"] for part in parts]))
     return indices.astype(np.int32), weights
+
+
+def _weighed(rows: Sequence[Input], idf: F32) -> tuple[NDArray[np.int32], F32]:
+    """Terms of a query, each once, as the bundle's table weighs them. Special tokens weigh 0 there."""
+    indices = np.unique(np.fromiter(chain(*(row.ids for row in rows)), dtype=np.int32))
+    indices = indices[idf[indices] > 0]
+    return indices, idf[indices]
 
 
 def _multi_vector(model: Model, parts: Sequence[Output], wish: Wish) -> F32:

@@ -5,6 +5,7 @@
         tokenizer.json   of the tokenizers library, without truncation and padding: the server sets both
         fp32.onnx ...    one graph a variant, pooling and normalisation inside
         golden.npz       real inputs and what the original framework made of them
+        idf.npz          perhaps: `idf` float32 [V], weights of a sparse query's terms, which then needs no model
 
 Graphs take int64 [B, T] `input_ids`, `attention_mask` and, when the model has them, `token_type_ids`; rows are padded
 on the right, on which the fused attention relies. They give
@@ -31,6 +32,7 @@ FORMAT_VERSION: Final = 1
 MANIFEST: Final = "bundle.json"
 TOKENIZER: Final = "tokenizer.json"
 GOLDEN: Final = "golden.npz"
+QUERY_IDF: Final = "idf.npz"
 
 Representation = Literal["dense", "sparse", "multi_vector"]
 VariantName = Literal["fp32", "fp16", "int8"]
@@ -72,6 +74,15 @@ class Parity(_Part):
     """Least cosine (bi-encoder), or 1 - largest difference (cross-encoder), between a text alone and in a batch."""
 
 
+class QueryIdf(_Part):
+    """Weights of a sparse query's terms."""
+
+    file: str
+    """Array `idf`, float32 [V], >= 0; 0 for special tokens."""
+    source: str
+    """What they were computed from, and how."""
+
+
 class Variant(_Part):
     """One graph of a bundle."""
 
@@ -99,7 +110,7 @@ class Manifest(_Part):
     representations: tuple[Representation, ...] = ()
     """Bi-encoders: outputs of the graph."""
     dimensions: int = Field(0, ge=0)
-    """Length of a dense vector; 0 without."""
+    """Length of a dense vector, or of a token's where there is no dense one; 0 without both."""
     matryoshka_dimensions: tuple[int, ...] = ()
     """Prefixes of a dense vector that the model was trained to be used alone."""
     similarity: Literal["cosine", "dot", "l2"] = "cosine"
@@ -112,6 +123,8 @@ class Manifest(_Part):
     """Longest input, special tokens and prompt included."""
     pad_token_id: int = Field(ge=0)
     """Token that fills short rows."""
+    query_idf: QueryIdf | None = None
+    """What weighs the terms of sparse queries in place of the model; None: the model does."""
     inputs: tuple[str, ...]
     """Inputs of the graph, in order."""
     labels: tuple[str, ...] = ()
@@ -147,6 +160,8 @@ def open_bundle(folder: Path) -> Bundle:
         if found != expected:
             raise BundleError(f"{folder / name}: expected SHA-256 {expected}, found {found}: damaged or changed")
     needed = {TOKENIZER, GOLDEN, *(variant.file for variant in manifest.variants.values())}
+    if manifest.query_idf:
+        needed.add(manifest.query_idf.file)
     if missing := sorted(needed - set(manifest.files)):
         raise BundleError(f"{folder / MANIFEST}: expected a hash for {', '.join(missing)}, found none")
     return Bundle(folder, manifest, hashlib.sha256(text).hexdigest())

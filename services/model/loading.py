@@ -40,6 +40,8 @@ class Model:
     tokenizer: Tokenizer
     session: Session
     engine: Engine
+    query_idf: NDArray[np.float32] | None = None
+    """Weights of a sparse query's terms, float32 [V]; None: the model gives them."""
 
     @property
     def name(self) -> str:
@@ -68,6 +70,7 @@ def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: 
     tokenizer = Tokenizer(folder / TOKENIZER, max_token_count=manifest.max_token_count)
     session = Session(bundle, manifest.default_variant if variant == "auto" else variant)
     distance = check_golden(bundle, tokenizer, session)
+    query_idf = read_query_idf(bundle, tokenizer)
     cost = measure_cost(session, longest=min(_LONG_TOKENS, manifest.max_token_count))
     fields = {
         "model": f"{manifest.name}@{manifest.version}",
@@ -82,7 +85,26 @@ def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: 
     logger.info("model loaded", extra=fields)
     if most := session.graph.max_batch_rows:
         limits = replace(limits, max_batch_rows=min(limits.max_batch_rows, most))
-    return Model(bundle, tokenizer, session, Engine(session, cost, limits, model=manifest.name))
+    return Model(bundle, tokenizer, session, Engine(session, cost, limits, model=manifest.name), query_idf)
+
+
+def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] | None:
+    """The bundle's weights of query terms, float32 [V]; None when it has none. Raises BundleError when malformed."""
+    stated = bundle.manifest.query_idf
+    if stated is None:
+        return None
+    path = bundle.folder / stated.file
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            table: NDArray[np.float32] = file["idf"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{path}: expected an array named idf, found {error}") from error
+    expected = (tokenizer.vocabulary_size,)
+    if table.dtype != np.float32 or table.shape != expected or not (np.isfinite(table) & (table >= 0)).all():
+        raise BundleError(
+            f"{path}: expected weights >= 0, float32 {list(expected)}, found {table.dtype} {list(table.shape)}"
+        )
+    return table
 
 
 def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> float:
@@ -125,11 +147,12 @@ def _golden_distance(bundle: Bundle, tokenizer: Tokenizer, session: Session, gol
 
 
 def _largest_angle(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """1 - the least cosine between rows [N, D] that belong together."""
+    """1 - the least cosine between rows [N, D] that belong together; two rows of zeros are equal."""
     if given.shape != expected.shape:
         return float("inf")
     norms = np.linalg.norm(given, axis=1) * np.linalg.norm(expected, axis=1)
-    return float(1 - ((given * expected).sum(axis=1) / np.maximum(norms, 1e-12)).min())
+    is_absent = ~given.any(axis=1) & ~expected.any(axis=1)
+    return float(1 - np.where(is_absent, 1, (given * expected).sum(axis=1) / np.maximum(norms, 1e-12)).min())
 
 
 def measure_cost(session: Session, *, longest: int) -> Cost:

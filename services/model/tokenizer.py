@@ -65,6 +65,11 @@ class Tokenizer:
         self._pair = self._probe(_PROBE)
 
     @property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are; ids are below."""
+        return int(self._tokenizer.get_vocab_size())
+
+    @property
     def special_count(self) -> tuple[int, int]:
         """How many special tokens stand before and after a single text."""
         before, after = self._single.parts

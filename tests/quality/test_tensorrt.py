@@ -18,15 +18,14 @@ from tests.support.checkpoints import write_bi_encoder, write_cross_encoder
 KEY = "sm90-tensorrt10.16.1-onnxruntime1.31.1"
 
 
-def plain(checkpoint: Path, **options: Any) -> bytes:
+def plain(checkpoint: Path, *, multi_vector: bool = False) -> bytes:
     """The graph that TensorRT is given for a checkpoint."""
     from export.checkpoint import read_checkpoint
-    from export.options import Options
     from export.original import load_original
     from export.tensorrt import plain_graph
 
     read = read_checkpoint(str(checkpoint))
-    graph: bytes = plain_graph(read, load_original(read, multi_vector=False), Options(**options)).SerializeToString()
+    graph: bytes = plain_graph(load_original(read, multi_vector=multi_vector)).SerializeToString()
     return graph
 
 

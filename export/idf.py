@@ -1,0 +1,81 @@
+"""The weights of query terms that a bundle may carry: with them a sparse query needs no model.
+
+Source: Geng et al., Towards Competitive Search Relevance For Inference-Free Learned Sparse Retrievers, 2024.
+"""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from export.checkpoint import ExportError
+
+STATED: Final = "idf.json"
+_FORMULA: Final = "ln((N + 1) / (df + 1))"
+_BATCH: Final = 1000
+
+
+def read_idf(folder: Path, tokenizer: Tokenizer, corpus: Path | None) -> tuple[NDArray[np.float32], str] | None:
+    """float32 [V] and where it is from: a corpus when one is given, else the checkpoint; None when it has none.
+
+    Special tokens weigh 0. Raises ExportError.
+    """
+    if corpus is not None:
+        table, source = _counted(tokenizer, corpus)
+    elif (folder / STATED).exists():
+        table, source = _stated(tokenizer, folder / STATED), f"the checkpoint's {STATED}"
+    else:
+        return None
+    for index, token in tokenizer.get_added_tokens_decoder().items():
+        if token.special:
+            table[index] = 0
+    return table, source
+
+
+def _stated(tokenizer: Tokenizer, path: Path) -> NDArray[np.float32]:
+    """Weights by token, as a JSON object."""
+    try:
+        weights = {str(token): float(weight) for token, weight in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ExportError(f"{path}: expected an object of weights by token, found {error}") from error
+    table = np.zeros(tokenizer.get_vocab_size(), dtype=np.float32)
+    for token, weight in weights.items():
+        index = tokenizer.token_to_id(token)
+        if index is None or not (math.isfinite(weight) and weight >= 0):
+            raise ExportError(f"{path}: expected a weight >= 0 of a token of the vocabulary, found {token!r}: {weight}")
+        table[index] = weight
+    return table
+
+
+def _counted(tokenizer: Tokenizer, path: Path) -> tuple[NDArray[np.float32], str]:
+    """Weights by how few documents of a corpus have a token; each line is a JSON object with `text`."""
+    documents = _documents(path)
+    found: Counter[int] = Counter()
+    for start in range(0, len(documents), _BATCH):
+        for encoding in tokenizer.encode_batch_fast(documents[start : start + _BATCH], add_special_tokens=False):
+            found.update(set(encoding.ids))
+    frequencies = np.array([found[index] for index in range(tokenizer.get_vocab_size())])
+    table = np.log((len(documents) + 1) / (frequencies + 1)).astype(np.float32)
+    return table, f"{_FORMULA} over {len(documents)} documents of {path.name}"
+
+
+def _documents(path: Path) -> list[str]:
+    """Title and text of each line."""
+    documents = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                document = json.loads(line)
+                if not isinstance(document, dict) or not isinstance(document.get("text"), str):
+                    raise ExportError(f"{path}, line {number}: expected an object with `text`, found {line[:60]!r}")
+                documents.append(f"{document.get('title') or ''} {document['text']}".strip())
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: expected lines of JSON, found {error}") from error
+    if not documents:
+        raise ExportError(f"{path}: expected documents, found none")
+    return documents

@@ -1,0 +1,229 @@
+"""Sparse and late-interaction bundles give over gRPC what the checkpoint's own framework gives."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sluice.common.v1 import model_pb2
+from sluice.common.v1.document_pb2 import Document
+from sluice.embedding.v1 import embedding_service_pb2 as pb
+from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from sluice.search.v1 import search_service_pb2 as search_pb
+
+from services.embedding.__main__ import embedding
+from services.embedding.settings import EmbeddingSettings
+from services.model.bundle import BundleError, open_bundle
+from services.model.loading import read_query_idf
+from services.model.tokenizer import Tokenizer
+from services.retrieval.servicer import build
+from services.retrieval.settings import RetrievalSettings
+from services.rpc.server import serving
+from tests.support.bundles import exported_tiny
+from tests.support.checkpoints import MAX_TOKEN_COUNT, splade_checkpoint, write_late_interaction
+from tests.support.servers import embedding_server
+from tests.support.stand_ins import OverlapReranker, orchestrator, reranking_server
+
+pytestmark = pytest.mark.slow
+
+TEXTS = ["how do planes fly", "x", "The wing of a plane is lifted by the air that it pushes down. " * 3]
+CORPUS = ["a plane flies", "a boat swims", "a plane lands", "boats and planes"]
+
+Sparse = list[tuple[NDArray[np.int32], NDArray[np.float32]]]
+
+
+def sparse_of(response: pb.EmbedResponse) -> Sparse:
+    ends = np.cumsum(response.sparse.term_counts)[:-1]
+    indices = np.split(np.frombuffer(response.sparse.indices.data, dtype="<i4"), ends)
+    return list(zip(indices, np.split(np.frombuffer(response.sparse.weights.data, dtype="<f4"), ends), strict=True))
+
+
+async def embedded(channel: grpc.aio.Channel, texts: list[str], kind: int, role: int = 0) -> pb.EmbedResponse:
+    request = pb.EmbedRequest(texts=texts, role=role)  # type: ignore[arg-type]
+    request.representations.append(kind)  # type: ignore[arg-type]
+    return await EmbeddingServiceStub(channel).Embed(request)
+
+
+def splade_of(text: str) -> NDArray[np.float32]:
+    """What torch makes of a text: float32 [V]."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    folder = splade_checkpoint()
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        logits = model(**AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")).logits
+    weights: NDArray[np.float32] = torch.log(1 + torch.relu(logits)).max(dim=1).values[0].numpy()
+    return weights
+
+
+@pytest.fixture(scope="module")
+def idf_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real SPLADE with weights of query terms, counted in a small corpus."""
+    folder = tmp_path_factory.mktemp("idf")
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in CORPUS))
+    return exported_tiny(splade_checkpoint(), folder / "out", name="splade-tiny", query_idf=corpus)
+
+
+@pytest.fixture(scope="module")
+def splade_bundle(idf_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the table: the model weighs queries too."""
+    folder = shutil.copytree(idf_bundle, tmp_path_factory.mktemp("splade") / "bundle")
+    manifest = json.loads((folder / "bundle.json").read_text())
+    del manifest["query_idf"], manifest["files"]["idf.npz"]
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    (folder / "idf.npz").unlink()
+    return folder
+
+
+async def test_sparse_vectors_are_those_of_torch(splade_bundle: Path) -> None:
+    async with embedding_server(splade_bundle) as channel:
+        given = sparse_of(await embedded(channel, TEXTS, pb.REPRESENTATION_SPARSE))
+    for text, (indices, weights) in zip(TEXTS, given, strict=True):
+        found = np.zeros(30522, dtype=np.float32)
+        found[indices] = weights
+        np.testing.assert_allclose(found, splade_of(text), atol=1e-3)
+        assert (np.diff(indices) > 0).all()
+        assert (weights > 0).all()
+
+
+async def test_sparse_documents_are_indexed_and_found(splade_bundle: Path, tmp_path: Path) -> None:
+    books = [Document(document_id=str(position), text=text) for position, text in enumerate(CORPUS)]
+    (tmp_path / "pipelines.yaml").write_text(
+        "default:\n  description: Sparse.\n  retrieve: [{name: sparse, kind: sparse, depth: 4}]\n"
+    )
+    bundles = EmbeddingSettings(listen="127.0.0.1:0", bundles=[splade_bundle])
+    data = RetrievalSettings(listen="127.0.0.1:0", data=tmp_path / "data")
+
+    async def requests() -> AsyncIterator[search_pb.IndexRequest]:
+        yield search_pb.IndexRequest(collection="books", create_collection=True, documents=books)
+
+    async with (
+        serving(bundles, lambda: embedding(bundles)) as embedder,
+        serving(data, lambda: build(data)) as retrieval,
+        reranking_server(OverlapReranker()) as reranking,
+        orchestrator(
+            listen="127.0.0.1:0",
+            embedding=embedder.address,
+            retrieval=retrieval.address,
+            reranking=reranking,
+            pipelines=tmp_path / "pipelines.yaml",
+            index_fields=["sparse"],
+        ) as (search, _),
+    ):
+        known = [item async for response in search.Index(requests()) for item in response.acknowledgements]
+        assert [item.outcome for item in known] == [search_pb.Acknowledgement.OUTCOME_INDEXED] * len(books)
+        answer = await search.Search(search_pb.SearchRequest(collection="books", query="airplane landing"))
+    query = splade_of("airplane landing")
+    expected = {str(position): float(query @ splade_of(text)) for position, text in enumerate(CORPUS)}
+    scores = {result.document.document_id: result.score for result in answer.results}
+    assert list(scores) == sorted(expected, key=lambda name: -expected[name])
+    assert scores == pytest.approx(expected, rel=0.01)
+
+
+async def test_sparse_queries_are_weighed_by_the_table_and_documents_by_the_model(idf_bundle: Path) -> None:
+    tokenizer = Tokenizer(idf_bundle / "tokenizer.json", max_token_count=512)
+    plane, boat = (ids[0] for ids in tokenizer.tokenize(["plane", "boat"]))
+    async with embedding_server(idf_bundle) as channel:
+        query = await embedded(channel, ["boat plane plane"], pb.REPRESENTATION_SPARSE, model_pb2.TEXT_ROLE_QUERY)
+        document = await embedded(channel, TEXTS, pb.REPRESENTATION_SPARSE, model_pb2.TEXT_ROLE_DOCUMENT)
+    (indices, weights) = sparse_of(query)[0]
+    expected = {plane: np.log(5 / 3), boat: np.log(5 / 2)}  # in two and in one of four documents
+    assert dict(zip(indices.tolist(), weights.tolist(), strict=True)) == pytest.approx(expected)
+    assert query.usage[0].token_count == 5
+    for text, (terms, _) in zip(TEXTS, sparse_of(document), strict=True):
+        assert len(terms) == np.count_nonzero(splade_of(text))
+    stated = open_bundle(idf_bundle).manifest.query_idf
+    assert stated is not None
+    assert "4 documents of corpus.jsonl" in stated.source
+
+
+def test_a_checkpoints_own_table_is_taken_and_a_wrong_one_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Tokens
+
+    from export.checkpoint import ExportError
+    from export.idf import read_idf
+
+    tokenizer = Tokens.from_file(str(splade_checkpoint() / "tokenizer.json"))
+    assert read_idf(tmp_path, tokenizer, None) is None
+    (tmp_path / "idf.json").write_text(json.dumps({"plane": 2.5, "[CLS]": 1}))
+    found = read_idf(tmp_path, tokenizer, None)
+    assert found is not None
+    assert found[0][tokenizer.token_to_id("plane")] == 2.5
+    assert found[0][tokenizer.token_to_id("[CLS]")] == 0
+    for wrong in ({"no such token": 1}, {"plane": -1}, ["plane"]):
+        (tmp_path / "idf.json").write_text(json.dumps(wrong))
+        with pytest.raises(ExportError, match="expected"):
+            read_idf(tmp_path, tokenizer, None)
+
+
+def test_a_damaged_table_is_refused(idf_bundle: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(shutil.copytree(idf_bundle, tmp_path / "bundle"))
+    tokenizer = Tokenizer(bundle.folder / "tokenizer.json", max_token_count=512)
+    np.savez(bundle.folder / "idf.npz", idf=np.ones(3, dtype=np.float32))
+    with pytest.raises(BundleError, match="SHA-256"):
+        open_bundle(bundle.folder)
+    with pytest.raises(BundleError, match=r"\[30522\], found float32 \[3\]"):
+        read_query_idf(bundle, tokenizer)
+
+
+def colbert_of(folder: Path, text: str, projection: NDArray[np.float32], **tokens: Any) -> NDArray[np.float32]:
+    """What torch makes of a text's tokens, special ones left out: float32 [T, D]."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    inputs = AutoTokenizer.from_pretrained(folder, **tokens)(
+        text, truncation=True, max_length=MAX_TOKEN_COUNT, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        states = AutoModel.from_pretrained(folder)(**inputs).last_hidden_state[0].numpy()
+    vectors: NDArray[np.float32] = states @ projection.T
+    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit[1:-1]
+
+
+@pytest.mark.parametrize("has_modules", [True, False])
+async def test_token_vectors_are_those_of_torch(tmp_path: Path, has_modules: bool) -> None:
+    from safetensors.numpy import load_file
+
+    checkpoint = write_late_interaction(tmp_path / "colbert", has_modules=has_modules)
+    bundle = exported_tiny(checkpoint, tmp_path / "out", max_token_count=MAX_TOKEN_COUNT)
+    manifest = open_bundle(bundle).manifest
+    assert manifest.representations == ("multi_vector",)
+    assert manifest.dimensions == 16
+    prompts = ("[Q] ", "[D] ") if has_modules else ("[unused0] ", "[unused1] ")
+    assert (manifest.query_prompt, manifest.document_prompt) == prompts
+
+    weights = load_file(checkpoint / ("1_Dense/model.safetensors" if has_modules else "model.safetensors"))
+    markers: dict[str, Any] = {} if has_modules else {"additional_special_tokens": ["[unused0]", "[unused1]"]}
+    async with embedding_server(bundle) as channel:
+        for role, prompt in zip((model_pb2.TEXT_ROLE_QUERY, model_pb2.TEXT_ROLE_DOCUMENT), prompts, strict=True):
+            response = await embedded(channel, TEXTS, pb.REPRESENTATION_MULTI_VECTOR, role)
+            tokens = np.frombuffer(response.multi_vector.tokens.data, dtype="<f4").reshape(-1, 16)
+            rows = np.split(tokens, np.cumsum(response.multi_vector.token_counts)[:-1])
+            for text, given in zip(TEXTS, rows, strict=True):
+                expected = colbert_of(checkpoint, prompt + text, weights["linear.weight"], **markers)
+                np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("1_Dense/config.json", {"bias": False, "activation_function": "torch.nn.Tanh"}, "Tanh"),
+        ("1_Dense/config.json", {"bias": True, "activation_function": "Identity"}, "bias True"),
+    ],
+)
+def test_another_projection_is_refused(tmp_path: Path, file: str, content: object, message: str) -> None:
+    from export.checkpoint import ExportError
+    from export.projection import read_projection
+
+    checkpoint = write_late_interaction(tmp_path / "colbert", has_modules=True)
+    (checkpoint / file).write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=message):
+        read_projection(checkpoint, width=32)
