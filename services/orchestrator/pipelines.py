@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sluice.errors import DeadlineExpired, SluiceError
 
 from services.core.fusion import RRF_CONSTANT, Normalisation
 from services.orchestrator.vectors import FieldKind, Kind
@@ -51,7 +52,20 @@ class _Stage(_Part):
     depth: Depth
     """Candidates it gives at most."""
     share: float = Field(0.5, gt=0, le=1)
-    """Part of the remaining time it may take. For stages that may be skipped: one that may not gets all there is."""
+    """Part of the remaining time it may take. For stages that may run out of it: one that may not gets all there is."""
+    on_error: OnError
+    """Whether the search fails with it."""
+    on_timeout: OnError | None = None
+    """Whether the search fails when its time is over before its work is done; as `on_error` unless told."""
+
+    @property
+    def may_run_out_of_time(self) -> bool:
+        """Whether the search goes on when its time is over."""
+        return (self.on_timeout or self.on_error) == "skip"
+
+    def forgives(self, error: SluiceError) -> bool:
+        """Whether the search goes on after this error."""
+        return self.may_run_out_of_time if isinstance(error, DeadlineExpired) else self.on_error == "skip"
 
 
 class Retriever(_Stage):
@@ -236,11 +250,14 @@ class Pipeline(_Part):
                 yield ("fuse", "weights"), f"expected a weight for each of {', '.join(sorted(names))}, got {given}"
 
     def _errors(self) -> Iterator[tuple[Location, str]]:
-        if len(self.retrieve) == 1 and self.retrieve[0].on_error == "skip":
-            yield ("retrieve", 0, "on_error"), "expected fail for the only retriever, got skip"
+        only = self.retrieve[0]
+        for key, given in (("on_error", only.on_error), ("on_timeout", only.on_timeout)):
+            if len(self.retrieve) == 1 and given == "skip":
+                yield ("retrieve", 0, key), "expected fail for the only retriever, got skip"
         for location, stage in self._stages():
-            if stage.on_error == "fail" and "share" in stage.model_fields_set:
-                yield (*location, "share"), "expected none with on_error: fail, which gets all the time there is"
+            if not stage.may_run_out_of_time and "share" in stage.model_fields_set:
+                key = "on_timeout" if stage.on_timeout else "on_error"
+                yield (*location, "share"), f"expected none with {key}: fail, which gets all the time there is"
 
     def _depths(self) -> Iterator[tuple[Location, str]]:
         before = sum(retriever.depth for retriever in self.retrieve)

@@ -158,7 +158,7 @@ class _Run:
         started = perf_counter()
         given = before.top(stage.depth)
         scored, error = await (self._score(stage, given) if isinstance(stage, Rerank) else self._refine(stage, given))
-        if error and stage.on_error == "fail":
+        if error and not stage.forgives(error):
             raise error
         if stage.interpolate:
             mix = stage.interpolate
@@ -262,7 +262,7 @@ class _Run:
                 self.query.collection, queries, only=self.query.only, deadline=deadline
             )
         except SluiceError as error:
-            if stage.on_error == "fail":
+            if not stage.forgives(error):
                 raise
             return None, Report(stage.name, "skipped", 0, 0, 0, perf_counter() - started, error)
         ranking = _joined(candidates.rankings).top(stage.depth)
@@ -316,7 +316,7 @@ class _Run:
     def _deadline(self, stage: Retriever | Refine | Rerank) -> Deadline:
         """When a stage that starts now must end."""
         remaining = self.deadline.remaining_s()
-        return Deadline.after(allowance_s(remaining, share=stage.share, skippable=stage.on_error == "skip"))
+        return Deadline.after(allowance_s(remaining, share=stage.share, skippable=stage.may_run_out_of_time))
 
 
 def _latest(pipeline: Pipeline, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:

@@ -97,6 +97,25 @@ def test_a_hung_reranker_costs_its_share_of_the_deadline_and_no_more() -> None:
     run(check)
 
 
+@pytest.mark.parametrize("on_timeout", ["fail", "skip"])
+def test_a_late_reranker_is_skipped_where_only_failures_fail_the_search(tmp_path: Path, on_timeout: str) -> None:
+    said = {"fail": "on_timeout: fail", "skip": "on_timeout: skip, share: 0.3"}[on_timeout]
+    (tmp_path / "p.yaml").write_text(STRICT.replace("on_error: fail", f"on_error: fail, {said}"))
+
+    async def check(running: System) -> None:
+        running.reranker.before = hang
+        if on_timeout == "fail":
+            assert isinstance(await failure(running.search.Search(SEARCH, timeout=1.0)), DeadlineExpired)
+        else:
+            answer = await running.search.Search(SEARCH, timeout=2.0)
+            assert answer.results
+            assert report(answer, "rerank").status == SKIPPED
+        running.reranker.before = always(BackendFailed("broken"))
+        assert isinstance(await failure(running.search.Search(SEARCH)), BackendFailed)
+
+    run(check, tmp_path / "p.yaml")
+
+
 def test_a_reranker_that_hangs_midway_gives_what_it_scored_first() -> None:
     async def check(running: System) -> None:
         async def hang_later(method: str) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from sluice.errors import DeadlineExpired, Unavailable
 
 from services.orchestrator.pipelines import PACKAGED, PipelinesError, WeightedSum, load, parse
 from services.orchestrator.reload import PipelineFile
@@ -54,6 +55,22 @@ def test_a_refinement_needs_token_vectors_of_its_model_and_its_depth_is_the_last
     assert (pipeline.max_top_k, pipeline.last_stage) == (15, "maxsim")
 
 
+@pytest.mark.parametrize(
+    ("told", "forgives_failure", "forgives_lateness"),
+    [
+        ("on_error: skip", True, True),
+        ("on_error: fail", False, False),
+        ("on_error: fail, on_timeout: skip, share: 0.5", False, True),
+        ("on_error: skip, on_timeout: fail", True, False),
+    ],
+)
+def test_a_stage_is_skipped_for_what_it_says(told: str, forgives_failure: bool, forgives_lateness: bool) -> None:
+    stage = parse(GOOD.replace("on_error: fail", told), source="p.yaml")["default"].rerank[1]
+    assert stage.forgives(Unavailable("away")) is forgives_failure
+    assert stage.forgives(DeadlineExpired("late")) is forgives_lateness
+    assert stage.may_run_out_of_time is forgives_lateness
+
+
 CASES = {
     "depth that grows": ("depth: 25", "depth: 41", "9: default.rerank.0.depth: expected at most 40"),
     "fusion deeper than all it is given": ("depth: 40", "depth: 51", "7: default.fuse.depth: expected at most 50"),
@@ -70,6 +87,11 @@ CASES = {
     ),
     "depth of zero": ("depth: 20", "depth: 0", "5: default.retrieve.0.depth: Input should be greater"),
     "weights for others": ("right: 0.5", "middle: 0.5", "7: default.fuse.weights: expected a weight for each of left"),
+    "share of a stage that may not run out of time": (
+        "on_error: skip, share: 0.4",
+        "on_error: skip, on_timeout: fail, share: 0.4",
+        "6: default.retrieve.1.share: expected none with on_timeout: fail",
+    ),
     "name of another stage": (
         "  rerank:\n",
         "  refine: {name: left, depth: 30}\n  rerank:\n",
@@ -122,7 +144,8 @@ def test_every_problem_is_told_at_once_in_the_order_of_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a, kind: dense, depth: 5, on_error: skip", "expected fail for the only retriever, got skip"),
+        ("a, kind: dense, depth: 5, on_error: skip", "on_error: expected fail for the only retriever, got skip"),
+        ("a, kind: dense, depth: 5, on_timeout: skip", "on_timeout: expected fail for the only retriever, got skip"),
         ("a, kind: dense, depth: 5}\n    - {name: b, kind: dense, depth: 5", "got none for 2"),
     ],
 )
