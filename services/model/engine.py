@@ -1,8 +1,8 @@
 """Runs rows of many callers through one model: two lanes, batches, coalescing, a cache.
 
     lane         threads                      for
-    interactive  one a core                   queries: somebody waits
-    bulk         one a core, of low priority  indexing: takes what interactive leaves, and never nothing
+    interactive  one a core, behind the loop  queries: somebody waits
+    bulk         one a core, behind both      indexing: takes what interactive leaves, and never nothing
 
 Both lanes run on the same cores, each batch in a thread of its own. The kernel, not a scheduler of ours, takes the
 core away from a bulk batch when an interactive one arrives, in the middle of it: so the size of bulk batches does not
@@ -38,9 +38,10 @@ logger = logging.getLogger(__name__)
 Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
 
-# The nice value of bulk threads. The kernel weighs nice 0 against nice 10 as 1024 : 110, so a busy interactive lane
-# leaves bulk a tenth of the machine: it never starves, and a query is slowed by at most that tenth.
-_BULK_NICE: Final = 10
+# Nice values of the threads that run batches. The event loop, at 0, goes before both: else calls that are to be refused
+# at once wait behind the work that makes them be refused. The kernel weighs 5 against 15 as 335 : 36, so a busy
+# interactive lane leaves bulk a tenth of the machine: it never starves, and a query is slowed by at most that tenth.
+_NICE: Final[dict[Lane, int]] = {"interactive": 5, "bulk": 15}
 
 # How many batches' worth of rows a batch is chosen from. More find nearer lengths, and overtake longer.
 _WINDOW_BATCHES: Final[dict[Lane, int]] = {"interactive": 4, "bulk": 32}
@@ -258,7 +259,7 @@ class _Lane:
             window_tokens=_WINDOW_BATCHES[name] * limits.max_batch_tokens,
         )
         self.threads = ThreadPoolExecutor(
-            limits.threads, thread_name_prefix=name, initializer=_lower_priority if name == "bulk" else None
+            limits.threads, thread_name_prefix=name, initializer=_lower_priority, initargs=(_NICE[name],)
         )
         self.thread_count = limits.threads
         # Bulk has a batch ready for the first free thread. A query waits in the queue, where others may join it.
@@ -331,9 +332,9 @@ def _part(outputs: Outputs, names: tuple[str, ...], position: int, length: int) 
     return parts
 
 
-def _lower_priority() -> None:
-    """Let this thread run behind those of the interactive lane. Linux has a nice value for each thread."""
+def _lower_priority(nice: int) -> None:
+    """Let this thread run behind those of lower values. Linux has a nice value for each thread."""
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BULK_NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
     except OSError as error:
-        logger.warning("bulk threads keep normal priority: %s", error.strerror)
+        logger.warning("threads keep normal priority: %s", error.strerror)
