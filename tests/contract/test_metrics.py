@@ -1,4 +1,4 @@
-"""docs/metrics.md and what is exposed are the same list."""
+"""services/rpc/METRICS.md and what is exposed are the same list."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from services.retrieval.gauges import readings
 from services.rpc import metrics
 from services.rpc.readings import exposed
 
-TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
+TABLE = Path(__file__).parents[2] / "services" / "rpc" / "METRICS.md"
 UNITS = ("_seconds", "_bytes", "_tokens", "_documents", "_candidates", "_total", "_info", "_in_flight")
 STATES = ("_ready", "_writable")
 

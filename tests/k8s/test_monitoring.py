@@ -58,7 +58,7 @@ def test_every_alert_fires_in_a_unit_test() -> None:
 
 
 def test_the_runbook_has_a_section_for_each_alert() -> None:
-    sections = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    sections = re.findall(r"^## (\w+)$", (ROOT / "k8s" / "RUNBOOK.md").read_text(), re.MULTILINE)
     assert sorted(sections) == sorted(alerts())
 
 

@@ -34,7 +34,7 @@ def test_the_packaged_pipelines_are_right() -> None:
 
 
 def test_the_documented_pipeline_is_right() -> None:
-    document = (ROOT / "docs" / "pipelines.md").read_text()
+    document = (ROOT / "services" / "orchestrator" / "PIPELINES.md").read_text()
     example = document.split("```yaml\n")[1].split("```")[0]
     assert parse(example, source="pipelines.md")["default"].max_top_k == 50
 
