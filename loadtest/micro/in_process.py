@@ -38,7 +38,7 @@ class InProcess:
     def __init__(self, folder: Path, variant: str, threads: int, outputs: Sequence[str] = ()) -> None:
         bundle = open_bundle(folder)
         self.manifest = bundle.manifest
-        self._session = Session(bundle, cast(VariantName, variant))
+        self._session = Session(bundle, cast(VariantName, variant), threads=threads)
         self._tokenizer = Tokenizer(folder / TOKENIZER, max_token_count=self.manifest.max_token_count)
         self._pool = ThreadPoolExecutor(threads)
         self._threads = threads
@@ -56,9 +56,9 @@ class InProcess:
         return [self._tokenizer.pair(query_ids, ids, "end") for ids in others]
 
     def alone(self, row: Input) -> float:
-        """Seconds of one row, in this thread."""
+        """Seconds of one row, on all threads."""
         started = perf_counter()
-        self._session.run([row], self._outputs)
+        self._session.run([row], self._outputs, alone=True)
         return perf_counter() - started
 
     def choose(self, rows: Sequence[Input]) -> float:

@@ -68,7 +68,7 @@ def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: 
     bundle = open_bundle(folder)
     manifest = bundle.manifest
     tokenizer = Tokenizer(folder / TOKENIZER, max_token_count=manifest.max_token_count)
-    session = Session(bundle, manifest.default_variant if variant == "auto" else variant)
+    session = Session(bundle, manifest.default_variant if variant == "auto" else variant, threads=limits.threads)
     distance = check_golden(bundle, tokenizer, session)
     query_idf = read_query_idf(bundle, tokenizer)
     cost = measure_cost(session, longest=min(_LONG_TOKENS, manifest.max_token_count))

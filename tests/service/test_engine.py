@@ -32,13 +32,13 @@ class GatedSession(Session):
         self.started = threading.Semaphore(0)
         self.seen: list[list[Input]] = []
 
-    def run(self, inputs: Sequence[Input], wanted: Sequence[str]) -> Outputs:
+    def run(self, inputs: Sequence[Input], wanted: Sequence[str], *, alone: bool = False) -> Outputs:
         self.seen.append(list(inputs))
         self.started.release()
         assert self.gate.wait(60), "the test never opened the gate"
         if any(row.ids == BROKEN.ids for row in inputs):
             raise RuntimeError("the model broke")
-        return super().run(inputs, wanted)
+        return super().run(inputs, wanted, alone=alone)
 
 
 BROKEN = Input((2, 5, 3))
