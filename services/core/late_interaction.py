@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from services.core.arrays import F32
 
 
 def mean_maxsim(query: F32, documents: Sequence[F32]) -> F32:

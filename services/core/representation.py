@@ -5,7 +5,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from services.core.arrays import F32
+from services.core.similarity import unit
+
 Aggregation = Literal["mean", "max"]
 
 
@@ -17,13 +19,7 @@ def prefix(vectors: F32, dimensions: int, *, unit_length: bool) -> F32:
     Source: Kusupati et al., Matryoshka Representation Learning, NeurIPS 2022.
     """
     cut = vectors[:, :dimensions]
-    return at_unit_length(cut) if unit_length else cut
-
-
-def at_unit_length(vectors: F32) -> F32:
-    """The vectors [N, D] divided by their lengths; a zero vector stays zero."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    return unit(cut) if unit_length else cut
 
 
 def quantize_int8(vectors: F32) -> tuple[NDArray[np.int8], F32]:
@@ -59,4 +55,4 @@ def join_windows(vectors: F32, token_counts: NDArray[np.int64], aggregation: Agg
         joined: F32 = vectors.max(axis=0)
     else:
         joined = np.average(vectors, axis=0, weights=token_counts).astype(np.float32)
-    return at_unit_length(joined[None])[0] if unit_length else joined
+    return unit(joined[None])[0] if unit_length else joined

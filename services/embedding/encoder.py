@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from services.core.arrays import F32
 from services.core.representation import Aggregation, join_windows, prefix
 from services.model.bundle import Representation
 from services.model.engine import Output, Schedule
 from services.model.loading import Model
-from services.model.tokenizer import Input, TooLong, Truncation
-from services.rpc.validation import validating
+from services.model.rows import rows_of
+from services.model.tokenizer import Input, Truncation
 
-F32 = NDArray[np.float32]
 Role = Literal["query", "document"]
 
 
@@ -65,7 +65,13 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
     manifest = model.bundle.manifest
     prompt = manifest.query_prompt if wish.role == "query" else manifest.document_prompt
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts)
-    inputs = _inputs(model, token_ids, wish)
+
+    def rows(ids: Sequence[int]) -> list[Input]:
+        if wish.windows:
+            return model.tokenizer.windows(ids, wish.windows.overlap)
+        return [model.tokenizer.single(ids, wish.truncation)]
+
+    inputs = rows_of(token_ids, rows, "texts[{}]".format)
     idf = model.query_idf if wish.role == "query" and "sparse" in wish.representations else None
     modelled = wish.representations if idf is None else wish.representations - {"sparse"}
     outputs = iter(await model.engine.run(list(chain(*inputs)), sorted(modelled), schedule) if modelled else ())
@@ -81,24 +87,6 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
         if "multi_vector" in wish.representations
         else (),
     )
-
-
-def _inputs(model: Model, token_ids: Sequence[Sequence[int]], wish: Wish) -> list[list[Input]]:
-    """The rows of each text. Raises InvalidRequest naming every text that is too long."""
-    inputs: list[list[Input]] = []
-    with validating() as violations:
-        for position, ids in enumerate(token_ids):
-            try:
-                if wish.windows:
-                    inputs.append(model.tokenizer.windows(ids, wish.windows.overlap))
-                else:
-                    inputs.append([model.tokenizer.single(ids, wish.truncation)])
-            except TooLong as error:
-                violations.add(f"texts[{position}]", str(error), expected_max=error.limit, given=error.given)
-            except ValueError as error:
-                violations.add("windows.overlap_token_count", str(error))
-                break
-    return inputs
 
 
 def _dense(model: Model, joined: Sequence[tuple[Sequence[Input], Sequence[Output]]], wish: Wish) -> Sequence[F32]:
@@ -135,9 +123,6 @@ def _weighed(rows: Sequence[Input], idf: F32) -> tuple[NDArray[np.int32], F32]:
 
 def _multi_vector(model: Model, parts: Sequence[Output], wish: Wish) -> F32:
     """Token vectors of all windows, special tokens and what windows share left out."""
-    before, after = model.tokenizer.special_count
     overlap = wish.windows.overlap if wish.windows else 0
-    tokens = [part["multi_vector"] for part in parts]
-    return np.concatenate(
-        [rows[before + (overlap if position else 0) : len(rows) - after] for position, rows in enumerate(tokens)]
-    )
+    tokens = [model.tokenizer.content(part["multi_vector"]) for part in parts]
+    return np.concatenate([rows[overlap if position else 0 :] for position, rows in enumerate(tokens)])

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from sluice.common.v1 import model_pb2, tensor_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 
+from services.core.arrays import F32
 from services.core.representation import Aggregation, binarize, quantize_int8
 from services.embedding.encoder import Encoded, Role, Windows, Wish
 from services.model.bundle import Manifest, Representation
@@ -16,8 +16,6 @@ from services.model.loading import Model
 from services.model.wire import truncation, usage
 from services.rpc.tensor import to_tensor
 from services.rpc.validation import Violations
-
-F32 = NDArray[np.float32]
 
 _NAMES: Final[dict[pb.Representation.ValueType, Representation]] = {
     pb.REPRESENTATION_DENSE: "dense",

@@ -14,8 +14,6 @@ Rule: all state belongs to the event loop; threads only run the session.
 
 import asyncio
 import logging
-import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from services.model.cost import Cost, Pace
 from services.model.session import Outputs, Session
 from services.model.tokenizer import Input
 from services.rpc import metrics
+from services.rpc.priority import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +260,7 @@ class _Lane:
             window_tokens=_WINDOW_BATCHES[name] * limits.max_batch_tokens,
         )
         self.threads = ThreadPoolExecutor(
-            limits.threads, thread_name_prefix=name, initializer=_lower_priority, initargs=(_NICE[name],)
+            limits.threads, thread_name_prefix=name, initializer=give_way, initargs=(_NICE[name],)
         )
         self.thread_count = limits.threads
         # Bulk has a batch ready for the first free thread. A query waits in the queue, where others may join it.
@@ -332,11 +331,3 @@ def _part(outputs: Outputs, names: tuple[str, ...], position: int, length: int) 
     for part in parts.values():
         part.setflags(write=False)
     return parts
-
-
-def _lower_priority(nice: int) -> None:
-    """Let this thread run behind those of lower values. Linux has a nice value for each thread."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
-    except OSError as error:
-        logger.warning("threads keep normal priority: %s", error.strerror)

@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 import tokenizers
 
+from services.core.arrays import F32
+
 Truncation = Literal["end", "start", "refuse"]
 
 # Words that any vocabulary splits into at least one token, to see where the special tokens go.
@@ -69,12 +71,6 @@ class Tokenizer:
         """How many tokens there are; ids are below."""
         return int(self._tokenizer.get_vocab_size())
 
-    @property
-    def special_count(self) -> tuple[int, int]:
-        """How many special tokens stand before and after a single text."""
-        before, after = self._single.parts
-        return len(before), len(after)
-
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens. Releases the GIL; long lists use all cores."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -109,6 +105,11 @@ class Tokenizer:
         room = self._max - self._pair.special_count
         query = query[: room // 2]
         return [self.pair(query, piece, "end") for piece in cut(document, room - len(query), overlap)]
+
+    def content(self, vectors: F32) -> F32:
+        """Token vectors [T, D] of a single text without those of its special tokens."""
+        before, after = map(len, self._single.parts)
+        return vectors[before : len(vectors) - after]
 
     def _fitted(self, ids: Sequence[int], room: int, truncation: Truncation) -> tuple[Sequence[int], int]:
         """The ids that fit, and how many were dropped."""

@@ -4,20 +4,20 @@ The query is tokenised once for all its documents, and for late interaction enco
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.core.arrays import F32
 from services.core.late_interaction import mean_maxsim
 from services.model.engine import Schedule
 from services.model.loading import Model
-from services.model.tokenizer import Input, TooLong, Truncation
-from services.rpc.validation import validating
+from services.model.rows import rows_of
+from services.model.tokenizer import Input, Truncation
 
-F32 = NDArray[np.float32]
 Ids = Sequence[int]
 
 
@@ -66,7 +66,7 @@ async def _by_cross_encoder(
             return [model.tokenizer.pair(query_ids, ids, question.truncation)]
         return model.tokenizer.pair_windows(query_ids, ids, question.window_overlap)
 
-    inputs = _inputs(document_ids, rows)
+    inputs = rows_of(document_ids, rows, "documents[{}]".format)
     outputs = await model.engine.run(list(chain(*inputs)), ["logits"], schedule)
     logits = np.stack([output["logits"] for output in outputs])
     label = model.bundle.manifest.relevant_label
@@ -83,29 +83,12 @@ async def _by_late_interaction(
             return [model.tokenizer.single(ids, question.truncation)]
         return model.tokenizer.windows(ids, question.window_overlap)
 
-    query_rows = _inputs([query_ids], lambda ids: [model.tokenizer.single(ids, question.truncation)], field="query")
-    inputs = _inputs(document_ids, rows)
+    query_rows = rows_of([query_ids], lambda ids: [model.tokenizer.single(ids, question.truncation)], lambda _: "query")
+    inputs = rows_of(document_ids, rows, "documents[{}]".format)
     outputs = await model.engine.run(list(chain(*query_rows, *inputs)), ["multi_vector"], schedule)
-    before, after = model.tokenizer.special_count
-    query, *windows = (output["multi_vector"][before : len(output["multi_vector"]) - after] for output in outputs)
+    query, *windows = (model.tokenizer.content(output["multi_vector"]) for output in outputs)
     scores = await asyncio.to_thread(mean_maxsim, query, windows)
     return Scores(inputs, scores[_best_rows(scores, inputs)], None)
-
-
-def _inputs(texts: Sequence[Ids], rows: Callable[[Ids], list[Input]], *, field: str = "documents") -> list[list[Input]]:
-    """The rows of each text. Raises InvalidRequest naming every text that is too long."""
-    inputs: list[list[Input]] = []
-    with validating() as violations:
-        for position, ids in enumerate(texts):
-            try:
-                inputs.append(rows(ids))
-            except TooLong as error:
-                where = "query" if field == "query" else f"{field}[{position}]"
-                violations.add(where, str(error), expected_max=error.limit, given=error.given)
-            except ValueError as error:
-                violations.add("windows.overlap_token_count", str(error))
-                break
-    return inputs
 
 
 def _best_rows(scores: F32, inputs: Sequence[Sequence[Input]]) -> NDArray[np.int64]:

@@ -15,9 +15,9 @@ import numpy as np
 
 from services.retrieval.coarse import CoarseIndex, Stopped
 from services.retrieval.index import Block, Part, Vectors, View
-from services.retrieval.priority import lowest_priority
 from services.retrieval.schema import Schema
 from services.retrieval.segments import mapped, save
+from services.rpc.priority import LOWEST, give_way
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Builder:
         self._thread.join()
 
     def _run(self) -> None:
-        lowest_priority()
+        give_way(LOWEST)
         while self._woken.wait() and not self._stopped.is_set():
             self._woken.clear()
             try:

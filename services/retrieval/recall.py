@@ -13,9 +13,9 @@ from itertools import count
 from services.retrieval.dense import DenseQuery
 from services.retrieval.filters import Filter
 from services.retrieval.index import View
-from services.retrieval.priority import lowest_priority
 from services.retrieval.search import Candidates, Query, Staged, masks_of, search
 from services.rpc.metrics import LIVE_CANDIDATES
+from services.rpc.priority import LOWEST, give_way
 
 
 class LiveRecall:
@@ -25,7 +25,7 @@ class LiveRecall:
         self._every = every
         self._numbers = count(1)
         self._busy = threading.Lock()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="recall", initializer=lowest_priority)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="recall", initializer=give_way, initargs=(LOWEST,))
 
     def note(
         self, view: View, queries: Sequence[Query | Staged], condition: Filter | None, found: Sequence[Candidates]
