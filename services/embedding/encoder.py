@@ -64,7 +64,7 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
     """
     manifest = model.bundle.manifest
     prompt = manifest.query_prompt if wish.role == "query" else manifest.document_prompt
-    token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts)
+    token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts, schedule)
 
     def rows(ids: Sequence[int]) -> list[Input]:
         if wish.windows:

@@ -89,6 +89,8 @@ class Limits:
     """Most outputs that are kept."""
     cache_bytes: int
     """Most bytes of outputs that are kept."""
+    token_cache_bytes: int = 0
+    """Most bytes of texts and their token ids that are kept."""
 
 
 @dataclass(eq=False, slots=True)
@@ -135,9 +137,8 @@ class Engine:
         absent = [position for position, output in enumerate(outputs) if output is None]
         self._outcomes["hit"].inc(len(inputs) - len(absent))
         if absent:
-            deadline = schedule.deadline - self._lanes[lane].answer_s
+            deadline = self.admit(schedule, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows])
             job = _Job(deadline, outputs, asyncio.get_running_loop().create_future(), len(absent))
-            self._admit(lane, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows], deadline)
             for position in absent:
                 self._enqueue(job, position, keys[position], inputs[position], lane)
             self._pump(self._lanes[lane])
@@ -148,22 +149,27 @@ class Engine:
                 raise
         return [output for output in outputs if output is not None]
 
-    def close(self) -> None:
-        """Let running batches end and stop the threads."""
-        for lane in self._lanes.values():
-            lane.threads.shutdown(wait=True, cancel_futures=True)
+    def admit(self, schedule: Schedule, inputs: Sequence[Input] = ()) -> float:
+        """When the model must be done with these inputs, on the monotonic clock, so that they are answered in time.
 
-    def _admit(self, lane: Lane, inputs: Sequence[Input], deadline: float) -> None:
-        """Refuse work that cannot be done in time, before any of it is done."""
-        own = sum(len(row.ids) for row in inputs)
-        wait_s = _CAUTION * self._lanes[lane].wait_s(own, len(inputs))
+        Raises Unavailable (OVERLOADED) when it cannot be, before any of it is done.
+        """
+        lane = self._lanes[schedule.lane]
+        deadline = schedule.deadline - lane.answer_s
+        wait_s = _CAUTION * lane.wait_s(sum(len(row.ids) for row in inputs), len(inputs))
         left_s = deadline - monotonic()
         if wait_s > left_s:
-            metrics.REFUSED.labels(self._model, lane).inc()
+            metrics.REFUSED.labels(self._model, lane.name).inc()
             message = f"expected to take {wait_s:.3f} s with {left_s:.3f} s left; nothing was done"
             numbers = {"expected_s": f"{wait_s:.3f}", "left_s": f"{left_s:.3f}"}
             reason = ErrorReason.ERROR_REASON_OVERLOADED
             raise Unavailable(message, reason=reason, metadata=numbers, retry_after_s=max(wait_s - left_s, 0.01))
+        return deadline
+
+    def close(self) -> None:
+        """Let running batches end and stop the threads."""
+        for lane in self._lanes.values():
+            lane.threads.shutdown(wait=True, cancel_futures=True)
 
     def _enqueue(self, job: _Job, position: int, key: _Key, input_: Input, lane: Lane) -> None:
         """Wait for a row: one that is already under way when there is one, else a new one."""

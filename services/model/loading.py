@@ -5,8 +5,9 @@ A server that cannot reproduce the golden outputs on its own hardware refuses to
 
 import asyncio
 import logging
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, Literal
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.model.bundle import GOLDEN, TOKENIZER, Bundle, BundleError, VariantName, open_bundle
+from services.model.cache import Cache
 from services.model.cost import Cost
-from services.model.engine import Engine, Limits
+from services.model.engine import Engine, Limits, Schedule
 from services.model.session import Session
 from services.model.tokenizer import Input, Tokenizer
 from services.rpc import metrics
@@ -31,6 +33,11 @@ _SPEED_RUNS: Final = 3
 # Fact: tokenising takes about 0.1 ms for 1,000 characters; a thread and back takes about as long.
 _INLINE_CHARACTERS: Final = 1000
 
+# What a kept text costs beside its characters and ids: the objects around them.
+_KEPT_BYTES: Final = 300
+
+_Ids = Cache[str, "array[int]"]
+
 
 @dataclass(frozen=True)
 class Model:
@@ -42,21 +49,43 @@ class Model:
     engine: Engine
     query_idf: NDArray[np.float32] | None = None
     """Weights of a sparse query's terms, float32 [V]; None: the model gives them."""
+    seen: _Ids = field(default_factory=lambda: Cache(max_entries=0, max_bytes=0))
+    """Token ids of texts that came lately in the interactive lane."""
 
     @property
     def name(self) -> str:
         """What clients call it."""
         return self.bundle.manifest.name
 
-    async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens; long texts off the event loop."""
+    async def tokenize(self, texts: Sequence[str], schedule: Schedule) -> list[list[int]]:
+        """Token ids of each text, without special tokens; long texts off the event loop.
+
+        Raises Unavailable (OVERLOADED) at once when the model's queue alone is too long for texts that are new: no
+        cache can have their outputs, and refusing them before they are tokenised costs a third less.
+        """
         started = perf_counter()
-        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
-            ids = self.tokenizer.tokenize(texts)
+        known = [self.seen.get(text) for text in texts]
+        absent = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        if absent:
+            self.engine.admit(schedule)
+            fresh = iter(await self._tokenized(absent))
+            result = [next(fresh) if ids is None else ids.tolist() for ids in known]
+            if schedule.lane == "interactive":  # queries come again; a corpus would only push them out
+                self._keep(texts, result)
         else:
-            ids = await asyncio.to_thread(self.tokenizer.tokenize, texts)
+            result = [ids.tolist() for ids in known if ids is not None]
         metrics.TOKENIZE.labels(self.name).observe(perf_counter() - started)
-        return ids
+        return result
+
+    async def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
+            return self.tokenizer.tokenize(texts)
+        return await asyncio.to_thread(self.tokenizer.tokenize, texts)
+
+    def _keep(self, texts: Sequence[str], token_ids: Sequence[list[int]]) -> None:
+        for text, ids in zip(texts, token_ids, strict=True):
+            kept = array("i", ids)
+            self.seen.put(text, kept, len(text) + kept.itemsize * len(kept) + _KEPT_BYTES)
 
 
 def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
@@ -85,7 +114,9 @@ def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: 
     logger.info("model loaded", extra=fields)
     if most := session.graph.max_batch_rows:
         limits = replace(limits, max_batch_rows=min(limits.max_batch_rows, most))
-    return Model(bundle, tokenizer, session, Engine(session, cost, limits, model=manifest.name), query_idf)
+    engine = Engine(session, cost, limits, model=manifest.name)
+    seen: _Ids = Cache(max_entries=limits.cache_entries, max_bytes=limits.token_cache_bytes)
+    return Model(bundle, tokenizer, session, engine, query_idf, seen)
 
 
 def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] | None:

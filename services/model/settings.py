@@ -39,6 +39,10 @@ class ModelServerSettings(ServerSettings):
     cache_bytes: int = Field(64 * 2**20, ge=0)
     """Most bytes of outputs kept. 64 MiB is 43,000 dense vectors of 384, or 220 documents' token vectors."""
 
+    token_cache_bytes: int = Field(16 * 2**20, ge=0)
+    """Most bytes of recent texts kept with their token ids, so that a document that is reranked again is not tokenised
+    again. 16 MiB is 20,000 passages of 90 tokens. At most `cache_entries` of them."""
+
     max_text_bytes: int = Field(65_536, ge=1, le=2**24)
     """Largest text, in bytes of UTF-8."""
 
@@ -57,4 +61,5 @@ class ModelServerSettings(ServerSettings):
             max_batch_rows=self.max_batch_rows,
             cache_entries=self.cache_entries,
             cache_bytes=self.cache_bytes,
+            token_cache_bytes=self.token_cache_bytes,
         )

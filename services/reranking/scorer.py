@@ -52,7 +52,7 @@ async def score(model: Model, question: Question, schedule: Schedule) -> Scores:
     Raises InvalidRequest when an input is over the model's limit and truncation is refused, or when windows overlap
     too far, and what Engine.run raises.
     """
-    query_ids, *document_ids = await model.tokenize([question.query, *question.documents])
+    query_ids, *document_ids = await model.tokenize([question.query, *question.documents], schedule)
     if model.bundle.manifest.task == "cross_encoder":
         return await _by_cross_encoder(model, question, query_ids, document_ids, schedule)
     return await _by_late_interaction(model, question, query_ids, document_ids, schedule)

@@ -116,7 +116,9 @@ def _defect(request_id: str) -> BackendFailed:
 def _log(method: str, error: SluiceError, started: float) -> None:
     duration_ms = round(1000 * (perf_counter() - started), 1)
     fields = {"method": method, "code": error.code.name, "reason": error.reason_name, "duration_ms": duration_ms}
-    logger.info("call failed: %s", error.message, extra=fields)
+    # Refusals come by the thousand just when the machine has no time for them; a metric counts them.
+    level = logging.DEBUG if error.reason == ErrorReason.ERROR_REASON_OVERLOADED else logging.INFO
+    logger.log(level, "call failed: %s", error.message, extra=fields)
 
 
 async def _abort(context: Context, error: SluiceError) -> NoReturn:
