@@ -13,7 +13,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 # Prometheus and promtool, for the tests of metrics and alerts: Debian's package, unpacked, so that no service starts.
 PROMETHEUS := $(VENV)/prometheus/usr/bin/promtool
-EXTRAS := serving,cpu,export,demo,loadtest,dev
+# The packages of a client in JavaScript, for the tests.
+NODE := $(VENV)/node/.installed
+EXTRAS := serving,cpu,export,demo,loadtest,langchain,llama-index,dev
 export SLUICE_HOME ?= $(CURDIR)/.demo
 
 .PHONY: help
@@ -51,6 +53,14 @@ $(PROMETHEUS): | $(INSTALLED)
 	    echo "no Prometheus: the tests that need it are skipped" >&2; \
 	fi
 
+$(NODE): tests/clients/package.json | $(INSTALLED)
+	@echo "== packages of a client in JavaScript, for the tests"
+	@mkdir -p $(@D)
+	@cp $< $(@D)
+	@if command -v npm > /dev/null; then npm install --prefix $(@D) --no-package-lock --ignore-scripts --no-audit --no-fund --silent; \
+	else echo "no npm: the test of a client in JavaScript is skipped" >&2; fi
+	@touch $@
+
 .PHONY: demo
 demo: setup ## Export a model, start four services, index Python's documentation, search it
 	@$(BIN)/sluice demo
@@ -65,7 +75,7 @@ down: setup ## Stop the system that `make up` left running
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup $(PROMETHEUS) ## Run the whole test suite
+test: setup $(PROMETHEUS) $(NODE) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
 .PHONY: quick
