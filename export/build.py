@@ -148,7 +148,7 @@ def _write_query_idf(folder: Path, checkpoint: Checkpoint, tokenizer: Tokenizer,
         if options.query_idf:
             raise ExportError(f"--query-idf: expected a checkpoint of task sparse, found {checkpoint.task}")
         return None
-    found = read_idf(checkpoint.folder, tokenizer, options.query_idf)
+    found = read_idf(checkpoint.folder, tokenizer, corpus=options.query_idf, query_weights=checkpoint.query_weights)
     if found is None:
         return None
     table, source = found

@@ -5,7 +5,9 @@ Rule: only files are read here, no weights; a checkpoint that would need code or
 Facts: sentence-transformers describes a model in modules.json (a chain of modules), <pooling>/config.json,
 sentence_bert_config.json (longest input) and config_sentence_transformers.json (prompts, similarity). PyLate adds
 query_prefix and document_prefix to the last; a ColBERT checkpoint without modules has its projection as
-`linear.weight` among the weights, and marks queries and documents with [unused0] and [unused1].
+`linear.weight` among the weights, and marks queries and documents with [unused0] and [unused1]. An inference-free
+sparse encoder is one module, a Router: router_config.json names the folders of the modules of each route, a table of
+weights for queries and a masked language model for documents.
 """
 
 import hashlib
@@ -33,6 +35,8 @@ _CHAINS: Final[dict[tuple[str, ...], Task]] = {
     ("MLMTransformer", "SpladePooling"): "sparse",
     ("Transformer", "Dense"): "late-interaction",
 }
+_SPLADE_CHAINS: Final = tuple(chain for chain, task in _CHAINS.items() if task == "sparse")
+_QUERY_WEIGHTS: Final = "model.safetensors"
 _LIBRARIES: Final = ("sentence_transformers.", "pylate.")
 PROJECTION: Final = "linear.weight"
 _MARKERS: Final = ("[unused0] ", "[unused1] ")
@@ -73,6 +77,17 @@ class Checkpoint:
     has_modules: bool
     """Whether sentence-transformers wrote it: then the model it loads is the original."""
     trust_pickle: bool
+    query_weights: Path | None = None
+    """Safetensors with `weight` [V], the weights of query terms; None where the model gives them."""
+
+
+@dataclass(frozen=True)
+class _Routes:
+    """The folders of a Router's modules."""
+
+    query: Path
+    document: Path
+    pooling: Path
 
 
 def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: bool = False) -> Checkpoint:
@@ -83,19 +98,22 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
     else:
         folder = _download(source, revision, trust_pickle=trust_pickle)
         name, commit = source, folder.name
+    top, routes = folder, _routes(folder)
+    folder = routes.document if routes else folder
     weights = _weights(folder, trust_pickle=trust_pickle)
+    query_weights = routes.query / _QUERY_WEIGHTS if routes else None
     config = _json(folder / "config.json", needed=True)
-    modules = _modules(folder)
+    modules = [] if routes else _modules(folder)
     architecture = (config.get("architectures") or ["unknown"])[0]
     task = _task(modules, architecture, weights)
     pooling, normalize = _pooling(folder, modules) if task == "bi-encoder" else ("mean", False)
-    card = _json(folder / "config_sentence_transformers.json")
+    card = _json(top / "config_sentence_transformers.json")
     query_prompt, document_prompt = _prompts(card, is_plain_colbert=task == "late-interaction" and not modules)
     return Checkpoint(
         folder=folder,
         name=name,
-        revision=commit or f"sha256:{_hash(weights)}",
-        licence=_licence(folder),
+        revision=commit or f"sha256:{_hash([*weights, *([query_weights] if query_weights else [])])}",
+        licence=_licence(top),
         task=task,
         architecture=architecture,
         pooling=pooling,
@@ -108,7 +126,28 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
         labels=_labels(config) if task == "cross-encoder" else (),
         has_modules=bool(modules),
         trust_pickle=trust_pickle,
+        query_weights=query_weights,
     )
+
+
+def _routes(folder: Path) -> _Routes | None:
+    """The folders of an inference-free sparse encoder; None when the checkpoint is no Router. Raises ExportError."""
+    path = folder / "router_config.json"
+    if not path.exists():
+        return None
+    config = _json(path)
+    routes = [config.get("structure", {}).get(route, []) for route in ("query", "document")]
+    kinds = [[str(config.get("types", {}).get(name, "")).rpartition(".")[2] for name in route] for route in routes]
+    if kinds[0] != ["SparseStaticEmbedding"] or tuple(kinds[1]) not in _SPLADE_CHAINS:
+        raise ExportError(
+            f"{path}: expected queries by SparseStaticEmbedding and documents by a masked language model with "
+            f"SpladePooling, found queries by {', '.join(kinds[0])} and documents by {', '.join(kinds[1])}"
+        )
+    found = _Routes(folder / routes[0][0], folder / routes[1][0], folder / routes[1][1])
+    if not (found.query / _QUERY_WEIGHTS).exists():
+        raise ExportError(f"{found.query}: expected the weights of query terms in {_QUERY_WEIGHTS}, found none")
+    _check_splade(found.pooling / "config.json")
+    return found
 
 
 def _download(source: str, revision: str | None, *, trust_pickle: bool) -> Path:

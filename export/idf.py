@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from export.checkpoint import ExportError
@@ -20,13 +22,17 @@ _FORMULA: Final = "ln((N + 1) / (df + 1))"
 _BATCH: Final = 1000
 
 
-def read_idf(folder: Path, tokenizer: Tokenizer, corpus: Path | None) -> tuple[NDArray[np.float32], str] | None:
+def read_idf(
+    folder: Path, tokenizer: Tokenizer, *, corpus: Path | None = None, query_weights: Path | None = None
+) -> tuple[NDArray[np.float32], str] | None:
     """float32 [V] and where it is from: a corpus when one is given, else the checkpoint; None when it has none.
 
     Special tokens weigh 0. Raises ExportError.
     """
     if corpus is not None:
         table, source = _counted(tokenizer, corpus)
+    elif query_weights is not None:
+        table, source = _routed(tokenizer, query_weights), "the checkpoint's route of queries"
     elif (folder / STATED).exists():
         table, source = _stated(tokenizer, folder / STATED), f"the checkpoint's {STATED}"
     else:
@@ -49,6 +55,18 @@ def _stated(tokenizer: Tokenizer, path: Path) -> NDArray[np.float32]:
         if index is None or not (math.isfinite(weight) and weight >= 0):
             raise ExportError(f"{path}: expected a weight >= 0 of a token of the vocabulary, found {token!r}: {weight}")
         table[index] = weight
+    return table
+
+
+def _routed(tokenizer: Tokenizer, path: Path) -> NDArray[np.float32]:
+    """Weights by token id, as sentence-transformers' SparseStaticEmbedding keeps them."""
+    try:
+        table: NDArray[np.float32] = load_file(path)["weight"].astype(np.float32)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ExportError(f"{path}: expected an array named weight, found {error}") from error
+    expected = (tokenizer.get_vocab_size(),)
+    if table.shape != expected or not (np.isfinite(table) & (table >= 0)).all():
+        raise ExportError(f"{path}: expected weights >= 0 of shape {list(expected)}, found {list(table.shape)}")
     return table
 
 

@@ -25,7 +25,7 @@ from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server import serving
 from tests.support.bundles import exported_tiny
-from tests.support.checkpoints import MAX_TOKEN_COUNT, splade_checkpoint, write_late_interaction
+from tests.support.checkpoints import MAX_TOKEN_COUNT, splade_checkpoint, write_late_interaction, write_router
 from tests.support.servers import embedding_server
 from tests.support.stand_ins import OverlapReranker, orchestrator, reranking_server
 
@@ -151,16 +151,63 @@ def test_a_checkpoints_own_table_is_taken_and_a_wrong_one_refused(tmp_path: Path
     from export.idf import read_idf
 
     tokenizer = Tokens.from_file(str(splade_checkpoint() / "tokenizer.json"))
-    assert read_idf(tmp_path, tokenizer, None) is None
+    assert read_idf(tmp_path, tokenizer) is None
     (tmp_path / "idf.json").write_text(json.dumps({"plane": 2.5, "[CLS]": 1}))
-    found = read_idf(tmp_path, tokenizer, None)
+    found = read_idf(tmp_path, tokenizer)
     assert found is not None
     assert found[0][tokenizer.token_to_id("plane")] == 2.5
     assert found[0][tokenizer.token_to_id("[CLS]")] == 0
     for wrong in ({"no such token": 1}, {"plane": -1}, ["plane"]):
         (tmp_path / "idf.json").write_text(json.dumps(wrong))
         with pytest.raises(ExportError, match="expected"):
-            read_idf(tmp_path, tokenizer, None)
+            read_idf(tmp_path, tokenizer)
+
+
+def dense_of(sparse: Sparse) -> NDArray[np.float32]:
+    """The same as float32 [texts, V]."""
+    rows = np.zeros((len(sparse), 30522), dtype=np.float32)
+    for row, (indices, weights) in zip(rows, sparse, strict=True):
+        row[indices] = weights
+    return rows
+
+
+@pytest.fixture(scope="module")
+def router_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_router(tmp_path_factory.mktemp("router") / "checkpoint")
+
+
+async def test_an_inference_free_checkpoint_gives_what_sentence_transformers_gives(
+    router_checkpoint: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SparseEncoder
+
+    bundle = exported_tiny(router_checkpoint, tmp_path / "out")
+    original = SparseEncoder(str(router_checkpoint), device="cpu")
+    async with embedding_server(bundle) as channel:
+        queries = await embedded(channel, TEXTS, pb.REPRESENTATION_SPARSE, model_pb2.TEXT_ROLE_QUERY)
+        documents = await embedded(channel, TEXTS, pb.REPRESENTATION_SPARSE, model_pb2.TEXT_ROLE_DOCUMENT)
+    expected = original.encode_query(TEXTS).to_dense().numpy()
+    np.testing.assert_allclose(dense_of(sparse_of(queries)), expected, atol=1e-6)
+    expected = original.encode_document(TEXTS).to_dense().numpy()
+    np.testing.assert_allclose(dense_of(sparse_of(documents)), expected, atol=1e-3)
+    stated = open_bundle(bundle).manifest.query_idf
+    assert stated is not None
+    assert stated.source == "the checkpoint's route of queries"
+
+
+def test_a_router_of_other_routes_is_refused(router_checkpoint: Path, tmp_path: Path) -> None:
+    from export.checkpoint import ExportError, read_checkpoint
+
+    folder = shutil.copytree(router_checkpoint, tmp_path / "checkpoint")
+    (folder / "query_0_SparseStaticEmbedding/model.safetensors").unlink()
+    with pytest.raises(ExportError, match="expected the weights of query terms"):
+        read_checkpoint(str(folder))
+    path = folder / "router_config.json"
+    config = json.loads(path.read_text())
+    config["structure"]["query"] = config["structure"]["document"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ExportError, match="found queries by Transformer, SpladePooling"):
+        read_checkpoint(str(folder))
 
 
 def test_a_damaged_table_is_refused(idf_bundle: Path, tmp_path: Path) -> None:

@@ -100,6 +100,25 @@ def splade_checkpoint() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def write_router(folder: Path, *, seed: int = 7) -> Path:
+    """An inference-free sparse encoder in `folder`: the real SPLADE for documents, drawn weights for query terms."""
+    import torch
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import (
+        Router,
+        SparseStaticEmbedding,
+        SpladePooling,
+        Transformer,
+    )
+
+    torch.manual_seed(seed)
+    body = Transformer(str(splade_checkpoint()), transformer_task="fill-mask")
+    table = SparseStaticEmbedding(tokenizer=body.tokenizer, weight=torch.rand(len(body.tokenizer)))
+    router = Router.for_query_document(query_modules=[table], document_modules=[body, SpladePooling("max")])
+    SparseEncoder(modules=[router], device="cpu").save_pretrained(str(folder))
+    return folder
+
+
 def _write_tokenizer(folder: Path) -> Any:
     """Lower-case WordPiece: special tokens, every character, and the commonest words of the language reference."""
     from transformers import BertTokenizerFast
