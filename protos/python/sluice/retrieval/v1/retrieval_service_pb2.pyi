@@ -111,6 +111,30 @@ DOCUMENT_VIEW_ID: DocumentView.ValueType  # 2
 """The id only."""
 Global___DocumentView: _TypeAlias = DocumentView  # noqa: Y015
 
+class _ScoreNormalisation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScoreNormalisationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScoreNormalisation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCORE_NORMALISATION_UNSPECIFIED: _ScoreNormalisation.ValueType  # 0
+    """The default, MIN_MAX."""
+    SCORE_NORMALISATION_MIN_MAX: _ScoreNormalisation.ValueType  # 1
+    """(score - least) / (greatest - least): 0 to 1."""
+    SCORE_NORMALISATION_Z_SCORE: _ScoreNormalisation.ValueType  # 2
+    """(score - mean) / standard deviation."""
+
+class ScoreNormalisation(_ScoreNormalisation, metaclass=_ScoreNormalisationEnumTypeWrapper):
+    """How the scores of a ranking are made comparable with those of another."""
+
+SCORE_NORMALISATION_UNSPECIFIED: ScoreNormalisation.ValueType  # 0
+"""The default, MIN_MAX."""
+SCORE_NORMALISATION_MIN_MAX: ScoreNormalisation.ValueType  # 1
+"""(score - least) / (greatest - least): 0 to 1."""
+SCORE_NORMALISATION_Z_SCORE: ScoreNormalisation.ValueType  # 2
+"""(score - mean) / standard deviation."""
+Global___ScoreNormalisation: _TypeAlias = ScoreNormalisation  # noqa: Y015
+
 @_typing.final
 class Schema(_message.Message):
     """What a collection holds. Names of fields are unique in it: 1 to 64 of [a-z0-9_], not starting with a digit.
@@ -376,29 +400,45 @@ Global___Collection: _TypeAlias = Collection  # noqa: Y015
 
 @_typing.final
 class CollectionStatistics(_message.Message):
-    """How a collection is held in memory."""
+    """How a collection is held."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEXED_DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     DEAD_DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     PART_COUNT_FIELD_NUMBER: _builtins.int
+    SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SEGMENT_BYTES_FIELD_NUMBER: _builtins.int
+    STORE_BYTES_FIELD_NUMBER: _builtins.int
     indexed_document_count: _builtins.int
     """Documents that the approximate index covers; the others are compared one by one."""
     dead_document_count: _builtins.int
     """Deleted or replaced documents whose place is not free yet."""
     part_count: _builtins.int
     """Parts that a search goes through."""
+    segment_count: _builtins.int
+    """Those of them that are segments: merged, with approximate indexes, and files of their own."""
+    memory_bytes: _builtins.int
+    """About how many bytes of memory it takes. Vectors of segments are mapped from their files, and not counted here."""
+    segment_bytes: _builtins.int
+    """Bytes of its segments' files."""
+    store_bytes: _builtins.int
+    """About how many bytes its documents and vectors take in the store's file, estimated from its newest documents."""
     def __init__(
         self,
         *,
         indexed_document_count: _builtins.int = ...,
         dead_document_count: _builtins.int = ...,
         part_count: _builtins.int = ...,
+        segment_count: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        segment_bytes: _builtins.int = ...,
+        store_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_document_count", b"dead_document_count", "indexed_document_count", b"indexed_document_count", "part_count", b"part_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_document_count", b"dead_document_count", "indexed_document_count", b"indexed_document_count", "memory_bytes", b"memory_bytes", "part_count", b"part_count", "segment_bytes", b"segment_bytes", "segment_count", b"segment_count", "store_bytes", b"store_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1231,6 +1271,8 @@ class RetrieveRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    FUSION_FIELD_NUMBER: _builtins.int
+    GROUPING_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Where."""
     view: Global___DocumentView.ValueType
@@ -1245,6 +1287,16 @@ class RetrieveRequest(_message.Message):
     def filter(self) -> _filter_pb2.Filter:
         """Only documents that match."""
 
+    @_builtins.property
+    def fusion(self) -> Global___Fusion:
+        """Make one ranking of all: the response has `fused` instead of `rankings`."""
+
+    @_builtins.property
+    def grouping(self) -> Global___Grouping:
+        """Put documents with the same value of a metadata field together: the response has `grouped` instead of `rankings`
+        and `fused`. Several queries need a fusion then.
+        """
+
     def __init__(
         self,
         *,
@@ -1253,14 +1305,141 @@ class RetrieveRequest(_message.Message):
         filter: _filter_pb2.Filter | None = ...,
         view: Global___DocumentView.ValueType = ...,
         exact: _builtins.bool = ...,
+        fusion: Global___Fusion | None = ...,
+        grouping: Global___Grouping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "fusion", b"fusion", "grouping", b"grouping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exact", b"exact", "filter", b"filter", "queries", b"queries", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exact", b"exact", "filter", b"filter", "fusion", b"fusion", "grouping", b"grouping", "queries", b"queries", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetrieveRequest: _TypeAlias = RetrieveRequest  # noqa: Y015
+
+@_typing.final
+class Fusion(_message.Message):
+    """How the rankings of a request become one. A query's `depth` says how much of its ranking takes part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RRF_FIELD_NUMBER: _builtins.int
+    WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    depth: _builtins.int
+    """How many documents the fused ranking has at most, 1 to 1,000; 0 means the largest depth of the queries. Not used
+    when there is a grouping.
+    """
+    @_builtins.property
+    def rrf(self) -> Global___ReciprocalRankFusion:
+        """By rank."""
+
+    @_builtins.property
+    def weighted_sum(self) -> Global___WeightedSum:
+        """By score."""
+
+    def __init__(
+        self,
+        *,
+        rrf: Global___ReciprocalRankFusion | None = ...,
+        weighted_sum: Global___WeightedSum | None = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "rrf", b"rrf", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "method", b"method", "rrf", b"rrf", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["rrf", "weighted_sum"]  # noqa: Y015
+    _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
+
+Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
+
+@_typing.final
+class ReciprocalRankFusion(_message.Message):
+    """The sum over the rankings that have the document of 1 / (constant + rank), ranks from 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSTANT_FIELD_NUMBER: _builtins.int
+    constant: _builtins.float
+    """Above 0, up to 1,000,000; unset: 60. The larger, the less the first ranks stand out."""
+    def __init__(
+        self,
+        *,
+        constant: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_constant", b"_constant", "constant", b"constant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constant", b"_constant", "constant", b"constant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__constant: _TypeAlias = _typing.Literal["constant"]  # noqa: Y015
+    _WhichOneofArgType__constant: _TypeAlias = _typing.Literal["_constant", b"_constant"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__constant) -> _WhichOneofReturnType__constant | None: ...
+
+Global___ReciprocalRankFusion: _TypeAlias = ReciprocalRankFusion  # noqa: Y015
+
+@_typing.final
+class WeightedSum(_message.Message):
+    """The weighted sum of normalised scores. A ranking without a document gives it the least normalised score that it has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    NORMALISATION_FIELD_NUMBER: _builtins.int
+    normalisation: Global___ScoreNormalisation.ValueType
+    """How the scores of each ranking are normalised."""
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One a query, in their order: 0 to 1,000,000, not all 0."""
+
+    def __init__(
+        self,
+        *,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        normalisation: Global___ScoreNormalisation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["normalisation", b"normalisation", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
+
+@_typing.final
+class Grouping(_message.Message):
+    """Groups of documents that share a value, such as the passages of one book.
+
+    Candidates are fetched until the groups are full or there are no more: beginning with the queries' depths, then ever
+    deeper, up to the server's limit of depth. Of one query, documents of groups that are full are left out of the
+    further search. Fused rankings are fused again at each depth, and the last one counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    GROUP_COUNT_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """A declared metadata field with strings or numbers. A document without it is a group of its own."""
+    group_count: _builtins.int
+    """How many groups are wanted, 1 to 256."""
+    group_size: _builtins.int
+    """How many documents of each group are wanted, 1 to 256; both numbers together (their product) at most 1,000."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        group_count: _builtins.int = ...,
+        group_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "group_count", b"group_count", "group_size", b"group_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grouping: _TypeAlias = Grouping  # noqa: Y015
 
 @_typing.final
 class RetrieveResponse(_message.Message):
@@ -1271,15 +1450,25 @@ class RetrieveResponse(_message.Message):
     RANKINGS_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     COLLECTION_VERSION_FIELD_NUMBER: _builtins.int
+    FUSED_FIELD_NUMBER: _builtins.int
+    GROUPED_FIELD_NUMBER: _builtins.int
     collection_version: _builtins.int
     """Version of the collection that was searched."""
     @_builtins.property
     def rankings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ranking]:
-        """One a query, in their order."""
+        """One a query, in their order; none when a fusion or a grouping was asked for."""
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
-        """Every document that is in a ranking, once; sorted by id."""
+        """Every document that is in a ranking or in a group, once; sorted by id."""
+
+    @_builtins.property
+    def fused(self) -> Global___Ranking:
+        """All rankings as one, when a fusion was asked for and no grouping. Its coverage is the least of theirs."""
+
+    @_builtins.property
+    def grouped(self) -> Global___Groups:
+        """Set when a grouping was asked for."""
 
     def __init__(
         self,
@@ -1287,14 +1476,86 @@ class RetrieveResponse(_message.Message):
         rankings: _abc.Iterable[Global___Ranking] | None = ...,
         documents: _abc.Iterable[_document_pb2.Document] | None = ...,
         collection_version: _builtins.int = ...,
+        fused: Global___Ranking | None = ...,
+        grouped: Global___Groups | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fused", b"fused", "grouped", b"grouped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_version", b"collection_version", "documents", b"documents", "rankings", b"rankings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_version", b"collection_version", "documents", b"documents", "fused", b"fused", "grouped", b"grouped", "rankings", b"rankings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetrieveResponse: _TypeAlias = RetrieveResponse  # noqa: Y015
+
+@_typing.final
+class Groups(_message.Message):
+    """Documents in groups."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    incomplete: _builtins.bool
+    """Groups may lack documents, or there may be more groups than these: the caller's deadline came near, or the
+    server's limit of depth was reached, before they were full and before there were no more candidates.
+    """
+    coverage: _builtins.float
+    """Share of the documents that were looked at, as in `Ranking`; the least of all searches that were needed."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
+        """By the best score in them, best first."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___Group] | None = ...,
+        incomplete: _builtins.bool = ...,
+        coverage: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "groups", b"groups", "incomplete", b"incomplete"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Groups: _TypeAlias = Groups  # noqa: Y015
+
+@_typing.final
+class Group(_message.Message):
+    """Documents with the same value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def value(self) -> _document_pb2.MetadataValue:
+        """The value; unset for a document without one."""
+
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids, best first; equal scores by id."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Scores in step with the ids, never rising."""
+
+    def __init__(
+        self,
+        *,
+        value: _document_pb2.MetadataValue | None = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "scores", b"scores", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Group: _TypeAlias = Group  # noqa: Y015
 
 @_typing.final
 class Ranking(_message.Message):
@@ -1331,3 +1592,265 @@ class Ranking(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
+@_typing.final
+class OptimizeCollectionRequest(_message.Message):
+    """Which collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, or an alias."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptimizeCollectionRequest: _TypeAlias = OptimizeCollectionRequest  # noqa: Y015
+
+@_typing.final
+class OptimizeCollectionResponse(_message.Message):
+    """Done. A call that comes after the work has ended finds nothing left to do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def before(self) -> Global___CollectionStatistics:
+        """How it was held before."""
+
+    @_builtins.property
+    def after(self) -> Global___CollectionStatistics:
+        """How it is held now."""
+
+    def __init__(
+        self,
+        *,
+        before: Global___CollectionStatistics | None = ...,
+        after: Global___CollectionStatistics | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptimizeCollectionResponse: _TypeAlias = OptimizeCollectionResponse  # noqa: Y015
+
+@_typing.final
+class Snapshot(_message.Message):
+    """A consistent copy of everything in a data folder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, which is that of its folder."""
+    size_bytes: _builtins.int
+    """Bytes of its files. Segments may share the disk's blocks with the data folder."""
+    digest: _builtins.str
+    """SHA-256 in hex of its manifest, which has the SHA-256 of every file in it."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made: it has every write that was acknowledged before, and each write wholly or not at all."""
+
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotCollection]:
+        """The collections in it, by name."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        size_bytes: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        collections: _abc.Iterable[Global___SnapshotCollection] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "create_time", b"create_time", "digest", b"digest", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class SnapshotCollection(_message.Message):
+    """A collection in a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    version: _builtins.int
+    """Sequence number of the last write that the snapshot has."""
+    document_count: _builtins.int
+    """Documents in it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        document_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_count", b"document_count", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotCollection: _TypeAlias = SnapshotCollection  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotRequest(_message.Message):
+    """A snapshot to make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name: 1 to 64 of [a-z0-9-], starting with a letter or digit; empty takes the time, such as
+    "20260131t235959-123456". With a name, a repeated call makes one snapshot.
+    """
+    keep: _builtins.int
+    """Delete the eldest snapshots beyond this many, after the new one is whole; 0 deletes none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        keep: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotRequest: _TypeAlias = CreateSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotResponse(_message.Message):
+    """Done, and on disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """The snapshot."""
+
+    @_builtins.property
+    def deleted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of those that were deleted because of `keep`."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___Snapshot | None = ...,
+        deleted: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsRequest(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsResponse(_message.Message):
+    """All snapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]:
+        """The eldest first."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___Snapshot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotRequest(_message.Message):
+    """Which snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotRequest: _TypeAlias = DeleteSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotResponse: _TypeAlias = DeleteSnapshotResponse  # noqa: Y015

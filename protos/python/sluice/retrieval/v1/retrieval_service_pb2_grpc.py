@@ -101,6 +101,26 @@ class RetrievalServiceStub:
                 request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveRequest.SerializeToString,
                 response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveResponse.FromString,
                 _registered_method=True)
+        self.OptimizeCollection = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/OptimizeCollection',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.OptimizeCollectionRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.OptimizeCollectionResponse.FromString,
+                _registered_method=True)
+        self.CreateSnapshot = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/CreateSnapshot',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CreateSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CreateSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/ListSnapshots',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/sluice.retrieval.v1.RetrievalService/DeleteSnapshot',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServiceServicer:
@@ -201,6 +221,39 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OptimizeCollection(self, request, context):
+        """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
+        index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
+        meanwhile waits for it too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSnapshot(self, request, context):
+        """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
+        SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
+        returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
+        has no room; nothing is left of it then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Lists all whole snapshots, the eldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Deletes a snapshot. NOT_FOUND when there is none of that name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -268,6 +321,26 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.Retrieve,
                     request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveRequest.FromString,
                     response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveResponse.SerializeToString,
+            ),
+            'OptimizeCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.OptimizeCollection,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.OptimizeCollectionRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.OptimizeCollectionResponse.SerializeToString,
+            ),
+            'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshot,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CreateSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -623,6 +696,114 @@ class RetrievalService:
             '/sluice.retrieval.v1.RetrievalService/Retrieve',
             sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveRequest.SerializeToString,
             sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OptimizeCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/OptimizeCollection',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.OptimizeCollectionRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.OptimizeCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/CreateSnapshot',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CreateSnapshotRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/ListSnapshots',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListSnapshotsRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.RetrievalService/DeleteSnapshot',
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteSnapshotRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

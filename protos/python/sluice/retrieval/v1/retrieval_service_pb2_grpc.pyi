@@ -65,6 +65,21 @@ class RetrievalServiceStub:
     """Lists all aliases by name."""
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]
     """Finds candidates for one or several queries."""
+    OptimizeCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.OptimizeCollectionRequest, _retrieval_service_pb2.OptimizeCollectionResponse]
+    """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
+    index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
+    meanwhile waits for it too.
+    """
+    CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateSnapshotRequest, _retrieval_service_pb2.CreateSnapshotResponse]
+    """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
+    SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
+    returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
+    has no room; nothing is left of it then.
+    """
+    ListSnapshots: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListSnapshotsRequest, _retrieval_service_pb2.ListSnapshotsResponse]
+    """Lists all whole snapshots, the eldest first."""
+    DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteSnapshotRequest, _retrieval_service_pb2.DeleteSnapshotResponse]
+    """Deletes a snapshot. NOT_FOUND when there is none of that name."""
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
@@ -103,6 +118,21 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Lists all aliases by name."""
     Retrieve: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]  # type: ignore[assignment]
     """Finds candidates for one or several queries."""
+    OptimizeCollection: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.OptimizeCollectionRequest, _retrieval_service_pb2.OptimizeCollectionResponse]  # type: ignore[assignment]
+    """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
+    index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
+    meanwhile waits for it too.
+    """
+    CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateSnapshotRequest, _retrieval_service_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
+    """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
+    SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
+    returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
+    has no room; nothing is left of it then.
+    """
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListSnapshotsRequest, _retrieval_service_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
+    """Lists all whole snapshots, the eldest first."""
+    DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteSnapshotRequest, _retrieval_service_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
+    """Deletes a snapshot. NOT_FOUND when there is none of that name."""
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps documents and their vectors, and finds candidates for a query.
@@ -216,5 +246,44 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.RetrieveResponse, _abc.Awaitable[_retrieval_service_pb2.RetrieveResponse]]:
         """Finds candidates for one or several queries."""
+
+    @_abc_1.abstractmethod
+    def OptimizeCollection(
+        self,
+        request: _retrieval_service_pb2.OptimizeCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.OptimizeCollectionResponse, _abc.Awaitable[_retrieval_service_pb2.OptimizeCollectionResponse]]:
+        """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
+        index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
+        meanwhile waits for it too.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSnapshot(
+        self,
+        request: _retrieval_service_pb2.CreateSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.CreateSnapshotResponse, _abc.Awaitable[_retrieval_service_pb2.CreateSnapshotResponse]]:
+        """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
+        SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
+        returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
+        has no room; nothing is left of it then.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _retrieval_service_pb2.ListSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.ListSnapshotsResponse, _abc.Awaitable[_retrieval_service_pb2.ListSnapshotsResponse]]:
+        """Lists all whole snapshots, the eldest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteSnapshot(
+        self,
+        request: _retrieval_service_pb2.DeleteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.DeleteSnapshotResponse, _abc.Awaitable[_retrieval_service_pb2.DeleteSnapshotResponse]]:
+        """Deletes a snapshot. NOT_FOUND when there is none of that name."""
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
