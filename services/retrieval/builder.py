@@ -44,14 +44,40 @@ def segment_of(view: View) -> Part | None:
     return view.parts[0] if view.parts and view.parts[0].block.is_segment else None
 
 
-def build(view: View, schema: Schema, folder: Path, is_stopped: Callable[[], bool]) -> tuple[Block, int]:
+def is_merged(view: View, minimum: int) -> bool:
+    """Whether nothing is left to merge: one part at most, without the dead, and a segment if that is worth it."""
+    if len(view.parts) > 1 or view.dead_count:
+        return False
+    return view.document_count < minimum or segment_of(view) is not None
+
+
+def merge(view: View, schema: Schema, folder: Path, minimum: int, is_stopped: Callable[[], bool]) -> tuple[Block, int]:
+    """All living documents of a view as one block, and the last row in it; a segment when they are `minimum` or more.
+
+    Raises what `build` raises.
+    """
+    if view.document_count >= minimum:
+        return build(view, schema, folder, is_stopped, alive_share_min=1.0)
+    return Block.joined([part.compacted() for part in view.parts]), int(view.parts[-1].block.rows[-1])
+
+
+def build(
+    view: View,
+    schema: Schema,
+    folder: Path,
+    is_stopped: Callable[[], bool],
+    *,
+    alive_share_min: float = _ALIVE_SHARE_MIN,
+) -> tuple[Block, int]:
     """A segment of all documents of a view, saved under the folder of its collection; and the last row in it.
+
+    A segment with a smaller share of living documents than `alive_share_min` is made anew, another one grows.
 
     Raises Stopped, and OSError when the disk does not take it.
     """
     segment = segment_of(view)
     last_row = int(view.parts[-1].block.rows[-1])
-    if segment is not None and segment.count >= _ALIVE_SHARE_MIN * len(segment.alive):
+    if segment is not None and segment.count >= alive_share_min * len(segment.alive):
         delta = Block.joined([part.compacted() for part in view.parts[1:]])
         block = _grown(segment.block, delta, is_stopped)
     else:

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from sluice.errors import AlreadyExists, BackendFailed, QuotaExceeded
 
-from services.retrieval.builder import Builder, build, is_due, with_segment
+from services.retrieval.builder import Builder, build, is_due, is_merged, merge, with_segment
 from services.retrieval.catalogue import Catalogue, Collection
 from services.retrieval.documents import Batch
 from services.retrieval.filters import Filter
@@ -28,11 +28,15 @@ from services.retrieval.moment import Moment
 from services.retrieval.reader import Stored
 from services.retrieval.schema import Schema
 from services.retrieval.search import masks_of, rows_of
-from services.retrieval.store import Store
+from services.retrieval.segments import copy_segments
+from services.retrieval.statistics import Statistics, folder_bytes, memory_bytes, statistics
+from services.retrieval.store import DATABASE, SEGMENTS, Store, unwritable
 from services.rpc.server import StartFailed
 
 logger = logging.getLogger(__name__)
 
+# A copy leaves this much room on the disk.
+_ROOM_LEFT: Final = 64 * 2**20
 # Between a commit and its publication lie microseconds: this many tries without a match are a defect.
 _MATCH_TRIES: Final = 100_000
 
@@ -61,7 +65,7 @@ class Engine:
         self, folder: Path, *, now_us: Callable[[], int], max_collections: int, segment_documents: int
     ) -> None:
         self._store = Store(folder)
-        self._segments = folder / "segments"
+        self._segments = folder / SEGMENTS
         self._now_us = now_us
         self._max_collections = max_collections
         self._segment_documents = segment_documents
@@ -187,6 +191,61 @@ class Engine:
                     fields = {"collection": collection.stored.name, "documents": len(segment.ids)}
                     logger.info("segment built", extra=fields)
 
+    def optimize(self, collection: Collection, is_stopped: Callable[[], bool]) -> tuple[Statistics, Statistics]:
+        """Merge a collection now; how it was held before, and after.
+
+        Raises NotFound when it was dropped, PreconditionFailed when the disk does not take it, and Stopped.
+        """
+        if not self._store.is_writable:
+            raise unwritable("the data folder is read-only")
+        with self._building:
+            present = self._catalogue.same(collection)
+            before = self.statistics(present)
+            if not is_merged(present.view, self._segment_documents):
+                try:
+                    self._merge(present, is_stopped)
+                # FAISS reports a full disk as a RuntimeError.
+                except (OSError, RuntimeError) as error:
+                    raise unwritable(error) from error
+        return before, self.statistics(self._catalogue.same(collection))
+
+    def statistics(self, collection: Collection) -> Statistics:
+        """How a collection is held."""
+        with self._store.reading() as reader:
+            mean = reader.document_bytes(collection.key)
+        view = collection.view
+        return statistics(view, self._folder(collection.stored), int(mean * view.document_count))
+
+    def memory_bytes(self, collection: Collection) -> int:
+        """About how many bytes of memory a collection takes."""
+        return memory_bytes(collection.view, self._folder(collection.stored))
+
+    def segment_bytes(self, collection: Collection) -> int:
+        """Bytes of the files of a collection's segments."""
+        return folder_bytes(self._folder(collection.stored))
+
+    def copy_to(self, folder: Path, is_stopped: Callable[[], bool]) -> None:
+        """A data folder of its own with all there is at one moment, while reads and writes go on.
+
+        Raises PreconditionFailed when the disk does not take it, OSError, and Stopped.
+        """
+        needed, room = self._store.size_bytes, shutil.disk_usage(folder).free - _ROOM_LEFT
+        if self._segments.exists() and self._segments.stat().st_dev != folder.stat().st_dev:
+            needed += folder_bytes(self._segments, "*/*/*")
+        if room < needed:
+            raise unwritable(f"expected {needed:,} bytes of room in {folder}, got {max(room, 0):,}")
+        # Segments first: what is written after them lies beyond them, so they fit a later state of the store.
+        copy_segments(self._segments, folder / SEGMENTS)
+        self._store.copy_to(folder / DATABASE, is_stopped)
+
+    def _merge(self, collection: Collection, is_stopped: Callable[[], bool]) -> None:
+        folder = self._folder(collection.stored)
+        if not collection.view.parts:
+            remove_others(folder, None)
+            return
+        block, last_row = merge(collection.view, collection.schema, folder, self._segment_documents, is_stopped)
+        self._adopt(collection, block, last_row)
+
     def _create(self, name: str, schema: Schema) -> Collection:
         if len(self._catalogue.collections) >= self._max_collections:
             raise QuotaExceeded(
@@ -228,6 +287,6 @@ class Engine:
             present = self._catalogue.collections.get(built.stored.name)
             if present is not None and present.key == built.key:
                 self._publish(present, with_segment(present.view, segment, last_row))
-                remove_others(self._folder(built.stored), last_row)
+                remove_others(self._folder(built.stored), last_row if segment.is_segment else None)
                 return
         shutil.rmtree(self._folder(built.stored), ignore_errors=True)

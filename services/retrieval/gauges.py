@@ -20,6 +20,10 @@ def readings(engine: Engine, folder: Path) -> Iterator[Reading]:
     yield Reading(metrics.COLLECTION_UNINDEXED, by_collection=unindexed)
     yield Reading(metrics.COLLECTION_DELETED, by_collection={name: view.dead_count for name, view in views.items()})
     yield Reading(metrics.COLLECTION_VECTORS, by_collection={name: vector_bytes(view) for name, view in views.items()})
+    memory = {name: engine.memory_bytes(one) for name, one in engine.catalogue.collections.items()}
+    yield Reading(metrics.COLLECTION_MEMORY, by_collection=memory)
+    files = {name: engine.segment_bytes(one) for name, one in engine.catalogue.collections.items()}
+    yield Reading(metrics.COLLECTION_SEGMENTS, by_collection=files)
     log = folder / f"{DATABASE}-wal"
     yield Reading(metrics.STORE_LOG, log.stat().st_size if log.exists() else 0)
     yield Reading(metrics.STORE_FREE, shutil.disk_usage(folder).free)

@@ -33,7 +33,7 @@ def load_view(reader: Reader, stored: Stored, folder: Path) -> View:
     return View(stored.version, tuple(parts)).after(stored.version, nothing, newer)
 
 
-def remove_others(folder: Path, last_row: int) -> None:
+def remove_others(folder: Path, last_row: int | None) -> None:
     """Remove the segments of a collection, and drafts of such, but for the one up to that row."""
     _remove(folder, {str(last_row)})
 

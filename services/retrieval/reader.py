@@ -15,6 +15,8 @@ from services.retrieval.schema import Schema
 
 # Documents taken from the database at a time when a collection is loaded.
 _LOAD_ROWS: Final = 4096
+# Documents whose size stands for that of all.
+_SAMPLE_ROWS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ class Reader:
         """Number of the last write to a collection; None when it is gone."""
         found = self._connection.execute("SELECT version FROM collections WHERE collection = ?", (key,)).fetchone()
         return found[0] if found else None
+
+    def document_bytes(self, key: int) -> float:
+        """Bytes of a document with its vectors: the mean of the newest of a collection, 0 when it has none."""
+        texts = " + ".join(f"LENGTH(CAST({one} AS BLOB))" for one in ("document_id", "metadata", "title", "text"))
+        vectors = " + ".join(f"LENGTH({one})" for one in ("dense", "sparse", "multi_vector"))
+        (mean,) = self._connection.execute(
+            f"SELECT AVG(size) FROM (SELECT {texts} + {vectors} AS size"  # noqa: S608
+            " FROM documents JOIN vectors USING (row) WHERE collection = ? ORDER BY row DESC LIMIT ?)",
+            (key, _SAMPLE_ROWS),
+        ).fetchone()
+        return mean or 0.0
 
     def documents(self, rows: Iterable[int]) -> list[Document]:
         """The documents of these rows, by id."""

@@ -34,6 +34,7 @@ from services.retrieval.tokens import Tokens
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 _CHUNK_BYTES: Final = 1 << 20
+_COPY_TRIES: Final = 10
 
 
 class Damaged(Exception):
@@ -60,14 +61,52 @@ def save(block: Block, last_row: int, folder: Path) -> Path:
         manifest = {"format": FORMAT, "last_row": last_row, "files": files}
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2))
         for path in (*draft.iterdir(), draft):
-            _sync(path)
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return final
+
+
+def copy_segments(folder: Path, target: Path) -> None:
+    """Copy the newest segment of every collection, by links where the disk allows it, while others take their place.
+
+    A segment that is replaced all the time is left out: it is derived data. Raises OSError.
+    """
+    for collection in folder.glob("*"):
+        for _ in range(_COPY_TRIES):
+            newest = segment_folders(collection)[:1]
+            if not newest or _copied(newest[0], target / collection.name / newest[0].name):
+                break
+
+
+def _copied(segment: Path, target: Path) -> bool:
+    """Whether a segment was copied whole: it may be replaced, by one of its own name too, while it is copied."""
+    try:
+        before = (segment / MANIFEST).stat().st_ino
+        target.mkdir(parents=True)
+        for path in segment.iterdir():
+            _link(path, target / path.name)
+        if (segment / MANIFEST).stat().st_ino == before:
+            return True
+    except FileNotFoundError:
+        pass
+    shutil.rmtree(target, ignore_errors=True)
+    return False
+
+
+def _link(path: Path, target: Path) -> None:
+    """The same file, or a copy of it, in another place. Files of segments never change."""
+    try:
+        os.link(path, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(path, target)
+        sync(target)
 
 
 def load(folder: Path, schema: Schema) -> tuple[Block, int]:
@@ -168,7 +207,8 @@ def _check(path: Path, expected: Mapping[str, int]) -> None:
         raise Damaged(f"{path}: expected CRC-32 {expected['crc32']:08x}, found {found:08x}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -10,12 +11,15 @@ import grpc
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
+from services.retrieval.catalogue import Collection
 from services.retrieval.engine import Engine
 from services.retrieval.gauges import readings
+from services.retrieval.hybrid import answer
 from services.retrieval.recall import LiveRecall
 from services.retrieval.settings import RetrievalSettings
-from services.retrieval.wire import documents, queries, schemas
-from services.retrieval.workers import Lane
+from services.retrieval.snapshots import Snapshots
+from services.retrieval.wire import documents, queries, schemas, snapshots
+from services.retrieval.workers import Jobs, Lane
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import RANKINGS
 from services.rpc.readings import exposed
@@ -32,32 +36,37 @@ _NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     """Checks and reads in the `reads` lane, writes in the `writes` lane; the event loop does neither."""
 
-    def __init__(
-        self, engine: Engine, settings: RetrievalSettings, reads: Lane, writes: Lane, recall: LiveRecall
-    ) -> None:
+    def __init__(self, engine: Engine, settings: RetrievalSettings, threads: "Threads", recall: LiveRecall) -> None:
         self._engine = engine
         self._recall = recall
         self._settings = settings
-        self._reads = reads
-        self._writes = writes
+        self._reads = threads.reads
+        self._writes = threads.writes
+        self._jobs = threads.jobs
+        self._snapshots = Snapshots(settings.snapshots, engine.copy_to, _now_us)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         """Create a collection, or find the equal one."""
         name, schema = schemas.new_collection(request)
-        created = await self._writes.run(self._deadline(context), self._engine.create, name, schema)
-        return pb.CreateCollectionResponse(collection=schemas.collection_message(created))
+        deadline = self._deadline(context)
+        created = await self._writes.run(deadline, self._engine.create, name, schema)
+        return pb.CreateCollectionResponse(collection=await self._reads.run(deadline, self._described, created))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         """Describe a collection."""
         collection = self._engine.catalogue.find(request.name)
-        return pb.GetCollectionResponse(collection=schemas.collection_message(collection))
+        described = await self._reads.run(self._deadline(context), self._described, collection)
+        return pb.GetCollectionResponse(collection=described)
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
         """List all collections."""
-        collections = sorted(self._engine.catalogue.collections.items())
-        return pb.ListCollectionsResponse(collections=[schemas.collection_message(one) for _, one in collections])
+        found = sorted(self._engine.catalogue.collections.items())
+        described = await self._reads.run(
+            self._deadline(context), lambda: [self._described(collection) for _, collection in found]
+        )
+        return pb.ListCollectionsResponse(collections=described)
 
     async def DropCollection(self, request: pb.DropCollectionRequest, context: Context) -> pb.DropCollectionResponse:
         """Delete a collection."""
@@ -113,6 +122,36 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         deadline = self._deadline(context)
         return await self._reads.run(deadline, self._retrieve, request, deadline.earlier_by(_ANSWER_S))
 
+    async def OptimizeCollection(
+        self, request: pb.OptimizeCollectionRequest, context: Context
+    ) -> pb.OptimizeCollectionResponse:
+        """Merge a collection."""
+        collection = self._engine.catalogue.find(request.name)
+        before, after = await self._jobs.run(collection.key, partial(self._engine.optimize, collection))
+        return pb.OptimizeCollectionResponse(
+            before=schemas.statistics_message(before), after=schemas.statistics_message(after)
+        )
+
+    async def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: Context) -> pb.CreateSnapshotResponse:
+        """Make a snapshot."""
+        name, keep = snapshots.wanted(request)
+        key = ("snapshot", name or object())
+        snapshot, deleted = await self._jobs.run(key, partial(self._snapshots.create, name, keep))
+        return pb.CreateSnapshotResponse(snapshot=snapshots.message(snapshot), deleted=deleted)
+
+    async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Context) -> pb.ListSnapshotsResponse:
+        """List all snapshots."""
+        found = await self._reads.run(self._deadline(context), self._snapshots.all)
+        return pb.ListSnapshotsResponse(snapshots=map(snapshots.message, found))
+
+    async def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: Context) -> pb.DeleteSnapshotResponse:
+        """Delete a snapshot."""
+        await self._jobs.run(("delete", request.name), lambda _: self._snapshots.delete(request.name))
+        return pb.DeleteSnapshotResponse()
+
+    def _described(self, collection: Collection) -> pb.Collection:
+        return schemas.collection_message(collection, self._engine.statistics(collection))
+
     def _get_documents(self, request: pb.GetDocumentsRequest) -> pb.GetDocumentsResponse:
         with self._engine.moment(request.collection) as moment:
             ids, with_documents = queries.ids(request)
@@ -136,26 +175,42 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     def _retrieve(self, request: pb.RetrieveRequest, deadline: Deadline) -> pb.RetrieveResponse:
         with self._engine.moment(request.collection) as moment:
             asked = queries.search(request, moment.schema, max_depth=self._settings.max_depth)
-            found = moment.retrieve(
-                asked.queries,
-                asked.condition,
-                lambda: deadline.remaining_s() <= 0,
-                with_documents=asked.with_documents,
-            )
-        self._recall.note(moment.collection.view, asked.queries, asked.condition, found.candidates)
-        for candidates in found.candidates:
-            RANKINGS.labels("full" if candidates.coverage == 1 else "cut").inc()
-        return queries.response(found)
+            answered = answer(moment, asked, lambda: deadline.remaining_s() <= 0, max_depth=self._settings.max_depth)
+        candidates = answered.found.candidates
+        self._recall.note(moment.collection.view, asked.queries, asked.condition, candidates)
+        for one in candidates:
+            RANKINGS.labels("full" if one.coverage == 1 else "cut").inc()
+        return queries.response(answered)
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.of(context, default_s=self._settings.max_deadline_s)
 
 
+@dataclass(frozen=True)
+class Threads:
+    """Where the work of calls is done."""
+
+    reads: Lane
+    writes: Lane
+    jobs: Jobs
+
+    @classmethod
+    def of(cls, settings: RetrievalSettings) -> "Threads":
+        """As many as the settings say."""
+        reads = Lane("reads", threads=settings.search_threads, max_waiting=settings.max_waiting_reads)
+        return cls(reads, Lane("writes", threads=1, max_waiting=settings.max_waiting_writes), Jobs())
+
+    def close(self) -> None:
+        """Wait for what has started, but for jobs, which are stopped."""
+        self.jobs.close()
+        self.writes.close()
+        self.reads.close()
+
+
 @asynccontextmanager
 async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]:
     """The service on its data folder. Raises StartFailed when the folder cannot be used."""
-    reads = Lane("reads", threads=settings.search_threads, max_waiting=settings.max_waiting_reads)
-    writes = Lane("writes", threads=1, max_waiting=settings.max_waiting_writes)
+    threads = Threads.of(settings)
     recall = LiveRecall(settings.recall_sample_every)
     engine = Engine(
         settings.data,
@@ -164,12 +219,11 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
         segment_documents=settings.segment_documents,
     )
     try:
-        servicer = RetrievalServicer(engine, settings, reads, writes, recall)
+        servicer = RetrievalServicer(engine, settings, threads, recall)
         with exposed(partial(readings, engine, settings.data)):
             yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
     finally:
-        writes.close()
-        reads.close()
+        threads.close()
         recall.close()
         engine.close()
 

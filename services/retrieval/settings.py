@@ -20,6 +20,10 @@ class RetrievalSettings(ServerSettings):
     data: Path = Path(".sluice/retrieval")
     """Folder of the data; made when it is not there. One process at a time may use it."""
 
+    snapshots: Path | None = None
+    """Folder of the snapshots, of this server alone; made when it is not there. On the disk of the data, segments take
+    no room there, being links. Without it snapshots are refused."""
+
     search_threads: int = Field(os.cpu_count() or 1, ge=1, le=1024)
     """Searches that run at the same time; default: one a processor core, since a search keeps a core busy."""
 

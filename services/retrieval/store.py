@@ -11,7 +11,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -19,11 +19,13 @@ from typing import Final
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import PreconditionFailed
 
+from services.retrieval.coarse import Stopped
 from services.retrieval.reader import Reader
 from services.retrieval.writer import Writer
 from services.rpc.server import StartFailed
 
 DATABASE: Final = "retrieval.sqlite3"
+SEGMENTS: Final = "segments"
 LOCK: Final = "LOCK"
 
 # One entry a format version; entry v brings version v to v + 1. An entry that was released never changes.
@@ -61,6 +63,9 @@ MIGRATIONS: Final[Sequence[str]] = (
     """,
 )
 FORMAT_VERSION: Final = len(MIGRATIONS)
+
+# Steps of SQLite's machine between two looks at whether to stop copying: some ms.
+_STEPS: Final = 100_000
 
 # The disk, not the request or a defect of ours.
 _UNWRITABLE: Final = frozenset(
@@ -138,6 +143,28 @@ class Store:
         finally:
             connection.execute("ROLLBACK")
 
+    def copy_to(self, path: Path, is_stopped: Callable[[], bool]) -> None:
+        """Write the state of this moment into a new database, while reads and writes go on.
+
+        Raises PreconditionFailed when the disk does not take it, and Stopped.
+        """
+        connection = sqlite3.connect(self._uri(), uri=True, isolation_level=None)
+        try:
+            connection.set_progress_handler(is_stopped, _STEPS)
+            connection.execute("VACUUM INTO ?", (str(path),))
+        except sqlite3.Error as error:
+            if is_stopped():
+                raise Stopped from error
+            raise _unwritable(error) from error
+        finally:
+            connection.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the database with its log: the most that a copy takes."""
+        log = self._path.with_name(f"{DATABASE}-wal")
+        return sum(path.stat().st_size for path in (self._path, log) if path.exists())
+
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._uri(), uri=True, isolation_level=None, check_same_thread=False)
         with self._connections_lock:
@@ -189,5 +216,10 @@ def _unwritable(error: sqlite3.Error) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code not in _UNWRITABLE:
         return error
+    return unwritable(error)
+
+
+def unwritable(why: object) -> PreconditionFailed:
+    """The error for a disk that is full or read-only."""
     reason = ErrorReason.ERROR_REASON_STORAGE_UNWRITABLE
-    return PreconditionFailed(f"nothing was written: {error}; free space or make the disk writable", reason=reason)
+    return PreconditionFailed(f"nothing was written: {why}; free space or make the disk writable", reason=reason)

@@ -1,20 +1,26 @@
 """Threads for the engine: several that read, one that writes, and a limit on how many calls wait for each."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import DeadlineExpired, Unavailable
 
+from services.retrieval.coarse import Stopped
 from services.rpc.deadline import Deadline
+from services.rpc.priority import LOWEST, give_way
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # A full queue of reads is worked off in about this time, one of writes too: come back then.
 _RETRY_AFTER_S = 0.5
+# A snapshot is not kept waiting by a merge.
+_JOBS: Final = 2
+_JOBS_MAX: Final = 16
 
 
 class Lane:
@@ -57,6 +63,52 @@ class Lane:
 
     def _release(self) -> None:
         self._taken -= 1
+
+
+class Jobs:
+    """Long work at the lowest priority. It goes on when its caller goes away; a call for the same work joins it.
+
+    Use from one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(_JOBS, thread_name_prefix="jobs", initializer=give_way, initargs=(LOWEST,))
+        self._running: dict[Hashable, asyncio.Future[Any]] = {}
+        self._stopped = threading.Event()
+
+    async def run(self, key: Hashable, work: Callable[[Callable[[], bool]], R]) -> R:
+        """What `work` returns or raises, in a thread; it is told how to ask whether it must stop.
+
+        Raises Unavailable when it was stopped, or too much waits.
+        """
+        running = self._running.get(key)
+        if running is None:
+            if len(self._running) >= _JOBS_MAX:
+                raise Unavailable(
+                    f"expected at most {_JOBS_MAX} long works at a time, this would be one more",
+                    reason=ErrorReason.ERROR_REASON_OVERLOADED,
+                    metadata={"expected_max": _JOBS_MAX},
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+            running = asyncio.wrap_future(self._executor.submit(work, self._stopped.is_set))
+            self._running[key] = running
+            running.add_done_callback(lambda ended: self._end(key, ended))
+        try:
+            result: R = await asyncio.shield(running)
+        except Stopped:
+            raise Unavailable("shutting down; nothing was done", reason=ErrorReason.ERROR_REASON_DRAINING) from None
+        return result
+
+    def close(self) -> None:
+        """Stop the work that runs, and end the threads."""
+        self._stopped.set()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _end(self, key: Hashable, ended: "asyncio.Future[Any]") -> None:
+        del self._running[key]
+        if not ended.cancelled():
+            # Nobody may be there any more to take it.
+            ended.exception()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

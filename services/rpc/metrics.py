@@ -85,6 +85,11 @@ COLLECTION_VECTORS: Final = (
     "sluice_collection_vector_bytes",
     "Bytes of a collection's vectors, in memory or mapped from its segments.",
 )
+COLLECTION_MEMORY: Final = (
+    "sluice_collection_memory_bytes",
+    "Bytes of memory that a collection takes, about; vectors that are mapped from segments are not counted.",
+)
+COLLECTION_SEGMENTS: Final = ("sluice_collection_segment_bytes", "Bytes of the files of a collection's segments.")
 STORE_LOG: Final = ("sluice_store_log_bytes", "Bytes of the write-ahead log's file.")
 STORE_FREE: Final = ("sluice_store_free_bytes", "Bytes free on the disk of the data folder.")
 STORE_WRITABLE: Final = ("sluice_store_writable", "1 when the data folder takes writes, 0 when it is read-only.")

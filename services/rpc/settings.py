@@ -15,7 +15,7 @@ from services.rpc.logs import LogFormat, LogLevel
 
 _SERVICES: Final = ("EMBEDDING", "RETRIEVAL", "RERANKING", "ORCHESTRATOR")
 # Read by the client and the command line, not by servers.
-_CLIENT_NAMES: Final = frozenset({"SLUICE_ADDRESS", "SLUICE_HOME"})
+_CLIENT_NAMES: Final = frozenset({"SLUICE_ADDRESS", "SLUICE_HOME", "SLUICE_RETRIEVAL_ADDRESS"})
 
 
 class ServerSettings(BaseSettings):

@@ -58,7 +58,7 @@ def message(document: Document) -> DocumentMessage:
         document_id=document.document_id,
         title=document.title,
         text=document.text,
-        metadata={name: _value_message(value) for name, value in document.metadata.items()},
+        metadata={name: value_message(value) for name, value in document.metadata.items()},
     )
 
 
@@ -147,7 +147,8 @@ def _list(path: str, given: MetadataValue, violations: Violations) -> tuple[Scal
     return values
 
 
-def _value_message(value: Value) -> MetadataValue:
+def value_message(value: Value) -> MetadataValue:
+    """A metadata value as it is sent."""
     match value:
         case str():
             return MetadataValue(string_value=value)
@@ -158,5 +159,5 @@ def _value_message(value: Value) -> MetadataValue:
             moment.FromMicroseconds(us)
             return MetadataValue(timestamp_value=moment)
         case tuple():
-            return MetadataValue(list_value=MetadataList(values=[_value_message(element) for element in value]))
+            return MetadataValue(list_value=MetadataList(values=[value_message(element) for element in value]))
     return MetadataValue(number_value=value)

@@ -8,9 +8,10 @@ from sluice.common.v1.filter_pb2 import Filter as FilterMessage
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.filters import Filter
-from services.retrieval.moment import Found
+from services.retrieval.hybrid import Answer, Asked, Fused, Grouped
 from services.retrieval.schema import Schema
-from services.retrieval.search import Candidates, Query, Staged
+from services.retrieval.search import Candidates
+from services.retrieval.wire import hybrid
 from services.retrieval.wire.documents import DOCUMENTS_MAX, ID_BYTES_MAX, check_ids, message
 from services.retrieval.wire.field_queries import QueryReader
 from services.retrieval.wire.filters import FilterReader
@@ -20,16 +21,7 @@ _QUERIES_MAX: Final = 16
 _PAGE_SIZE: Final = 100
 
 
-@dataclass(frozen=True)
-class Search:
-    """What `Retrieve` asks for."""
-
-    queries: Sequence[Query | Staged]
-    condition: Filter | None
-    with_documents: bool
-
-
-def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Search:
+def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Asked:
     """The queries to answer. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
     with validating() as violations:
         violations.count("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
@@ -37,17 +29,22 @@ def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Se
         queries = [reader.read(f"queries[{i}]", query) for i, query in enumerate(request.queries)]
         condition = _filter(request, schema, violations)
         with_documents = wants_documents(request.view, violations)
+        fusion = hybrid.fusion(request, violations, max_depth=max_depth)
+        grouping = hybrid.grouping(request, schema, violations, max_depth=max_depth)
     for error in reader.mismatches:
         raise error
-    return Search([query for query in queries if query is not None], condition, with_documents)
+    return Asked([query for query in queries if query is not None], condition, with_documents, fusion, grouping)
 
 
-def response(found: Found) -> pb.RetrieveResponse:
+def response(answer: Answer) -> pb.RetrieveResponse:
     """What was found, as it is sent."""
+    result = answer.result
     return pb.RetrieveResponse(
-        rankings=[_ranking(candidates) for candidates in found.candidates],
-        documents=[message(document) for document in found.documents],
-        collection_version=found.version,
+        rankings=[_ranking(candidates) for candidates in answer.found.candidates] if result is None else (),
+        documents=[message(document) for document in answer.documents],
+        collection_version=answer.found.version,
+        fused=hybrid.fused_message(result) if isinstance(result, Fused) else None,
+        grouped=hybrid.groups_message(result) if isinstance(result, Grouped) else None,
     )
 
 

@@ -19,6 +19,7 @@ from services.retrieval.schema import (
     SparseField,
     TextField,
 )
+from services.retrieval.statistics import Statistics
 from services.rpc.validation import Violations, validating
 
 _SEARCH_FIELDS_MAX: Final = 8
@@ -88,7 +89,7 @@ def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
     )
 
 
-def collection_message(collection: Collection) -> pb.Collection:
+def collection_message(collection: Collection, statistics: Statistics) -> pb.Collection:
     """A collection as it is sent."""
     created = Timestamp()
     created.FromMicroseconds(collection.stored.created_us)
@@ -98,11 +99,20 @@ def collection_message(collection: Collection) -> pb.Collection:
         document_count=collection.view.document_count,
         version=collection.view.version,
         create_time=created,
-        statistics=pb.CollectionStatistics(
-            indexed_document_count=collection.view.indexed_count,
-            dead_document_count=collection.view.dead_count,
-            part_count=len(collection.view.parts),
-        ),
+        statistics=statistics_message(statistics),
+    )
+
+
+def statistics_message(statistics: Statistics) -> pb.CollectionStatistics:
+    """How a collection is held, as it is sent."""
+    return pb.CollectionStatistics(
+        indexed_document_count=statistics.indexed_count,
+        dead_document_count=statistics.dead_count,
+        part_count=statistics.part_count,
+        segment_count=statistics.segment_count,
+        memory_bytes=statistics.memory_bytes,
+        segment_bytes=statistics.segment_bytes,
+        store_bytes=statistics.store_bytes,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sluice import __version__
-from sluice.cli import demo, documents, inspect, up
+from sluice.cli import demo, documents, inspect, snapshots, up
 from sluice.cli.export import export
 from sluice.cli.loadtest import evaluate, load
 from sluice.cli.search import search
@@ -43,6 +43,7 @@ app.command(rich_help_panel=_SEARCH)(documents.delete)
 app.add_typer(inspect.collections, name="collections", rich_help_panel=_SEARCH)
 app.command(rich_help_panel=_SEARCH)(inspect.models)
 app.command(rich_help_panel=_SEARCH)(inspect.pipelines)
+app.add_typer(snapshots.snapshots, name="snapshots", rich_help_panel=_RUN)
 app.command(rich_help_panel=_RUN)(up.status)
 app.command(rich_help_panel=_RUN)(up.up)
 app.command(rich_help_panel=_RUN)(up.down)

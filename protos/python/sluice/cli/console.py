@@ -1,8 +1,10 @@
 """What people read: the two streams, and failures with what to do next."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from sluice.errors import InvalidRequest, SluiceError
@@ -43,6 +45,26 @@ def print_failure(error: SluiceError | CommandFailed) -> None:
         _print("  in the server's log", f"request_id {request_id}", "dim")
     if next_step := _NEXT_BY_REASON.get(error.reason_name) or _NEXT_BY_CODE.get(error.code.name):
         _print("next", next_step, "bold")
+
+
+def size_words(size: int) -> str:
+    """A number of bytes, short: 1.5 GiB."""
+    number, units = float(size), iter(("B", "KiB", "MiB", "GiB"))
+    for unit in units:
+        if number < 1024:
+            return f"{number:,.0f} B" if unit == "B" else f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
+
+
+def table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Rows under the names of their columns."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def _print(label: str, text: str, style: str) -> None:

@@ -1,20 +1,19 @@
 """`sluice collections`, `sluice models` and `sluice pipelines`: what a running system has."""
 
-from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
-from rich.table import Table
 
 from sluice.cli import options
-from sluice.cli.console import out
+from sluice.cli.console import out, size_words, table
 from sluice.client import EmbeddingClient, RerankingClient, RetrievalClient, SearchClient
 from sluice.client.answers import enum_word, model_name
 from sluice.embedding.v1.embedding_service_pb2 import EmbeddingModel, Representation
 from sluice.reranking.v1.reranking_service_pb2 import RerankingModel, Scoring
+from sluice.retrieval.v1.retrieval_service_pb2 import Collection, CollectionStatistics
 
-collections = typer.Typer(help="List, describe and drop collections.", no_args_is_help=True)
+collections = typer.Typer(help="List, describe, optimize and drop collections.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the collection.", show_default=False)]
 
@@ -24,10 +23,41 @@ def list_collections(retrieval: options.RetrievalAddress = options.DEFAULT_RETRI
     """List the collections."""
     with RetrievalClient(retrieval) as client:
         found = client.collections()
-    rows = [
-        (c.name, f"{c.document_count:,}", str(c.version), f"{c.create_time.ToDatetime():%Y-%m-%d %H:%M}") for c in found
-    ]
-    out.print(_table(("collection", "documents", "version", "created (UTC)"), rows))
+    columns = ("collection", "documents", "deleted", "parts", "memory", "disk", "version", "created (UTC)")
+    out.print(table(columns, map(_collection_row, found)))
+
+
+def _collection_row(found: Collection) -> tuple[str, ...]:
+    held = found.statistics
+    return (
+        found.name,
+        f"{found.document_count:,}",
+        f"{held.dead_document_count:,}",
+        f"{held.part_count:,}",
+        size_words(held.memory_bytes),
+        size_words(held.segment_bytes + held.store_bytes),
+        f"{found.version:,}",
+        f"{found.create_time.ToDatetime():%Y-%m-%d %H:%M}",
+    )
+
+
+@collections.command("optimize")
+def optimize_collection(
+    name: Name,
+    timeout: options.LongTimeout = options.DEFAULT_LONG_TIMEOUT_S,
+    retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
+) -> None:
+    """Merge what was written and drop what was deleted, now instead of in time."""
+    with RetrievalClient(retrieval) as client:
+        done = client.optimize_collection(name, timeout_s=timeout)
+    columns = ("", "parts", "indexed", "deleted", "memory", "segments on disk")
+    rows = [_statistics_row(label, held) for label, held in (("before", done.before), ("after", done.after))]
+    out.print(table(columns, rows))
+
+
+def _statistics_row(label: str, held: CollectionStatistics) -> tuple[str, ...]:
+    counts = (held.part_count, held.indexed_document_count, held.dead_document_count)
+    return label, *(f"{count:,}" for count in counts), size_words(held.memory_bytes), size_words(held.segment_bytes)
 
 
 @collections.command("describe")
@@ -62,7 +92,7 @@ def models(
     with EmbeddingClient(embedding) as embedder, RerankingClient(reranking) as reranker:
         rows = [_embedding_row(model) for model in embedder.models()]
         rows += [_reranking_row(model) for model in reranker.models()]
-    out.print(_table(("service", "model", "gives", "tokens", "graph", "runs on", "digest"), rows))
+    out.print(table(("service", "model", "gives", "tokens", "graph", "runs on", "digest"), rows))
 
 
 def pipelines(address: options.Address = options.DEFAULT_ADDRESS) -> None:
@@ -70,7 +100,7 @@ def pipelines(address: options.Address = options.DEFAULT_ADDRESS) -> None:
     with SearchClient(address) as client:
         found = client.pipelines()
     rows = [(p.name, " → ".join(f"{s.name} ({s.kind}, {s.depth})" for s in p.stages), p.description) for p in found]
-    out.print(_table(("pipeline", "stages", "description"), rows))
+    out.print(table(("pipeline", "stages", "description"), rows))
 
 
 def _embedding_row(model: EmbeddingModel) -> tuple[str, ...]:
@@ -87,12 +117,3 @@ def _model_row(service: str, gives: str, model: EmbeddingModel | RerankingModel)
     digest = model.model.digest[:12]
     runs_on = model.execution_provider.removesuffix("ExecutionProvider")
     return service, model_name(model.model), gives, str(model.max_token_count), model.variant, runs_on, digest
-
-
-def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -13,13 +13,22 @@ Address = Annotated[
 ]
 DEFAULT_ADDRESS: Final = "127.0.0.1:50050"
 
-RetrievalAddress = Annotated[str, typer.Option("--retrieval", metavar="HOST:PORT", help="Where retrieval serves.")]
+RetrievalAddress = Annotated[
+    str,
+    typer.Option("--retrieval", envvar="SLUICE_RETRIEVAL_ADDRESS", metavar="HOST:PORT", help="Where retrieval serves."),
+]
 DEFAULT_RETRIEVAL: Final = "127.0.0.1:50052"
 
 Collection = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
 
 Timeout = Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Longest time to wait for the answer.")]
 DEFAULT_TIMEOUT_S: Final = 10.0
+
+LongTimeout = Annotated[
+    float,
+    typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Longest time to wait; the work goes on without you."),
+]
+DEFAULT_LONG_TIMEOUT_S: Final = 3600.0
 
 Filter = Annotated[
     str | None,

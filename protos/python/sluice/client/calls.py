@@ -10,12 +10,14 @@ import grpc
 from google.protobuf.message import Message
 
 from sluice.client.retry import Attempts, RetryPolicy, Throttle
-from sluice.errors import from_rpc_error
+from sluice.errors import DeadlineExpired, from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 DEFAULT_TIMEOUT_S: Final = 10.0
+# For work that takes as long as the data is large.
+LONG_TIMEOUT_S: Final = 3600.0
 _MAX_MESSAGE_BYTES: Final = 16 * 2**20
 # Retries are ours (they honour RetryInfo and the caller's timeout), so gRPC's own are off.
 # A keepalive under a minute would be taken for abuse by servers whose stream is quiet.
@@ -84,6 +86,22 @@ class Client:
                 attempts.succeeded()
                 return response
 
+    def _call_joined(
+        self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
+    ) -> Response:
+        """The response of a call whose work goes on when its deadline ends, and which joins it when sent again.
+
+        Servers bound the time of a call: it is sent again until `timeout_s`, LONG_TIMEOUT_S unless given, has passed.
+        Raises SluiceError.
+        """
+        deadline = time.monotonic() + (LONG_TIMEOUT_S if timeout_s is None else timeout_s)
+        while True:
+            try:
+                return self._call(method, request, max(0.001, deadline - time.monotonic()))
+            except DeadlineExpired:
+                if time.monotonic() >= deadline:
+                    raise
+
 
 class AsyncClient:
     """A connection to one service; the base of every async client. Takes what `Client` takes."""
@@ -131,6 +149,18 @@ class AsyncClient:
             else:
                 attempts.succeeded()
                 return response
+
+    async def _call_joined(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
+    ) -> Response:
+        """As `Client._call_joined`."""
+        deadline = time.monotonic() + (LONG_TIMEOUT_S if timeout_s is None else timeout_s)
+        while True:
+            try:
+                return await self._call(method, request, max(0.001, deadline - time.monotonic()))
+            except DeadlineExpired:
+                if time.monotonic() >= deadline:
+                    raise
 
 
 def wait_s(attempts: Attempts, error: grpc.RpcError) -> float:

@@ -4,6 +4,7 @@ Requests and responses are the protos: who works on this level needs all of them
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,31 @@ class RetrievalClient(Client):
         """Candidates for one or several query vectors. Raises SluiceError."""
         return self._call(self._stub.Retrieve, request, timeout_s)
 
+    def optimize_collection(self, name: str, *, timeout_s: float | None = None) -> pb.OptimizeCollectionResponse:
+        """Merge a collection now; how it was held before and after. Waits up to an hour. Raises SluiceError."""
+        request = pb.OptimizeCollectionRequest(name=name)
+        return self._call_joined(self._stub.OptimizeCollection, request, timeout_s)
+
+    def create_snapshot(
+        self, name: str = "", *, keep: int = 0, timeout_s: float | None = None
+    ) -> pb.CreateSnapshotResponse:
+        """Make a snapshot; it is on disk when this returns. Waits up to an hour. Raises SluiceError.
+
+        name  empty takes the present time
+        keep  delete the eldest beyond this many afterwards; 0 deletes none
+        """
+        request = pb.CreateSnapshotRequest(name=name or _present_name(), keep=keep)
+        return self._call_joined(self._stub.CreateSnapshot, request, timeout_s)
+
+    def snapshots(self, *, timeout_s: float | None = None) -> list[pb.Snapshot]:
+        """All snapshots, the eldest first. Raises SluiceError."""
+        response = self._call(self._stub.ListSnapshots, pb.ListSnapshotsRequest(), timeout_s)
+        return list(response.snapshots)
+
+    def delete_snapshot(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Delete a snapshot. Raises SluiceError."""
+        self._call(self._stub.DeleteSnapshot, pb.DeleteSnapshotRequest(name=name), timeout_s)
+
 
 class AsyncRetrievalClient(AsyncClient):
     """`RetrievalClient` for asyncio."""
@@ -111,3 +137,33 @@ class AsyncRetrievalClient(AsyncClient):
     async def retrieve(self, request: pb.RetrieveRequest, *, timeout_s: float | None = None) -> pb.RetrieveResponse:
         """Candidates for one or several query vectors. Raises SluiceError."""
         return await self._call(self._stub.Retrieve, request, timeout_s)
+
+    async def optimize_collection(self, name: str, *, timeout_s: float | None = None) -> pb.OptimizeCollectionResponse:
+        """Merge a collection now; how it was held before and after. Waits up to an hour. Raises SluiceError."""
+        request = pb.OptimizeCollectionRequest(name=name)
+        return await self._call_joined(self._stub.OptimizeCollection, request, timeout_s)
+
+    async def create_snapshot(
+        self, name: str = "", *, keep: int = 0, timeout_s: float | None = None
+    ) -> pb.CreateSnapshotResponse:
+        """Make a snapshot; it is on disk when this returns. Waits up to an hour. Raises SluiceError.
+
+        name  empty takes the present time
+        keep  delete the eldest beyond this many afterwards; 0 deletes none
+        """
+        request = pb.CreateSnapshotRequest(name=name or _present_name(), keep=keep)
+        return await self._call_joined(self._stub.CreateSnapshot, request, timeout_s)
+
+    async def snapshots(self, *, timeout_s: float | None = None) -> list[pb.Snapshot]:
+        """All snapshots, the eldest first. Raises SluiceError."""
+        response = await self._call(self._stub.ListSnapshots, pb.ListSnapshotsRequest(), timeout_s)
+        return list(response.snapshots)
+
+    async def delete_snapshot(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Delete a snapshot. Raises SluiceError."""
+        await self._call(self._stub.DeleteSnapshot, pb.DeleteSnapshotRequest(name=name), timeout_s)
+
+
+def _present_name() -> str:
+    """A name for a snapshot, so that a call that is sent again makes one alone: 20260131t235959-123456."""
+    return f"{datetime.now(UTC):%Y%m%dt%H%M%S-%f}"

@@ -1411,8 +1411,8 @@ class Grouping(_message.Message):
     """Groups of documents that share a value, such as the passages of one book.
 
     Candidates are fetched until the groups are full or there are no more: beginning with the queries' depths, then ever
-    deeper, up to the server's limit of depth. Of one query, documents of groups that are full are left out of the
-    further search. Fused rankings are fused again at each depth, and the last one counts.
+    deeper, up to the server's limit of depth. Of one query without `among`, documents of groups that are full are left
+    out of the further search. What is fused, or found among candidates, is so again at each depth, and the last counts.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
