@@ -52,11 +52,11 @@ def is_merged(view: View, minimum: int) -> bool:
 
 
 def merge(view: View, schema: Schema, folder: Path, minimum: int, is_stopped: Callable[[], bool]) -> tuple[Block, int]:
-    """All living documents of a view as one block, and the last row in it; a segment when they are `minimum` or more.
+    """All living documents of a view as one block, and the last row in it.
 
-    Raises what `build` raises.
+    A segment when there is one already, or the documents are `minimum` or more. Raises what `build` raises.
     """
-    if view.document_count >= minimum:
+    if view.document_count >= minimum or segment_of(view) is not None:
         return build(view, schema, folder, is_stopped, alive_share_min=1.0)
     return Block.joined([part.compacted() for part in view.parts]), int(view.parts[-1].block.rows[-1])
 

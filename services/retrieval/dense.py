@@ -46,6 +46,8 @@ def _near_best(vectors: Vectors, vector: F32, query: DenseQuery, mask: Bool) -> 
     """Positions of the documents that may be among the best by their exact score; of an exact search, all of them."""
     if vectors.coarse is not None and not query.is_exact:
         matching = int(np.count_nonzero(mask))
+        if not matching:
+            return np.empty(0, dtype=np.int64)
         how = plan(total=len(mask), matching=matching, depth=query.depth, has_graph=vectors.coarse.has_graph)
         return vectors.coarse.search(vector, mask, how)
     positions = np.flatnonzero(mask)

@@ -201,7 +201,9 @@ class Engine:
         with self._building:
             present = self._catalogue.same(collection)
             before = self.statistics(present)
-            if not is_merged(present.view, self._segment_documents):
+            if not present.view.parts:
+                remove_others(self._folder(present.stored), None)
+            elif not is_merged(present.view, self._segment_documents):
                 try:
                     self._merge(present, is_stopped)
                 # FAISS reports a full disk as a RuntimeError.
@@ -240,9 +242,6 @@ class Engine:
 
     def _merge(self, collection: Collection, is_stopped: Callable[[], bool]) -> None:
         folder = self._folder(collection.stored)
-        if not collection.view.parts:
-            remove_others(folder, None)
-            return
         block, last_row = merge(collection.view, collection.schema, folder, self._segment_documents, is_stopped)
         self._adopt(collection, block, last_row)
 
@@ -287,6 +286,6 @@ class Engine:
             present = self._catalogue.collections.get(built.stored.name)
             if present is not None and present.key == built.key:
                 self._publish(present, with_segment(present.view, segment, last_row))
-                remove_others(self._folder(built.stored), last_row if segment.is_segment else None)
+                remove_others(self._folder(built.stored), last_row)
                 return
         shutil.rmtree(self._folder(built.stored), ignore_errors=True)

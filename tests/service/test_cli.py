@@ -217,6 +217,43 @@ def test_collections(tmp_path: Path) -> None:
         assert not client.collections()
 
 
+def test_collections_are_optimized(tmp_path: Path) -> None:
+    schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=64)])
+    with in_background(retrieval_at(tmp_path)) as address, RetrievalClient(address) as client:
+        client.create_collection("books", schema)
+        ran = sluice("collections", "optimize", "books", SLUICE_RETRIEVAL_ADDRESS=address)
+        assert ran.returncode == 0, ran.stderr
+        assert "before" in ran.stdout
+        assert "after" in ran.stdout
+        unknown = sluice("collections", "optimize", "none", SLUICE_RETRIEVAL_ADDRESS=address)
+        assert unknown.returncode == 1
+        assert "no collection 'none'" in unknown.stderr
+
+
+def test_snapshots(tmp_path: Path) -> None:
+    schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=64)])
+    server = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots")
+    with in_background(server) as address, RetrievalClient(address) as client:
+        client.create_collection("books", schema)
+        assert sluice("snapshots", "create", "--name", "one", "--retrieval", address).returncode == 0
+        second = sluice("snapshots", "create", "--keep", "1", SLUICE_RETRIEVAL_ADDRESS=address)
+        assert second.returncode == 0, second.stderr
+        assert "one deleted" in second.stdout
+        (kept,) = json.loads(sluice("snapshots", "list", "--json", "--retrieval", address).stdout)
+        assert kept["name"] in second.stdout
+        assert kept["digest"][:12] in sluice("snapshots", "list", "--retrieval", address).stdout
+        assert sluice("snapshots", "delete", kept["name"], "--retrieval", address).returncode == 0
+        assert sluice("snapshots", "delete", kept["name"], "--retrieval", address).returncode == 1
+        assert not client.snapshots()
+
+
+def test_snapshots_where_no_folder_is_set_end_with_1_and_what_to_set(tmp_path: Path) -> None:
+    with in_background(retrieval_at(tmp_path)) as address:
+        ran = sluice("snapshots", "create", "--keep", "7", "--retrieval", address)
+        assert ran.returncode == 1
+        assert "SLUICE_RETRIEVAL_SNAPSHOTS" in ran.stderr
+
+
 def test_models(tiny_bi_encoder: Path) -> None:
     with (
         in_background(embedding_server(HashingEmbedder())) as embedding,

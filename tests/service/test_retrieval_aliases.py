@@ -148,13 +148,36 @@ def test_a_page_of_large_documents_is_cut_to_fit_into_a_message(tmp_path: Path) 
     in_server(tmp_path, check)
 
 
-def test_statistics_tell_living_from_dead_and_indexed_from_not(tmp_path: Path) -> None:
+def test_pages_list_what_stays_once_while_others_are_written_and_deleted(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
-        await stub.Upsert(upsert([document(f"{i}") for i in range(100)], np.ones((100, 4))))
-        await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["1", "2"]))
-        described = (await stub.GetCollection(pb.GetCollectionRequest(name="books"))).collection
-        assert described.document_count == 98
-        assert described.statistics == pb.CollectionStatistics(dead_document_count=2, part_count=1)
+        staying = [document(f"{number:03}-stays") for number in range(200)]
+        await stub.Upsert(upsert(staying, np.ones((200, 4))))
+        listed = 0
+
+        async def write() -> None:
+            rng = np.random.default_rng(1)
+            while listed < 5:
+                numbers = rng.choice(200, 20, replace=False)
+                passing = [document(f"{number:03}-{rng.choice(['goes', 'writes'])}") for number in numbers]
+                await stub.Upsert(upsert(passing, np.ones((20, 4))))
+                ids = [f"{number:03}-goes" for number in range(200)]
+                await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=ids))
+
+        async def listing() -> None:
+            nonlocal listed
+            while listed < 5:
+                request, ids = pb.ListDocumentsRequest(collection="books", page_size=7), list[str]()
+                while request.page_token or not ids:
+                    page = await stub.ListDocuments(request)
+                    ids.extend(one.document_id for one in page.documents)
+                    request.page_token = page.next_page_token
+                    if not page.next_page_token:
+                        break
+                assert ids == sorted(set(ids))
+                assert [id_ for id_ in ids if id_.endswith("stays")] == [one.document_id for one in staying]
+                listed += 1
+
+        await asyncio.gather(write(), listing())
 
     in_server(tmp_path, check)

@@ -1,5 +1,6 @@
 """Text, sparse and multi-vector fields against references, while documents come, change and go, and after a restart."""
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from services.core.arrays import F32, I64
+from services.retrieval import hybrid
 from services.retrieval.analysis import analyzer
 from services.retrieval.documents import Batch, Document
 from services.retrieval.engine import Engine
+from services.retrieval.hybrid import Asked, Fused, Fusion, Grouped, Grouping, Rrf
 from services.retrieval.late import MultiVectorQuery
 from services.retrieval.postings import Terms
 from services.retrieval.schema import DenseField, Metric, MultiVectorField, Schema, SparseField, TextField
@@ -179,6 +182,35 @@ def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_co
                 assert [one.coverage for one in found.candidates] == [count / 50] * 3
 
 
+def test_fused_and_grouped_answers_say_how_much_they_covered(tmp_path: Path) -> None:
+    with engine_on(tmp_path, 20_000) as engine:
+        engine.create("c", SCHEMA)
+        for size in (40, 10):
+            ids = [f"{size}-{number}" for number in range(size)]
+            given: list[Given] = [
+                ("queue", (np.array([1]), np.ones(1, np.float32)), np.ones((1, 4), np.float32)) for _ in ids
+            ]
+            engine.upsert(engine.catalogue.find("c"), batch(ids, given))
+        queries = [
+            text_query(TEXT, "queue", 100),
+            SparseQuery(SPARSE, np.array([1]), np.ones(1, dtype=np.float32), 100),
+        ]
+        fused = Asked(queries, None, with_documents=True, fusion=Fusion(Rrf(60), 100))
+        groups = Asked(queries[:1], None, with_documents=False, grouping=Grouping("none", 60, 1))
+        both = Asked(queries, None, with_documents=False, fusion=Fusion(Rrf(60), 1), grouping=Grouping("none", 60, 1))
+        with engine.moment("c") as moment:
+            for is_over, count in ((lambda: True, 40), (lambda: False, 50)):
+                found = hybrid.answer(moment, fused, is_over, max_depth=1000)
+                assert isinstance(found.result, Fused)
+                assert (len(found.result.ranking), found.result.coverage) == (count, count / 50)
+                assert len(found.documents) == count
+                for asked in (groups, both):
+                    result = hybrid.answer(moment, asked, is_over, max_depth=1000).result
+                    assert isinstance(result, Grouped)
+                    assert (len(result.groups), result.coverage) == (count, count / 50)
+                    assert result.is_incomplete == (count < 50)
+
+
 def test_words_are_found_in_other_forms_and_stop_words_are_not_looked_for(tmp_path: Path) -> None:
     with engine_on(tmp_path, 20_000) as engine:
         engine.create("c", SCHEMA)
@@ -196,6 +228,12 @@ def test_words_are_found_in_other_forms_and_stop_words_are_not_looked_for(tmp_pa
         ):
             assert [id_ for id_, _ in answer(engine, text_query(TEXT, text, 9))] == expected
         assert [id_ for id_, _ in answer(engine, text_query(OTHER_TEXT, "and tasks", 9))] == ["b"]
+
+
+def test_released_migrations_never_change() -> None:
+    """Folders of each format are out there: a format is changed by one more entry."""
+    digests = [hashlib.sha256(entry.encode()).hexdigest()[:16] for entry in MIGRATIONS]
+    assert digests[:3] == ["6008b8735baa0c05", "2623b5d38c607266", "4cbd93310b2a3d96"]
 
 
 def test_a_data_folder_of_the_first_format_is_migrated(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from services.reranking.__main__ import reranking
 from services.reranking.settings import RerankingSettings
@@ -13,9 +14,9 @@ from services.rpc.server import serving
 
 
 @asynccontextmanager
-async def retrieval_at(folder: Path) -> AsyncIterator[str]:
+async def retrieval_at(folder: Path, **others: Any) -> AsyncIterator[str]:
     """The address of a retrieval server with its data in `folder`."""
-    settings = RetrievalSettings(listen="127.0.0.1:0", data=folder)
+    settings = RetrievalSettings(listen="127.0.0.1:0", data=folder, **others)
     async with serving(settings, partial(build, settings)) as running:
         yield running.address
 
