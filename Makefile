@@ -78,6 +78,12 @@ down: setup ## Stop the system that `make up` left running
 test: setup $(PROMETHEUS) $(NODE) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
+.PHONY: nightly
+nightly: setup ## Kill retrieval at random moments, some hundred times, each time at others; takes minutes
+	@export KILL_CYCLES=$${KILL_CYCLES:-300} KILL_SEED=$${KILL_SEED:-$$RANDOM}; \
+	echo "== KILL_CYCLES=$$KILL_CYCLES KILL_SEED=$$KILL_SEED"; \
+	$(BIN)/python -m pytest tests/fault/test_retrieval_kill.py --timeout 3600
+
 .PHONY: quick
 quick: setup ## Run the tests that take no model export and no processes
 	@$(BIN)/python -m pytest -m 'not slow'

@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import shutil
 import sqlite3
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +19,20 @@ from sluice.errors import PreconditionFailed, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
+from services.retrieval.engine import Engine
+from services.retrieval.restore import restore
 from services.retrieval.store import DATABASE, FORMAT_VERSION
 from tests.support.processes import ServerProcess, StartRefused, running, start
 from tests.support.retrieval import document, new_collection, query, upsert
 
 MODULE = "services.retrieval"
+# `make nightly` sets both.
 CYCLES = int(os.environ.get("KILL_CYCLES", "24"))
+SEED = int(os.environ.get("KILL_SEED", "11"))
 DOCUMENTS = 6
-# Groups 0 to 7 are of documents; a write to this one moves an alias to `odd` or `books`.
-ALIAS = 8
+# Groups 0 to 7 are of documents; a write to one of these moves an alias to `odd` or `books`, merges, makes a snapshot.
+ALIAS, OPTIMIZE, SNAPSHOT = 8, 9, 10
+KEPT = 3
 
 
 @contextmanager
@@ -44,15 +51,20 @@ class Writes:
     acknowledged: dict[int, int] = field(default_factory=dict)
     pending: tuple[int, int] | None = None
     count: int = 0
+    snapshots: dict[str, dict[int, int]] = field(default_factory=dict)
+    """What each snapshot must have: what was acknowledged when it was begun."""
+    restored: set[str] = field(default_factory=set)
 
     def run(self, stub: RetrievalServiceStub, rng: random.Random) -> None:
         """Write without end; return when the server is gone."""
         try:
             while True:
-                group = rng.randrange(ALIAS + 1)
+                group = rng.randrange(SNAPSHOT + 1)
                 self.count += 1
                 generation = self.count if rng.random() < 0.7 else -self.count
                 self.pending = (group, generation)
+                if group == SNAPSHOT:
+                    self.snapshots[name_of(generation)] = dict(self.acknowledged)
                 write(stub, group, generation)
                 self.acknowledged[group] = generation
                 self.pending = None
@@ -65,7 +77,17 @@ def ids_of(group: int) -> list[str]:
     return [f"{group}/{number}" for number in range(DOCUMENTS)]
 
 
+def name_of(generation: int) -> str:
+    return f"s{abs(generation):06}"
+
+
 def write(stub: RetrievalServiceStub, group: int, generation: int) -> None:
+    if group == SNAPSHOT:
+        stub.CreateSnapshot(pb.CreateSnapshotRequest(name=name_of(generation), keep=KEPT), timeout=20)
+        return
+    if group == OPTIMIZE:
+        stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"), timeout=20)
+        return
     if group == ALIAS:
         name = "odd" if generation % 2 else "books"
         stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(alias="live", collection=name)), timeout=20)
@@ -101,10 +123,34 @@ def check(stub: RetrievalServiceStub, writes: Writes) -> None:
     assert {one.document_id: one.text for one in found.documents} == {
         id_: str(generation)
         for group, generation in writes.acknowledged.items()
-        if group != ALIAS and generation > 0
+        if group < ALIAS and generation > 0
         for id_ in ids_of(group)
     }
     assert stub.CountDocuments(pb.CountDocumentsRequest(collection="books")).document_count == total
+
+
+def check_snapshots(stub: RetrievalServiceStub, writes: Writes, folder: Path) -> None:
+    """Every snapshot that is listed can be restored, and has what was acknowledged when it was begun, nothing else."""
+    names = [one.name for one in stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots]
+    if SNAPSHOT in writes.acknowledged:
+        assert name_of(writes.acknowledged[SNAPSHOT]) in names
+    for name in set(names) - writes.restored:
+        data = folder / f"restored-{name}"
+        restore(folder / "snapshots" / name, data)
+        engine = Engine(data, now_us=lambda: 0, max_collections=9, segment_documents=20_000)
+        try:
+            with engine.moment("books") as moment:
+                texts = {one.document_id: one.text for one in moment.page("", 1000, None)[0]}
+        finally:
+            engine.close()
+        assert texts == {
+            id_: str(generation)
+            for group, generation in writes.snapshots[name].items()
+            if group < ALIAS and generation > 0
+            for id_ in ids_of(group)
+        }
+        shutil.rmtree(data)
+        writes.restored.add(name)
 
 
 def check_alias(stub: RetrievalServiceStub, writes: Writes) -> None:
@@ -120,15 +166,17 @@ def check_alias(stub: RetrievalServiceStub, writes: Writes) -> None:
 
 
 def test_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_no_halves(tmp_path: Path) -> None:
-    rng = random.Random(11)
+    rng = random.Random(SEED)
     writes = Writes()
+    folders = ("--data", str(tmp_path / "data"), "--snapshots", str(tmp_path / "snapshots"))
     for _ in range(CYCLES):
         # With 20, segments are built all the time, and left half done by the kill.
-        server = start(MODULE, "--data", str(tmp_path), "--segment-documents", rng.choice(["20", "20000"]))
+        server = start(MODULE, *folders, "--segment-documents", rng.choice(["20", "20000"]))
         with client(server) as stub:
             stub.CreateCollection(new_collection(), timeout=20)
             stub.CreateCollection(new_collection("odd"), timeout=20)
             check(stub, writes)
+            check_snapshots(stub, writes, tmp_path)
             thread = threading.Thread(target=writes.run, args=(stub, rng))
             thread.start()
             # Not a synchronisation: the kill may come at any moment, and the wait is what makes it any.
@@ -136,8 +184,14 @@ def test_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_no_halves(tmp_
             server.kill()
             thread.join()
     assert writes.count > CYCLES
-    with running(MODULE, "--data", str(tmp_path)) as server, client(server) as stub:
+    assert writes.restored
+    with running(MODULE, *folders) as server, client(server) as stub:
         check(stub, writes)
+        check_snapshots(stub, writes, tmp_path)
+        # What the kills left half done, and what they left to be deleted, is gone after the next snapshot.
+        write(stub, SNAPSHOT, writes.count + 1)
+        assert len(stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots) == KEPT
+    assert not list(tmp_path.glob("snapshots/*.draft"))
 
 
 def test_stopping_kindly_ends_with_status_0_and_leaves_no_log_behind(tmp_path: Path) -> None:
@@ -188,6 +242,80 @@ def expect_documents(stub: RetrievalServiceStub, count: int) -> None:
         timeout=20,
     )
     assert len(found.documents) == count
+
+
+def fill(stub: RetrievalServiceStub, texts: int, length: int = 60_000) -> None:
+    stub.CreateCollection(new_collection(), timeout=20)
+    for number in range(0, texts, 10):
+        large = [document(f"{number + i}", "x" * length) for i in range(10)]
+        stub.Upsert(upsert(large, np.ones((10, 4))), timeout=20)
+
+
+def expect_unwritable(call: Callable[[], object]) -> str:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    refused = from_rpc_error(caught.value)
+    assert isinstance(refused, PreconditionFailed)
+    assert refused.reason_name == "STORAGE_UNWRITABLE"
+    return refused.message
+
+
+def test_a_snapshot_and_a_merge_that_the_disk_does_not_take_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    data, snapshots = tmp_path / "data", tmp_path / "snapshots"
+    with running(MODULE, "--data", str(data)) as server, client(server) as stub:
+        fill(stub, 20)
+        ids = [document(f"small-{number}", "x") for number in range(1000)]
+        for start_ in range(3):
+            named = [document(f"{start_}-{one.document_id}", "x") for one in ids]
+            stub.Upsert(upsert(named, np.ones((1000, 4))), timeout=20)
+    limit = ("prlimit", "--fsize=40000")
+    arguments = ("--data", str(data), "--snapshots", str(snapshots), "--segment-documents", "100")
+    server = start(MODULE, *arguments, prefix=limit)
+    with client(server) as stub:
+        snapshot = pb.CreateSnapshotRequest(name="full")
+        expect_unwritable(lambda: stub.CreateSnapshot(snapshot, timeout=60))
+        assert sorted(path.name for path in snapshots.iterdir()) == ["LOCK"]
+        assert not stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots
+        optimize = pb.OptimizeCollectionRequest(name="books")
+        expect_unwritable(lambda: stub.OptimizeCollection(optimize, timeout=60))
+        assert not list(data.glob("segments/*/*"))
+        assert stub.CountDocuments(pb.CountDocumentsRequest(collection="books"), timeout=20).document_count == 3020
+    server.kill()
+    with running(MODULE, *arguments) as server, client(server) as stub:
+        stub.CreateSnapshot(snapshot, timeout=60)
+        stub.OptimizeCollection(optimize, timeout=60)
+        (listed,) = stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots
+        assert [one.document_count for one in listed.collections] == [3020]
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A disk of that size. Skips the test where nothing may be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        assert os.environ.get("CI") != "true", mounted.stderr
+        pytest.skip(f"a small disk is needed: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_snapshot_that_would_fill_the_disk_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "70m") as disk:
+        arguments = ("--data", str(tmp_path / "data"), "--snapshots", str(disk / "snapshots"))
+        with running(MODULE, *arguments) as server, client(server) as stub:
+            fill(stub, 10)
+            stub.CreateSnapshot(pb.CreateSnapshotRequest(name="small"), timeout=60)
+            fill(stub, 150)
+            large = pb.CreateSnapshotRequest(name="large", keep=1)
+            message = expect_unwritable(lambda: stub.CreateSnapshot(large, timeout=60))
+            assert "bytes of room" in message
+            (kept,) = stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots
+            assert kept.name == "small"
+            assert sorted(path.name for path in (disk / "snapshots").iterdir()) == ["LOCK", "small"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, whom the folder does not let write")

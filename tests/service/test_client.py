@@ -437,6 +437,42 @@ async def test_async_retrieval_client(tmp_path: Path) -> None:
         assert await client.drop_collection("docs") == 2
 
 
+def test_retrieval_client_makes_snapshots_and_optimizes(tmp_path: Path) -> None:
+    server = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots")
+    with in_background(server) as address, RetrievalClient(address) as client:
+        client.create_collection("docs", SCHEMA)
+        client.upsert(upsert())
+        assert client.optimize_collection("docs").after.part_count == 1
+        first = client.create_snapshot().snapshot
+        second = client.create_snapshot("second", keep=1)
+        assert list(second.deleted) == [first.name]
+        assert client.snapshots() == [second.snapshot]
+        client.delete_snapshot("second")
+        assert not client.snapshots()
+
+
+async def test_async_retrieval_client_makes_snapshots_and_optimizes(tmp_path: Path) -> None:
+    server = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots")
+    async with server as address, AsyncRetrievalClient(address) as client:
+        await client.create_collection("docs", SCHEMA)
+        assert (await client.optimize_collection("docs")).after.part_count == 0
+        made = (await client.create_snapshot(keep=3)).snapshot
+        assert await client.snapshots() == [made]
+        await client.delete_snapshot(made.name)
+        with pytest.raises(NotFound, match="no snapshot"):
+            await client.delete_snapshot(made.name)
+
+
+def test_a_snapshot_that_takes_longer_than_a_call_may_is_waited_for(tmp_path: Path) -> None:
+    """The server ends every call soon; the work goes on, and the client asks again."""
+    with in_background(retrieval_at(tmp_path / "data")) as address, RetrievalClient(address) as client:
+        client.create_collection("docs", SCHEMA)
+        client.upsert(upsert())
+    hurried = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots", max_deadline_s=0.01)
+    with in_background(hurried) as address, RetrievalClient(address) as client:
+        assert client.create_snapshot("slow").snapshot.collections[0].document_count == 2
+
+
 async def test_async_embedding_client() -> None:
     async with embedding_server(HashingEmbedder()) as address, AsyncEmbeddingClient(address) as client:
         given = await client.embed(["one queue", "a"], "document", representations=["dense", "multi_vector", "sparse"])

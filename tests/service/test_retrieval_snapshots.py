@@ -82,6 +82,26 @@ def test_a_snapshot_restored_elsewhere_is_all_there_was_at_its_moment(tmp_path: 
     assert in_server(elsewhere, look, segment_documents=SEGMENT) == before
 
 
+def test_rows_of_documents_that_were_deleted_are_not_used_again_after_restoring(tmp_path: Path) -> None:
+    """The segment still has the deleted document at its row; a new one there would be taken for it."""
+
+    async def make(stub: Stub) -> None:
+        await filled(stub)
+        await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
+        await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["59"]))
+        await stub.CreateSnapshot(pb.CreateSnapshotRequest(name="one"))
+
+    async def write(stub: Stub) -> list[Any]:
+        await stub.Upsert(upsert([document("new", "new")], np.ones((1, 4))))
+        return await contents(stub)
+
+    in_server(tmp_path / "data", make, snapshots=tmp_path / "snapshots", segment_documents=SEGMENT)
+    restore(tmp_path / "snapshots" / "one", tmp_path / "restored")
+    written = in_server(tmp_path / "restored", write, segment_documents=SEGMENT)
+    assert written[0].document_count == 59
+    assert in_server(tmp_path / "restored", contents, segment_documents=SEGMENT) == written
+
+
 def test_snapshots_made_during_writes_each_hold_one_moment(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
