@@ -20,6 +20,7 @@ from sluice.errors import AlreadyExists, BackendFailed, QuotaExceeded
 
 from services.retrieval.builder import Builder, build, is_due, is_merged, merge, with_segment
 from services.retrieval.catalogue import Catalogue, Collection
+from services.retrieval.coarse import Stopped
 from services.retrieval.documents import Batch
 from services.retrieval.filters import Filter
 from services.retrieval.index import Block, View, block_of
@@ -35,6 +36,8 @@ from services.rpc.server import StartFailed
 
 logger = logging.getLogger(__name__)
 
+# Between two looks at whether to stop waiting for what is being built.
+_LOOK_S: Final = 0.2
 # A copy leaves this much room on the disk.
 _ROOM_LEFT: Final = 64 * 2**20
 # Between a commit and its publication lie microseconds: this many tries without a match are a defect.
@@ -198,7 +201,7 @@ class Engine:
         """
         if not self._store.is_writable:
             raise unwritable("the data folder is read-only")
-        with self._building:
+        with self._alone(is_stopped):
             present = self._catalogue.same(collection)
             before = self.statistics(present)
             if not present.view.parts:
@@ -239,6 +242,17 @@ class Engine:
         # Segments first: what is written after them lies beyond them, so they fit a later state of the store.
         copy_segments(self._segments, folder / SEGMENTS)
         self._store.copy_to(folder / DATABASE, is_stopped)
+
+    @contextmanager
+    def _alone(self, is_stopped: Callable[[], bool]) -> Iterator[None]:
+        """Nothing else is built in the block. Raises Stopped."""
+        while not self._building.acquire(timeout=_LOOK_S):
+            if is_stopped():
+                raise Stopped
+        try:
+            yield
+        finally:
+            self._building.release()
 
     def _merge(self, collection: Collection, is_stopped: Callable[[], bool]) -> None:
         folder = self._folder(collection.stored)

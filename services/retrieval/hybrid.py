@@ -7,6 +7,7 @@ searched. What is fused or found among candidates changes with its depth: there 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Final, Protocol
 
 import numpy as np
@@ -159,13 +160,13 @@ class _Groups:
         """The groups, with their documents."""
         queries, condition = self._asked.queries, self._asked.condition
         first = found = self._search(queries, condition)
-        for _ in range(_ROUNDS_MAX):
+        for number in count(1):
             groups = self._groups()
             is_complete = self._is_full(groups) or self._is_exhausted(queries, found)
             deeper = [_deeper(query, self._max_depth) for query in queries]
             narrower = self._remaining(groups)
             is_stuck = narrower == condition and list(map(_depths, deeper)) == list(map(_depths, queries))
-            if is_complete or is_stuck or self._is_over():
+            if is_complete or is_stuck or number == _ROUNDS_MAX or self._is_over():
                 break
             queries, condition = deeper, narrower
             found = self._search(queries, condition)

@@ -321,23 +321,28 @@ def test_a_snapshot_that_would_fill_the_disk_is_refused_before_it_is_begun(tmp_p
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, whom the folder does not let write")
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_read_only_disk_refuses_writes_and_reads_go_on(tmp_path: Path, killed: bool) -> None:
-    server = start(MODULE, "--data", str(tmp_path))
+    data, snapshots = tmp_path / "data", tmp_path / "snapshots"
+    server = start(MODULE, "--data", str(data))
     with client(server) as stub:
         stub.CreateCollection(new_collection(), timeout=20)
         stub.Upsert(upsert([document("a")], np.ones((1, 4))), timeout=20)
     server.kill() if killed else server.terminate()
     # As another user: root may write anywhere.
-    tmp_path.chmod(0o555)
-    for parent in tmp_path.parents[:2]:
+    data.chmod(0o555)
+    snapshots.mkdir()
+    snapshots.chmod(0o777)
+    for parent in data.parents[:3]:
         parent.chmod(0o755)
     other_user = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all")
-    server = start(MODULE, "--data", str(tmp_path), prefix=other_user)
+    server = start(MODULE, "--data", str(data), "--snapshots", str(snapshots), prefix=other_user)
     with client(server) as stub:
         with pytest.raises(grpc.RpcError) as caught:
             stub.Upsert(upsert([document("b")], np.ones((1, 4))), timeout=20)
         refused = from_rpc_error(caught.value)
         assert isinstance(refused, PreconditionFailed)
         assert refused.reason_name == "STORAGE_UNWRITABLE"
+        expect_unwritable(lambda: stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"), timeout=20))
+        stub.CreateSnapshot(pb.CreateSnapshotRequest(name="one"), timeout=20)
         expect_documents(stub, 1)
     server.terminate()
 
@@ -348,6 +353,21 @@ def test_a_folder_of_a_newer_format_is_refused_and_says_so(tmp_path: Path) -> No
     connection.close()
     with pytest.raises(StartRefused, match=f"has format {FORMAT_VERSION + 1}"):
         start(MODULE, "--data", str(tmp_path))
+
+
+def test_a_truncated_store_is_refused_and_a_snapshot_takes_its_place(tmp_path: Path) -> None:
+    data, snapshots = tmp_path / "data", tmp_path / "snapshots"
+    with running(MODULE, "--data", str(data), "--snapshots", str(snapshots)) as server, client(server) as stub:
+        fill(stub, 20)
+        stub.CreateSnapshot(pb.CreateSnapshotRequest(name="one"), timeout=20)
+    os.truncate(data / DATABASE, (data / DATABASE).stat().st_size // 2)
+    with pytest.raises(StartRefused, match="malformed") as refused:
+        start(MODULE, "--data", str(data))
+    assert "Traceback" not in json.dumps(refused.value.log)
+    shutil.rmtree(data)
+    restore(snapshots / "one", data)
+    with running(MODULE, "--data", str(data)) as server, client(server) as stub:
+        expect_documents(stub, 20)
 
 
 def test_a_file_that_is_no_database_is_refused_and_says_so(tmp_path: Path) -> None:

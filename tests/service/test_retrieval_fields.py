@@ -191,7 +191,7 @@ def test_fused_and_grouped_answers_say_how_much_they_covered(tmp_path: Path) -> 
                 ("queue", (np.array([1]), np.ones(1, np.float32)), np.ones((1, 4), np.float32)) for _ in ids
             ]
             engine.upsert(engine.catalogue.find("c"), batch(ids, given))
-        queries = [
+        queries: list[Query] = [
             text_query(TEXT, "queue", 100),
             SparseQuery(SPARSE, np.array([1]), np.ones(1, dtype=np.float32), 100),
         ]

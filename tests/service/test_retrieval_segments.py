@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
+from services.retrieval.coarse import Stopped
 from services.retrieval.columns import Operator
 from services.retrieval.dense import DenseQuery
 from services.retrieval.documents import Batch, Document, Value
@@ -180,6 +181,31 @@ def test_a_segment_grows_and_is_made_anew_when_most_of_it_is_dead(tmp_path: Path
         assert len(list(tmp_path.glob("segments/*/*"))) == 1
         engine.drop("c")
         assert not list(tmp_path.glob("segments/*"))
+    finally:
+        engine.close()
+
+
+def test_waiting_for_what_is_being_built_ends_when_it_must(tmp_path: Path) -> None:
+    rng = np.random.default_rng(16)
+    given = schema(Metric.COSINE)
+    engine = open_engine(tmp_path, 100)
+    asked = []
+
+    def is_stopped() -> bool:
+        """Asked while something is built."""
+        with pytest.raises(Stopped):
+            engine.optimize(engine.catalogue.find("c"), lambda: True)
+        asked.append(True)
+        return False
+
+    try:
+        engine.create("c", given)
+        fill(engine, given, clustered(rng, 150))
+        engine.delete(engine.catalogue.find("c"), ["000003"])
+        engine.optimize(engine.catalogue.find("c"), is_stopped)
+        assert asked
+        (part,) = engine.catalogue.find("c").view.parts
+        assert (part.block.is_segment, part.count, len(part.alive)) == (True, 149, 149)
     finally:
         engine.close()
 

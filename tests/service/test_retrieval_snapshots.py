@@ -381,7 +381,7 @@ async def test_a_caller_that_goes_away_does_not_end_the_work_and_the_next_joins_
         await first
     second, third = asyncio.create_task(jobs.run("key", work)), asyncio.create_task(jobs.run("key", work))
     gate.set()
-    assert await asyncio.gather(second, third) == ["done", "done"]
+    assert list(await asyncio.gather(second, third)) == ["done", "done"]
     assert ran == [False]
     jobs.close()
 
