@@ -160,16 +160,21 @@ def test_scores_equal_the_references_after_any_writes_and_a_restart(tmp_path: Pa
             check(engine, model, rng)
 
 
+def fill_two_parts(engine: Engine) -> None:
+    """Fifty equal documents, 40 in one part and 10 in another."""
+    engine.create("c", SCHEMA)
+    for size in (40, 10):
+        ids = [f"{size}-{number}" for number in range(size)]
+        given: list[Given] = [
+            ("queue", (np.array([1]), np.ones(1, np.float32)), np.ones((1, 4), np.float32)) for _ in ids
+        ]
+        engine.upsert(engine.catalogue.find("c"), batch(ids, given))
+
+
 def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_covered(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     with engine_on(tmp_path, 20_000) as engine:
-        engine.create("c", SCHEMA)
-        for size in (40, 10):
-            ids = [f"{size}-{number}" for number in range(size)]
-            given: list[Given] = [
-                ("queue", (np.array([1]), np.ones(1, np.float32)), np.ones((1, 4), np.float32)) for _ in ids
-            ]
-            engine.upsert(engine.catalogue.find("c"), batch(ids, given))
+        fill_two_parts(engine)
         queries: list[Query] = [
             text_query(TEXT, "queue", 100),
             SparseQuery(SPARSE, np.array([1]), np.ones(1, dtype=np.float32), 100),
@@ -184,13 +189,7 @@ def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_co
 
 def test_fused_and_grouped_answers_say_how_much_they_covered(tmp_path: Path) -> None:
     with engine_on(tmp_path, 20_000) as engine:
-        engine.create("c", SCHEMA)
-        for size in (40, 10):
-            ids = [f"{size}-{number}" for number in range(size)]
-            given: list[Given] = [
-                ("queue", (np.array([1]), np.ones(1, np.float32)), np.ones((1, 4), np.float32)) for _ in ids
-            ]
-            engine.upsert(engine.catalogue.find("c"), batch(ids, given))
+        fill_two_parts(engine)
         queries: list[Query] = [
             text_query(TEXT, "queue", 100),
             SparseQuery(SPARSE, np.array([1]), np.ones(1, dtype=np.float32), 100),
