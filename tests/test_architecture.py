@@ -27,6 +27,7 @@ CONFINED = {
     "onnxruntime": {"services/model", "export", "loadtest"},
     "faiss": {"services/retrieval", "loadtest"},
     "sqlite3": {"services/retrieval"},
+    "pymilvus": {"services/retrieval/milvus"},
     "prometheus_client": {"services/rpc", "loadtest"},
 }
 PURE = {"asyncio", "grpc", "os", "pathlib", "socket", "threading", "time"}

@@ -57,21 +57,23 @@ def kind_of(value: Value) -> Kind:
 
 def to_json(metadata: Mapping[str, Value]) -> str:
     """Metadata as stored: JSON, with a timestamp as {"us": microseconds}."""
-    return json.dumps({name: _plain(value) for name, value in metadata.items()}, ensure_ascii=False)
+    return json.dumps({name: to_plain(value) for name, value in metadata.items()}, ensure_ascii=False)
 
 
 def from_json(stored: str) -> dict[str, Value]:
     """What `to_json` was given."""
-    return {name: _value(plain) for name, plain in json.loads(stored).items()}
+    return {name: from_plain(plain) for name, plain in json.loads(stored).items()}
 
 
-def _plain(value: Value) -> Any:
+def to_plain(value: Value) -> Any:
+    """A value as JSON has it, with a timestamp as {"us": microseconds}."""
     if isinstance(value, Timestamp):
         return {"us": value.us}
-    return [_plain(element) for element in value] if isinstance(value, tuple) else value
+    return [to_plain(element) for element in value] if isinstance(value, tuple) else value
 
 
-def _value(plain: Any) -> Any:
+def from_plain(plain: Any) -> Any:
+    """What `to_plain` was given."""
     if isinstance(plain, dict):
         return Timestamp(plain["us"])
-    return tuple(_value(element) for element in plain) if isinstance(plain, list) else plain
+    return tuple(from_plain(element) for element in plain) if isinstance(plain, list) else plain

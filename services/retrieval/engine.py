@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from services.retrieval.coarse import Stopped
 from services.retrieval.documents import Batch
 from services.retrieval.filters import Filter
 from services.retrieval.index import Block, View, block_of
+from services.retrieval.interface import Deleted, Upserted
 from services.retrieval.loading import load_view, remove_leftovers, remove_others
 from services.retrieval.moment import Moment
 from services.retrieval.reader import Stored
@@ -42,23 +43,6 @@ _LOOK_S: Final = 0.2
 _ROOM_LEFT: Final = 64 * 2**20
 # Between a commit and its publication lie microseconds: this many tries without a match are a defect.
 _MATCH_TRIES: Final = 100_000
-
-
-@dataclass(frozen=True)
-class Upserted:
-    """What an upsert did."""
-
-    inserted_count: int
-    replaced_count: int
-    version: int
-
-
-@dataclass(frozen=True)
-class Deleted:
-    """What a delete did."""
-
-    deleted_count: int
-    version: int
 
 
 class Engine:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -11,11 +10,11 @@ import grpc
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
-from services.retrieval.catalogue import Collection
-from services.retrieval.engine import Engine
-from services.retrieval.gauges import readings
+from services.retrieval.documents import Batch
+from services.retrieval.filters import Filter
 from services.retrieval.hybrid import answer
-from services.retrieval.recall import LiveRecall
+from services.retrieval.interface import Engine
+from services.retrieval.opening import Opened, now_us, opened
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.snapshots import Snapshots
 from services.retrieval.wire import documents, queries, schemas, snapshots
@@ -36,14 +35,14 @@ _NAME = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     """Checks and reads in the `reads` lane, writes in the `writes` lane; the event loop does neither."""
 
-    def __init__(self, engine: Engine, settings: RetrievalSettings, threads: "Threads", recall: LiveRecall) -> None:
-        self._engine = engine
-        self._recall = recall
+    def __init__(self, chosen: Opened, settings: RetrievalSettings, threads: "Threads") -> None:
+        self._engine: Engine[Any] = chosen.engine
+        self._note = chosen.note
         self._settings = settings
         self._reads = threads.reads
         self._writes = threads.writes
         self._jobs = threads.jobs
-        self._snapshots = Snapshots(settings.snapshots, engine.copy_to, _now_us)
+        self._snapshots = Snapshots(settings.snapshots, chosen.engine.copy_to, now_us)
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
@@ -56,17 +55,12 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         """Describe a collection."""
-        collection = self._engine.catalogue.find(request.name)
-        described = await self._reads.run(self._deadline(context), self._described, collection)
+        described = await self._reads.run(self._deadline(context), lambda: self._described(self._find(request.name)))
         return pb.GetCollectionResponse(collection=described)
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
         """List all collections."""
-        found = sorted(self._engine.catalogue.collections.items())
-        described = await self._reads.run(
-            self._deadline(context), lambda: [self._described(collection) for _, collection in found]
-        )
-        return pb.ListCollectionsResponse(collections=described)
+        return await self._reads.run(self._deadline(context), self._list_collections)
 
     async def DropCollection(self, request: pb.DropCollectionRequest, context: Context) -> pb.DropCollectionResponse:
         """Delete a collection."""
@@ -85,14 +79,13 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
         """List all aliases."""
-        aliases = sorted(self._engine.catalogue.aliases.items())
+        aliases = await self._reads.run(self._deadline(context), lambda: sorted(self._engine.catalogue.aliases.items()))
         return pb.ListAliasesResponse(aliases=[pb.Alias(alias=alias, collection=name) for alias, name in aliases])
 
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
         """Write documents."""
         deadline = self._deadline(context)
-        collection = self._engine.catalogue.find(request.collection)
-        batch = await self._reads.run(deadline, documents.batch, request, collection.schema)
+        collection, batch = await self._reads.run(deadline, self._batch, request)
         done = await self._writes.run(deadline, self._engine.upsert, collection, batch)
         return pb.UpsertResponse(
             inserted_count=done.inserted_count, replaced_count=done.replaced_count, version=done.version
@@ -100,9 +93,9 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Context) -> pb.DeleteDocumentsResponse:
         """Delete documents."""
-        collection = self._engine.catalogue.find(request.collection)
-        chosen = queries.chosen(request, collection.schema)
-        done = await self._writes.run(self._deadline(context), self._engine.delete, collection, chosen)
+        deadline = self._deadline(context)
+        collection, chosen = await self._reads.run(deadline, self._chosen, request)
+        done = await self._writes.run(deadline, self._engine.delete, collection, chosen)
         return pb.DeleteDocumentsResponse(deleted_count=done.deleted_count, version=done.version)
 
     async def GetDocuments(self, request: pb.GetDocumentsRequest, context: Context) -> pb.GetDocumentsResponse:
@@ -126,7 +119,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         self, request: pb.OptimizeCollectionRequest, context: Context
     ) -> pb.OptimizeCollectionResponse:
         """Merge a collection."""
-        collection = self._engine.catalogue.find(request.name)
+        collection = await self._reads.run(self._deadline(context), self._find, request.name)
         before, after = await self._jobs.run(collection.key, partial(self._engine.optimize, collection))
         return pb.OptimizeCollectionResponse(
             before=schemas.statistics_message(before), after=schemas.statistics_message(after)
@@ -149,8 +142,23 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         await self._jobs.run(("delete", request.name), lambda _: self._snapshots.delete(request.name))
         return pb.DeleteSnapshotResponse()
 
-    def _described(self, collection: Collection) -> pb.Collection:
+    def _find(self, name: str) -> Any:
+        return self._engine.catalogue.find(name)
+
+    def _described(self, collection: Any) -> pb.Collection:
         return schemas.collection_message(collection, self._engine.statistics(collection))
+
+    def _list_collections(self) -> pb.ListCollectionsResponse:
+        found = sorted(self._engine.catalogue.collections.items())
+        return pb.ListCollectionsResponse(collections=[self._described(collection) for _, collection in found])
+
+    def _batch(self, request: pb.UpsertRequest) -> tuple[Any, Batch]:
+        collection = self._find(request.collection)
+        return collection, documents.batch(request, collection.schema)
+
+    def _chosen(self, request: pb.DeleteDocumentsRequest) -> tuple[Any, Sequence[str] | Filter]:
+        collection = self._find(request.collection)
+        return collection, queries.chosen(request, collection.schema)
 
     def _get_documents(self, request: pb.GetDocumentsRequest) -> pb.GetDocumentsResponse:
         with self._engine.moment(request.collection) as moment:
@@ -177,7 +185,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
             asked = queries.search(request, moment.schema, max_depth=self._settings.max_depth)
             answered = answer(moment, asked, lambda: deadline.remaining_s() <= 0, max_depth=self._settings.max_depth)
         candidates = answered.found.candidates
-        self._recall.note(moment.collection.view, asked.queries, asked.condition, candidates)
+        self._note(moment, asked.queries, asked.condition, candidates)
         for one in candidates:
             RANKINGS.labels("full" if one.coverage == 1 else "cut").inc()
         return queries.response(answered)
@@ -195,10 +203,10 @@ class Threads:
     jobs: Jobs
 
     @classmethod
-    def of(cls, settings: RetrievalSettings) -> "Threads":
-        """As many as the settings say."""
+    def of(cls, settings: RetrievalSettings, writers: int) -> "Threads":
+        """As many as the settings say, and so many that write."""
         reads = Lane("reads", threads=settings.search_threads, max_waiting=settings.max_waiting_reads)
-        return cls(reads, Lane("writes", threads=1, max_waiting=settings.max_waiting_writes), Jobs())
+        return cls(reads, Lane("writes", threads=writers, max_waiting=settings.max_waiting_writes), Jobs())
 
     def close(self) -> None:
         """Wait for what has started, but for jobs, which are stopped."""
@@ -209,24 +217,12 @@ class Threads:
 
 @asynccontextmanager
 async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]:
-    """The service on its data folder. Raises StartFailed when the folder cannot be used."""
-    threads = Threads.of(settings)
-    recall = LiveRecall(settings.recall_sample_every)
-    engine = Engine(
-        settings.data,
-        now_us=_now_us,
-        max_collections=settings.max_collections,
-        segment_documents=settings.segment_documents,
-    )
-    try:
-        servicer = RetrievalServicer(engine, settings, threads, recall)
-        with exposed(partial(readings, engine, settings.data)):
-            yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
-    finally:
-        threads.close()
-        recall.close()
-        engine.close()
-
-
-def _now_us() -> int:
-    return int(datetime.now(UTC).timestamp() * 1e6)
+    """The service on its engine. Raises StartFailed when that cannot be opened."""
+    with opened(settings) as chosen:
+        threads = Threads.of(settings, chosen.writers)
+        try:
+            servicer = RetrievalServicer(chosen, settings, threads)
+            with exposed(chosen.readings):
+                yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
+        finally:
+            threads.close()

@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.rpc.settings import ServerSettings
+
+_MILVUS_DEPTH_MAX = 16_384
 
 
 class RetrievalSettings(ServerSettings):
@@ -46,3 +49,34 @@ class RetrievalSettings(ServerSettings):
 
     max_collections: int = Field(256, ge=1, le=100_000)
     """Most collections in the data folder."""
+
+    engine: Literal["embedded", "milvus"] = "embedded"
+    """What keeps the documents: `embedded`, this process in its data folder, or `milvus`, a Milvus elsewhere. With that
+    the process has no state, and several may serve the same collections; it needs the extra `milvus`."""
+
+    milvus_uri: str = Field("", pattern=r"^(|https?://[^/@]+|.+\.db)$")
+    """Where Milvus is: http://HOST:PORT or https://HOST:PORT; a path that ends in .db runs Milvus Lite here, to try it
+    out (it needs milvus-lite)."""
+
+    milvus_token: SecretStr = SecretStr("")
+    """USER:PASSWORD or an API key for Milvus. Better in the environment than in a flag, which others on the machine
+    see."""
+
+    milvus_database: str = Field("", pattern=r"^(|[A-Za-z_][A-Za-z0-9_]{0,254})$")
+    """Database in Milvus to keep the collections in, which must be there; empty: its default one."""
+
+    milvus_timeout_s: float = Field(10.0, gt=0, le=3600)
+    """Longest wait for one answer of Milvus, in seconds; the caller's deadline may end it sooner. Not for creating and
+    dropping a collection, which take some seconds and have the caller's time alone."""
+
+    milvus_index: Literal["HNSW", "FLAT"] = "HNSW"
+    """Index of dense fields in collections created from now on: `HNSW` is approximate, `FLAT` compares all, and alone
+    can answer `exact` requests."""
+
+    @model_validator(mode="after")
+    def _milvus_is_told(self) -> Self:
+        if self.engine == "milvus" and not self.milvus_uri:
+            raise ValueError("--engine milvus needs --milvus-uri (SLUICE_RETRIEVAL_MILVUS_URI)")
+        if self.engine == "milvus" and self.max_depth > _MILVUS_DEPTH_MAX:
+            raise ValueError(f"Milvus finds at most {_MILVUS_DEPTH_MAX:,} candidates: lower --max-depth")
+        return self

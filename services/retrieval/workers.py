@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, Final, ParamSpec, TypeVar
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
@@ -21,6 +22,18 @@ _RETRY_AFTER_S = 0.5
 # A snapshot is not kept waiting by a merge.
 _JOBS: Final = 2
 _JOBS_MAX: Final = 16
+
+# Of the work that this thread runs.
+_deadline: Final[ContextVar[Deadline]] = ContextVar("deadline")
+
+
+def remaining_s(*, otherwise: float) -> float:
+    """Seconds left of the deadline of the work that this thread runs; `otherwise` outside of a lane.
+
+    Raises DeadlineExpired when there are none.
+    """
+    deadline = _deadline.get(None)
+    return otherwise if deadline is None else deadline.timeout_s()
 
 
 class Lane:
@@ -49,7 +62,11 @@ class Lane:
         def start() -> R:
             if deadline.remaining_s() <= 0:
                 raise DeadlineExpired("the deadline passed while the call waited; nothing was done")
-            return work(*args, **kwargs)
+            token = _deadline.set(deadline)
+            try:
+                return work(*args, **kwargs)
+            finally:
+                _deadline.reset(token)
 
         future = self._executor.submit(start)
         self._taken += 1

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.analysis import LANGUAGES
-from services.retrieval.catalogue import Collection
+from services.retrieval.interface import Collection
 from services.retrieval.schema import (
     DenseField,
     Kind,
@@ -93,11 +93,12 @@ def collection_message(collection: Collection, statistics: Statistics) -> pb.Col
     """A collection as it is sent."""
     created = Timestamp()
     created.FromMicroseconds(collection.stored.created_us)
+    held = collection.view
     return pb.Collection(
         name=collection.stored.name,
         schema=_schema_message(collection.schema),
-        document_count=collection.view.document_count,
-        version=collection.view.version,
+        document_count=held.document_count,
+        version=held.version,
         create_time=created,
         statistics=statistics_message(statistics),
     )

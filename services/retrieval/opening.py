@@ -1,0 +1,83 @@
+"""The engine that the settings choose, with what belongs to it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from services.retrieval.engine import Engine as EmbeddedEngine
+from services.retrieval.filters import Filter
+from services.retrieval.gauges import readings
+from services.retrieval.interface import Engine, Moment
+from services.retrieval.recall import LiveRecall
+from services.retrieval.search import Candidates, Query, Staged
+from services.retrieval.settings import RetrievalSettings
+from services.rpc.readings import Read
+from services.rpc.server import StartFailed
+
+# Takes note of a search: what was read, what was asked of it, and what was found.
+Note = Callable[[Moment[Any], Sequence[Query | Staged], Filter | None, Sequence[Candidates]], object]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine; what its gauges say; what takes note of its searches; and how many writes it takes at a time."""
+
+    engine: Engine[Any]
+    readings: Read
+    note: Note
+    writers: int
+
+
+def opened(settings: RetrievalSettings) -> AbstractContextManager[Opened]:
+    """The engine for the block. Raises StartFailed when it cannot be opened."""
+    return _milvus(settings) if settings.engine == "milvus" else _embedded(settings)
+
+
+@contextmanager
+def _embedded(settings: RetrievalSettings) -> Iterator[Opened]:
+    engine = EmbeddedEngine(
+        settings.data,
+        now_us=now_us,
+        max_collections=settings.max_collections,
+        segment_documents=settings.segment_documents,
+    )
+    recall = LiveRecall(settings.recall_sample_every)
+
+    def note(moment: Moment[Any], *asked_and_found: Any) -> None:
+        recall.note(moment.collection.view, *asked_and_found)
+
+    try:
+        yield Opened(engine, partial(readings, engine, settings.data), note, writers=1)
+    finally:
+        recall.close()
+        engine.close()
+
+
+@contextmanager
+def _milvus(settings: RetrievalSettings) -> Iterator[Opened]:
+    try:
+        from services.retrieval.milvus import connection, engine, gauges  # noqa: PLC0415 - needs the extra
+    except ImportError as error:
+        raise StartFailed("--engine milvus needs pymilvus: pip install 'sluice-search[milvus]'") from error
+    address = connection.Address(
+        settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_database
+    )
+    made = engine.MilvusEngine(
+        address,
+        timeout_s=settings.milvus_timeout_s,
+        dense_index=settings.milvus_index,
+        max_collections=settings.max_collections,
+        now_us=now_us,
+    )
+    try:
+        yield Opened(made, partial(gauges.readings, made), lambda *_: None, writers=settings.search_threads)
+    finally:
+        made.close()
+
+
+def now_us() -> int:
+    """The time, in microseconds since 1970-01-01 UTC."""
+    return int(datetime.now(UTC).timestamp() * 1e6)
