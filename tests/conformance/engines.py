@@ -1,0 +1,81 @@
+"""The engines that the suite runs against, and what each of them can do."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from tests.support.retrieval import Stub, in_server
+
+R = TypeVar("R")
+_numbers: Final = count(1)
+
+
+@dataclass(frozen=True)
+class Can:
+    """What an engine can do."""
+
+    sparse: bool = True
+    text: bool = True
+    multi_vector: bool = True
+    several_dense: bool = True
+    exact_by_default: bool = True
+    """Exact searches of dense fields in collections with the default index."""
+    ties_by_id: bool = True
+    """Of equal scores at the end of a ranking, those with the lowest ids are kept."""
+    documents_without_terms: bool = True
+    negative_weights: bool = True
+    longest_text: bool = True
+    """A text of 65,536 bytes."""
+    true_is_not_one: bool = True
+    """A list with `true` does not contain 1."""
+    small_versions: bool = True
+    """The first write makes version 1, the next 2."""
+
+
+ENGINES: Final = {
+    "embedded": Can(),
+    "milvus-lite": Can(
+        multi_vector=False,
+        exact_by_default=False,
+        ties_by_id=False,
+        documents_without_terms=False,
+        negative_weights=False,
+        longest_text=False,
+        true_is_not_one=False,
+        small_versions=False,
+    ),
+    # 2.3.5: the newest that a package carries.
+    "milvus": Can(
+        sparse=False,
+        text=False,
+        multi_vector=False,
+        several_dense=False,
+        exact_by_default=False,
+        ties_by_id=False,
+        documents_without_terms=False,
+        negative_weights=False,
+        longest_text=False,
+        small_versions=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An engine with its documents somewhere, and a service before it for each test."""
+
+    name: str
+    can: Can
+    folder: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
+        """What the test returns, run against a new service before the same documents."""
+        return in_server(self.folder, test, **self.settings, **settings)
+
+
+def new_name() -> str:
+    """A name that no collection of this session has."""
+    return f"zoo-{next(_numbers)}"

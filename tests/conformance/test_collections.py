@@ -1,0 +1,148 @@
+"""Collections and aliases: made, described, listed, pointed elsewhere, dropped."""
+
+from typing import Any
+
+import pytest
+from sluice.errors import AlreadyExists, InvalidRequest, NotFound
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from tests.conformance.engines import Place, new_name
+from tests.support.retrieval import DIMENSIONS, Stub, document, error_of, new_collection, query, upsert
+
+AXES = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_created_described_listed_dropped_and_created_anew(place: Place) -> None:
+    name = new_name()
+
+    async def check(stub: Stub) -> None:
+        created = (await stub.CreateCollection(new_collection(name))).collection
+        assert (created.name, created.document_count, created.version) == (name, 0, 0)
+        assert created.schema == _declared(name)
+        again = (await stub.CreateCollection(new_collection(name))).collection
+        assert again.create_time == created.create_time
+        other = await error_of(stub.CreateCollection(new_collection(name, pb.METRIC_L2)))
+        assert isinstance(other, AlreadyExists)
+        await stub.Upsert(upsert([document("a"), document("b")], AXES[:2], collection=name))
+        described = (await stub.GetCollection(pb.GetCollectionRequest(name=name))).collection
+        assert (described.document_count, described.schema) == (2, created.schema)
+        assert described.version > 0
+        listed = (await stub.ListCollections(pb.ListCollectionsRequest())).collections
+        assert [one.name for one in listed] == sorted(one.name for one in listed)
+        assert described in listed
+        assert (await stub.DropCollection(pb.DropCollectionRequest(name=name))).deleted_count == 2
+        await _is_gone(stub, name)
+        wider = new_collection(name)
+        wider.schema.dense_fields[0].dimensions = 2
+        assert (await stub.CreateCollection(wider)).collection.document_count == 0
+        await stub.Upsert(upsert([document("c")], [[1, 0]], collection=name))
+        found = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query([1, 0])]))
+        assert list(found.rankings[0].document_ids) == ["c"]
+
+    place.run(check)
+
+
+async def _is_gone(stub: Stub, name: str) -> None:
+    calls: list[Any] = [
+        stub.GetCollection(pb.GetCollectionRequest(name=name)),
+        stub.DropCollection(pb.DropCollectionRequest(name=name)),
+        stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query(AXES[0])])),
+        stub.CountDocuments(pb.CountDocumentsRequest(collection=name)),
+        stub.GetDocuments(pb.GetDocumentsRequest(collection=name, document_ids=["a"])),
+        stub.Upsert(upsert([document("a")], AXES[:1], collection=name)),
+        stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=["a"])),
+        stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(alias=new_name(), collection=name))),
+    ]
+    for call in calls:
+        error = await error_of(call)
+        assert isinstance(error, NotFound)
+        assert (error.reason_name, error.metadata["collection"]) == ("UNKNOWN_COLLECTION", name)
+
+
+def _declared(name: str) -> pb.Schema:
+    schema = new_collection(name).schema
+    schema.dense_fields[0].metric = pb.METRIC_COSINE
+    return schema
+
+
+def test_an_alias_moves_to_another_collection_and_goes_with_it(place: Place) -> None:
+    blue, green, alias = new_name(), new_name(), new_name()
+
+    async def names(stub: Stub) -> dict[str, str]:
+        return {one.alias: one.collection for one in (await stub.ListAliases(pb.ListAliasesRequest())).aliases}
+
+    async def found(stub: Stub) -> list[str]:
+        ranking = await stub.Retrieve(pb.RetrieveRequest(collection=alias, queries=[query(AXES[0])]))
+        return list(ranking.rankings[0].document_ids)
+
+    async def check(stub: Stub) -> None:
+        for name, id_ in ((blue, "old"), (green, "new")):
+            await stub.CreateCollection(new_collection(name))
+            await stub.Upsert(upsert([document(id_)], AXES[:1], collection=name))
+            await stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(alias=alias, collection=name)))
+            await stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(alias=alias, collection=name)))
+            assert (await names(stub))[alias] == name
+            assert await found(stub) == [id_]
+            assert (await stub.GetCollection(pb.GetCollectionRequest(name=alias))).collection.name == name
+        await stub.Upsert(upsert([document("newer")], AXES[1:2], collection=alias))
+        assert await found(stub) == ["new", "newer"]
+        assert isinstance(await error_of(stub.CreateCollection(new_collection(alias))), AlreadyExists)
+        taken = pb.SetAliasRequest(alias=pb.Alias(alias=blue, collection=green))
+        assert isinstance(await error_of(stub.SetAlias(taken)), AlreadyExists)
+        assert isinstance(await error_of(stub.DropCollection(pb.DropCollectionRequest(name=alias))), NotFound)
+        for _ in range(2):
+            await stub.DeleteAlias(pb.DeleteAliasRequest(alias=alias))
+        assert alias not in await names(stub)
+        await stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(alias=alias, collection=green)))
+        await stub.DropCollection(pb.DropCollectionRequest(name=green))
+        assert alias not in await names(stub)
+        assert isinstance(await error_of(stub.GetCollection(pb.GetCollectionRequest(name=alias))), NotFound)
+
+    place.run(check)
+
+
+FIELDS: dict[str, tuple[str, Any]] = {
+    "sparse": ("schema.sparse_fields[0]", {"sparse_fields": [pb.SparseField(name="s")]}),
+    "text": ("schema.text_fields[0]", {"text_fields": [pb.TextField(name="t")]}),
+    "multi_vector": (
+        "schema.multi_vector_fields[0]",
+        {"multi_vector_fields": [pb.MultiVectorField(name="m", dimensions=2)]},
+    ),
+    "several_dense": (
+        "schema.dense_fields[1]",
+        {"dense_fields": [pb.DenseField(name=name, dimensions=DIMENSIONS) for name in ("one", "two")]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_a_field_is_held_or_refused_with_its_path(place: Place, kind: str) -> None:
+    path, schema = FIELDS[kind]
+
+    async def check(stub: Stub) -> None:
+        create = pb.CreateCollectionRequest(name=new_name(), schema=pb.Schema(**schema))
+        if getattr(place.can, kind):
+            await stub.CreateCollection(create)
+            await stub.DropCollection(pb.DropCollectionRequest(name=create.name))
+            return
+        error = await error_of(stub.CreateCollection(create))
+        assert isinstance(error, InvalidRequest)
+        assert [violation.field for violation in error.violations] == [path]
+        assert isinstance(await error_of(stub.GetCollection(pb.GetCollectionRequest(name=create.name))), NotFound)
+
+    place.run(check)
+
+
+def test_there_are_at_most_so_many_collections(place: Place) -> None:
+    async def count(stub: Stub) -> int:
+        return len((await stub.ListCollections(pb.ListCollectionsRequest())).collections)
+
+    there = place.run(count)
+
+    async def check(stub: Stub) -> None:
+        if not there:
+            await stub.CreateCollection(new_collection(new_name()))
+        refused = await error_of(stub.CreateCollection(new_collection(new_name())))
+        assert refused.reason_name == "QUOTA_EXCEEDED"
+
+    place.run(check, max_collections=max(1, there))
