@@ -30,6 +30,8 @@ class Can:
     """A text of 65,536 bytes."""
     true_is_not_one: bool = True
     """A list with `true` does not contain 1."""
+    bm25_parameters: bool = True
+    """Scores of words follow the field's k1 and b."""
     small_versions: bool = True
     """The first write makes version 1, the next 2."""
 
@@ -44,6 +46,7 @@ ENGINES: Final = {
         negative_weights=False,
         longest_text=False,
         true_is_not_one=False,
+        bm25_parameters=False,
         small_versions=False,
     ),
     # 2.3.5: the newest that a package carries.

@@ -171,6 +171,10 @@ def _compared(field: str, compare: Callable[[Any, Any], bool], given: Any) -> Ca
     return lambda metadata: field in metadata and compare(metadata[field], given)
 
 
+def _has(field: str) -> Callable[[Metadata], bool]:
+    return lambda metadata: field in metadata
+
+
 def _others() -> list[Case]:
     cases: list[Case] = []
     memberships: dict[str, list[Any]] = {
@@ -187,9 +191,7 @@ def _others() -> list[Case]:
         condition = pb_filter.Filter(contains=pb_filter.Contains(field="tags", value=value(element)))
         cases.append((f"{element} in tags", condition, _compared("tags", operator.contains, element)))
     for field in ("author", "year", "printed", "added", "tags"):
-        cases.append(
-            (f"exists {field}", pb_filter.Filter(exists=field), lambda metadata, field=field: field in metadata)
-        )
+        cases.append((f"exists {field}", pb_filter.Filter(exists=field), _has(field)))
     return cases
 
 
@@ -199,12 +201,16 @@ def _groups(leaves: list[Case]) -> list[Case]:
     for _ in range(30):
         picked = [cases[int(place)] for place in rng.integers(len(cases), size=3)]
         kind = ("all_of", "any_of", "none_of")[int(rng.integers(3))]
-        condition = pb_filter.Filter(**{kind: pb_filter.FilterList(filters=[one for _, one, _ in picked])})
+        condition = pb_filter.Filter()
+        getattr(condition, kind).filters.extend(one for _, one, _ in picked)
         said = f"{kind}({', '.join(text for text, _, _ in picked)})"
         cases.append((said, condition, _grouped(kind, [is_true for _, _, is_true in picked])))
     return cases[len(leaves) :]
 
 
 def _grouped(kind: str, conditions: list[Callable[[Metadata], bool]]) -> Callable[[Metadata], bool]:
-    decide = {"all_of": all, "any_of": any, "none_of": lambda results: not any(results)}[kind]
-    return lambda metadata: decide([is_true(metadata) for is_true in conditions])
+    def decide(metadata: Metadata) -> bool:
+        results = [is_true(metadata) for is_true in conditions]
+        return all(results) if kind == "all_of" else any(results) == (kind == "any_of")
+
+    return decide

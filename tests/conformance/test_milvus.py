@@ -1,0 +1,201 @@
+"""What only a service before Milvus has: replicas, a Milvus that goes away, credentials, collections of others."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+from pymilvus import MilvusClient
+from sluice.errors import AlreadyExists, DeadlineExpired, NotFound, Unavailable, from_rpc_error
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
+
+from services.retrieval.settings import RetrievalSettings
+from tests.conformance.engines import Place, new_name
+from tests.support.milvus import Standalone
+from tests.support.processes import running
+from tests.support.retrieval import (
+    Stub,
+    channel_to_retrieval,
+    document,
+    error_of,
+    in_server,
+    new_collection,
+    query,
+    upsert,
+)
+
+# Of a port that nothing listens on: 1 is reserved, and needs root to listen.
+NOWHERE = "http://127.0.0.1:1"
+SECRET = "root:Very-Secret-7"
+
+
+def retrieve(name: str) -> pb.RetrieveRequest:
+    return pb.RetrieveRequest(collection=name, queries=[query([1, 0, 0, 0])])
+
+
+def test_a_write_of_one_replica_is_seen_by_the_next_read_of_another(milvus_place: Place) -> None:
+    name = new_name()
+
+    async def check() -> None:
+        async with (
+            channel_to_retrieval(milvus_place.folder / "one", **milvus_place.settings) as first,
+            channel_to_retrieval(milvus_place.folder / "two", **milvus_place.settings) as second,
+        ):
+            one, two = RetrievalServiceStub(first), RetrievalServiceStub(second)
+            await one.CreateCollection(new_collection(name))
+            for number in range(5):
+                written = await one.Upsert(upsert([document(f"{number}")], np.eye(4)[:1], collection=name))
+                found = await two.Retrieve(retrieve(name))
+                assert len(found.rankings[0].document_ids) == number + 1
+                assert found.collection_version == written.version
+            await two.DropCollection(pb.DropCollectionRequest(name=name))
+            assert isinstance(await error_of(one.Retrieve(retrieve(name))), NotFound)
+            # Another schema under the same name: the first replica must not write by what it knew.
+            wider = new_collection(name)
+            wider.schema.dense_fields[0].dimensions = 2
+            await two.CreateCollection(wider)
+            await one.Upsert(upsert([document("a")], [[1, 0]], collection=name))
+            await two.DropCollection(pb.DropCollectionRequest(name=name))
+
+    asyncio.run(check())
+
+
+def test_milvus_goes_away_and_comes_back(standalone: Standalone, tmp_path: Path) -> None:
+    """Away, every call is refused at once and may be repeated; back, everything acknowledged is there."""
+    name = new_name()
+
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection(name))
+        await stub.Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
+        standalone.kill()
+        calls: list[Any] = [
+            stub.Retrieve(retrieve(name)),
+            stub.GetCollection(pb.GetCollectionRequest(name=name)),
+            stub.ListCollections(pb.ListCollectionsRequest()),
+            stub.ListAliases(pb.ListAliasesRequest()),
+            stub.Upsert(upsert([document("b")], np.eye(4)[:1], collection=name)),
+            stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=["a"])),
+            stub.CreateCollection(new_collection(new_name())),
+            stub.DropCollection(pb.DropCollectionRequest(name=name)),
+        ]
+        for call in calls:
+            error = await error_of(call)
+            assert isinstance(error, Unavailable)
+            assert error.reason_name == "NOT_READY"
+            assert error.retry_after_s
+        await asyncio.to_thread(standalone.start)
+        assert list((await _once_back(stub, name)).rankings[0].document_ids) == ["a"]
+        done = await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
+        assert (done.inserted_count, done.replaced_count) == (1, 1)
+
+    try:
+        in_server(tmp_path, check, engine="milvus", milvus_uri=standalone.uri)
+    finally:
+        standalone.kill()
+        standalone.start()
+
+
+async def _once_back(stub: Stub, name: str) -> pb.RetrieveResponse:
+    """The answer, once there is one: collections load for some seconds after a start."""
+    async with asyncio.timeout(180):
+        while True:
+            try:
+                return await stub.Retrieve(retrieve(name))
+            except grpc.aio.AioRpcError as failed:
+                error = from_rpc_error(failed)
+                assert isinstance(error, Unavailable), error
+                await asyncio.sleep(error.retry_after_s or 1)
+
+
+def test_it_starts_without_milvus_and_refuses(tmp_path: Path) -> None:
+    async def check(stub: Stub) -> None:
+        for _ in range(2):
+            error = await error_of(stub.ListCollections(pb.ListCollectionsRequest()))
+            assert isinstance(error, Unavailable)
+            assert error.retry_after_s
+
+    in_server(tmp_path, check, engine="milvus", milvus_uri=NOWHERE, milvus_timeout_s=1)
+
+
+def test_the_callers_deadline_ends_the_call_to_milvus(milvus_place: Place) -> None:
+    name = new_name()
+
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection(name))
+        # So soon that no Milvus can have answered.
+        error = await error_of(stub.Retrieve(retrieve(name), timeout=0.0005))
+        assert isinstance(error, DeadlineExpired)
+        assert (await stub.Retrieve(retrieve(name))).rankings[0].coverage == 1
+
+    milvus_place.run(check)
+
+
+def test_collections_of_others_are_left_alone(milvus_place: Place) -> None:
+    theirs = f"theirs{new_name().removeprefix('zoo-')}"
+    client = MilvusClient(uri=milvus_place.settings["milvus_uri"], dedicated=True)
+    try:
+        client.create_collection(theirs, dimension=4)
+
+        async def check(stub: Stub) -> None:
+            listed = (await stub.ListCollections(pb.ListCollectionsRequest())).collections
+            assert theirs not in [one.name for one in listed]
+            assert isinstance(await error_of(stub.GetCollection(pb.GetCollectionRequest(name=theirs))), NotFound)
+            assert isinstance(await error_of(stub.DropCollection(pb.DropCollectionRequest(name=theirs))), NotFound)
+            assert isinstance(await error_of(stub.CreateCollection(new_collection(theirs))), AlreadyExists)
+
+        milvus_place.run(check)
+        assert client.has_collection(theirs)
+    finally:
+        client.drop_collection(theirs)
+        client.close()
+
+
+def test_the_metrics_tell_the_documents_of_each_collection(milvus_place: Place) -> None:
+    name = new_name()
+
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection(name))
+        await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
+        await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=["a"]))
+
+        def read(gauge: str) -> float | None:
+            return REGISTRY.get_sample_value(gauge, {"collection": name})
+
+        assert await asyncio.to_thread(read, "sluice_collection_documents") == 1
+        assert await asyncio.to_thread(read, "sluice_collection_deleted_documents") is None
+        assert await asyncio.to_thread(REGISTRY.get_sample_value, "sluice_store_writable") is None
+
+    milvus_place.run(check)
+
+
+def test_the_token_is_never_told(tmp_path: Path) -> None:
+    environment = {"SLUICE_RETRIEVAL_MILVUS_TOKEN": SECRET}
+    arguments = ["--engine", "milvus", "--milvus-uri", NOWHERE, "--milvus-timeout-s", "1", "--data", str(tmp_path)]
+    with running("services.retrieval", *arguments, environment=environment) as server:
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as failed:
+            RetrievalServiceStub(channel).ListCollections(pb.ListCollectionsRequest(), timeout=30)
+        assert SECRET not in str(failed.value)
+        assert server.terminate() == 0
+    log = "\n".join(server.log)
+    assert '"milvus_token": "**********"' in log
+    assert SECRET not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"engine": "milvus"}, "--engine milvus needs --milvus-uri"),
+        ({"engine": "milvus", "milvus_uri": "http://root:secret@127.0.0.1:1"}, "milvus_uri"),
+        ({"engine": "milvus", "milvus_uri": NOWHERE, "max_depth": 20_000}, "at most 16,384 candidates"),
+        ({"engine": "other"}, "'embedded' or 'milvus'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected) as refused:
+        RetrievalSettings(**settings)
+    assert expected in str(refused.value)
