@@ -10,8 +10,8 @@ from sluice.common.v1 import document_pb2 as doc
 from sluice.common.v1 import filter_pb2 as pb_filter
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.conformance.engines import Place, new_name
-from tests.support.retrieval import Stub, document, new_collection, query, upsert, value
+from tests.conformance.engines import SHARED, Place, empty
+from tests.support.retrieval import Stub, document, query, upsert, value
 
 Metadata = dict[str, Any]
 Case = tuple[str, pb_filter.Filter, Callable[[Metadata], bool]]
@@ -55,10 +55,10 @@ LISTS: Final = [[], ["red"], ["red", "green"], ["gre"], [1.0, 2.5], [2.5]]
 def test_every_operator_finds_what_python_finds(place: Place) -> None:
     rng = np.random.default_rng(7)
     given = {f"{number:03}": _random(rng) for number in range(80)}
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         documents = [document(id_, **_sent(metadata)) for id_, metadata in given.items()]
         await stub.Upsert(upsert(documents, rng.standard_normal((len(given), 4)), collection=name))
         for said, condition, is_true in _cases():
@@ -79,10 +79,10 @@ def test_every_operator_finds_what_python_finds(place: Place) -> None:
 
 
 def test_no_value_is_read_as_a_part_of_the_expression(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         given = [document(f"{i:02}", author=text, tags=[text], year=1.0) for i, text in enumerate(NASTY)]
         await stub.Upsert(upsert(given, np.ones((len(given), 4)), collection=name))
         for i, text in enumerate(NASTY):
@@ -107,10 +107,10 @@ def test_no_value_is_read_as_a_part_of_the_expression(place: Place) -> None:
 
 
 def test_a_list_with_true_contains_one_or_not(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         given = [document("one", tags=[1.0]), document("true", tags=[True])]
         await stub.Upsert(upsert(given, np.ones((2, 4)), collection=name))
         one = pb_filter.Filter(contains=pb_filter.Contains(field="tags", value=value(1.0)))

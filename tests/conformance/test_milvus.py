@@ -14,7 +14,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 from services.retrieval.settings import RetrievalSettings
-from tests.conformance.engines import Place, new_name
+from tests.conformance.engines import SHARED, Place, empty, new_name
 from tests.support.milvus import Standalone
 from tests.support.processes import running
 from tests.support.retrieval import (
@@ -64,14 +64,15 @@ def test_a_write_of_one_replica_is_seen_by_the_next_read_of_another(milvus_place
     asyncio.run(check())
 
 
-def test_milvus_goes_away_and_comes_back(standalone: Standalone, tmp_path: Path) -> None:
+def test_milvus_goes_away_and_comes_back(tmp_path: Path) -> None:
     """Away, every call is refused at once and may be repeated; back, everything acknowledged is there."""
     name = new_name()
+    milvus = Standalone(tmp_path / "milvus")
 
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection(name))
         await stub.Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
-        standalone.kill()
+        milvus.kill()
         calls: list[Any] = [
             stub.Retrieve(retrieve(name)),
             stub.GetCollection(pb.GetCollectionRequest(name=name)),
@@ -87,16 +88,16 @@ def test_milvus_goes_away_and_comes_back(standalone: Standalone, tmp_path: Path)
             assert isinstance(error, Unavailable)
             assert error.reason_name == "NOT_READY"
             assert error.retry_after_s
-        await asyncio.to_thread(standalone.start)
+        await asyncio.to_thread(milvus.start)
         assert list((await _once_back(stub, name)).rankings[0].document_ids) == ["a"]
         done = await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
         assert (done.inserted_count, done.replaced_count) == (1, 1)
 
     try:
-        in_server(tmp_path, check, engine="milvus", milvus_uri=standalone.uri)
+        milvus.start()
+        in_server(tmp_path, check, engine="milvus", milvus_uri=milvus.uri)
     finally:
-        standalone.kill()
-        standalone.start()
+        milvus.kill()
 
 
 async def _once_back(stub: Stub, name: str) -> pb.RetrieveResponse:
@@ -122,10 +123,10 @@ def test_it_starts_without_milvus_and_refuses(tmp_path: Path) -> None:
 
 
 def test_the_callers_deadline_ends_the_call_to_milvus(milvus_place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         # So soon that no Milvus can have answered.
         error = await error_of(stub.Retrieve(retrieve(name), timeout=0.0005))
         assert isinstance(error, DeadlineExpired)
@@ -155,10 +156,10 @@ def test_collections_of_others_are_left_alone(milvus_place: Place) -> None:
 
 
 def test_the_metrics_tell_the_documents_of_each_collection(milvus_place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
         await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=["a"]))
 

@@ -7,8 +7,8 @@ from sluice.common.v1 import filter_pb2 as pb_filter
 from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.conformance.engines import Place, new_name
-from tests.support.retrieval import Stub, document, error_of, new_collection, query, upsert, value
+from tests.conformance.engines import SHARED, Place, empty
+from tests.support.retrieval import Stub, document, error_of, query, upsert, value
 
 C = pb_filter.Comparison
 
@@ -56,10 +56,10 @@ def _calls(stub: Stub, name: str) -> list[tuple[Any, str]]:
 
 
 def test_bad_calls_are_refused_with_the_path_of_the_field(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         for call, path in _calls(stub, name):
             error = await error_of(call)
             assert isinstance(error, InvalidRequest), path
@@ -70,11 +70,11 @@ def test_bad_calls_are_refused_with_the_path_of_the_field(place: Place) -> None:
 
 
 def test_the_deepest_and_widest_filter_is_understood(place: Place) -> None:
-    name = new_name()
+    name = SHARED
     many = [value(f"author {number}") for number in range(1024)]
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         given = [document("a", author="author 1023", year=1), document("b", author="nobody", year=2)]
         await stub.Upsert(upsert(given, np.eye(4)[:2], collection=name))
         wide = pb_filter.Filter(membership=pb_filter.Membership(field="author", values=many))
@@ -88,10 +88,10 @@ def test_the_deepest_and_widest_filter_is_understood(place: Place) -> None:
 
 
 def test_a_text_of_the_greatest_length(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         await stub.Upsert(upsert([document("a", "é" * 32_767)], np.eye(4)[:1], collection=name))
         longest = stub.Upsert(upsert([document("b", "x" * 65_536)], np.eye(4)[:1], collection=name))
         if place.can.longest_text:

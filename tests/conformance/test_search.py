@@ -1,5 +1,6 @@
 """Searches: dense, sparse and text fields against truths of numpy, pages, and several queries in one call."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from services.core.bm25 import idf, saturation
 from services.core.similarity import cosine, dot, l2
 from services.retrieval.analysis import analyzer
 from services.rpc.tensor import to_tensor
-from tests.conformance.engines import Place, new_name
+from tests.conformance.engines import SHARED, Place, empty, new_name
 from tests.support.retrieval import Stub, document, error_of, new_collection, query, upsert, value
 
 SIMILARITIES = {pb.METRIC_COSINE: cosine, pb.METRIC_DOT: dot, pb.METRIC_L2: l2}
@@ -56,10 +57,10 @@ def test_dense_rankings_are_those_of_numpy(place: Place, metric: pb.Metric.Value
 
 
 def test_exact_is_exact_or_refused(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
         request = pb.RetrieveRequest(collection=name, queries=[query([0.5, 1, 0, 0])], exact=True)
         if place.can.exact_by_default:
@@ -89,10 +90,10 @@ def test_exact_in_a_flat_collection_of_milvus(milvus_place: Place) -> None:
 
 
 def test_equal_scores_are_ordered_by_id(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         ids = ["m", "z", "c", "b", "y", "a", "x"]
         await stub.Upsert(upsert([document(id_) for id_ in ids], np.ones((7, 4)), collection=name))
         for depth in (10, 4):
@@ -107,10 +108,10 @@ def test_equal_scores_are_ordered_by_id(place: Place) -> None:
 
 
 def test_pages_list_each_document_once_by_id_while_others_write(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         ids = [f"{prefix}{number}" for prefix in ("b", "é", "Z", "😀", "a") for number in range(9)]
         for start in range(0, len(ids), 9):
             given = [document(id_, printed=id_[-1] in "02468") for id_ in ids[start : start + 9]]
@@ -127,19 +128,20 @@ def test_pages_list_each_document_once_by_id_while_others_write(place: Place) ->
                 request.page_token = page.next_page_token
                 # Behind the cursor, and again in front of it.
                 await stub.Upsert(upsert([document("Z0", printed=True)], np.ones((1, 4)), collection=name))
-                await stub.Upsert(upsert([document(listed[-1], printed=True)], np.ones((1, 4)), collection=name))
+                last = document(listed[-1], printed=listed[-1][-1] in "02468")
+                await stub.Upsert(upsert([last], np.ones((1, 4)), collection=name))
             assert listed == sorted(wanted, key=str.encode)
 
     place.run(check)
 
 
 def test_no_documents_are_found_in_an_empty_collection(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         found = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query([1, 0, 0, 0])]))
-        assert found == pb.RetrieveResponse(rankings=[pb.Ranking(coverage=1)])
+        assert (list(found.rankings), list(found.documents)) == ([pb.Ranking(coverage=1)], [])
         assert await stub.ListDocuments(pb.ListDocumentsRequest(collection=name)) == pb.ListDocumentsResponse()
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection=name))).document_count == 0
 
@@ -155,7 +157,6 @@ def terms(*documents: dict[int, float]) -> tns.SparseVectors:
 
 
 def test_sparse_scores_are_inner_products(place: Place) -> None:
-    """Where there are no sparse fields, tests/conformance/test_collections.py sees them refused."""
     rng = np.random.default_rng(9)
     name = new_name()
     given = [
@@ -179,8 +180,7 @@ def test_sparse_scores_are_inner_products(place: Place) -> None:
         assert not (await _asked(stub, name, pb.FieldQuery(sparse=terms({}), depth=20))).document_ids
         await _check_limits(place, stub, name)
 
-    if place.can.sparse:
-        place.run(check)
+    place.run(check if place.can.sparse else partial(_is_refused, pb.Schema(sparse_fields=[pb.SparseField(name="s")])))
 
 
 async def _check_limits(place: Place, stub: Stub, name: str) -> None:
@@ -243,8 +243,12 @@ def test_text_scores_are_bm25_in_the_form_of_lucene(place: Place, parameters: tu
         for asked in ("the", "elsewhere"):
             assert not (await _asked(stub, name, pb.FieldQuery(text=asked, depth=10))).document_ids
 
-    if place.can.text:
-        place.run(check)
+    place.run(check if place.can.text else partial(_is_refused, pb.Schema(text_fields=[pb.TextField(name="t")])))
+
+
+async def _is_refused(schema: pb.Schema, stub: Stub) -> None:
+    created = stub.CreateCollection(pb.CreateCollectionRequest(name=new_name(), schema=schema))
+    assert isinstance(await error_of(created), InvalidRequest)
 
 
 def _retrieve(name: str, asked: pb.FieldQuery) -> pb.RetrieveRequest:
@@ -256,10 +260,10 @@ async def _asked(stub: Stub, name: str, asked: pb.FieldQuery) -> pb.Ranking:
 
 
 def test_several_queries_and_those_among_what_others_found(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         given = [document(id_, printed=id_ != "c") for id_ in "abcd"]
         await stub.Upsert(upsert(given, np.eye(4) + 0.1, collection=name))
         first = query([1, 0.5, 0, 0], depth=2)

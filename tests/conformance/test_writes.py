@@ -9,7 +9,7 @@ from sluice.common.v1 import filter_pb2
 from sluice.errors import InvalidRequest, PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.conformance.engines import Place, new_name
+from tests.conformance.engines import SHARED, Place, empty, new_name
 from tests.support.retrieval import Stub, document, error_of, new_collection, query, upsert
 
 AXES = np.eye(4, dtype=np.float32)
@@ -21,7 +21,7 @@ async def listed(stub: Stub, name: str) -> list[str]:
 
 
 def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
-    name = new_name()
+    name = SHARED
     moment = doc.MetadataValue(timestamp_value=Timestamp(seconds=-5_000_000_000, nanos=123_456_000))
     full = document(
         "ä/😀 \"'\\",
@@ -36,7 +36,7 @@ def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
     )
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         first = upsert([document("a"), full], AXES[:2], collection=name, content_hashes=["1", "2"])
         done = await stub.Upsert(first)
         assert (done.inserted_count, done.replaced_count) == (2, 0)
@@ -62,10 +62,10 @@ def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
 
 
 def test_a_call_with_one_bad_document_writes_none(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         await stub.Upsert(upsert([document("a")], AXES[:1], collection=name))
         bad: list[pb.UpsertRequest] = [
             upsert([document("b"), document("c", year="a word")], AXES[:2], collection=name),
@@ -83,7 +83,7 @@ def test_a_call_with_one_bad_document_writes_none(place: Place) -> None:
 
 
 def test_delete_by_ids_and_by_filter(place: Place) -> None:
-    name = new_name()
+    name = SHARED
     old = filter_pb2.Filter(
         comparison=filter_pb2.Comparison(
             field="year", operator=filter_pb2.Comparison.OPERATOR_LESS, value=doc.MetadataValue(number_value=1900)
@@ -91,7 +91,7 @@ def test_delete_by_ids_and_by_filter(place: Place) -> None:
     )
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         given = [document(str(i), year=1897 + i) for i in range(6)]
         written = await stub.Upsert(upsert(given, np.ones((6, 4)), collection=name))
         by_ids = pb.DeleteDocumentsRequest(collection=name, document_ids=["5", "nowhere", "4"])
@@ -142,10 +142,10 @@ def test_vectors_of_another_model_are_refused_also_by_the_next_process(place: Pl
 
 
 def test_every_acknowledged_write_is_found_by_the_next_read(place: Place) -> None:
-    name = new_name()
+    name = SHARED
 
     async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
+        await empty(stub)
         for number in range(10):
             await stub.Upsert(upsert([document(f"{number:02}")], AXES[:1], collection=name))
             found = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query(AXES[0], depth=50)]))

@@ -191,7 +191,8 @@ class MilvusEngine:
                 missing.add_index(one.field, one.kind, one.field, metric_type=one.metric, params=dict(one.params))
         if len(missing):
             self._connection.call_slow("create_index", place, missing)
-        self._connection.call_slow("load_collection", place)
+        if self._connection.call("get_load_state", place)["state"].name != "Loaded":
+            self._connection.call_slow("load_collection", place)
 
     def _make_versions(self) -> None:
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
