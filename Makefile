@@ -15,7 +15,9 @@ INSTALLED := $(VENV)/.installed
 PROMETHEUS := $(VENV)/prometheus/usr/bin/promtool
 # The packages of a client in JavaScript, for the tests.
 NODE := $(VENV)/node/.installed
-EXTRAS := serving,cpu,export,demo,loadtest,langchain,llama-index,dev
+# A Milvus server for the conformance tests: the package's, unpacked once, 250 MB.
+MILVUS := $(VENV)/milvus/bin/milvus
+EXTRAS := serving,milvus,cpu,export,demo,loadtest,langchain,llama-index,dev
 export SLUICE_HOME ?= $(CURDIR)/.demo
 
 .PHONY: help
@@ -61,6 +63,13 @@ $(NODE): tests/clients/package.json | $(INSTALLED)
 	else echo "no npm: the test of a client in JavaScript is skipped" >&2; fi
 	@touch $@
 
+$(MILVUS): | $(INSTALLED)
+	@echo "== a Milvus server, for the tests that both engines pass"
+	@mkdir -p $(VENV)/milvus
+	@{ $(PIP) install --quiet --constraint constraints.txt --no-deps milvus && \
+	   $(BIN)/python -c 'import milvus; milvus._initialize_data_files("$(VENV)/milvus")'; } || \
+	  echo "no Milvus server for this platform: the tests that need it are skipped" >&2
+
 .PHONY: demo
 demo: setup ## Export a model, start four services, index Python's documentation, search it
 	@$(BIN)/sluice demo
@@ -75,7 +84,7 @@ down: setup ## Stop the system that `make up` left running
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup $(PROMETHEUS) $(NODE) ## Run the whole test suite
+test: setup $(PROMETHEUS) $(NODE) $(MILVUS) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
 .PHONY: nightly

@@ -1,6 +1,9 @@
 """What only a service before Milvus has: replicas, a Milvus that goes away, credentials, collections of others."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,7 @@ def test_milvus_goes_away_and_comes_back(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection(name))
         await stub.Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
+        await _check_stopped(milvus, name, tmp_path / "impatient")
         milvus.kill()
         calls: list[Any] = [
             stub.Retrieve(retrieve(name)),
@@ -98,6 +102,18 @@ def test_milvus_goes_away_and_comes_back(tmp_path: Path) -> None:
         in_server(tmp_path, check, engine="milvus", milvus_uri=milvus.uri)
     finally:
         milvus.kill()
+
+
+async def _check_stopped(milvus: Standalone, name: str, folder: Path) -> None:
+    """A Milvus that does not answer counts as away after a while, though the caller would wait longer."""
+    settings = {"engine": "milvus", "milvus_uri": milvus.uri, "milvus_timeout_s": 1}
+    async with channel_to_retrieval(folder, **settings) as channel:
+        milvus.signal(signal.SIGSTOP)
+        try:
+            error = await error_of(RetrievalServiceStub(channel).Retrieve(retrieve(name), timeout=60))
+        finally:
+            milvus.signal(signal.SIGCONT)
+        assert isinstance(error, Unavailable)
 
 
 async def _once_back(stub: Stub, name: str) -> pb.RetrieveResponse:
@@ -200,3 +216,15 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], expecte
     with pytest.raises(ValueError, match=expected) as refused:
         RetrievalSettings(**settings)
     assert expected in str(refused.value)
+
+
+def test_pymilvus_is_needed_for_this_engine_alone() -> None:
+    without = "import sys, runpy; sys.modules['pymilvus'] = None; sys.argv[0] = 'x'; "
+    code = f"{without} runpy.run_module('services.retrieval', run_name='__main__')"
+    command = [sys.executable, "-c", code, "--engine", "milvus", "--milvus-uri", NOWHERE, "--listen", "127.0.0.1:0"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "pip install 'sluice-search[milvus]'" in ended.stderr
+    imported = "import services.retrieval.servicer, sys; print('pymilvus' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", imported], check=True, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "False\n"

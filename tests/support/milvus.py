@@ -71,6 +71,11 @@ class Standalone:
             self._popen.wait(60)
             self._popen = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._popen is not None
+        self._popen.send_signal(number)
+
     def _answers(self) -> bool:
         assert self._popen is not None
         assert self._popen.poll() is None, (self._folder / "log").read_text()[-4000:]

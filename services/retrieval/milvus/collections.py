@@ -10,21 +10,20 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sluice.errors import NotFound
 
 from services.retrieval.catalogue import unknown
 from services.retrieval.milvus import fields
-from services.retrieval.milvus.connection import Connection
+from services.retrieval.milvus.connection import STRONG, Connection
 from services.retrieval.reader import Stored
 from services.retrieval.schema import Schema
 
 PROPERTY: Final = "sluice.definition"
 # It begins with a capital, so no collection of a caller has this name.
 VERSIONS: Final = "SluiceVersions"
-STRONG: Final = "Strong"
 
 
 class Definition(BaseModel):
@@ -32,7 +31,7 @@ class Definition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Literal[1] = 1
     name: str
     key: int
     created_us: int
@@ -91,12 +90,17 @@ class MilvusCollection:
         return self._versions.of(self.key)
 
     @property
-    def view(self) -> Size:
-        """How much is in it now."""
+    def document_count(self) -> int:
+        """Documents in it now."""
         counted = self._connection.call(
             "query", self.place, filter="", output_fields=["count(*)"], consistency_level=STRONG
         )
-        return Size(int(counted[0]["count(*)"]), self.version)
+        return int(counted[0]["count(*)"])
+
+    @property
+    def view(self) -> Size:
+        """How much is in it now."""
+        return Size(self.document_count, self.version)
 
 
 class MilvusCatalogue:

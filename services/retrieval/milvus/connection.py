@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+# A read sees every write that was acknowledged before it began, by whichever replica.
+STRONG: Final = "Strong"
+
 # Outside of a lane, which has a deadline: a scrape of the metrics, the start.
 _OTHERWISE_S: Final = 2.0
 # A Milvus that restarts needs some seconds.
@@ -35,7 +38,13 @@ _INVALID: Final = frozenset({6, 1100})
 # Source: pkg/util/merr of Milvus 2.3 to 2.6.
 _AWAY: Final = frozenset({2, 3, 4, 7, 8, 9, 101, 103, 104, 106, *range(400, 406), *range(500, 505), *range(901, 912)})
 _AWAY_CODES: Final = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        # Our longest wait is over, and not yet the caller's.
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
 )
 _TEXT_CHARACTERS: Final = 300
 
@@ -134,7 +143,7 @@ def _translated(error: Exception) -> SluiceError:
     """Our error for one of pymilvus; what is neither the caller's fault nor a Milvus that is away goes to the log."""
     code = error.code() if isinstance(error, grpc.RpcError) else getattr(error, "code", None)
     text = _first_line(error)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED or _is_over():
+    if _is_over():
         return DeadlineExpired("the time was over before Milvus answered; it may have done what it was asked")
     if code == _NOT_FOUND:
         return unknown("the collection is not in Milvus", "")

@@ -25,10 +25,10 @@ from services.retrieval.milvus.collections import (
     Versions,
     in_milvus,
 )
-from services.retrieval.milvus.connection import Address, Connection
+from services.retrieval.milvus.connection import STRONG, Address, Connection
 from services.retrieval.milvus.expressions import ids_in
 from services.retrieval.milvus.fields import Index
-from services.retrieval.milvus.moment import STRONG, MilvusMoment
+from services.retrieval.milvus.moment import MilvusMoment
 from services.retrieval.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class MilvusEngine:
     def drop(self, name: str) -> int:
         """Delete a collection, named by its own name, and its aliases; how many documents it had. Raises NotFound."""
         collection = self._catalogue.own(name)
-        count = collection.view.document_count
+        count = collection.document_count
         for alias in self._connection.call("list_aliases", collection.place)["aliases"]:
             self._connection.call("drop_alias", alias)
         self._connection.call_slow("drop_collection", collection.place)
@@ -152,7 +152,7 @@ class MilvusEngine:
         if found is not None and found.stored.name != name:
             raise AlreadyExists(f"{name!r} is an alias; choose another name", metadata={"collection": name})
         if found is None and self._catalogue.is_taken(place):
-            raise AlreadyExists(f"Milvus has {place!r}, which is not of Sluice", metadata={"collection": name})
+            raise AlreadyExists(f"Milvus has {place!r}, which is not of this Sluice", metadata={"collection": name})
         return found
 
     def _create(self, name: str, schema: Schema) -> MilvusCollection:

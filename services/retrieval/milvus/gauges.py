@@ -13,7 +13,7 @@ def readings(engine: MilvusEngine) -> Iterator[Reading]:
     """The documents of each collection; nothing when Milvus does not tell in time."""
     try:
         found = engine.catalogue.collections
-        counts = {name: one.view.document_count for name, one in found.items()}
+        counts = {name: one.document_count for name, one in found.items()}
     except SluiceError:
         return
     yield Reading(metrics.COLLECTION_DOCUMENTS, by_collection=counts)

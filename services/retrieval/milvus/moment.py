@@ -1,7 +1,4 @@
-"""Reading one collection of Milvus.
-
-Every read asks for strong consistency: it sees every write that was acknowledged before it began, by whichever replica.
-"""
+"""Reading one collection of Milvus."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -20,7 +17,7 @@ from services.retrieval.documents import Document
 from services.retrieval.filters import Filter
 from services.retrieval.milvus import fields, rows
 from services.retrieval.milvus.collections import MilvusCollection
-from services.retrieval.milvus.connection import Connection
+from services.retrieval.milvus.connection import STRONG, Connection
 from services.retrieval.milvus.expressions import Expressions, both, ids_after, ids_in
 from services.retrieval.moment import Found
 from services.retrieval.schema import Metric, Schema
@@ -32,7 +29,6 @@ R = TypeVar("R")
 
 # Characters of text in one page, so that it fits into a message of the default limit, 16 MiB.
 _PAGE_BYTES: Final = 4 * 2**20
-STRONG: Final = "Strong"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from sluice.errors import Violation
 
 from services.core.arrays import I64
 from services.retrieval.analysis import analyzer
@@ -50,11 +49,6 @@ def words(keys: I64) -> str:
 def sparse_vector(keys: I64, weights: Any) -> dict[int, float]:
     """Weighted terms as pymilvus takes them."""
     return dict(zip(keys.tolist(), weights.tolist(), strict=True))
-
-
-def refused(path: str, description: str) -> Violation:
-    """What is wrong with one field of a request."""
-    return Violation(path, description)
 
 
 def _document_row(document: Document) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Filters as Milvus's expressions: every value stays one literal, every condition asks first for the field."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from milvus_lite.search.filter import tokens
+
+from services.retrieval.columns import Operator
+from services.retrieval.documents import Scalar, Timestamp
+from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.milvus.expressions import Expressions, both, ids_in, literal
+from services.retrieval.milvus.rows import words
+from services.retrieval.milvus.version import Version, parsed
+from services.retrieval.schema import Kind, MetadataField, Schema
+
+SCHEMA = Schema(
+    metadata=tuple(
+        MetadataField(name=name, kind=kind)
+        for name, kind in (
+            ("author", Kind.STRING),
+            ("year", Kind.NUMBER),
+            ("printed", Kind.BOOL),
+            ("added", Kind.TIMESTAMP),
+            ("tags", Kind.LIST),
+        )
+    )
+)
+YEAR = Comparison("year", Operator.LESS, 1900.0)
+YEAR_SAYS = '(exists Metadata["year"]) and (Metadata["year"] < 1900.0)'
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (None, ""),
+        (YEAR, YEAR_SAYS),
+        (Comparison("printed", Operator.EQUAL, True), '(exists Metadata["printed"]) and (Metadata["printed"] == true)'),
+        (
+            Comparison("added", Operator.NOT_EQUAL, Timestamp(-5)),
+            '(exists Metadata["added"]["us"]) and (Metadata["added"]["us"] != -5)',
+        ),
+        (
+            Membership("author", ("a", 'b"')),
+            '(exists Metadata["author"]) and (Metadata["author"] in ["a", "b\\""])',
+        ),
+        (Contains("tags", 1.0), '(exists Metadata["tags"]) and (json_contains(Metadata["tags"], 1.0))'),
+        (Contains("tags", Timestamp(1)), 'Id == ""'),
+        (Exists("added"), 'exists Metadata["added"]["us"]'),
+        (AllOf((YEAR,)), f"({YEAR_SAYS})"),
+        (AnyOf((YEAR, YEAR)), f"(({YEAR_SAYS}) or ({YEAR_SAYS}))"),
+        (NoneOf((YEAR, YEAR)), f"not ((({YEAR_SAYS}) or ({YEAR_SAYS})))"),
+    ],
+)
+def test_what_a_filter_becomes(condition: Filter | None, expected: str) -> None:
+    assert Expressions(SCHEMA, has_membership=True).of(condition) == expected
+
+
+def test_membership_where_json_has_none() -> None:
+    condition = Membership("year", (1.0, 2.0, 3.0))
+    expected = '((Metadata["year"] == 1.0) or ((Metadata["year"] == 2.0) or (Metadata["year"] == 3.0)))'
+    assert Expressions(SCHEMA, has_membership=False).of(condition) == f'(exists Metadata["year"]) and ({expected})'
+
+
+def test_many_conditions_are_nested_little() -> None:
+    wide = Expressions(SCHEMA, has_membership=False).of(AnyOf((YEAR,) * 256))
+    depth = deepest = 0
+    for character in wide:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        deepest = max(deepest, depth)
+    assert deepest < 16
+
+
+@given(st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
+def test_a_literal_is_one_token_and_says_the_value(value: Scalar) -> None:
+    read = [one for one in tokens.tokenize(literal(value)) if one.kind is not tokens.TokenKind.EOF]
+    negative = len(read) == 2 and read[0].kind is tokens.TokenKind.SUB
+    assert len(read) == 1 + negative
+    assert (-read[1].value if negative else read[0].value) == value
+
+
+@given(st.lists(st.text(), min_size=1, max_size=3))
+def test_a_list_of_ids_has_as_many_literals_as_ids(ids: list[str]) -> None:
+    read = tokens.tokenize(ids_in(ids))
+    assert [one.value for one in read if one.kind is tokens.TokenKind.STRING] == ids
+
+
+def test_both_and_words() -> None:
+    assert (both("a", ""), both("", "b"), both("a", "b"), both("", "")) == ("a", "b", "(a) and (b)", "")
+    keys = np.array([-1, 0, 7, 2**62], dtype=np.int64)
+    made = words(keys).split(" ")
+    assert len(set(made)) == 4
+    assert all(len(word) == 13 and word.isalnum() and word == word.lower() for word in made)
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "sparse"),
+    [
+        ("v2.3.5-lite", Version((2, 3), is_lite=False), False),
+        ("2.5.27", Version((2, 5), is_lite=False), True),
+        ("milvus_lite-3.2.2", Version((3, 2), is_lite=True), True),
+        ("something else", Version((99, 0), is_lite=False), True),
+    ],
+)
+def test_versions(text: str, version: Version, sparse: bool) -> None:
+    assert parsed(text) == version
+    assert version.has_sparse == sparse
