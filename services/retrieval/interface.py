@@ -4,9 +4,10 @@ Rule: whatever of an engine may wait, for a disk or for a server, is called in a
 left with `workers.remaining_s`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from services.retrieval.documents import Batch, Document
@@ -16,10 +17,11 @@ from services.retrieval.reader import Stored
 from services.retrieval.schema import Schema
 from services.retrieval.scoring import IsOver
 from services.retrieval.search import Query, Staged
+from services.retrieval.statistics import Statistics
 
 
 class Held(Protocol):
-    """How the documents of a collection are held."""
+    """What is in a collection."""
 
     @property
     def version(self) -> int:
@@ -28,18 +30,6 @@ class Held(Protocol):
     @property
     def document_count(self) -> int:
         """Documents in it."""
-
-    @property
-    def indexed_count(self) -> int:
-        """Documents that an approximate index covers."""
-
-    @property
-    def dead_count(self) -> int:
-        """Deleted documents that still take room."""
-
-    @property
-    def parts(self) -> Sequence[object]:
-        """The parts that a search goes through."""
 
 
 class Collection(Protocol):
@@ -54,8 +44,12 @@ class Collection(Protocol):
         """What it holds."""
 
     @property
+    def key(self) -> int:
+        """Its number, never used again."""
+
+    @property
     def view(self) -> Held:
-        """How its documents are held."""
+        """What is in it."""
 
 
 C = TypeVar("C", bound=Collection)
@@ -154,6 +148,15 @@ class Engine(Protocol[C]):
 
     def delete(self, collection: C, chosen: Sequence[str] | Filter) -> Deleted:
         """Delete by ids, or by a filter that was checked against the schema. Raises NotFound when it was dropped."""
+
+    def statistics(self, collection: C) -> Statistics:
+        """How a collection is held."""
+
+    def optimize(self, collection: C, is_stopped: Callable[[], bool]) -> tuple[Statistics, Statistics]:
+        """Merge a collection now; how it was held before, and after. Raises PreconditionFailed where that cannot be."""
+
+    def copy_to(self, folder: Path, is_stopped: Callable[[], bool]) -> None:
+        """A data folder of its own with all there is at one moment. Raises PreconditionFailed where that cannot be."""
 
     def close(self) -> None:
         """Let go of what it has open. Nothing may use the engine any more."""

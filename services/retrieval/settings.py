@@ -79,4 +79,6 @@ class RetrievalSettings(ServerSettings):
             raise ValueError("--engine milvus needs --milvus-uri (SLUICE_RETRIEVAL_MILVUS_URI)")
         if self.engine == "milvus" and self.max_depth > _MILVUS_DEPTH_MAX:
             raise ValueError(f"Milvus finds at most {_MILVUS_DEPTH_MAX:,} candidates: lower --max-depth")
+        if self.engine == "milvus" and self.snapshots is not None:
+            raise ValueError("--snapshots are of the embedded engine: with Milvus, use Milvus's own backups")
         return self

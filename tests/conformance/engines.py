@@ -35,6 +35,8 @@ class Can:
     """A list with `true` does not contain 1."""
     bm25_parameters: bool = True
     """Scores of words follow the field's k1 and b."""
+    optimize: bool = True
+    """Merge a collection on request."""
     small_versions: bool = True
     """The first write makes version 1, the next 2."""
 
@@ -50,6 +52,7 @@ ENGINES: Final = {
         longest_text=False,
         true_is_not_one=False,
         bm25_parameters=False,
+        optimize=False,
         small_versions=False,
     ),
     # 2.3.5: the newest that a package carries.
@@ -63,6 +66,7 @@ ENGINES: Final = {
         documents_without_terms=False,
         negative_weights=False,
         longest_text=False,
+        optimize=False,
         small_versions=False,
     ),
 }

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from sluice.errors import AlreadyExists, InvalidRequest, NotFound
+from sluice.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.conformance.engines import Place, new_name
+from tests.conformance.engines import SHARED, Place, empty, new_name
 from tests.support.retrieval import DIMENSIONS, Stub, document, error_of, new_collection, query, upsert
 
 AXES = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
@@ -146,3 +146,17 @@ def test_there_are_at_most_so_many_collections(place: Place) -> None:
         assert refused.reason_name == "QUOTA_EXCEEDED"
 
     place.run(check, max_collections=max(1, there))
+
+
+def test_a_collection_is_merged_on_request_or_that_is_refused(place: Place) -> None:
+    async def check(stub: Stub) -> None:
+        await empty(stub)
+        call = stub.OptimizeCollection(pb.OptimizeCollectionRequest(name=SHARED))
+        if place.can.optimize:
+            await call
+        else:
+            assert isinstance(await error_of(call), PreconditionFailed)
+        snapshot = await error_of(stub.CreateSnapshot(pb.CreateSnapshotRequest()))
+        assert isinstance(snapshot, PreconditionFailed)
+
+    place.run(check)

@@ -209,6 +209,7 @@ def test_the_token_is_never_told(tmp_path: Path) -> None:
         ({"engine": "milvus"}, "--engine milvus needs --milvus-uri"),
         ({"engine": "milvus", "milvus_uri": "http://root:secret@127.0.0.1:1"}, "milvus_uri"),
         ({"engine": "milvus", "milvus_uri": NOWHERE, "max_depth": 20_000}, "at most 16,384 candidates"),
+        ({"engine": "milvus", "milvus_uri": NOWHERE, "snapshots": "x"}, "snapshots are of the embedded engine"),
         ({"engine": "other"}, "'embedded' or 'milvus'"),
     ],
 )

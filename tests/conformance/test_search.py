@@ -281,3 +281,27 @@ def test_several_queries_and_those_among_what_others_found(place: Place) -> None
         assert not filtered.documents[0].text
 
     place.run(check)
+
+
+def test_rankings_are_fused_and_documents_grouped(place: Place) -> None:
+    """The work above the engines needs only what each of them can do."""
+    name = SHARED
+    authors = ["a", "a", "a", "b", "b", "c", None, "b"]
+
+    async def check(stub: Stub) -> None:
+        await empty(stub)
+        vectors = np.stack([[1, 0.1 * number, 0, 0] for number in range(len(authors))])
+        given = [document(f"{i}", **({"author": one} if one else {})) for i, one in enumerate(authors)]
+        await stub.Upsert(upsert(given, vectors, collection=name))
+        request = pb.RetrieveRequest(collection=name, queries=[query([1, 0, 0, 0], depth=2)])
+        request.grouping.CopyFrom(pb.Grouping(field="author", group_count=4, group_size=2))
+        groups = (await stub.Retrieve(request)).grouped
+        found = [(one.value.string_value, list(one.document_ids)) for one in groups.groups]
+        assert found == [("a", ["0", "1"]), ("b", ["3", "4"]), ("c", ["5"]), ("", ["6"])]
+        both = [query([1, 0, 0, 0], depth=3), query([0, 1, 0, 0], depth=3)]
+        fusion = pb.Fusion(rrf=pb.ReciprocalRankFusion(constant=1), depth=4)
+        fused = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=both, fusion=fusion))
+        assert list(fused.fused.document_ids) == ["0", "7", "1", "6"]
+        assert [one.document_id for one in fused.documents] == ["0", "1", "6", "7"]
+
+    place.run(check)

@@ -41,13 +41,10 @@ class Definition(BaseModel):
 
 @dataclass(frozen=True)
 class Size:
-    """How much is in a collection now. Milvus does not tell how it is held."""
+    """How much is in a collection now."""
 
     document_count: int
     version: int
-    indexed_count: int = 0
-    dead_count: int = 0
-    parts: tuple[object, ...] = ()
 
 
 class MilvusCollection:

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 from pymilvus import DataType, Function, FunctionType, MilvusClient
-from sluice.errors import AlreadyExists, QuotaExceeded, SluiceError
+from sluice.errors import AlreadyExists, PreconditionFailed, QuotaExceeded, SluiceError
 from sluice.errors import InvalidRequest as Invalid
 
 from services.retrieval.documents import Batch
@@ -30,6 +31,7 @@ from services.retrieval.milvus.expressions import ids_in
 from services.retrieval.milvus.fields import Index
 from services.retrieval.milvus.moment import MilvusMoment
 from services.retrieval.schema import Schema
+from services.retrieval.statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +144,18 @@ class MilvusEngine:
             return Deleted(0, collection.version)
         self._connection.call("delete", collection.place, filter=expression, consistency_level=STRONG)
         return Deleted(count, self._versions.rise(collection.key))
+
+    def statistics(self, collection: MilvusCollection) -> Statistics:
+        """Nothing: how a collection is held, Milvus's own metrics tell."""
+        return Statistics(0, 0, 0, 0, 0, 0, 0)
+
+    def optimize(self, collection: MilvusCollection, is_stopped: Callable[[], bool]) -> NoReturn:
+        """Raises PreconditionFailed: Milvus merges by itself."""
+        raise PreconditionFailed("Milvus merges and compacts its collections by itself; it is not done on request")
+
+    def copy_to(self, folder: Path, is_stopped: Callable[[], bool]) -> NoReturn:
+        """Raises PreconditionFailed: snapshots are of a data folder."""
+        raise PreconditionFailed("the documents are in Milvus: use its own backups")
 
     def _moment(self, collection: MilvusCollection) -> MilvusMoment:
         return MilvusMoment(self._connection, collection, self._executor)
