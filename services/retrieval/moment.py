@@ -87,6 +87,11 @@ class Moment:
             here = np.array([row for row, _ in listed], dtype=np.int64)
             rows.extend((here if matching is None else here[np.isin(here, matching)]).tolist())
         found = self.reader.documents(rows[:size])
-        sizes = np.cumsum([len(one.text) + len(one.title) for one in found])
-        fitting = max(1, int(np.count_nonzero(sizes <= _PAGE_BYTES)))
-        return found[:fitting], len(rows) > fitting
+        count = fitting(found)
+        return found[:count], len(rows) > count
+
+
+def fitting(found: Sequence[Document]) -> int:
+    """How many of the documents fit into one page: one, if it is large, or more."""
+    sizes = np.cumsum([len(one.text) + len(one.title) for one in found])
+    return max(1, int(np.count_nonzero(sizes <= _PAGE_BYTES)))

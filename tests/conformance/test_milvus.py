@@ -229,3 +229,26 @@ def test_pymilvus_is_needed_for_this_engine_alone() -> None:
     imported = "import services.retrieval.servicer, sys; print('pymilvus' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", imported], check=True, capture_output=True, text=True, timeout=120)
     assert ended.stdout == "False\n"
+
+
+def test_replicas_that_create_the_same_collection_at_once_make_one(milvus_place: Place) -> None:
+    name = new_name()
+
+    async def check() -> None:
+        async with (
+            channel_to_retrieval(milvus_place.folder / "one", **milvus_place.settings) as first,
+            channel_to_retrieval(milvus_place.folder / "two", **milvus_place.settings) as second,
+        ):
+            stubs = [RetrievalServiceStub(first), RetrievalServiceStub(second)]
+            created = await asyncio.gather(
+                *(stub.CreateCollection(new_collection(name)) for stub in stubs), return_exceptions=True
+            )
+            made = [one for one in created if isinstance(one, pb.CreateCollectionResponse)]
+            assert len({one.collection.create_time.ToNanoseconds() for one in made}) == 1
+            # Milvus Lite may refuse the second; to ask again is enough.
+            again = await asyncio.gather(*(stub.CreateCollection(new_collection(name)) for stub in stubs))
+            assert len({one.collection.create_time.ToNanoseconds() for one in (*made, *again)}) == 1
+            await stubs[1].Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
+            assert list((await stubs[0].Retrieve(retrieve(name))).rankings[0].document_ids) == ["a"]
+
+    asyncio.run(check())

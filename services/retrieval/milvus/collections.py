@@ -161,10 +161,9 @@ class MilvusCatalogue:
 class Versions:
     """The version of each collection: a row by its key."""
 
-    def __init__(self, connection: Connection, now_us: Callable[[], int], make: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, now_us: Callable[[], int]) -> None:
         self._connection = connection
         self._now_us = now_us
-        self._make = make
         self._lock = threading.Lock()
         self._last = 0
 
@@ -185,11 +184,6 @@ class Versions:
     def forget(self, key: int) -> None:
         """Delete the version of a collection that was dropped."""
         self._connection.call("delete", VERSIONS, filter=_by_key(key))
-
-    def prepare(self) -> None:
-        """Make the collection of the versions, if it is not there."""
-        if not self._connection.call("has_collection", VERSIONS):
-            self._make()
 
 
 def in_milvus(name: str) -> str:

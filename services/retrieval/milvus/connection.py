@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -28,6 +29,8 @@ STRONG: Final = "Strong"
 
 # Outside of a lane, which has a deadline: a scrape of the metrics, the start.
 _OTHERWISE_S: Final = 2.0
+# Longest wait for a connection, of the first caller alone: a Milvus that is there takes some ms.
+_CONNECT_S: Final = 3.0
 # A Milvus that restarts needs some seconds.
 _RETRY_AFTER_S: Final = 1.0
 # Longest pause between two attempts to connect to a Milvus that is away; gRPC would let it grow to two minutes.
@@ -73,6 +76,7 @@ class Connection:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: Any = None
+        self._next_attempt = 0.0
         self._version: Version | None = None
         self._keys: dict[str, int] = {}
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -116,8 +120,14 @@ class Connection:
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                timeout_s = min(remaining_s(otherwise=_OTHERWISE_S), self._timeout_s)
-                self._client = _told(lambda: self._connect(timeout_s))
+                if monotonic() < self._next_attempt:
+                    raise Unavailable("Milvus is away; try again", retry_after_s=_RETRY_AFTER_S)
+                timeout_s = min(remaining_s(otherwise=_OTHERWISE_S), self._timeout_s, _CONNECT_S)
+                try:
+                    self._client = _told(lambda: self._connect(timeout_s))
+                finally:
+                    # Those who waited here do not wait for an attempt of their own.
+                    self._next_attempt = monotonic() + _RETRY_AFTER_S
             return self._client
 
     def _connect(self, timeout_s: float) -> MilvusClient:

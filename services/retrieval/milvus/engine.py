@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from pymilvus import DataType, Function, FunctionType, MilvusClient
-from sluice.errors import AlreadyExists, PreconditionFailed, QuotaExceeded, SluiceError
-from sluice.errors import InvalidRequest as Invalid
+from sluice.errors import AlreadyExists, BackendFailed, InvalidRequest, PreconditionFailed, QuotaExceeded
 
 from services.retrieval.documents import Batch
 from services.retrieval.filters import Filter
@@ -53,7 +52,7 @@ class MilvusEngine:
         now_us: Callable[[], int],
     ) -> None:
         self._connection = Connection(address, timeout_s=timeout_s)
-        self._versions = Versions(self._connection, now_us, self._make_versions)
+        self._versions = Versions(self._connection, now_us)
         self._catalogue = MilvusCatalogue(self._connection, self._versions)
         self._dense_index = dense_index
         self._max_collections = max_collections
@@ -84,16 +83,21 @@ class MilvusEngine:
         """
         refused = fields.refusals(schema, self._connection.version)
         if refused:
-            raise Invalid(f"{refused[0].field}: {refused[0].description}", violations=refused)
+            raise InvalidRequest(f"{refused[0].field}: {refused[0].description}", violations=refused)
         with self._creating:
-            existing = self._existing(name)
-            if existing is None:
-                return self._create(name, schema)
-        if existing.schema != schema:
+            made = self._make(name, schema) if self._existing(name) is None else None
+        # Another replica may have been first: what is in Milvus counts. One that ended while it created it may have
+        # left it without an index, or not loaded.
+        found = self._catalogue.find(name)
+        if found.schema != schema:
             raise AlreadyExists(f"collection {name!r} exists with another schema", metadata={"collection": name})
-        # A replica that ended while it created it may have left it without an index, or not loaded.
-        self._finish(existing.place, fields.indexes(schema, existing.dense_index))
-        return existing
+        try:
+            self._finish(found.place, fields.indexes(schema, found.dense_index))
+        except (BackendFailed, InvalidRequest):
+            if found.key == made:
+                self._connection.call_slow("drop_collection", found.place)
+            raise
+        return found
 
     def drop(self, name: str) -> int:
         """Delete a collection, named by its own name, and its aliases; how many documents it had. Raises NotFound."""
@@ -169,32 +173,26 @@ class MilvusEngine:
             raise AlreadyExists(f"Milvus has {place!r}, which is not of this Sluice", metadata={"collection": name})
         return found
 
-    def _create(self, name: str, schema: Schema) -> MilvusCollection:
+    def _make(self, name: str, schema: Schema) -> int:
+        """Make the collection, and tell its key. Milvus takes it silently when another replica made the same."""
         if len(self._catalogue.collections) >= self._max_collections:
             raise QuotaExceeded(
                 f"expected at most {self._max_collections} collections, this would be one more",
                 metadata={"expected_max": self._max_collections},
             )
-        self._versions.prepare()
+        self._prepare_versions()
         key = secrets.randbits(_KEY_BITS)
         definition = Definition(
             name=name, key=key, created_us=self._now_us(), dense_index=self._dense_index, definition=schema
         )
         made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         fields.add_fields(made, schema, DataType, _bm25)
-        indexes = fields.indexes(schema, self._dense_index)
-        self._make(in_milvus(name), made, indexes, {PROPERTY: definition.model_dump_json()})
-        return MilvusCollection(definition, self._connection, self._versions)
+        self._create(in_milvus(name), made, {PROPERTY: definition.model_dump_json()})
+        return key
 
-    def _make(self, place: str, schema: Any, indexes: Sequence[Index], properties: dict[str, str]) -> None:
-        """Create, index and load it; take it away again when that fails."""
+    def _create(self, place: str, schema: Any, properties: dict[str, str]) -> None:
         settings = {"properties": properties, "num_shards": 1, "consistency_level": STRONG}
         self._connection.call_slow("create_collection", place, schema=schema, **settings)
-        try:
-            self._finish(place, indexes)
-        except SluiceError:
-            self._connection.call_slow("drop_collection", place)
-            raise
 
     def _finish(self, place: str, indexes: Sequence[Index]) -> None:
         """Make the indexes that are not there, and load it."""
@@ -208,13 +206,16 @@ class MilvusEngine:
         if self._connection.call("get_load_state", place)["state"].name != "Loaded":
             self._connection.call_slow("load_collection", place)
 
-    def _make_versions(self) -> None:
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(fields.ID, DataType.VARCHAR, is_primary=True, max_length=32)
-        schema.add_field("Version", DataType.INT64)
-        # Every collection of Milvus needs a vector.
-        schema.add_field("Nothing", DataType.FLOAT_VECTOR, dim=2)
-        self._make(VERSIONS, schema, [Index("Nothing", "FLAT", "L2", {})], {})
+    def _prepare_versions(self) -> None:
+        """Make and load the collection of the versions, unless it is there."""
+        if not self._connection.call("has_collection", VERSIONS):
+            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field(fields.ID, DataType.VARCHAR, is_primary=True, max_length=32)
+            schema.add_field("Version", DataType.INT64)
+            # Every collection of Milvus needs a vector.
+            schema.add_field("Nothing", DataType.FLOAT_VECTOR, dim=2)
+            self._create(VERSIONS, schema, {})
+        self._finish(VERSIONS, [Index("Nothing", "FLAT", "L2", {})])
 
 
 def _bm25(name: str, words: str) -> Function:

@@ -19,16 +19,13 @@ from services.retrieval.milvus import fields, rows
 from services.retrieval.milvus.collections import MilvusCollection
 from services.retrieval.milvus.connection import STRONG, Connection
 from services.retrieval.milvus.expressions import Expressions, both, ids_after, ids_in
-from services.retrieval.moment import Found
+from services.retrieval.moment import Found, fitting
 from services.retrieval.schema import Metric, Schema
 from services.retrieval.scoring import IsOver
 from services.retrieval.search import Candidates, Query, Staged
 from services.retrieval.terms import SparseQuery, TextQuery
 
 R = TypeVar("R")
-
-# Characters of text in one page, so that it fits into a message of the default limit, 16 MiB.
-_PAGE_BYTES: Final = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,8 @@ class MilvusMoment:
         ordered = {"iterator": "True", "reduce_stop_for_best": "True"}
         listed = self.query(expression, fields.DOCUMENT, limit=size + 1, **ordered)
         found = sorted(map(rows.document, listed), key=lambda document: document.document_id)
-        sizes = np.cumsum([len(one.text) + len(one.title) for one in found[:size]])
-        fitting = max(1, int(np.count_nonzero(sizes <= _PAGE_BYTES)))
-        return found[:fitting], len(found) > fitting
+        count = fitting(found[:size])
+        return found[:count], len(found) > count
 
     def matching(self, chosen: Sequence[str] | Filter) -> str:
         """The expression of what is chosen by ids or by a filter."""
