@@ -16,7 +16,8 @@ from services.model.loading import Model
 from services.model.rows import rows_of
 from services.model.tokenizer import Input, Truncation
 
-Role = Literal["query", "document"]
+Role = Literal["query", "document", "plain"]
+"""Whose prompt a text gets; plain: none."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
     Raises InvalidRequest when texts are over the model's limit and truncation is refused, or when windows overlap too
     far, and what Engine.run raises.
     """
-    manifest = model.bundle.manifest
-    prompt = manifest.query_prompt if wish.role == "query" else manifest.document_prompt
+    prompt = prompt_of(model, wish.role)
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts, schedule)
 
     def rows(ids: Sequence[int]) -> list[Input]:
@@ -87,6 +87,12 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
         if "multi_vector" in wish.representations
         else (),
     )
+
+
+def prompt_of(model: Model, role: Role) -> str:
+    """What the model wants before a text of this role."""
+    manifest = model.bundle.manifest
+    return {"query": manifest.query_prompt, "document": manifest.document_prompt, "plain": ""}[role]
 
 
 def _dense(model: Model, joined: Sequence[tuple[Sequence[Input], Sequence[Output]]], wish: Wish) -> Sequence[F32]:

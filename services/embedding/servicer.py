@@ -1,21 +1,24 @@
 """EmbeddingService over gRPC: proto in, domain call, proto out."""
 
+from collections.abc import Sequence
+
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import (
     EmbeddingServiceServicer,
     add_EmbeddingServiceServicer_to_server,
 )
 
-from services.embedding.encoder import Wish, encode
+from services.embedding.encoder import Wish, encode, prompt_of
 from services.embedding.settings import EmbeddingSettings
-from services.embedding.wire import described, response_of, wish_of
+from services.embedding.wire import described, response_of, role_of, tokenized, wish_of
 from services.model.catalog import Catalog, model_ref
 from services.model.loading import Model
+from services.model.tokens import MOST, check_ids, check_texts
 from services.model.wire import schedule
 from services.rpc.interceptor import Context
 from services.rpc.metrics import SERIALIZE
 from services.rpc.server import Service
-from services.rpc.validation import validating
+from services.rpc.validation import Violations, validating
 
 
 class EmbeddingServicer(EmbeddingServiceServicer):
@@ -53,10 +56,36 @@ class EmbeddingServicer(EmbeddingServiceServicer):
         await self._catalog.unload(request.name)
         return pb.UnloadModelResponse()
 
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """Split texts into tokens."""
+        with self._catalog.using(request.model) as model:
+            with validating() as violations:
+                self._check_texts(request.texts, violations)
+                check_texts(request.texts, violations, field="texts")
+                prompt = prompt_of(model, role_of(request.role, violations))
+            texts = [prompt + text for text in request.texts]
+            tokens = await model.split(texts, special=request.add_special_tokens)
+            return pb.TokenizeResponse(model=model_ref(model), texts=map(tokenized, texts, tokens))
+
+    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
+        """Put tokens together into texts."""
+        with self._catalog.using(request.model) as model:
+            sequences = [sequence.ids for sequence in request.sequences]
+            with validating() as violations:
+                violations.count("sequences", len(sequences), low=1, high=self._settings.max_texts, what="sequences")
+                violations.count("sequences", sum(map(len, sequences)), low=0, high=MOST, what="ids together")
+                for position, ids in enumerate(sequences):
+                    check_ids(ids, model, violations, field=f"sequences[{position}].ids")
+            texts = await model.join(sequences, skip_special=request.skip_special_tokens)
+            return pb.DecodeResponse(model=model_ref(model), texts=texts)
+
+    def _check_texts(self, texts: Sequence[str], violations: Violations) -> None:
+        violations.count("texts", len(texts), low=1, high=self._settings.max_texts, what="texts")
+        for position, text in enumerate(texts):
+            violations.text(f"texts[{position}]", text, max_bytes=self._settings.max_text_bytes)
+
     def _validated(self, request: pb.EmbedRequest, model: Model) -> Wish:
         """How to encode, when the request keeps every rule; else raises InvalidRequest."""
         with validating() as violations:
-            violations.count("texts", len(request.texts), low=1, high=self._settings.max_texts, what="texts")
-            for position, text in enumerate(request.texts):
-                violations.text(f"texts[{position}]", text, max_bytes=self._settings.max_text_bytes)
+            self._check_texts(request.texts, violations)
             return wish_of(request, model, violations)

@@ -1,6 +1,6 @@
 """Proto to domain and back for the embedding service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,6 +13,8 @@ from services.embedding.encoder import Encoded, Role, Windows, Wish
 from services.model.bundle import Manifest, Representation
 from services.model.catalog import model_ref
 from services.model.loading import Model
+from services.model.tokenizer import Token
+from services.model.tokens import byte_positions
 from services.model.wire import truncation, usage
 from services.rpc.tensor import to_tensor
 from services.rpc.validation import Violations
@@ -27,6 +29,13 @@ _AGGREGATIONS: Final[dict[int, Aggregation]] = {
     model_pb2.WINDOW_AGGREGATION_UNSPECIFIED: "mean",
     model_pb2.WINDOW_AGGREGATION_MEAN: "mean",
     model_pb2.WINDOW_AGGREGATION_MAX: "max",
+}
+
+
+_ROLES: Final[dict[int, Role]] = {
+    model_pb2.TEXT_ROLE_UNSPECIFIED: "plain",
+    model_pb2.TEXT_ROLE_QUERY: "query",
+    model_pb2.TEXT_ROLE_DOCUMENT: "document",
 }
 
 
@@ -133,4 +142,30 @@ def described(model: Model) -> pb.EmbeddingModel:
         execution_provider=model.session.execution_provider,
         variant=model.session.variant,
         matryoshka_dimensions=manifest.matryoshka_dimensions,
+    )
+
+
+def role_of(number: int, violations: Violations) -> Role:
+    """The role whose prompt is wanted, plain for none; an unknown one is noted."""
+    if number not in _ROLES:
+        violations.add("role", f"expected QUERY, DOCUMENT or none, got number {number}")
+    return _ROLES.get(number, "plain")
+
+
+def tokenized(text: str, tokens: Sequence[Token]) -> pb.TokenizedText:
+    """The tokens of a text, as they are sent."""
+    at = byte_positions(text)
+    return pb.TokenizedText(
+        tokens=[
+            pb.Token(
+                id=token.id,
+                text=token.text,
+                special=token.is_special,
+                byte_start=int(at[token.start]),
+                byte_end=int(at[token.end]),
+                char_start=token.start,
+                char_end=token.end,
+            )
+            for token in tokens
+        ]
     )

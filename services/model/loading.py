@@ -20,7 +20,7 @@ from services.model.cache import Cache
 from services.model.cost import Cost
 from services.model.engine import Engine, Limits, Schedule
 from services.model.session import Session
-from services.model.tokenizer import Input, Tokenizer
+from services.model.tokenizer import Input, Token, Tokenizer
 from services.rpc import metrics
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,22 @@ class Model:
         for text, ids in zip(texts, token_ids, strict=True):
             kept = array("i", ids)
             self.seen.put(text, kept, len(text) + kept.itemsize * len(kept) + _KEPT_BYTES)
+
+    async def split(self, texts: Sequence[str], *, special: bool) -> list[list[Token]]:
+        """The tokens of each text, for callers to look at; long texts off the event loop."""
+
+        def split() -> list[list[Token]]:
+            return [self.tokenizer.split(text, special=special) for text in texts]
+
+        return split() if sum(map(len, texts)) <= _INLINE_CHARACTERS else await asyncio.to_thread(split)
+
+    async def join(self, sequences: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """The text of each sequence of tokens; long ones off the event loop."""
+
+        def join() -> list[str]:
+            return [self.tokenizer.join(ids, skip_special=skip_special) for ids in sequences]
+
+        return join() if sum(map(len, sequences)) <= _INLINE_CHARACTERS else await asyncio.to_thread(join)
 
 
 def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits) -> Model:

@@ -39,6 +39,18 @@ class Input:
     """Tokens that truncation dropped."""
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token, and the characters [start, end) of the text that it stands for; (0, 0) for a special one."""
+
+    id: int
+    text: str
+    """Those characters; for a special token, its name."""
+    is_special: bool
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class _Template:
     """Where special tokens go: before, between and after the texts; and the segment of each part."""
@@ -74,6 +86,20 @@ class Tokenizer:
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens. Releases the GIL; long lists use all cores."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def split(self, text: str, *, special: bool) -> list[Token]:
+        """The tokens of a text, with special ones around when wanted; nothing is truncated."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=special)
+        return [
+            Token(id_, name if is_special else text[start:end], bool(is_special), start, end)
+            for id_, name, is_special, (start, end) in zip(
+                encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+            )
+        ]
+
+    def join(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        """The text of tokens, each below `vocabulary_size`."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def single(self, ids: Sequence[int], truncation: Truncation) -> Input:
         """The row of one text. Raises TooLong."""

@@ -237,3 +237,48 @@ async def test_a_server_without_repository_loads_nothing(tiny_bi_encoder: Path) 
     async with stub_of(tiny_bi_encoder) as stub:
         error = await refusal(stub.LoadModel(pb.LoadModelRequest(name="x", version="1")))
         assert isinstance(error, PreconditionFailed)
+
+
+async def test_tokens_say_where_they_stand_and_are_put_together_again(tiny_bi_encoder: Path) -> None:
+    async with stub_of(tiny_bi_encoder) as stub:
+        text = "open ünder 😀 file"
+        ask = pb.TokenizeRequest(texts=[text, "sort"], add_special_tokens=True)
+        answer = await stub.Tokenize(ask)
+        first, *inner, last = answer.texts[0].tokens
+        assert [(first.text, first.special), (last.text, last.special)] == [("[CLS]", True), ("[SEP]", True)]
+        for token in inner:
+            assert token.text == text[token.char_start : token.char_end]
+            assert token.text.encode() == text.encode()[token.byte_start : token.byte_end]
+        assert "".join(token.text for token in inner) == text.replace(" ", "")
+        embedded = await stub.Embed(pb.EmbedRequest(texts=[text, "sort"]))
+        assert [len(one.tokens) for one in answer.texts] == [usage.token_count for usage in embedded.usage]
+        bare = await stub.Tokenize(pb.TokenizeRequest(texts=[text]))
+        assert list(bare.texts[0].tokens) == inner
+        sequences = [pb.TokenIds(ids=[token.id for token in one.tokens]) for one in answer.texts]
+        whole = await stub.Decode(pb.DecodeRequest(sequences=sequences))
+        assert whole.texts[1] == "[CLS] sort [SEP]"
+        plain = await stub.Decode(pb.DecodeRequest(sequences=sequences, skip_special_tokens=True))
+        assert plain.texts[1] == "sort"
+
+
+@pytest.mark.parametrize(
+    ("bad", "fields"),
+    [
+        (pb.TokenizeRequest(), ["texts"]),
+        (pb.TokenizeRequest(texts=["x"] * 9 + [" "]), ["texts", "texts[9]"]),
+        (pb.TokenizeRequest(texts=["x"], role=cast("Any", 7)), ["role"]),
+        (pb.TokenizeRequest(texts=["x" * 60_000] * 5), ["texts"]),
+        (pb.DecodeRequest(), ["sequences"]),
+        (pb.DecodeRequest(sequences=[pb.TokenIds(ids=[1, 9_999_999])]), ["sequences[0].ids[1]"]),
+        (pb.DecodeRequest(sequences=[pb.TokenIds(ids=[1] * 262_145)]), ["sequences"]),
+    ],
+)
+async def test_bad_tokens_are_refused_by_field(
+    tiny_bi_encoder: Path, bad: pb.TokenizeRequest | pb.DecodeRequest, fields: list[str]
+) -> None:
+    async with stub_of(tiny_bi_encoder, max_texts=8) as stub:
+        call = stub.Tokenize(bad) if isinstance(bad, pb.TokenizeRequest) else stub.Decode(bad)
+        error = await refusal(call)
+        assert isinstance(error, InvalidRequest)
+        assert [violation.field for violation in error.violations] == fields
+        assert (await stub.Tokenize(pb.TokenizeRequest(texts=["x"]))).texts

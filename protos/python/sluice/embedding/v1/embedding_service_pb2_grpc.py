@@ -55,6 +55,16 @@ class EmbeddingServiceStub:
                 request_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelRequest.SerializeToString,
                 response_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/sluice.embedding.v1.EmbeddingService/Tokenize',
+                request_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Decode = channel.unary_unary(
+                '/sluice.embedding.v1.EmbeddingService/Decode',
+                request_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.DecodeRequest.SerializeToString,
+                response_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.DecodeResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServiceServicer:
@@ -89,6 +99,20 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenize(self, request, context):
+        """Splits texts into the model's tokens. All or nothing; order kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Decode(self, request, context):
+        """Puts tokens together into texts. All or nothing; order kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbeddingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +135,16 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.UnloadModel,
                     request_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelRequest.FromString,
                     response_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.TokenizeRequest.FromString,
+                    response_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Decode': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decode,
+                    request_deserializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.DecodeRequest.FromString,
+                    response_serializer=sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.DecodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +256,60 @@ class EmbeddingService:
             '/sluice.embedding.v1.EmbeddingService/UnloadModel',
             sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelRequest.SerializeToString,
             sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.embedding.v1.EmbeddingService/Tokenize',
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.TokenizeRequest.SerializeToString,
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.embedding.v1.EmbeddingService/Decode',
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.DecodeRequest.SerializeToString,
+            sluice_dot_embedding_dot_v1_dot_embedding__service__pb2.DecodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class EmbeddingServiceStub:
     """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]
     """Ends a model: calls under way are answered, its memory is freed."""
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.TokenizeRequest, _embedding_service_pb2.TokenizeResponse]
+    """Splits texts into the model's tokens. All or nothing; order kept."""
+    Decode: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.DecodeRequest, _embedding_service_pb2.DecodeResponse]
+    """Puts tokens together into texts. All or nothing; order kept."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
@@ -55,6 +59,10 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
     UnloadModel: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
     """Ends a model: calls under way are answered, its memory is freed."""
+    Tokenize: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.TokenizeRequest, _embedding_service_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """Splits texts into the model's tokens. All or nothing; order kept."""
+    Decode: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.DecodeRequest, _embedding_service_pb2.DecodeResponse]  # type: ignore[assignment]
+    """Puts tokens together into texts. All or nothing; order kept."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns text into vectors."""
@@ -90,5 +98,21 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.UnloadModelResponse, _abc.Awaitable[_embedding_service_pb2.UnloadModelResponse]]:
         """Ends a model: calls under way are answered, its memory is freed."""
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _embedding_service_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_service_pb2.TokenizeResponse, _abc.Awaitable[_embedding_service_pb2.TokenizeResponse]]:
+        """Splits texts into the model's tokens. All or nothing; order kept."""
+
+    @_abc_1.abstractmethod
+    def Decode(
+        self,
+        request: _embedding_service_pb2.DecodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_service_pb2.DecodeResponse, _abc.Awaitable[_embedding_service_pb2.DecodeResponse]]:
+        """Puts tokens together into texts. All or nothing; order kept."""
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
