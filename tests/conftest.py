@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import exported_minilm, exported_tiny
-from tests.support.checkpoints import write_bi_encoder, write_cross_encoder
+from tests.support.checkpoints import splade_checkpoint, write_bi_encoder, write_cross_encoder
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,6 +39,12 @@ def tiny_cross_encoder_3_labels(tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("tiny-cross-encoder-3")
     labels = ("contradiction", "neutral", "entailment")
     return exported_tiny(write_cross_encoder(folder / "tiny-pairs-3", labels), folder / "bundles")
+
+
+@pytest.fixture(scope="session")
+def tiny_sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle: a real SPLADE on BERT-tiny, output sparse."""
+    return exported_tiny(splade_checkpoint(), tmp_path_factory.mktemp("tiny-sparse"), name="splade-tiny")
 
 
 @pytest.fixture(scope="session")

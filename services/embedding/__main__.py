@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from services.embedding.servicer import EmbeddingServicer
 from services.embedding.settings import EmbeddingSettings
+from services.embedding.tei import tei_services
 from services.model.catalog import open_catalog
 from services.rpc.server import Service, run
 from services.rpc.settings import load
@@ -15,7 +16,7 @@ from services.rpc.settings import load
 async def embedding(settings: EmbeddingSettings) -> AsyncIterator[Sequence[Service]]:
     """The embedding service with its models loaded."""
     async with open_catalog(settings) as catalog:
-        yield [EmbeddingServicer(catalog, settings).service]
+        yield [EmbeddingServicer(catalog, settings).service, *tei_services(catalog, settings)]
 
 
 def main() -> None:

@@ -3,21 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.core.arrays import F32
 from services.core.representation import Aggregation, join_windows, prefix
-from services.model.bundle import Representation
+from services.model.bundle import Representation, Role
 from services.model.engine import Output, Schedule
 from services.model.loading import Model
 from services.model.rows import rows_of
 from services.model.tokenizer import Input, Truncation
-
-Role = Literal["query", "document", "plain"]
-"""Whose prompt a text gets; plain: none."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,15 @@ class Encoded:
     """N matrices [T, D], special tokens left out."""
 
 
-async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Schedule) -> Encoded:
-    """The wanted vectors of each text.
+async def encode(
+    model: Model, texts: Sequence[str], wish: Wish, schedule: Schedule, *, field: str = "texts[{}]"
+) -> Encoded:
+    """The wanted vectors of each text. `field` is the path of a text in the request, with its position.
 
     Raises InvalidRequest when texts are over the model's limit and truncation is refused, or when windows overlap too
     far, and what Engine.run raises.
     """
-    prompt = prompt_of(model, wish.role)
+    prompt = model.bundle.manifest.prompt_of(wish.role)
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts, schedule)
 
     def rows(ids: Sequence[int]) -> list[Input]:
@@ -71,7 +69,11 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
             return model.tokenizer.windows(ids, wish.windows.overlap)
         return [model.tokenizer.single(ids, wish.truncation)]
 
-    inputs = rows_of(token_ids, rows, "texts[{}]".format)
+    return await encode_rows(model, rows_of(token_ids, rows, field.format), wish, schedule)
+
+
+async def encode_rows(model: Model, inputs: Sequence[Sequence[Input]], wish: Wish, schedule: Schedule) -> Encoded:
+    """The wanted vectors of each text, given as its rows: one, or its windows. Raises what Engine.run raises."""
     idf = model.query_idf if wish.role == "query" and "sparse" in wish.representations else None
     modelled = wish.representations if idf is None else wish.representations - {"sparse"}
     outputs = iter(await model.engine.run(list(chain(*inputs)), sorted(modelled), schedule) if modelled else ())
@@ -87,12 +89,6 @@ async def encode(model: Model, texts: Sequence[str], wish: Wish, schedule: Sched
         if "multi_vector" in wish.representations
         else (),
     )
-
-
-def prompt_of(model: Model, role: Role) -> str:
-    """What the model wants before a text of this role."""
-    manifest = model.bundle.manifest
-    return {"query": manifest.query_prompt, "document": manifest.document_prompt, "plain": ""}[role]
 
 
 def _dense(model: Model, joined: Sequence[tuple[Sequence[Input], Sequence[Output]]], wish: Wish) -> Sequence[F32]:

@@ -8,7 +8,7 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import (
     add_EmbeddingServiceServicer_to_server,
 )
 
-from services.embedding.encoder import Wish, encode, prompt_of
+from services.embedding.encoder import Wish, encode
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.wire import described, response_of, role_of, tokenized, wish_of
 from services.model.catalog import Catalog, model_ref
@@ -62,7 +62,7 @@ class EmbeddingServicer(EmbeddingServiceServicer):
             with validating() as violations:
                 self._check_texts(request.texts, violations)
                 check_texts(request.texts, violations, field="texts")
-                prompt = prompt_of(model, role_of(request.role, violations))
+                prompt = model.bundle.manifest.prompt_of(role_of(request.role, violations))
             texts = [prompt + text for text in request.texts]
             tokens = await model.split(texts, special=request.add_special_tokens)
             return pb.TokenizeResponse(model=model_ref(model), texts=map(tokenized, texts, tokens))

@@ -9,8 +9,8 @@ from sluice.embedding.v1 import embedding_service_pb2 as pb
 
 from services.core.arrays import F32
 from services.core.representation import Aggregation, binarize, quantize_int8
-from services.embedding.encoder import Encoded, Role, Windows, Wish
-from services.model.bundle import Manifest, Representation
+from services.embedding.encoder import Encoded, Windows, Wish
+from services.model.bundle import Manifest, Representation, Role
 from services.model.catalog import model_ref
 from services.model.loading import Model
 from services.model.tokenizer import Token
@@ -71,10 +71,7 @@ def wish_of(request: pb.EmbedRequest, model: Model, violations: Violations) -> W
     wanted = _representations(request, manifest, violations)
     if request.role == model_pb2.TEXT_ROLE_UNSPECIFIED and manifest.query_prompt != manifest.document_prompt:
         violations.add("role", f"expected QUERY or DOCUMENT, which differ for {model.name}, got none")
-    allowed = (0, *manifest.matryoshka_dimensions, manifest.dimensions)
-    if request.dimensions not in allowed:
-        lengths = ", ".join(map(str, sorted(set(allowed) - {0})))
-        violations.add("dimensions", f"expected one of {lengths}, which {model.name} has, got {request.dimensions}")
+    check_dimensions(request.dimensions, model, violations)
     if request.data_type not in _TENSORS or ("multi_vector" in wanted and request.data_type not in _TOKEN_TYPES):
         types = "FLOAT32 or FLOAT16" if "multi_vector" in wanted else "FLOAT32, FLOAT16, INT8 or BITS"
         given = tensor_pb2.DataType.Name(request.data_type).removeprefix("DATA_TYPE_")
@@ -82,6 +79,15 @@ def wish_of(request: pb.EmbedRequest, model: Model, violations: Violations) -> W
     role: Role = "query" if request.role == model_pb2.TEXT_ROLE_QUERY else "document"
     windows = _windows(request, violations)
     return Wish(role, wanted, truncation(request.truncation, violations), windows, request.dimensions)
+
+
+def check_dimensions(dimensions: int, model: Model, violations: Violations) -> None:
+    """Note it when the model has no dense vectors of this length; 0 means all of it."""
+    manifest = model.bundle.manifest
+    allowed = (0, *manifest.matryoshka_dimensions, manifest.dimensions)
+    if dimensions not in allowed:
+        lengths = ", ".join(map(str, sorted(set(allowed) - {0})))
+        violations.add("dimensions", f"expected one of {lengths}, which {model.name} has, got {dimensions}")
 
 
 def _representations(request: pb.EmbedRequest, manifest: Manifest, violations: Violations) -> frozenset[Representation]:

@@ -36,6 +36,8 @@ QUERY_IDF: Final = "idf.npz"
 
 Representation = Literal["dense", "sparse", "multi_vector"]
 VariantName = Literal["fp32", "fp16", "int8"]
+Role = Literal["query", "document", "plain"]
+"""What a text is to the model, which wants another prompt before each; plain: none."""
 
 
 class BundleError(Exception):
@@ -139,6 +141,10 @@ class Manifest(_Part):
     """The fastest on the exporting machine among those that keep parity and do not depend on the batch."""
     files: dict[str, str]
     """SHA-256 in hex of every other file of the bundle."""
+
+    def prompt_of(self, role: Role) -> str:
+        """What goes before a text of this role."""
+        return {"query": self.query_prompt, "document": self.document_prompt, "plain": ""}[role]
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,18 @@ Output = dict[str, NDArray[Any]]
 _Key = tuple[tuple[int, ...], tuple[int, ...] | None, tuple[str, ...]]
 
 
+@dataclass
+class Times:
+    """Where a call's time went, in seconds: filled in while it runs. What came from the cache took none."""
+
+    tokenize_s: float = 0.0
+    """Splitting its texts into tokens."""
+    queue_s: float = 0.0
+    """The longest that a row of it waited for its batch."""
+    inference_s: float = 0.0
+    """The longest batch with a row of it."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """When a call's rows may run."""
@@ -73,6 +85,8 @@ class Schedule:
     """Whose threads run them."""
     deadline: float
     """On the monotonic clock, in seconds: rows that would be done later are not computed."""
+    times: Times = field(default_factory=Times)
+    """What the call is told of where its time went."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,7 @@ class _Job:
     outputs: list[Output | None]
     done: asyncio.Future[None]
     missing: int
+    times: Times
 
 
 @dataclass(eq=False, slots=True)
@@ -124,6 +139,8 @@ class Engine:
         self._outcomes = {outcome: metrics.CACHE.labels(model, outcome) for outcome in ("hit", "coalesced", "miss")}
         self._rows: dict[tuple[Lane, _Key], Row[_Work]] = {}
         self._cache: Cache[_Key, Output] = Cache(max_entries=limits.cache_entries, max_bytes=limits.cache_bytes)
+        self.batch_count = 0
+        """Batches that were run."""
 
     async def run(self, inputs: Sequence[Input], wanted: Sequence[str], schedule: Schedule) -> list[Output]:
         """The wanted outputs of each input, in order.
@@ -138,7 +155,8 @@ class Engine:
         self._outcomes["hit"].inc(len(inputs) - len(absent))
         if absent:
             deadline = self.admit(schedule, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows])
-            job = _Job(deadline, outputs, asyncio.get_running_loop().create_future(), len(absent))
+            done = asyncio.get_running_loop().create_future()
+            job = _Job(deadline, outputs, done, len(absent), schedule.times)
             for position in absent:
                 self._enqueue(job, position, keys[position], inputs[position], lane)
             self._pump(self._lanes[lane])
@@ -215,18 +233,22 @@ class Engine:
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         if error is None:
             ran = done.result()
+            self.batch_count += 1
             lane.observe([row.length for row in batch], ran, monotonic(), was_saturated=was_saturated)
             for row, output in zip(batch, ran.outputs, strict=True):
-                self._deliver(row, output)
+                self._deliver(row, output, ran)
         else:
             logger.error("batch failed", exc_info=error, extra={"model": self._model, "rows": len(batch)})
             for row in batch:
                 self._fail(row, BackendFailed("the model failed on this batch; the server's log tells"))
 
-    def _deliver(self, row: Row[_Work], output: Output) -> None:
+    def _deliver(self, row: Row[_Work], output: Output, ran: "_Ran") -> None:
         work = row.payload
         del self._rows[work.lane, work.key]
+        waited_s = ran.ended - ran.seconds - row.arrived
         for job, position in work.waiters:
+            job.times.queue_s = max(job.times.queue_s, waited_s)
+            job.times.inference_s = max(job.times.inference_s, ran.seconds)
             job.outputs[position] = output
             job.missing -= 1
             if not job.missing and not job.done.done():

@@ -74,7 +74,9 @@ class Model:
                 self._keep(texts, result)
         else:
             result = [ids.tolist() for ids in known if ids is not None]
-        metrics.TOKENIZE.labels(self.name).observe(perf_counter() - started)
+        seconds = perf_counter() - started
+        metrics.TOKENIZE.labels(self.name).observe(seconds)
+        schedule.times.tokenize_s += seconds
         return result
 
     async def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from services.model.catalog import open_catalog
 from services.reranking.servicer import RerankingServicer
 from services.reranking.settings import RerankingSettings
+from services.reranking.tei import tei_services
 from services.rpc.server import Service, run
 from services.rpc.settings import load
 
@@ -15,7 +16,7 @@ from services.rpc.settings import load
 async def reranking(settings: RerankingSettings) -> AsyncIterator[Sequence[Service]]:
     """The reranking service with its models loaded."""
     async with open_catalog(settings) as catalog:
-        yield [RerankingServicer(catalog, settings).service]
+        yield [RerankingServicer(catalog, settings).service, *tei_services(catalog, settings)]
 
 
 def main() -> None:

@@ -32,6 +32,8 @@ class Question:
     """Logits as they are, instead of probabilities."""
     window_overlap: int | None = None
     """Read longer documents in windows that share so many tokens; None truncates them."""
+    field: str = "documents[{}]"
+    """Path of a document in the request, with its position."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ async def score(model: Model, question: Question, schedule: Schedule) -> Scores:
     return await _by_late_interaction(model, question, query_ids, document_ids, schedule)
 
 
+async def classify(model: Model, text: str, truncation: Truncation, raw_scores: bool, schedule: Schedule) -> Scores:
+    """The scores of a single text, for a cross-encoder that was trained on such. Raises as `score` does."""
+    [ids] = await model.tokenize([text], schedule)
+    inputs = rows_of([ids], lambda ids: [model.tokenizer.single(ids, truncation)], lambda _: "inputs")
+    [output] = await model.engine.run(inputs[0], ["logits"], schedule)
+    return _scores(model, inputs, output["logits"][None], raw_scores)
+
+
 async def _by_cross_encoder(
     model: Model, question: Question, query_ids: Ids, document_ids: Sequence[Ids], schedule: Schedule
 ) -> Scores:
@@ -66,12 +76,17 @@ async def _by_cross_encoder(
             return [model.tokenizer.pair(query_ids, ids, question.truncation)]
         return model.tokenizer.pair_windows(query_ids, ids, question.window_overlap)
 
-    inputs = rows_of(document_ids, rows, "documents[{}]".format)
+    inputs = rows_of(document_ids, rows, question.field.format)
     outputs = await model.engine.run(list(chain(*inputs)), ["logits"], schedule)
     logits = np.stack([output["logits"] for output in outputs])
     label = model.bundle.manifest.relevant_label
-    best = logits[_best_rows(logits[:, label], inputs)]
-    scores = best if question.raw_scores else probabilities(best)
+    return _scores(model, inputs, logits[_best_rows(logits[:, label], inputs)], question.raw_scores)
+
+
+def _scores(model: Model, inputs: Sequence[Sequence[Input]], logits: F32, raw_scores: bool) -> Scores:
+    """Scores of logits [N, L]."""
+    scores = logits if raw_scores else probabilities(logits)
+    label = model.bundle.manifest.relevant_label
     return Scores(inputs, scores[:, label], scores if scores.shape[1] > 1 else None)
 
 
@@ -84,7 +99,7 @@ async def _by_late_interaction(
         return model.tokenizer.windows(ids, question.window_overlap)
 
     query_rows = rows_of([query_ids], lambda ids: [model.tokenizer.single(ids, question.truncation)], lambda _: "query")
-    inputs = rows_of(document_ids, rows, "documents[{}]".format)
+    inputs = rows_of(document_ids, rows, question.field.format)
     outputs = await model.engine.run(list(chain(*query_rows, *inputs)), ["multi_vector"], schedule)
     query, *windows = (model.tokenizer.content(output["multi_vector"]) for output in outputs)
     scores = await asyncio.to_thread(mean_maxsim, query, windows)

@@ -18,6 +18,7 @@ import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, to_status
 
+from services.rpc.dialects import code_of
 from services.rpc.metrics import HANDLED, HANDLING, IN_FLIGHT
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if handler.response_streaming:
             return self._streaming(handler, method)
+        if handler.request_streaming:
+            return self._collecting(handler, method)
         return self._unary(handler, method)
 
     def _unary(self, handler: Handler, method: str) -> Handler:
@@ -66,6 +69,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     ) from None
 
         return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+
+    def _collecting(self, handler: Handler, method: str) -> Handler:
+        inner: Any = handler.stream_unary
+
+        async def call(requests: AsyncIterator[Any], context: Context) -> Any:
+            async with watched(method, context):
+                return await inner(requests, context)
+
+        return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
     def _streaming(self, handler: Handler, method: str) -> Handler:
         inner: Any = handler.stream_stream
@@ -88,9 +100,9 @@ async def watched(method: str, context: Context) -> AsyncIterator[None]:
     try:
         yield
     except SluiceError as error:
-        code = error.code
+        code = code_of(error, service)
         _log(method, error, started)
-        await _abort(context, error)
+        await _abort(context, error, code)
     except (asyncio.CancelledError, GeneratorExit):
         code = grpc.StatusCode.CANCELLED
         raise
@@ -101,7 +113,7 @@ async def watched(method: str, context: Context) -> AsyncIterator[None]:
         code = grpc.StatusCode.INTERNAL
         request_id = secrets.token_hex(8)
         logger.exception("defect", extra={"method": method, "request_id": request_id})
-        await _abort(context, _defect(request_id))
+        await _abort(context, _defect(request_id), code)
     finally:
         IN_FLIGHT.labels(service).dec()
         HANDLED.labels(service, name, code.name).inc()
@@ -121,7 +133,8 @@ def _log(method: str, error: SluiceError, started: float) -> None:
     logger.log(level, "call failed: %s", error.message, extra=fields)
 
 
-async def _abort(context: Context, error: SluiceError) -> NoReturn:
+async def _abort(context: Context, error: SluiceError, code: grpc.StatusCode) -> NoReturn:
     status = to_status(error)
+    status.code = int(code.value[0])
     details = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(error.code, status.message, trailing_metadata=details)
+    await context.abort(code, status.message, trailing_metadata=details)

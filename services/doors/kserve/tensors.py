@@ -1,0 +1,178 @@
+"""Tensors of the protocol to arrays and back: every shape, type and length checked before anything is made of it.
+
+    datatype   array        datatype   array        datatype   array
+    BOOL       bool         UINT8..64  uint8..64    FP16       float16, raw only
+    BYTES      list[bytes]  INT8..64   int8..64     FP32, 64   float32, float64
+
+BF16 is refused: numpy has no such type, and no model here takes or gives it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sluice.kserve.v2 import inference_service_pb2 as pb
+
+from services.rpc.validation import Violations
+
+BYTES: Final = "BYTES"
+_DTYPES: Final[Mapping[str, tuple[np.dtype[Any], str]]] = {
+    "BOOL": (np.dtype(bool), "bool_contents"),
+    "UINT8": (np.dtype("u1"), "uint_contents"),
+    "UINT16": (np.dtype("<u2"), "uint_contents"),
+    "UINT32": (np.dtype("<u4"), "uint_contents"),
+    "UINT64": (np.dtype("<u8"), "uint64_contents"),
+    "INT8": (np.dtype("i1"), "int_contents"),
+    "INT16": (np.dtype("<i2"), "int_contents"),
+    "INT32": (np.dtype("<i4"), "int_contents"),
+    "INT64": (np.dtype("<i8"), "int64_contents"),
+    "FP16": (np.dtype("<f2"), ""),
+    "FP32": (np.dtype("<f4"), "fp32_contents"),
+    "FP64": (np.dtype("<f8"), "fp64_contents"),
+}
+_DATATYPES: Final = {dtype: name for name, (dtype, _) in _DTYPES.items()}
+_LENGTH: Final = np.dtype("<u4")
+# Most elements of one tensor: far more than a message holds, and no product of dimensions overflows on the way.
+_MOST_ELEMENTS: Final = 2**28
+_MOST_AXES: Final = 8
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A tensor that a model takes or gives: its shape without the batch axis, -1 for any length."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    is_optional: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """A tensor of a request. `values` [shape] in row-major order: an array, or for BYTES a flat list."""
+
+    field: str
+    """Its path in the request."""
+    datatype: str
+    shape: tuple[int, ...]
+    values: NDArray[Any] | list[bytes]
+
+
+def given_of(request: pb.ModelInferRequest, specs: Sequence[Spec], violations: Violations) -> dict[str, Given]:
+    """The tensors of a request by name; what is wrong with them is noted, and such tensors are left out."""
+    known = {spec.name: spec for spec in specs}
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        violations.add("raw_input_contents", f"expected one for each of {len(request.inputs)} inputs, got {len(raw)}")
+        return {}
+    tensors: dict[str, Given] = {}
+    for position, tensor in enumerate(request.inputs):
+        field = f"inputs[{position}]"
+        problem = _problem(tensor, known, tensors, has_raw=len(raw) > 0)
+        if problem is None:
+            try:
+                values = _raw(tensor, raw[position]) if raw else _typed(tensor)
+            except ValueError as error:
+                violations.add(field, str(error))
+            else:
+                tensors[tensor.name] = Given(field, tensor.datatype, tuple(tensor.shape), values)
+        else:
+            violations.add(*(f"{field}{problem[0]}", problem[1]))
+    return tensors
+
+
+def _problem(
+    tensor: Any, known: Mapping[str, Spec], before: Mapping[str, Given], *, has_raw: bool
+) -> tuple[str, str] | None:
+    """What is wrong with a tensor's description: where, and what; None when nothing is."""
+    if tensor.name not in known:
+        return ".name", f"expected one of {', '.join(known)}, got {tensor.name!r:.80}"
+    if tensor.name in before:
+        return ".name", f"expected {tensor.name} once, got it twice"
+    if tensor.datatype != BYTES and tensor.datatype not in _DTYPES:
+        return ".datatype", f"expected {known[tensor.name].datatype}, got {tensor.datatype!r:.40}"
+    if has_raw and tensor.HasField("contents"):
+        return ".contents", "expected none beside raw_input_contents, got some"
+    if tensor.parameters:
+        return (
+            ".parameters",
+            f"expected none (shared memory is not served), got {', '.join(sorted(tensor.parameters))[:80]}",
+        )
+    return _shape_problem(tensor, known[tensor.name])
+
+
+def _shape_problem(tensor: Any, spec: Spec) -> tuple[str, str] | None:
+    shape = list(tensor.shape)
+    bounded = len(shape) <= _MOST_AXES and all(0 <= extent <= _MOST_ELEMENTS for extent in shape)
+    fits = [expected in (-1, extent) for expected, extent in zip(spec.dims, shape[1:], strict=False)]
+    if not bounded or len(shape) != 1 + len(spec.dims) or not all(fits) or prod(shape) > _MOST_ELEMENTS:
+        return ".shape", f"expected {shape_of(spec)}, -1 for any length, got {shape[:_MOST_AXES]}"
+    if tensor.datatype != spec.datatype:
+        return ".datatype", f"expected {spec.datatype}, got {tensor.datatype}"
+    return None
+
+
+def shape_of(spec: Spec) -> list[int]:
+    """The shape of a tensor with its batch axis."""
+    return [-1, *spec.dims]
+
+
+def _raw(tensor: Any, raw: bytes) -> NDArray[Any] | list[bytes]:
+    """Raises ValueError when the bytes are not as many as type and shape say."""
+    count = prod(tensor.shape)
+    if tensor.datatype == BYTES:
+        return elements(raw, count)
+    dtype, _ = _DTYPES[tensor.datatype]
+    if len(raw) != count * dtype.itemsize:
+        raise ValueError(f"expected {count * dtype.itemsize:,} raw bytes for its type and shape, got {len(raw):,}")
+    return np.frombuffer(raw, dtype=dtype).reshape(tuple(tensor.shape))
+
+
+def _typed(tensor: Any) -> NDArray[Any] | list[bytes]:
+    """Raises ValueError when the elements are not as many as the shape says, or of another type."""
+    count, contents = prod(tensor.shape), tensor.contents
+    dtype, name = (None, "bytes_contents") if tensor.datatype == BYTES else _DTYPES[tensor.datatype]
+    if not name:
+        raise ValueError(f"expected raw contents for {tensor.datatype}, which has no typed ones")
+    if others := [field.name for field, _ in contents.ListFields() if field.name != name]:
+        raise ValueError(f"expected {name} for {tensor.datatype}, got {', '.join(others)}")
+    given = getattr(contents, name)
+    if len(given) != count:
+        raise ValueError(f"expected {count:,} elements of {name} for its shape, got {len(given):,}")
+    if dtype is None:
+        return list(given)
+    try:
+        return np.array(given, dtype=dtype).reshape(tuple(tensor.shape))
+    except OverflowError:
+        raise ValueError(f"expected elements within {tensor.datatype}, got one outside") from None
+
+
+def elements(raw: bytes, count: int) -> list[bytes]:
+    """So many elements of BYTES, each with its length before it. Raises ValueError when there are more or fewer."""
+    if count * _LENGTH.itemsize > len(raw):
+        raise ValueError(f"expected {count:,} elements of BYTES, each with 4 bytes of length, got {len(raw):,} bytes")
+    found: list[bytes] = []
+    at = 0
+    for number in range(count):
+        start = at + _LENGTH.itemsize
+        end = start + int.from_bytes(raw[at:start], "little")
+        if start > len(raw) or end > len(raw):
+            raise ValueError(f"expected element {number} to end at byte {end:,}, got {len(raw):,} bytes: truncated")
+        found.append(raw[start:end])
+        at = end
+    if at != len(raw):
+        raise ValueError(f"expected {count:,} elements to take {at:,} bytes, got {len(raw):,}")
+    return found
+
+
+def response_of(outputs: Mapping[str, NDArray[Any]]) -> pb.ModelInferResponse:
+    """The tensors of an answer, with raw contents."""
+    response = pb.ModelInferResponse()
+    for name, array in outputs.items():
+        little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+        response.outputs.add(name=name, datatype=_DATATYPES[little.dtype], shape=little.shape)
+        response.raw_output_contents.append(little.tobytes())
+    return response

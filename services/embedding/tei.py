@@ -1,0 +1,141 @@
+"""tei.v1.Embed: texts to vectors, for clients of text-embeddings-inference."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any
+
+from sluice.errors import PreconditionFailed
+from sluice.tei.v1 import tei_service_pb2 as pb
+from sluice.tei.v1.tei_service_pb2_grpc import EmbedServicer, add_EmbedServicer_to_server
+
+from services.core.similarity import unit
+from services.doors.tei.door import Door, role_of, spent, truncation_of
+from services.doors.tei.info import TeiInfo
+from services.doors.tei.tokenize import TeiTokenize
+from services.embedding.encoder import Encoded, Wish, encode
+from services.embedding.settings import EmbeddingSettings
+from services.embedding.wire import check_dimensions
+from services.model.bundle import Representation
+from services.model.catalog import Catalog
+from services.model.engine import Lane
+from services.model.loading import Model
+from services.rpc.interceptor import Context
+from services.rpc.metrics import SERIALIZE
+from services.rpc.server import Service
+from services.rpc.validation import Violations, validating
+
+
+def tei_services(catalog: Catalog, settings: EmbeddingSettings) -> Sequence[Service]:
+    """The services of this API that an embedding server has."""
+    door = Door(catalog, settings, settings.max_texts)
+    return [TeiInfo(door, reranks=False).service, TeiEmbed(door).service, TeiTokenize(door).service]
+
+
+class TeiEmbed(EmbedServicer):
+    """Dense vectors, weighted terms and token vectors of single texts."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    @property
+    def service(self) -> Service:
+        """This servicer, for a server."""
+        return Service("tei.v1.Embed", lambda server: add_EmbedServicer_to_server(self, server))
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """The dense vector of a text."""
+        return await self._door.alone(self._dense, request, context)
+
+    def EmbedStream(
+        self, request_iterator: AsyncIterator[pb.EmbedRequest], context: Context
+    ) -> AsyncIterator[pb.EmbedResponse]:
+        """The same for a stream."""
+        return self._door.stream(request_iterator, self._dense, context)
+
+    async def EmbedSparse(self, request: pb.EmbedSparseRequest, context: Context) -> pb.EmbedSparseResponse:
+        """The weighted terms of a text."""
+        return await self._door.alone(self._sparse, request, context)
+
+    def EmbedSparseStream(
+        self, request_iterator: AsyncIterator[pb.EmbedSparseRequest], context: Context
+    ) -> AsyncIterator[pb.EmbedSparseResponse]:
+        """The same for a stream."""
+        return self._door.stream(request_iterator, self._sparse, context)
+
+    async def EmbedAll(self, request: pb.EmbedAllRequest, context: Context) -> pb.EmbedAllResponse:
+        """The vectors of a text's tokens."""
+        return await self._door.alone(self._all, request, context)
+
+    def EmbedAllStream(
+        self, request_iterator: AsyncIterator[pb.EmbedAllRequest], context: Context
+    ) -> AsyncIterator[pb.EmbedAllResponse]:
+        """The same for a stream."""
+        return self._door.stream(request_iterator, self._all, context)
+
+    async def _dense(self, request: pb.EmbedRequest, context: Context, lane: Lane) -> pb.EmbedResponse:
+        async with self._encoding(request, "dense", context, lane) as (model, encoded, metadata):
+            vector = encoded.dense[0]
+            if model.bundle.manifest.similarity != "cosine" and _wants_normalized(request):
+                vector = unit(vector[None])[0]
+            return pb.EmbedResponse(embeddings=vector.tolist(), metadata=metadata)
+
+    async def _sparse(self, request: pb.EmbedSparseRequest, context: Context, lane: Lane) -> pb.EmbedSparseResponse:
+        async with self._encoding(request, "sparse", context, lane) as (_, encoded, metadata):
+            indices, weights = encoded.sparse[0]
+            terms = zip(indices.tolist(), weights.tolist(), strict=True)
+            values = [pb.SparseValue(index=index, value=value) for index, value in terms]
+            return pb.EmbedSparseResponse(sparse_embeddings=values, metadata=metadata)
+
+    async def _all(self, request: pb.EmbedAllRequest, context: Context, lane: Lane) -> pb.EmbedAllResponse:
+        async with self._encoding(request, "multi_vector", context, lane) as (_, encoded, metadata):
+            tokens = [pb.TokenEmbedding(embeddings=row) for row in encoded.multi_vector[0].tolist()]
+            return pb.EmbedAllResponse(token_embeddings=tokens, metadata=metadata)
+
+    @asynccontextmanager
+    async def _encoding(
+        self, request: Any, representation: Representation, context: Context, lane: Lane
+    ) -> AsyncIterator[tuple[Model, Encoded, pb.Metadata]]:
+        """The model, what it made of a text, and what that took; in the block the response is made of it."""
+        started = perf_counter()
+        with self._door.using(context) as model:
+            wish = self._validated(request, representation, model)
+            when = self._door.schedule(lane, context)
+            encoded = await encode(model, [request.inputs], wish, when, field="inputs")
+            metadata = spent([request.inputs], encoded.inputs[0], when.times, started)
+            with SERIALIZE.labels(model.name).time():
+                yield model, encoded, metadata
+
+    def _validated(self, request: Any, representation: Representation, model: Model) -> Wish:
+        """How to encode. Raises InvalidRequest, and PreconditionFailed for what the model does not give."""
+        with validating() as violations:
+            self._door.check_text("inputs", request.inputs, violations)
+            role = role_of(request, violations)
+            truncation = truncation_of(request.truncate, request.truncation_direction, violations)
+            dimensions = 0
+            if isinstance(request, pb.EmbedRequest):
+                dimensions = _dimensions(request, model, violations)
+                _check_normalize(request, model, violations)
+        given = model.bundle.manifest.representations
+        if representation not in given:
+            raise PreconditionFailed(f"{model.name} gives {', '.join(given)}, not {representation}: use another call")
+        return Wish(role, frozenset({representation}), truncation, dimensions=dimensions)
+
+
+def _dimensions(request: pb.EmbedRequest, model: Model, violations: Violations) -> int:
+    """The length that is wanted, 0 for all; one that the model does not have is noted."""
+    if not request.HasField("dimensions"):
+        return 0
+    check_dimensions(request.dimensions or -1, model, violations)
+    return request.dimensions
+
+
+def _wants_normalized(request: pb.EmbedRequest) -> bool:
+    return request.normalize if request.HasField("normalize") else True
+
+
+def _check_normalize(request: pb.EmbedRequest, model: Model, violations: Violations) -> None:
+    """Note it when the length of a vector is wanted that the model's graph has divided by."""
+    if not _wants_normalized(request) and model.bundle.manifest.similarity == "cosine":
+        description = f"expected true or none, got false: {model.name} gives vectors of unit length and no others"
+        violations.add("normalize", description)

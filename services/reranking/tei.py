@@ -1,0 +1,235 @@
+"""tei.v1.Rerank and tei.v1.Predict: scores and labels, for clients of text-embeddings-inference."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from sluice.errors import InvalidRequest, PreconditionFailed, Violation
+from sluice.tei.v1 import tei_service_pb2 as pb
+from sluice.tei.v1.tei_service_pb2_grpc import (
+    PredictServicer,
+    RerankServicer,
+    add_PredictServicer_to_server,
+    add_RerankServicer_to_server,
+)
+
+from services.core.arrays import F32
+from services.doors.streams import in_order
+from services.doors.tei.door import Door, headers, spent, truncation_of
+from services.doors.tei.info import TeiInfo
+from services.doors.tei.tokenize import TeiTokenize
+from services.model.catalog import Catalog
+from services.model.engine import Lane, Times
+from services.model.loading import Model
+from services.reranking.scorer import Question, Scores, classify, score
+from services.reranking.settings import RerankingSettings
+from services.rpc.interceptor import Context
+from services.rpc.metrics import SERIALIZE
+from services.rpc.server import Service
+from services.rpc.validation import Violations, validating
+
+# A stream's scores, and its texts when they are to be sent back, are kept until its end.
+_MOST_STREAMED: Final = 65_536
+
+
+def tei_services(catalog: Catalog, settings: RerankingSettings) -> Sequence[Service]:
+    """The services of this API that a reranking server has: Predict only where a model with labels may be."""
+    door = Door(catalog, settings, settings.max_documents)
+    services = [TeiInfo(door, reranks=True).service, TeiRerank(door).service, TeiTokenize(door).service]
+    if settings.repository or any(map(_has_labels, catalog.models)):
+        services.append(TeiPredict(door).service)
+    return services
+
+
+class TeiRerank(RerankServicer):
+    """Scores of texts against a query."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    @property
+    def service(self) -> Service:
+        """This servicer, for a server."""
+        return Service("tei.v1.Rerank", lambda server: add_RerankServicer_to_server(self, server))
+
+    async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
+        """Score texts."""
+        return await self._door.alone(self._rerank, request, context)
+
+    async def RerankStream(
+        self, request_iterator: AsyncIterator[pb.RerankStreamRequest], context: Context
+    ) -> pb.RerankResponse:
+        """Score a stream of texts."""
+        with self._door.using(context) as model:
+            stream = _Stream(self._door, model, context)
+            idle_s = self._door.settings.max_deadline_s
+            async for one in in_order(request_iterator, stream.scored, context, idle_s=idle_s):
+                stream.add(one)
+            response = stream.response()
+            await context.send_initial_metadata(headers(response.metadata, model.session.execution_provider))
+            return response
+
+    async def _rerank(self, request: pb.RerankRequest, context: Context, lane: Lane) -> pb.RerankResponse:
+        started = perf_counter()
+        with self._door.using(context) as model:
+            question = self._validated(request)
+            when = self._door.schedule(lane, context)
+            scores = await score(model, question, when)
+            texts = [*request.texts, *[request.query] * len(request.texts)]
+            metadata = spent(texts, chain(*scores.inputs), when.times, started)
+            with SERIALIZE.labels(model.name).time():
+                kept = request.texts if request.return_text else None
+                return pb.RerankResponse(ranks=_ranks(scores.relevance, kept), metadata=metadata)
+
+    def _validated(self, request: pb.RerankRequest) -> Question:
+        """What to score, when the request keeps every rule; else raises InvalidRequest."""
+        with validating() as violations:
+            self._door.check_text("query", request.query, violations)
+            violations.count("texts", len(request.texts), low=1, high=self._door.most_texts, what="texts")
+            for position, text in enumerate(request.texts):
+                self._door.check_text(f"texts[{position}]", text, violations)
+            truncation = truncation_of(request.truncate, request.truncation_direction, violations)
+        return Question(request.query, list(request.texts), truncation, request.raw_scores, field="texts[{}]")
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A text of a stream, scored."""
+
+    text: str
+    score: float
+    metadata: pb.Metadata
+
+
+class _Stream:
+    """A stream of texts that are scored one by one, and answered together."""
+
+    def __init__(self, door: Door, model: Model, context: Context) -> None:
+        self._door = door
+        self._model = model
+        self._context = context
+        self._started = perf_counter()
+        self._first: pb.RerankStreamRequest | None = None
+        self._texts: list[str] = []
+        self._scores: list[float] = []
+        self._metadata = pb.Metadata()
+
+    async def scored(self, request: pb.RerankStreamRequest) -> _Scored:
+        """One text with its score. Raises InvalidRequest, and what `score` raises."""
+        started = perf_counter()
+        self._first = self._first or request
+        with validating() as violations:
+            self._door.check_text("query", request.query, violations)
+            self._door.check_text("text", request.text, violations)
+            truncation = truncation_of(request.truncate, request.truncation_direction, violations)
+        question = Question(request.query, [request.text], truncation, self._first.raw_scores, field="text")
+        when = self._door.schedule("interactive", self._context)
+        scores = await score(self._model, question, when)
+        metadata = spent([request.query, request.text], scores.inputs[0], when.times, started)
+        return _Scored(request.text, float(scores.relevance[0]), metadata)
+
+    def add(self, one: _Scored) -> None:
+        """Keep a text, the next in the stream's order. Raises InvalidRequest when there are too many."""
+        if len(self._scores) == _MOST_STREAMED:
+            raise _invalid("text", f"expected at most {_MOST_STREAMED:,} texts in a stream, got more")
+        self._scores.append(one.score)
+        if self._first is not None and self._first.return_text:
+            self._texts.append(one.text)
+        self._metadata.compute_chars += one.metadata.compute_chars
+        self._metadata.compute_tokens += one.metadata.compute_tokens
+        for name in ("tokenization_time_ns", "queue_time_ns", "inference_time_ns"):
+            setattr(self._metadata, name, max(getattr(self._metadata, name), getattr(one.metadata, name)))
+
+    def response(self) -> pb.RerankResponse:
+        """All of them, best first. Raises InvalidRequest when there is none."""
+        if not self._scores:
+            raise _invalid("text", "expected a stream of 1 text or more, got none")
+        self._metadata.total_time_ns = spent([], [], Times(), self._started).total_time_ns
+        relevance = np.array(self._scores, dtype=np.float32)
+        return pb.RerankResponse(ranks=_ranks(relevance, self._texts or None), metadata=self._metadata)
+
+
+class TeiPredict(PredictServicer):
+    """Labels of texts and pairs."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    @property
+    def service(self) -> Service:
+        """This servicer, for a server."""
+        return Service("tei.v1.Predict", lambda server: add_PredictServicer_to_server(self, server))
+
+    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
+        """The labels of a text."""
+        return await self._door.alone(self._one, request, context)
+
+    def PredictStream(
+        self, request_iterator: AsyncIterator[pb.PredictRequest], context: Context
+    ) -> AsyncIterator[pb.PredictResponse]:
+        """The same for a stream."""
+        return self._door.stream(request_iterator, self._one, context)
+
+    async def PredictPair(self, request: pb.PredictPairRequest, context: Context) -> pb.PredictResponse:
+        """The labels of a text or a pair."""
+        return await self._door.alone(self._pair, request, context)
+
+    def PredictPairStream(
+        self, request_iterator: AsyncIterator[pb.PredictPairRequest], context: Context
+    ) -> AsyncIterator[pb.PredictResponse]:
+        """The same for a stream."""
+        return self._door.stream(request_iterator, self._pair, context)
+
+    async def _one(self, request: pb.PredictRequest, context: Context, lane: Lane) -> pb.PredictResponse:
+        with validating() as violations:
+            self._door.check_text("inputs", request.inputs, violations)
+        return await self._labelled([request.inputs], request, context, lane)
+
+    async def _pair(self, request: pb.PredictPairRequest, context: Context, lane: Lane) -> pb.PredictResponse:
+        with validating() as violations:
+            violations.count("inputs", len(request.inputs), low=1, high=2, what="texts")
+            for position, text in enumerate(request.inputs):
+                self._door.check_text(f"inputs[{position}]", text, violations)
+        return await self._labelled(list(request.inputs), request, context, lane)
+
+    async def _labelled(self, texts: Sequence[str], request: Any, context: Context, lane: Lane) -> pb.PredictResponse:
+        """The labels of one text or two. Raises PreconditionFailed when the model has none."""
+        started = perf_counter()
+        with self._door.using(context) as model:
+            if not _has_labels(model):
+                raise PreconditionFailed(f"{model.name} scores by late interaction and has no labels: use Rerank")
+            violations = Violations()
+            truncation = truncation_of(request.truncate, request.truncation_direction, violations)
+            violations.raise_if_any()
+            when = self._door.schedule(lane, context)
+            if len(texts) == 1:
+                scores = await classify(model, texts[0], truncation, request.raw_scores, when)
+            else:
+                question = Question(texts[0], [texts[1]], truncation, request.raw_scores, field="inputs")
+                scores = await score(model, question, when)
+            metadata = spent(texts, chain(*scores.inputs), when.times, started)
+            return pb.PredictResponse(predictions=_predictions(model, scores), metadata=metadata)
+
+
+def _has_labels(model: Model) -> bool:
+    return model.bundle.manifest.task == "cross_encoder"
+
+
+def _ranks(relevance: F32, texts: Sequence[str] | None) -> list[pb.Rank]:
+    """Best first; equal scores in the order of the request."""
+    order = np.argsort(-relevance, kind="stable").tolist()
+    return [pb.Rank(index=at, score=relevance[at], text=None if texts is None else texts[at]) for at in order]
+
+
+def _predictions(model: Model, scores: Scores) -> list[pb.Prediction]:
+    """All labels, best first."""
+    values = scores.relevance if scores.labels is None else scores.labels[0]
+    order = np.argsort(-values, kind="stable").tolist()
+    return [pb.Prediction(score=values[at], label=model.bundle.manifest.labels[at]) for at in order]
+
+
+def _invalid(field: str, description: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])

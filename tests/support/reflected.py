@@ -1,0 +1,73 @@
+"""A client that knows nothing but an address: messages and methods come from the server's reflection."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pool, message_factory
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+TIMEOUT_S = 60.0
+
+
+class Reflected:
+    """A client of any service of one server."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self._database = ProtoReflectionDescriptorDatabase(channel)
+        self._pool = descriptor_pool.DescriptorPool(self._database)
+
+    @property
+    def services(self) -> set[str]:
+        """Full names of the services it lists."""
+        return set(self._database.get_services())
+
+    def health(self, service: str) -> str:
+        """What the health service says of one: SERVING or NOT_SERVING."""
+        stub = health_pb2_grpc.HealthStub(self._channel)
+        response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+
+    def call(self, method: str, metadata: tuple[tuple[str, str], ...] = (), **fields: Any) -> Any:
+        """The answer of `package.Service/Method` to one message of these fields."""
+        return self.call_with_headers(method, metadata, **fields)[0]
+
+    def call_with_headers(
+        self, method: str, metadata: tuple[tuple[str, str], ...] = (), **fields: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The answer, and the metadata that came before it."""
+        given, taken = self._messages(method)
+        call: Any = self._channel.unary_unary(f"/{method}", given.SerializeToString, taken.FromString)
+        answer, rest = call.with_call(given(**fields), timeout=TIMEOUT_S, metadata=metadata)
+        return answer, dict(rest.initial_metadata())
+
+    def stream(
+        self, method: str, messages: Iterable[dict[str, Any]], metadata: tuple[tuple[str, str], ...] = ()
+    ) -> list[Any]:
+        """The answers to a stream of messages."""
+        given, taken = self._messages(method)
+        call: Any = self._channel.stream_stream(f"/{method}", given.SerializeToString, taken.FromString)
+        return list(call((given(**fields) for fields in messages), timeout=TIMEOUT_S, metadata=metadata))
+
+    def collect(
+        self, method: str, messages: Iterable[dict[str, Any]], metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Any:
+        """The one answer to a stream of messages."""
+        given, taken = self._messages(method)
+        call: Any = self._channel.stream_unary(f"/{method}", given.SerializeToString, taken.FromString)
+        return call((given(**fields) for fields in messages), timeout=TIMEOUT_S, metadata=metadata)
+
+    def _messages(self, method: str) -> tuple[Any, Any]:
+        service, _, name = method.partition("/")
+        found = self._pool.FindServiceByName(service).methods_by_name[name]
+        return tuple(message_factory.GetMessageClass(one) for one in (found.input_type, found.output_type))  # type: ignore[return-value]
+
+
+@contextmanager
+def reflected(address: str) -> Iterator[Reflected]:
+    """A client for the block."""
+    with grpc.insecure_channel(address) as channel:
+        yield Reflected(channel)
