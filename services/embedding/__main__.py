@@ -4,6 +4,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from services.embedding.kserve import kserve_service
 from services.embedding.servicer import EmbeddingServicer
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.tei import tei_services
@@ -16,7 +17,8 @@ from services.rpc.settings import load
 async def embedding(settings: EmbeddingSettings) -> AsyncIterator[Sequence[Service]]:
     """The embedding service with its models loaded."""
     async with open_catalog(settings) as catalog:
-        yield [EmbeddingServicer(catalog, settings).service, *tei_services(catalog, settings)]
+        own = EmbeddingServicer(catalog, settings).service
+        yield [own, *tei_services(catalog, settings), kserve_service(catalog, settings)]
 
 
 def main() -> None:

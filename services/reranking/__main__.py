@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.model.catalog import open_catalog
+from services.reranking.kserve import kserve_service
 from services.reranking.servicer import RerankingServicer
 from services.reranking.settings import RerankingSettings
 from services.reranking.tei import tei_services
@@ -16,7 +17,8 @@ from services.rpc.settings import load
 async def reranking(settings: RerankingSettings) -> AsyncIterator[Sequence[Service]]:
     """The reranking service with its models loaded."""
     async with open_catalog(settings) as catalog:
-        yield [RerankingServicer(catalog, settings).service, *tei_services(catalog, settings)]
+        own = RerankingServicer(catalog, settings).service
+        yield [own, *tei_services(catalog, settings), kserve_service(catalog, settings)]
 
 
 def main() -> None:

@@ -144,3 +144,12 @@ def test_wheel_works_without_the_tree(wheel: Path, tmp_path: Path) -> None:
         )
         assert ran.returncode == 0, ran.stderr
         assert str(ROOT) not in ran.stdout
+
+
+def test_the_client_lives_beside_tritonclient_in_one_process() -> None:
+    """Both have a protobuf package `inference`: the client must not load our stubs of it."""
+    code = "import sluice.client, sluice.cli.app, tritonclient.grpc as t; print(t.service_pb2.DESCRIPTOR.package)"
+    for order in (code, "import tritonclient.grpc\n" + code):
+        ran = subprocess.run([sys.executable, "-c", order], check=False, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.strip() == "inference"

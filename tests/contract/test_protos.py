@@ -1,5 +1,6 @@
 """The protos are well-formed, the generated code is theirs, and v1 has not changed under its clients."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,3 +38,45 @@ def test_the_generated_code_is_what_the_protos_give(tmp_path: Path) -> None:
     assert fresh
     stale = [str(name) for name, text in fresh.items() if (PROTOS / "python" / name).read_text() != text]
     assert not stale, f"run `make protos`: {stale}"
+
+
+DESCRIBE = """
+import json
+
+def messages(found, into):
+    for one in found:
+        into[one.full_name] = {f.name: [f.number, f.type, f.is_repeated] for f in one.fields}
+        messages(one.nested_types, into)
+
+def described(*modules):
+    names = {}
+    for module in modules:
+        file = module.DESCRIPTOR
+        messages(file.message_types_by_name.values(), names)
+        for one in file.enum_types_by_name.values():
+            names[one.full_name] = {value.name: value.number for value in one.values}
+        for one in file.services_by_name.values():
+            names[one.full_name] = {
+                m.name: [m.input_type.full_name, m.output_type.full_name, m.client_streaming, m.server_streaming]
+                for m in one.methods
+            }
+    print(json.dumps(names))
+"""
+OURS = "from sluice.kserve.v2 import inference_service_pb2 as a, model_config_pb2 as b"
+TRITONS = "from tritonclient.grpc import service_pb2 as a, model_config_pb2 as b"
+
+
+def test_kserve_is_what_tritonclient_speaks() -> None:
+    """Every name, number and type of ours is theirs; each in a process of its own, as both have one package."""
+    ours, theirs = (
+        json.loads(subprocess.check_output([sys.executable, "-c", f"{DESCRIBE}\n{imports}\ndescribed(a, b)"]))
+        for imports in (OURS, TRITONS)
+    )
+    other = [
+        f"{name}.{field}: {fact}, expected {theirs.get(name, {}).get(field)}"
+        for name, fields in ours.items()
+        for field, fact in fields.items()
+        if theirs.get(name, {}).get(field) != fact
+    ]
+    assert not other, "\n".join(other)
+    assert len(ours) > 40

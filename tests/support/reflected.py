@@ -18,7 +18,7 @@ class Reflected:
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
         self._database = ProtoReflectionDescriptorDatabase(channel)
-        self._pool = descriptor_pool.DescriptorPool(self._database)
+        self._pool: Any = descriptor_pool.DescriptorPool(self._database)
 
     @property
     def services(self) -> set[str]:
@@ -27,7 +27,7 @@ class Reflected:
 
     def health(self, service: str) -> str:
         """What the health service says of one: SERVING or NOT_SERVING."""
-        stub = health_pb2_grpc.HealthStub(self._channel)
+        stub: Any = health_pb2_grpc.HealthStub(self._channel)
         response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 

@@ -62,7 +62,7 @@ class Parameters:
         return found
 
     def schedule(self, context: Context, *, max_s: float) -> Schedule:
-        """The lane by `priority` (0 and 1: interactive, else bulk), the deadline by the caller's and `timeout` in µs."""
+        """When it may run: `priority` 0 and 1 mean interactive, others bulk; `timeout` is in microseconds."""
         priority, timeout_us = self.read("priority", int, 0), self.read("timeout", int, 0)
         for name, value in (("priority", priority), ("timeout", timeout_us)):
             if value < 0:

@@ -37,7 +37,6 @@ _DATATYPES: Final = {dtype: name for name, (dtype, _) in _DTYPES.items()}
 _LENGTH: Final = np.dtype("<u4")
 # Most elements of one tensor: far more than a message holds, and no product of dimensions overflows on the way.
 _MOST_ELEMENTS: Final = 2**28
-_MOST_AXES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def given_of(request: pb.ModelInferRequest, specs: Sequence[Spec], violations: V
             else:
                 tensors[tensor.name] = Given(field, tensor.datatype, tuple(tensor.shape), values)
         else:
-            violations.add(*(f"{field}{problem[0]}", problem[1]))
+            violations.add(field + problem[0], problem[1])
     return tensors
 
 
@@ -88,35 +87,33 @@ def _problem(
     tensor: Any, known: Mapping[str, Spec], before: Mapping[str, Given], *, has_raw: bool
 ) -> tuple[str, str] | None:
     """What is wrong with a tensor's description: where, and what; None when nothing is."""
-    if tensor.name not in known:
-        return ".name", f"expected one of {', '.join(known)}, got {tensor.name!r:.80}"
-    if tensor.name in before:
-        return ".name", f"expected {tensor.name} once, got it twice"
-    if tensor.datatype != BYTES and tensor.datatype not in _DTYPES:
-        return ".datatype", f"expected {known[tensor.name].datatype}, got {tensor.datatype!r:.40}"
+    if tensor.name not in known or tensor.name in before:
+        return ".name", f"expected one of {', '.join(known)}, each once, got {tensor.name!r:.80}"
+    spec = known[tensor.name]
+    if tensor.datatype != spec.datatype:
+        return ".datatype", f"expected {spec.datatype} for {spec.name}, got {tensor.datatype!r:.40}"
     if has_raw and tensor.HasField("contents"):
         return ".contents", "expected none beside raw_input_contents, got some"
     if tensor.parameters:
-        return (
-            ".parameters",
-            f"expected none (shared memory is not served), got {', '.join(sorted(tensor.parameters))[:80]}",
-        )
-    return _shape_problem(tensor, known[tensor.name])
+        return ".parameters", f"expected none, as no shared memory is served, got {len(tensor.parameters)}"
+    return None if _fits(list(tensor.shape), spec) else (".shape", f"expected {shape_of(spec)}, got {_short(tensor)}")
 
 
-def _shape_problem(tensor: Any, spec: Spec) -> tuple[str, str] | None:
-    shape = list(tensor.shape)
-    bounded = len(shape) <= _MOST_AXES and all(0 <= extent <= _MOST_ELEMENTS for extent in shape)
-    fits = [expected in (-1, extent) for expected, extent in zip(spec.dims, shape[1:], strict=False)]
-    if not bounded or len(shape) != 1 + len(spec.dims) or not all(fits) or prod(shape) > _MOST_ELEMENTS:
-        return ".shape", f"expected {shape_of(spec)}, -1 for any length, got {shape[:_MOST_AXES]}"
-    if tensor.datatype != spec.datatype:
-        return ".datatype", f"expected {spec.datatype}, got {tensor.datatype}"
-    return None
+def _fits(shape: list[int], spec: Spec) -> bool:
+    """Whether a shape is one that the tensor may have, of a size that can be."""
+    if len(shape) != 1 + len(spec.dims) or not all(0 <= extent <= _MOST_ELEMENTS for extent in shape):
+        return False
+    return prod(shape) <= _MOST_ELEMENTS and all(
+        expected in (-1, extent) for expected, extent in zip(spec.dims, shape[1:], strict=True)
+    )
+
+
+def _short(tensor: Any) -> list[int]:
+    return list(tensor.shape[:8])
 
 
 def shape_of(spec: Spec) -> list[int]:
-    """The shape of a tensor with its batch axis."""
+    """The shape of a tensor with its batch axis, -1 for any length."""
     return [-1, *spec.dims]
 
 

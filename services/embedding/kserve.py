@@ -1,0 +1,165 @@
+"""Embedding models as functions of tensors, for clients of KServe v2 and Triton.
+
+Ragged outputs are padded on the right, with zeros, to the longest row of the request, and their counts lie beside them.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.core.arrays import F32, I64
+from services.doors.kserve.inference import Ask, Inference, Outputs, Signature, rows_of, texts_of
+from services.doors.kserve.servicer import KserveServicer
+from services.doors.kserve.tensors import Given, Spec
+from services.embedding.encoder import Encoded, Wish, encode, encode_rows
+from services.embedding.settings import EmbeddingSettings
+from services.embedding.wire import check_dimensions
+from services.model.bundle import Representation, Role
+from services.model.catalog import Catalog
+from services.model.loading import Model
+from services.model.tokenizer import Input
+from services.rpc.server import Service
+from services.rpc.validation import Violations
+
+_INPUTS: Final = (
+    Spec("text", "BYTES", (1,), is_optional=True),
+    Spec("input_ids", "INT64", (-1,), is_optional=True),
+    Spec("attention_mask", "INT64", (-1,), is_optional=True),
+)
+_REPRESENTATIONS: Final[Mapping[str, Representation]] = {
+    "dense": "dense",
+    "sparse_indices": "sparse",
+    "sparse_weights": "sparse",
+    "sparse_counts": "sparse",
+    "multi_vector": "multi_vector",
+    "multi_vector_counts": "multi_vector",
+}
+_PARAMETERS: Final = ("dimensions", "embedding_type", "input_type")
+_ROLES: Final[Mapping[str, Role]] = {"": "document", "query": "query", "passage": "document", "document": "document"}
+_TYPES: Final = {"float": np.dtype(np.float32), "float16": np.dtype(np.float16)}
+
+
+def kserve_service(catalog: Catalog, settings: EmbeddingSettings) -> Service:
+    """The service of this API that an embedding server has."""
+    inference = Inference(_signature, partial(_infer, settings), _PARAMETERS, settings.max_texts)
+    return KserveServicer(catalog, settings, inference).service
+
+
+def _signature(model: Model) -> Signature:
+    """Texts or ids in, all that the model gives out."""
+    manifest = model.bundle.manifest
+    outputs = {
+        "dense": Spec("dense", "FP32", (manifest.dimensions,)),
+        "sparse_indices": Spec("sparse_indices", "INT32", (-1,)),
+        "sparse_weights": Spec("sparse_weights", "FP32", (-1,)),
+        "sparse_counts": Spec("sparse_counts", "INT32", (1,)),
+        "multi_vector": Spec("multi_vector", "FP32", (-1, manifest.dimensions)),
+        "multi_vector_counts": Spec("multi_vector_counts", "INT32", (1,)),
+    }
+    given = manifest.representations
+    return Signature(_INPUTS, [spec for name, spec in outputs.items() if _REPRESENTATIONS[name] in given])
+
+
+async def _infer(settings: EmbeddingSettings, model: Model, ask: Ask, violations: Violations) -> tuple[Outputs, int]:
+    """The outputs of texts, or of their ids, and how many rows. Raises InvalidRequest, and what `encode` raises."""
+    wish = _wish(model, ask, violations)
+    dtype = ask.parameters.choice("embedding_type", _TYPES, "float")
+    text, ids = (ask.tensors.get(name) for name in ("text", "input_ids"))
+    mask = ask.tensors.get("attention_mask")
+    if (not violations and (text is None) == (ids is None)) or (mask is not None and ids is None):
+        violations.add("inputs", "expected text, or input_ids with or without attention_mask, got neither or a mix")
+    rows: list[list[Input]] = []
+    texts: list[str] = []
+    if text is not None:
+        count = rows_of([text], settings.max_texts, violations)
+        texts = texts_of(text, violations, max_bytes=settings.max_text_bytes)
+    elif ids is not None:
+        count = rows_of([one for one in (ids, mask) if one is not None], settings.max_texts, violations)
+        rows = _rows(ids, mask, model, violations)
+    violations.raise_if_any()
+    if text is not None:
+        encoded = await encode(model, texts, wish, ask.schedule, field=f"{text.field}[{{}}]")
+    else:
+        encoded = await encode_rows(model, rows, wish, ask.schedule)
+    return _outputs(encoded, dtype), count
+
+
+def _wish(model: Model, ask: Ask, violations: Violations) -> Wish:
+    """How to encode; what is wrong with the parameters is noted."""
+    parameters, manifest = ask.parameters, model.bundle.manifest
+    role = parameters.choice("input_type", _ROLES, "")
+    named = parameters.read("input_type", str, "")
+    if not named and "text" in ask.tensors and manifest.query_prompt != manifest.document_prompt:
+        description = f"expected query or passage, which differ for {model.name}, got none"
+        violations.add("parameters[input_type]", description)
+    dimensions = parameters.read("dimensions", int, 0)
+    check_dimensions(dimensions, model, violations)
+    representations = frozenset(_REPRESENTATIONS[name] for name in ask.wanted)
+    return Wish(role, representations, parameters.truncation, dimensions=dimensions)
+
+
+def _rows(ids: Given, mask: Given | None, model: Model, violations: Violations) -> list[list[Input]]:
+    """The rows of token ids, special tokens included, as the model takes them; what it cannot take is noted."""
+    values = np.asarray(ids.values)
+    lengths = _lengths(values, mask, violations)
+    most, size = model.bundle.manifest.max_token_count, model.tokenizer.vocabulary_size
+    if (lengths < 1).any() or (lengths > most).any():
+        given = int(lengths[(lengths < 1) | (lengths > most)][0])
+        violations.add(
+            ids.field, f"expected rows of 1 to {most:,} tokens, got {given:,}", expected_max=most, given=given
+        )
+    used = np.arange(values.shape[1]) < lengths[:, None]
+    outside = used & ((values < 0) | (values >= size))
+    if outside.any():
+        row, column = np.argwhere(outside)[0].tolist()
+        description = f"expected ids of 0 to {size - 1:,}, which {model.name} has, got {values[row, column]}"
+        violations.add(f"{ids.field}[{row}][{column}]", description, expected_max=size - 1)
+    if violations:
+        return []
+    return [[Input(tuple(row[:length].tolist()))] for row, length in zip(values, lengths, strict=True)]
+
+
+def _lengths(ids: NDArray[Any], mask: Given | None, violations: Violations) -> I64:
+    """How many tokens each row has; a mask that is not ones and then zeros, or of another shape, is noted."""
+    if mask is None:
+        return np.full(len(ids), ids.shape[1], dtype=np.int64)
+    values = np.asarray(mask.values)
+    if values.shape != ids.shape:
+        violations.add(f"{mask.field}.shape", f"expected {list(ids.shape)} as input_ids, got {list(values.shape)}")
+        return np.ones(len(ids), dtype=np.int64)
+    lengths: I64 = (values == 1).sum(axis=1)
+    if not (values == (np.arange(values.shape[1]) < lengths[:, None])).all():
+        violations.add(mask.field, "expected rows of ones and then zeros, as padding on the right gives them")
+    return lengths
+
+
+def _outputs(encoded: Encoded, dtype: "np.dtype[Any]") -> Outputs:
+    """All tensors of what was encoded; vectors of the type that is wanted."""
+    outputs: dict[str, NDArray[Any]] = {}
+    if encoded.dense:
+        outputs["dense"] = np.stack(encoded.dense).astype(dtype, copy=False)
+    if encoded.sparse:
+        indices, weights = zip(*encoded.sparse, strict=True)
+        outputs["sparse_indices"] = _padded(indices)
+        outputs["sparse_weights"] = _padded(weights).astype(dtype, copy=False)
+        outputs["sparse_counts"] = _counts(indices)
+    if encoded.multi_vector:
+        outputs["multi_vector"] = _padded(encoded.multi_vector).astype(dtype, copy=False)
+        outputs["multi_vector_counts"] = _counts(encoded.multi_vector)
+    return outputs
+
+
+def _padded(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Rows [K] or [K, D] of different lengths as one array [N, largest K] or [N, largest K, D], filled with zeros."""
+    padded = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), dtype=rows[0].dtype)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return padded
+
+
+def _counts(rows: Sequence[F32]) -> NDArray[np.int32]:
+    """The length of each row [N, 1]."""
+    return np.array([[len(row)] for row in rows], dtype=np.int32)

@@ -1,0 +1,84 @@
+"""Rerankers as functions of tensors, for clients of KServe v2 and Triton: pairs in, scores out."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.doors.kserve.inference import Ask, Inference, Outputs, Signature, rows_of, texts_of
+from services.doors.kserve.servicer import KserveServicer
+from services.doors.kserve.tensors import Spec
+from services.model.catalog import Catalog
+from services.model.loading import Model
+from services.reranking.scorer import Question, score
+from services.reranking.settings import RerankingSettings
+from services.rpc.server import Service
+from services.rpc.validation import Violations
+
+_INPUTS: Final = (Spec("query", "BYTES", (1,)), Spec("passage", "BYTES", (1,)))
+_PARAMETERS: Final = ("raw_scores",)
+
+
+def kserve_service(catalog: Catalog, settings: RerankingSettings) -> Service:
+    """The service of this API that a reranking server has."""
+    inference = Inference(_signature, partial(_infer, settings), _PARAMETERS, settings.max_documents)
+    return KserveServicer(catalog, settings, inference).service
+
+
+def _signature(model: Model) -> Signature:
+    """A score a pair, and for a model with several labels each label's."""
+    labels = model.bundle.manifest.labels
+    outputs = [Spec("score", "FP32", (1,)), Spec("label_scores", "FP32", (len(labels),))]
+    return Signature(_INPUTS, outputs if len(labels) > 1 else outputs[:1])
+
+
+async def _infer(settings: RerankingSettings, model: Model, ask: Ask, violations: Violations) -> tuple[Outputs, int]:
+    """The scores of pairs, and how many there are. Raises InvalidRequest, and what `score` raises."""
+    query, passage = (ask.tensors.get(spec.name) for spec in _INPUTS)
+    raw_scores = ask.parameters.read("raw_scores", bool, default=False)
+    truncation = ask.parameters.truncation
+    if query is None or passage is None:
+        if not violations:
+            violations.add("inputs", "expected query and passage, got one or none of them")
+        violations.raise_if_any()
+    assert query is not None
+    assert passage is not None
+    if query.shape[0] != 1:  # one query is for all passages
+        rows_of([query, passage], settings.max_documents, violations)
+    count = rows_of([passage], settings.max_documents, violations)
+    queries = texts_of(query, violations, max_bytes=settings.max_text_bytes)
+    passages = texts_of(passage, violations, max_bytes=settings.max_text_bytes)
+    violations.raise_if_any()
+    groups = _by_query(queries * count if len(queries) == 1 else queries)
+    questions = [
+        Question(
+            text, [passages[at] for at in places], truncation, raw_scores, field=f"{passage.field} of {count} [{{}}]"
+        )
+        for text, places in groups.items()
+    ]
+    scores = await asyncio.gather(*(score(model, question, ask.schedule) for question in questions))
+    order = [at for places in groups.values() for at in places]
+    outputs = {"score": _in_order(order, [one.relevance[:, None] for one in scores])}
+    labels = [one.labels for one in scores if one.labels is not None]
+    if labels:
+        outputs["label_scores"] = _in_order(order, labels)
+    return outputs, count
+
+
+def _by_query(queries: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of each different query."""
+    groups: dict[str, list[int]] = {}
+    for position, query in enumerate(queries):
+        groups.setdefault(query, []).append(position)
+    return groups
+
+
+def _in_order(order: Sequence[int], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The rows of all parts [N, L], each at its place."""
+    rows = np.concatenate(parts)
+    ordered = np.empty_like(rows)
+    ordered[np.array(order)] = rows
+    return ordered
