@@ -17,6 +17,8 @@ PROMETHEUS := $(VENV)/prometheus/usr/bin/promtool
 NODE := $(VENV)/node/.installed
 # A Milvus server for the conformance tests: the package's, unpacked once, 250 MB.
 MILVUS := $(VENV)/milvus/bin/milvus
+# NVIDIA's load generator, for a test of the KServe API: a binary in an old wheel, and two libraries that it wants.
+PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
 EXTRAS := serving,milvus,cpu,export,demo,loadtest,langchain,llama-index,dev
 export SLUICE_HOME ?= $(CURDIR)/.demo
 
@@ -70,6 +72,17 @@ $(MILVUS): | $(INSTALLED)
 	   $(BIN)/python -c 'import milvus; milvus._initialize_data_files("$(VENV)/milvus")'; } || \
 	  echo "no Milvus server for this platform: the tests that need it are skipped" >&2
 
+$(PERF_ANALYZER): | $(INSTALLED)
+	@echo "== perf_analyzer, for the test that it drives a server"
+	@$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/perf-analyzer tritonclient==2.41.0 nvidia-cuda-runtime-cu12==12.9.79 || \
+	  echo "no perf_analyzer: the test that needs it is skipped" >&2
+	@if command -v apt-get dpkg > /dev/null && [ -d $(VENV)/perf-analyzer ]; then \
+	  cd $(VENV)/perf-analyzer; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq || true; fi; \
+	  { apt-get download -q libb64-0d && dpkg -x libb64-0d_*.deb . && rm libb64-0d_*.deb; } || \
+	    echo "no libb64: the test that needs perf_analyzer is skipped" >&2; \
+	fi
+
 .PHONY: demo
 demo: setup ## Export a model, start four services, index Python's documentation, search it
 	@$(BIN)/sluice demo
@@ -84,7 +97,7 @@ down: setup ## Stop the system that `make up` left running
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup $(PROMETHEUS) $(NODE) $(MILVUS) ## Run the whole test suite
+test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
 .PHONY: nightly

@@ -2,7 +2,7 @@
 
 import typer
 
-from loadtest.bench import latency, load, peers, retrieval, start, throughput
+from loadtest.bench import doors, latency, load, peers, retrieval, start, throughput
 
 app = typer.Typer(help="Benchmarks: each is one question, one command, a table and a JSON file.", no_args_is_help=True)
 app.command()(throughput.embed)
@@ -14,3 +14,4 @@ app.command()(load.lanes)
 app.command()(start.start)
 app.command()(retrieval.retrieval)
 app.command()(peers.peers)
+app.command()(doors.doors)

@@ -8,19 +8,17 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final
 
-import grpc
 import psutil
 import typer
 from sluice.cli.console import CommandFailed, err
 
 from loadtest.bench import setup
-from loadtest.bench.drive import Driven, for_seconds
+from loadtest.bench.drive import Driven
 from loadtest.bench.setup import Setup, alternate, ratio
 from loadtest.peers import infinity, rest, sentence_transformers
 from loadtest.peers.sentence_transformers import InProcess
 from loadtest.peers.work import Task, Values, Work, embed_work, rerank_work
 from loadtest.servers import Server, server
-from loadtest.targets import CHANNEL_OPTIONS
 
 _CALLERS: Final = (1, 4, 16, 64)
 _RUN_S: Final = 4.0
@@ -61,7 +59,7 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
 
     A bundle of a bi-encoder embeds one text a call, that of a cross-encoder reranks 16 documents a call.
     """
-    task: Task = "rerank" if _is_cross_encoder(bundle) else "embed"
+    task: Task = "rerank" if is_cross_encoder(bundle) else "embed"
     what = "pairs" if task == "rerank" else "queries" if queries else "passages"
     plan = Setup(f"peers-{what}-{variant}", bundle, data, variant, quick, out, rounds or (1 if quick else _ROUNDS))
     texts = plan.texts()
@@ -70,7 +68,7 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
         distances = _same_work(work, sides, strict=variant == "fp32")
         measured = {
             callers: alternate(
-                plan.rounds, {name: _run(side, callers, plan.seconds(_RUN_S)) for name, side in sides.items()}
+                plan.rounds, {name: runner(side.drive, callers, plan.seconds(_RUN_S)) for name, side in sides.items()}
             )
             for callers in (_CALLERS[1:2] if quick else _CALLERS)
         }
@@ -128,15 +126,8 @@ def _best_threads(plan: Setup, work: Work, program: Path, folder: Path, engine: 
 
 
 def _sluice(one: Server, work: Work) -> Contender:
-    def values() -> Values:
-        with grpc.insecure_channel(one.address, options=CHANNEL_OPTIONS) as channel:
-            call: Any = channel.unary_unary(work.grpc_path)
-            return work.grpc_values(call(work.grpc[0], timeout=60))
-
-    def drive(callers: int, seconds: float) -> Driven:
-        return for_seconds(one.address, work.grpc_path, work.grpc, callers, seconds)
-
-    return Contender(drive, values, one.memory_bytes)
+    own = work.endpoint(one.address)
+    return Contender(own.drive, own.first, one.memory_bytes)
 
 
 def _infinity(peer: infinity.Peer, work: Work) -> Contender:
@@ -160,8 +151,9 @@ def _same_work(work: Work, sides: Mapping[str, Contender], *, strict: bool) -> d
     return found
 
 
-def _run(side: Contender, callers: int, seconds: float) -> Callable[[], Driven]:
-    return lambda: side.drive(callers, seconds)
+def runner(drive: Callable[[int, float], Driven], callers: int, seconds: float) -> Callable[[], Driven]:
+    """A closed loop that is ready to be run."""
+    return lambda: drive(callers, seconds)
 
 
 def _tell(
@@ -186,7 +178,8 @@ def _tell(
     plan.tell(head, table, {"runs": figures, "memory_bytes": dict(memory), **more})
 
 
-def _is_cross_encoder(bundle: Path) -> bool:
+def is_cross_encoder(bundle: Path) -> bool:
+    """Whether a bundle scores pairs."""
     return bool(json.loads((bundle / "bundle.json").read_text())["task"] == "cross_encoder")
 
 

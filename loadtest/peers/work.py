@@ -4,23 +4,27 @@ import base64
 import json
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final, Literal
 
+import grpc
 import numpy as np
+from sluice.cli.console import CommandFailed
 from sluice.common.v1.model_pb2 import Lane
 from sluice.embedding.v1.embedding_service_pb2 import EmbedResponse
+from sluice.errors import from_rpc_error
 from sluice.reranking.v1.reranking_service_pb2 import ORDER_REQUEST, RerankRequest, RerankResponse
 
-from loadtest.bench.drive import EMBED, RERANK, embed_requests
-from loadtest.targets import Texts
+from loadtest.bench.drive import EMBED, RERANK, Driven, embed_requests, for_seconds
+from loadtest.targets import CHANNEL_OPTIONS, Texts
 
 Task = Literal["embed", "rerank"]
 
 _DOCUMENTS: Final = 16
 _RERANK_CALLS: Final = 200
+_TIMEOUT_S: Final = 60.0
 Values = Sequence[float]
 
 
@@ -35,6 +39,10 @@ class Work:
     rest: list[bytes]
     plain: list[Any]
     """A text each, or a query with its documents."""
+
+    def endpoint(self, address: str) -> "Endpoint":
+        """A Sluice that runs there, by its own API."""
+        return Endpoint(address, self.grpc_path, self.grpc, self.grpc_values)
 
     def grpc_values(self, answer: bytes) -> Values:
         """The vector, or the scores in the order of the documents, of an answer of Sluice."""
@@ -57,6 +65,31 @@ class Work:
             return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         dot = sum(a * b for a, b in zip(ours, theirs, strict=True))
         return 1 - dot / sqrt(sum(a * a for a in ours) * sum(b * b for b in theirs))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A gRPC server at an address, and the same calls in its words."""
+
+    address: str
+    path: str
+    requests: Sequence[bytes]
+    values: Callable[[bytes], Values]
+    """The vector, or the scores in the order of the documents, of an answer."""
+
+    def first(self) -> Values:
+        """Its answer to the first call. Raises CommandFailed when there is none."""
+        with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+            call: Any = channel.unary_unary(self.path)
+            try:
+                return self.values(call(self.requests[0], timeout=_TIMEOUT_S))
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                raise CommandFailed(f"{self.address}{self.path}: {failure.code.name}: {failure.message}") from None
+
+    def drive(self, callers: int, seconds: float) -> Driven:
+        """The calls over and over for so long. Raises CommandFailed when one fails."""
+        return for_seconds(self.address, self.path, self.requests, callers, seconds)
 
 
 def embed_work(texts: Sequence[str]) -> Work:

@@ -1,6 +1,8 @@
 """KServe v2 on both servers of models, judged by NVIDIA's tritonclient, and by what it refuses."""
 
+import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +126,43 @@ def test_tritonclient_gets_the_scores_of_the_native_api(reranker: str, model: st
     np.testing.assert_allclose([value for [value] in seen["pairs"]["score"]["values"]], mixed, atol=1e-5)
     if model == PAIRS_3:
         assert seen["one"]["label_scores"]["values"] == [list(one.label_scores) for one in expected]
+
+
+def perf_analyzer() -> tuple[str, dict[str, str]]:
+    """NVIDIA's load generator and its environment; without it the test is skipped, which in CI is a failure."""
+    folder = ROOT / ".venv" / "perf-analyzer"
+    libraries = {path.parent for name in ("libb64.so.0d", "libcudart.so.12") for path in folder.rglob(name)}
+    environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": ":".join(map(str, libraries))}
+    program = folder / "bin" / "perf_analyzer"
+    if not program.exists() or len(libraries) < 2:
+        message = "no perf_analyzer: `make test` gets it on Debian, x86-64"
+        assert os.environ.get("CI") != "true", message
+        pytest.skip(message)
+    return str(program), environment
+
+
+@pytest.mark.parametrize("flags", [(), ("--streaming",)], ids=["unary", "stream"])
+def test_perf_analyzer_drives_a_server(embedder: str, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    program, environment = perf_analyzer()
+    texts = [{"text": {"content": [f"text number {number}"], "shape": [1]}} for number in range(50)]
+    (tmp_path / "texts.json").write_text(json.dumps({"data": texts}))
+    command = [program, "-m", ENCODER, "-u", embedder, "-i", "grpc", "--input-data", "texts.json", *flags]
+    # Three windows of 20 answers, however much they differ: it is asked to run, not to measure.
+    command += ["--measurement-mode", "count_windows", "--measurement-request-count", "20", "-r", "3", "-s", "9999"]
+    ran = subprocess.run(
+        [*command, "--concurrency-range", "2", "-f", "out.csv"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert float(row["Inferences/Second"]) > 0
+    assert int(row["Server Compute Input"]) >= 0
+    assert "Successful request count" in ran.stdout
 
 
 def bytes_of(*values: str | bytes) -> bytes:

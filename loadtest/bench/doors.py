@@ -1,0 +1,97 @@
+"""What the compatible APIs cost, and how other servers that run already compare, each by the API that it speaks."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Annotated, Any, Final
+
+import typer
+from sluice.cli.console import CommandFailed
+
+from loadtest.bench import setup
+from loadtest.bench.drive import Driven
+from loadtest.bench.peers import is_cross_encoder, runner
+from loadtest.bench.setup import Setup, alternate, ratio
+from loadtest.peers import kserve, tei
+from loadtest.peers.work import Endpoint, Task, Work, embed_work, rerank_work
+from loadtest.servers import server
+
+_CALLERS: Final = (1, 8)
+_RUN_S: Final = 4.0
+_OURS: Final = "sluice"
+# Of the same model; one that computes in half precision stays below it, one that pools otherwise does not.
+_MOST_DISTANCE: Final = 0.02
+
+
+def doors(  # noqa: PLR0913, PLR0917 - each is a flag
+    bundle: setup.Bundle,
+    data: setup.Data,
+    other_kserve: Annotated[str, typer.Option("--kserve", help="HOST:PORT of a KServe v2 or Triton server.")] = "",
+    model: Annotated[str, typer.Option(help="Its name of the model. (default: the bundle's)")] = "",
+    output: Annotated[str, typer.Option(help="Its output, of floats. (default: dense, or score)")] = "",
+    other_tei: Annotated[str, typer.Option("--tei", help="HOST:PORT of a TEI server's gRPC API.")] = "",
+    variant: setup.Variant = "fp32",
+    rounds: setup.Rounds = None,
+    quick: setup.Quick = False,
+    out: setup.Out = setup.DEFAULT_OUT,
+) -> None:
+    """Calls a second by Sluice's own API ÷ by tei.v1 and KServe v2 of the same server, and ÷ other servers.
+
+    A bundle of a bi-encoder embeds one text a call, that of a cross-encoder reranks 16 documents a call.
+    """
+    name = model or bundle.parent.name
+    task: Task = "rerank" if is_cross_encoder(bundle) else "embed"
+    plan = Setup(f"doors-{task}-{variant}", bundle, data, variant, quick, out, rounds)
+    texts = plan.texts()
+    work = rerank_work(texts) if task == "rerank" else embed_work(texts.queries)
+    flags = ("--bundles", str(bundle), "--variant", variant, "--cache-entries", "0", "--max-deadline-s", "600")
+    with server("reranking" if task == "rerank" else "embedding", *flags) as one:
+        sides = own_doors(one.address, work, bundle.parent.name)
+        if other_kserve:
+            sides[f"KServe at {other_kserve}"] = kserve.endpoint(other_kserve, work, name, output)
+        if other_tei:
+            sides[f"TEI at {other_tei}"] = tei.endpoint(other_tei, work)
+        distances = distances_of(work, sides)
+        measured = {
+            callers: alternate(
+                plan.rounds,
+                {name: runner(side.drive, callers, plan.seconds(_RUN_S)) for name, side in sides.items()},
+            )
+            for callers in (_CALLERS[1:] if quick else _CALLERS)
+        }
+    rows, figures = zip(*(row for callers in measured for row in _rows(callers, measured[callers])), strict=True)
+    plan.tell(
+        ("callers", "", "calls/s", "p50 ms", "own API ÷ it"), rows, {"runs": figures, "distance_to_ours": distances}
+    )
+
+
+def own_doors(address: str, work: Work, model: str) -> dict[str, Endpoint]:
+    """All APIs of a Sluice that runs there, its own first."""
+    return {
+        _OURS: work.endpoint(address),
+        "sluice tei.v1": tei.endpoint(address, work),
+        "sluice KServe v2": kserve.endpoint(address, work, model),
+    }
+
+
+def distances_of(work: Work, sides: dict[str, Endpoint]) -> dict[str, float]:
+    """How far each answer to the first call is from ours. Raises CommandFailed when one is something else."""
+    ours = sides[_OURS].first()
+    found = {name: work.distance(ours, side.first()) for name, side in sides.items()}
+    for name, distance in found.items():
+        if distance > _MOST_DISTANCE:
+            raise CommandFailed(
+                f"{name}: expected an answer within {_MOST_DISTANCE} of ours, got {distance:.3f}: another model?"
+            )
+    return found
+
+
+def _rows(callers: int, results: dict[str, list[Driven]]) -> Sequence[tuple[list[str], dict[str, Any]]]:
+    """A row of the table and of the file for each side."""
+    ours = [driven.per_second for driven in results[_OURS]]
+    rows = []
+    for name, runs in results.items():
+        speeds = [driven.per_second for driven in runs]
+        p50 = median(latency for driven in runs for latency in driven.latencies_s)
+        shown = [str(callers), name, f"{median(speeds):.1f}", f"{1000 * p50:.2f}", f"{ratio(ours, speeds):.2f}"]
+        rows.append((shown, {"callers": callers, "name": name, "calls_per_s": speeds, "p50_s": p50}))
+    return rows
