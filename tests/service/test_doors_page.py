@@ -13,7 +13,7 @@ from tests.support.processes import ROOT, running
 
 PAGE = ROOT / "services" / "doors" / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-PRINTED = ["(2, 32) float32\nfloat16\n", r"[[", "32 8\n100\n['[CLS]'", "open() returns a file"]
+PRINTED = ["(2, 32) float32\nfloat16\n", r"[[", "32 12\n100\n['[CLS]'", "open() returns a file"]
 
 
 @pytest.fixture(scope="module")
