@@ -1,8 +1,6 @@
 """The embedding service over gRPC, with a real model in it."""
 
 import asyncio
-import json
-import shutil
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, QuotaExceeded, SluiceError, from_rpc_error
 
 from services.rpc.tensor import to_tensor
+from tests.support.bundles import edited
 from tests.support.servers import embedding_server
 
 if TYPE_CHECKING:
@@ -153,14 +152,6 @@ def test_the_tensor_of_an_array_is_its_bytes() -> None:
     tensor = to_tensor(array)
     assert list(tensor.shape) == [2, 3]
     assert tensor.data == array.tobytes()
-
-
-def edited(bundle: Path, folder: Path, **changes: object) -> Path:
-    """A copy of a bundle with other facts in its manifest."""
-    copy = Path(shutil.copytree(bundle, folder))
-    manifest = json.loads((copy / "bundle.json").read_text()) | changes
-    (copy / "bundle.json").write_text(json.dumps(manifest))
-    return copy
 
 
 async def test_vectors_come_in_the_type_and_length_that_is_asked_for(tiny_bi_encoder: Path, tmp_path: Path) -> None:

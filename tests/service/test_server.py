@@ -65,6 +65,12 @@ class Misbehaving(EmbeddingServiceServicer):
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         return pb.UnloadModelResponse()
 
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        return pb.TokenizeResponse()
+
+    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
+        return pb.DecodeResponse()
+
 
 def misbehaving(**overrides: Any) -> Any:
     settings = ServerSettings(listen="127.0.0.1:0", **overrides)

@@ -1,5 +1,7 @@
 """Bundles for tests, exported by the real exporter."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +22,11 @@ def exported_minilm() -> Path:
     from export.demo import DEMO_OPTIONS, demo_checkpoint
 
     return export_bundle(str(demo_checkpoint()), MINILM_OUT, DEMO_OPTIONS).folder
+
+
+def edited(bundle: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a bundle with other facts in its manifest."""
+    copy = Path(shutil.copytree(bundle, folder))
+    manifest = json.loads((copy / "bundle.json").read_text()) | changes
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    return copy
