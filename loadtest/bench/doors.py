@@ -1,6 +1,8 @@
 """What the compatible APIs cost, and how other servers that run already compare, each by the API that it speaks."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final
 
@@ -11,12 +13,13 @@ from loadtest.bench import setup
 from loadtest.bench.drive import Driven
 from loadtest.bench.peers import is_cross_encoder, runner
 from loadtest.bench.setup import Setup, alternate, ratio
-from loadtest.peers import kserve, tei
+from loadtest.peers import kserve, tei, triton
 from loadtest.peers.work import Endpoint, Task, Work, embed_work, rerank_work
 from loadtest.servers import server
 
 _CALLERS: Final = (1, 8)
 _RUN_S: Final = 4.0
+_WARM_S: Final = 1.0
 _OURS: Final = "sluice"
 # Of the same model; one that computes in half precision stays below it, one that pools otherwise does not.
 _MOST_DISTANCE: Final = 0.02
@@ -29,6 +32,8 @@ def doors(  # noqa: PLR0913, PLR0917 - each is a flag
     model: Annotated[str, typer.Option(help="Its name of the model. (default: the bundle's)")] = "",
     output: Annotated[str, typer.Option(help="Its output, of floats. (default: dense, or score)")] = "",
     other_tei: Annotated[str, typer.Option("--tei", help="HOST:PORT of a TEI server's gRPC API.")] = "",
+    with_triton: Annotated[bool, typer.Option("--triton", help="Start NVIDIA Triton with the same graph too.")] = False,
+    cache: Annotated[Path, typer.Option(help="Folder for Triton's environment.")] = Path("~/.cache/sluice-peers"),
     variant: setup.Variant = "fp32",
     rounds: setup.Rounds = None,
     quick: setup.Quick = False,
@@ -38,19 +43,26 @@ def doors(  # noqa: PLR0913, PLR0917 - each is a flag
 
     A bundle of a bi-encoder embeds one text a call, that of a cross-encoder reranks 16 documents a call.
     """
-    name = model or bundle.parent.name
     task: Task = "rerank" if is_cross_encoder(bundle) else "embed"
     plan = Setup(f"doors-{task}-{variant}", bundle, data, variant, quick, out, rounds)
     texts = plan.texts()
     work = rerank_work(texts) if task == "rerank" else embed_work(texts.queries)
     flags = ("--bundles", str(bundle), "--variant", variant, "--cache-entries", "0", "--max-deadline-s", "600")
-    with server("reranking" if task == "rerank" else "embedding", *flags) as one:
+    with ExitStack() as stack:
+        one = stack.enter_context(server("reranking" if task == "rerank" else "embedding", *flags))
         sides = own_doors(one.address, work, bundle.parent.name)
+        if with_triton:
+            python = triton.environment(cache.expanduser().absolute())
+            address = stack.enter_context(triton.serving(python, bundle, plan.threads))
+            sides["Triton"] = kserve.endpoint(address, work, triton.MODEL)
         if other_kserve:
+            name = model or bundle.parent.name
             sides[f"KServe at {other_kserve}"] = kserve.endpoint(other_kserve, work, name, output)
         if other_tei:
             sides[f"TEI at {other_tei}"] = tei.endpoint(other_tei, work)
         distances = distances_of(work, sides)
+        for side in sides.values():
+            side.drive(_CALLERS[-1], _WARM_S)
         measured = {
             callers: alternate(
                 plan.rounds,

@@ -54,7 +54,7 @@ def environment(cache: Path) -> Path:
     venv.create(cache / "infinity", with_pip=True)
     pip = [str(cache / "infinity" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     for package in (_TORCH, _INFINITY):
-        _run([*pip, package])
+        run([*pip, package])
     done.touch()
     return program
 
@@ -66,7 +66,7 @@ def model_folder(checkpoint: Path, cache: Path, task: Task) -> Path:
         return folder
     with tempfile.TemporaryDirectory() as exported:
         command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "onnx", "--model", str(checkpoint)]
-        _run([*command, "--task", _EXPORTED[task], "--library", "transformers", exported])
+        run([*command, "--task", _EXPORTED[task], "--library", "transformers", exported])
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
         shutil.copy(Path(exported) / "model.onnx", folder / "model.onnx")
     return folder
@@ -75,7 +75,7 @@ def model_folder(checkpoint: Path, cache: Path, task: Task) -> Path:
 @contextmanager
 def serving(program: Path, folder: Path, engine: Engine, threads: int) -> Iterator[Peer]:
     """Infinity with an engine and so many OpenMP threads, for the block. Raises CommandFailed with its last words."""
-    port = _free_port()
+    port = free_port()
     flags = ["--engine", engine, "--device", "cpu", "--port", str(port), "--host", "127.0.0.1"]
     command = [str(program), "v2", "--model-id", ".", *flags, "--no-model-warmup", "--no-bettertransformer"]
     environ = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads), "DO_NOT_TRACK": "1"}
@@ -109,13 +109,15 @@ def _await_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> 
     raise CommandFailed(f"infinity did not become healthy:\n{words}")
 
 
-def _run(command: Sequence[str]) -> None:
+def run(command: Sequence[str]) -> None:
+    """Run a command of a set-up. Raises CommandFailed with its last words."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if done.returncode:
         raise CommandFailed(f"{' '.join(command)}: failed:\n{done.stderr[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -23,7 +23,8 @@ def endpoint(address: str, work: Work, model: str, output: str = "") -> Endpoint
     requests = []
     for job in work.plain:
         query, passages = job if work.task == "rerank" else (None, [job])
-        tensors = {"text": passages} if query is None else {"query": [query], "passage": passages}
+        # As many queries as passages: Triton wants as many rows in each tensor.
+        tensors = {"text": passages} if query is None else {"query": [query] * len(passages), "passage": passages}
         requests.append(_request(model, wanted, tensors).SerializeToString())
     return Endpoint(address, PATH, requests, lambda answer: _values(answer, wanted))
 

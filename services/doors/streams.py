@@ -35,8 +35,8 @@ async def in_order(
 
     def leave(_: Any = None) -> None:
         for task in (*under_way, reading):
-            if task is not None:
-                task.cancel()
+            if task is not None and not task.cancel() and not task.cancelled():
+                task.exception()  # it failed too, and the first failure has been told
 
     # A caller that goes while an answer is being written leaves this generator suspended: stop without it.
     on_end: Any = leave

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from sluice.errors import InvalidRequest, Violation
 
 from services.core.arrays import F32, I64
 from services.doors.kserve.inference import Ask, Inference, Outputs, Signature, rows_of, texts_of
@@ -69,21 +70,18 @@ async def _infer(settings: EmbeddingSettings, model: Model, ask: Ask, violations
     dtype = ask.parameters.choice("embedding_type", _TYPES, "float")
     text, ids = (ask.tensors.get(name) for name in ("text", "input_ids"))
     mask = ask.tensors.get("attention_mask")
-    if (not violations and (text is None) == (ids is None)) or (mask is not None and ids is None):
+    is_one_kind = (text is None) != (ids is None) and (mask is None or text is None)
+    if not is_one_kind and not violations:
         violations.add("inputs", "expected text, or input_ids with or without attention_mask, got neither or a mix")
-    rows: list[list[Input]] = []
-    texts: list[str] = []
-    if text is not None:
-        count = rows_of([text], settings.max_texts, violations)
-        texts = texts_of(text, violations, max_bytes=settings.max_text_bytes)
-    elif ids is not None:
-        count = rows_of([one for one in (ids, mask) if one is not None], settings.max_texts, violations)
-        rows = _rows(ids, mask, model, violations)
+    count = rows_of([one for one in (text, ids, mask) if one is not None], settings.max_texts, violations)
+    texts = [] if text is None else texts_of(text, violations, max_bytes=settings.max_text_bytes)
+    rows = [] if ids is None else _rows(ids, mask, model, violations)
     violations.raise_if_any()
     if text is not None:
         encoded = await encode(model, texts, wish, ask.schedule, field=f"{text.field}[{{}}]")
     else:
         encoded = await encode_rows(model, rows, wish, ask.schedule)
+    _check_size(encoded, settings.max_message_bytes)
     return _outputs(encoded, dtype), count
 
 
@@ -134,6 +132,15 @@ def _lengths(ids: NDArray[Any], mask: Given | None, violations: Violations) -> I
     if not (values == (np.arange(values.shape[1]) < lengths[:, None])).all():
         violations.add(mask.field, "expected rows of ones and then zeros, as padding on the right gives them")
     return lengths
+
+
+def _check_size(encoded: Encoded, most_bytes: int) -> None:
+    """Raise InvalidRequest when rows that differ much in length would be padded to more than a message holds."""
+    for name, parts in (("multi_vector", encoded.multi_vector), ("sparse", [weights for _, weights in encoded.sparse])):
+        size = len(parts) * max((part.nbytes for part in parts), default=0)
+        if size > most_bytes:
+            description = f"expected rows of {name} that take at most {most_bytes:,} bytes when padded, got {size:,}"
+            raise InvalidRequest(f"outputs: {description}", violations=[Violation("outputs", description)])
 
 
 def _outputs(encoded: Encoded, dtype: "np.dtype[Any]") -> Outputs:

@@ -157,3 +157,14 @@ async def test_a_server_without_a_repository_loads_nothing(tiny_bi_encoder: Path
         code, message, _ = await refusal(GRPCInferenceServiceStub(channel).RepositoryModelLoad(load))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert "--repository" in message
+
+
+async def test_rows_that_would_be_padded_to_more_than_a_message_are_refused(tiny_bi_encoder: Path) -> None:
+    texts = ["open the file and sort the list " * 20, *["a"] * 15]  # 16 rows of 62 x 32 floats
+    contents = kserve.InferTensorContents(bytes_contents=[text.encode() for text in texts])
+    uneven = kserve.ModelInferRequest()
+    uneven.inputs.add(name="text", datatype="BYTES", shape=[len(texts), 1], contents=contents)
+    async with embedding_server(tiny_bi_encoder, max_message_bytes=65_536) as channel:
+        code, message, _ = await refusal(GRPCInferenceServiceStub(channel).ModelInfer(uneven))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message.startswith("outputs: expected rows of multi_vector that take at most 65,536 bytes")
