@@ -2,7 +2,20 @@
 
 import typer
 
-from loadtest.bench import doors, latency, load, peers, retrieval, start, throughput
+from loadtest.bench import (
+    doors,
+    late,
+    latency,
+    lexical,
+    load,
+    peers,
+    retrieval,
+    retrieval_filters,
+    retrieval_grpc,
+    retrieval_writes,
+    start,
+    throughput,
+)
 
 app = typer.Typer(help="Benchmarks: each is one question, one command, a table and a JSON file.", no_args_is_help=True)
 app.command()(throughput.embed)
@@ -13,5 +26,11 @@ app.command()(load.overload)
 app.command()(load.lanes)
 app.command()(start.start)
 app.command()(retrieval.retrieval)
+app.command()(retrieval.retrieval_forms)
+app.command()(retrieval_grpc.retrieval_grpc)
+app.command()(retrieval_writes.retrieval_writes)
+app.command()(retrieval_filters.retrieval_filters)
+app.command()(late.late)
+app.command()(lexical.lexical)
 app.command()(peers.peers)
 app.command()(doors.doors)

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from services.retrieval.coarse import CoarseIndex, Stopped
-from services.retrieval.index import Block, Part, Vectors, View
+from services.retrieval.coarse import CoarseIndex, Form, IsStopped, Stopped
+from services.retrieval.encoded import encoded_fields
+from services.retrieval.index import Block, Part, View
 from services.retrieval.schema import Schema
 from services.retrieval.segments import mapped, save
 from services.rpc.priority import LOWEST, give_way
@@ -51,7 +52,7 @@ def is_merged(view: View, minimum: int) -> bool:
     return view.document_count < minimum or segment_of(view) is not None
 
 
-def merge(view: View, schema: Schema, folder: Path, minimum: int, is_stopped: Callable[[], bool]) -> tuple[Block, int]:
+def merge(view: View, schema: Schema, folder: Path, minimum: int, is_stopped: IsStopped) -> tuple[Block, int]:
     """All living documents of a view as one block, and the last row in it.
 
     A segment when there is one already, or the documents are `minimum` or more. Raises what `build` raises.
@@ -65,7 +66,7 @@ def build(
     view: View,
     schema: Schema,
     folder: Path,
-    is_stopped: Callable[[], bool],
+    is_stopped: IsStopped,
     *,
     alive_share_min: float = _ALIVE_SHARE_MIN,
 ) -> tuple[Block, int]:
@@ -79,30 +80,39 @@ def build(
     last_row = int(view.parts[-1].block.rows[-1])
     if segment is not None and segment.count >= alive_share_min * len(segment.alive):
         delta = Block.joined([part.compacted() for part in view.parts[1:]])
-        block = _grown(segment.block, delta, is_stopped)
+        block = _grown(segment.block, delta, schema, is_stopped)
     else:
         block = _made(Block.joined([part.compacted() for part in view.parts]), schema, is_stopped)
     return mapped(block, save(block, last_row, folder)), last_row
 
 
-def _made(block: Block, schema: Schema, is_stopped: Callable[[], bool]) -> Block:
-    vectors: dict[str, Vectors] = {}
+def _made(block: Block, schema: Schema, is_stopped: IsStopped) -> Block:
+    vectors, tokens = dict(block.vectors), dict(block.tokens)
     for field in schema.dense:
-        given = block.vectors[field.name]
-        coarse = CoarseIndex.of(given.matrix, given.lengths, field.metric, is_stopped)
-        vectors[field.name] = Vectors(given.matrix, given.lengths, coarse)
-    return replace(block, vectors=vectors, is_segment=True)
+        matrix = vectors[field.name].matrix
+        coarse = CoarseIndex.of(matrix.__getitem__, len(block.rows), Form.of(field), is_stopped)
+        vectors[field.name] = replace(vectors[field.name], coarse=coarse)
+    for encoded in encoded_fields(schema):
+        encodings = encoded.rows(tokens[encoded.name])
+        coarse = CoarseIndex.of(encodings, len(block.rows), encoded.form, is_stopped)
+        tokens[encoded.name] = replace(tokens[encoded.name], coarse=coarse)
+    return replace(block, vectors=vectors, tokens=tokens, is_segment=True)
 
 
-def _grown(segment: Block, delta: Block, is_stopped: Callable[[], bool]) -> Block:
+def _grown(segment: Block, delta: Block, schema: Schema, is_stopped: IsStopped) -> Block:
     block = Block.joined([segment, delta])
-    vectors: dict[str, Vectors] = {}
-    for name, given in block.vectors.items():
+    vectors, tokens = dict(block.vectors), dict(block.tokens)
+    for name, given in delta.vectors.items():
         before = segment.vectors[name].coarse
         assert before is not None
-        coarse = before.grown(delta.vectors[name].matrix, is_stopped)
-        vectors[name] = Vectors(given.matrix, given.lengths, coarse)
-    return replace(block, vectors=vectors, is_segment=True)
+        coarse = before.grown(given.matrix.__getitem__, len(delta.rows), is_stopped)
+        vectors[name] = replace(vectors[name], coarse=coarse)
+    for encoded in encoded_fields(schema):
+        before = segment.tokens[encoded.name].coarse
+        assert before is not None
+        coarse = before.grown(encoded.rows(delta.tokens[encoded.name]), len(delta.rows), is_stopped)
+        tokens[encoded.name] = replace(tokens[encoded.name], coarse=coarse)
+    return replace(block, vectors=vectors, tokens=tokens, is_segment=True)
 
 
 def with_segment(view: View, segment: Block, last_row: int) -> View:

@@ -126,6 +126,10 @@ class Part:
         """Documents alive."""
         return int(np.count_nonzero(self.alive))
 
+    def passing(self, mask: Bool) -> int:
+        """How many documents a mask lets through; known already when it is `alive`."""
+        return self.count if mask is self.alive else int(np.count_nonzero(mask))
+
     def words(self, field: str) -> float:
         """Words of those alive in a text field, or the weights of a sparse one."""
         if field not in self._words:

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from services.retrieval.catalogue import Collection
+from services.retrieval.dense import together
 from services.retrieval.documents import Document
 from services.retrieval.filters import Filter
 from services.retrieval.reader import Reader
@@ -50,7 +51,7 @@ class Moment:
         """
         view = self.collection.view
         masks = masks_of(view, condition)
-        candidates = [search(view, query, masks, is_over) for query in queries]
+        candidates = [search(view, query, masks, is_over) for query in together(queries, view, masks)]
         if with_documents:
             rows = {int(row) for found in candidates for row in found.rows}
             return Found(candidates, self.reader.documents(rows), view.version)

@@ -2,7 +2,7 @@
 
 dense         float32 of each field, one field after the other
 sparse        for each field: int32 terms, int32 keys, float32 weights
-multi_vector  for each field: int32 tokens, float16 vectors
+multi_vector  for each field: int32 tokens, float16 vectors; or int32 tokens, float32 scales, int8 vectors
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from services.core.arrays import F32
 from services.retrieval.documents import Batch, Document
 from services.retrieval.postings import Terms
-from services.retrieval.schema import Schema
+from services.retrieval.schema import MultiVectorField, Schema, TokenType
 from services.retrieval.tokens import Tokens
 
 
@@ -51,18 +51,27 @@ def _sparse(stored: Sequence[bytes], schema: Schema) -> list[Terms]:
 
 
 def _multi_vector(stored: Sequence[bytes], schema: Schema) -> list[Tokens]:
-    fields: list[list[np.ndarray]] = [[] for _ in schema.multi_vector]
+    fields: list[list[Tokens]] = [[] for _ in schema.multi_vector]
     for blob in stored:
         offset = 0
         for field, documents in zip(schema.multi_vector, fields, strict=True):
-            count = int(np.frombuffer(blob, "<i4", 1, offset)[0])
-            numbers = count * field.dimensions
-            documents.append(np.frombuffer(blob, "<f2", numbers, offset + 4).reshape(count, field.dimensions))
-            offset += 4 + 2 * numbers
-    return [
-        Tokens.of(np.concatenate(documents), np.array([len(one) for one in documents], dtype=np.int64))
-        for documents in fields
-    ]
+            tokens, offset = _unpacked_tokens(blob, offset, field)
+            documents.append(tokens)
+    return [Tokens.joined(documents) for documents in fields]
+
+
+def _unpacked_tokens(blob: bytes, offset: int, field: MultiVectorField) -> tuple[Tokens, int]:
+    """The tokens of one document from its blob, and where those of its next field begin."""
+    count = int(np.frombuffer(blob, "<i4", 1, offset)[0])
+    offset += 4
+    numbers, shape = count * field.dimensions, (count, field.dimensions)
+    counts = np.array([count], dtype=np.int64)
+    if field.stored is TokenType.F16:
+        vectors = np.frombuffer(blob, "<f2", numbers, offset).reshape(shape)
+        return Tokens.of(vectors, counts), offset + 2 * numbers
+    scales = np.frombuffer(blob, "<f4", count, offset)
+    integers = np.frombuffer(blob, "i1", numbers, offset + 4 * count).reshape(shape)
+    return Tokens.of(integers, counts, scales), offset + 4 * count + numbers
 
 
 def _places(counts: np.ndarray) -> list[slice]:
@@ -78,7 +87,10 @@ def _terms(terms: Terms, place: slice) -> bytes:
 
 def _tokens(tokens: Tokens, place: slice) -> bytes:
     vectors = tokens.vectors[place]
-    return np.int32(len(vectors)).tobytes() + vectors.astype("<f2").tobytes()
+    count = np.int32(len(vectors)).tobytes()
+    if tokens.scales is None:
+        return count + vectors.astype("<f2").tobytes()
+    return count + tokens.scales[place].astype("<f4").tobytes() + vectors.tobytes()
 
 
 def _by_document(fields: Sequence[Sequence[bytes]], count: int) -> list[bytes]:

@@ -13,6 +13,7 @@ from itertools import count
 from services.retrieval.dense import DenseQuery
 from services.retrieval.filters import Filter
 from services.retrieval.index import View
+from services.retrieval.late import MultiVectorQuery
 from services.retrieval.search import Candidates, Query, Staged, masks_of, search
 from services.rpc.metrics import LIVE_CANDIDATES
 from services.rpc.priority import LOWEST, give_way
@@ -45,7 +46,7 @@ class LiveRecall:
         try:
             masks = masks_of(view, condition)
             for query, candidates in zip(queries, found, strict=True):
-                if isinstance(query, DenseQuery) and not query.is_exact:
+                if isinstance(query, DenseQuery | MultiVectorQuery) and query.is_approximate:
                     truth = search(view, replace(query, is_exact=True), masks, lambda: False)
                     hits = len(set(truth.ids) & set(candidates.ids))
                     LIVE_CANDIDATES.labels("found").inc(hits)

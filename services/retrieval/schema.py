@@ -13,6 +13,22 @@ class Metric(StrEnum):
     L2 = "l2"
 
 
+class Coarse(StrEnum):
+    """How an approximate index holds vectors: float32, float16, 8-bit integers, or the signs of their numbers."""
+
+    F32 = "f32"
+    F16 = "f16"
+    I8 = "i8"
+    B1 = "b1"
+
+
+class TokenType(StrEnum):
+    """How token vectors are stored: float16, or 8-bit integers with one scale a token."""
+
+    F16 = "f16"
+    I8 = "i8"
+
+
 class Kind(StrEnum):
     """Type of a metadata field."""
 
@@ -35,6 +51,14 @@ class DenseField(_Part):
     dimensions: int
     metric: Metric
     model_digest: str = ""
+    coarse: Coarse = Coarse.I8
+    coarse_dimensions: int = 0
+    """The index holds the first so many; 0 holds all."""
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether the index holds fewer dimensions than there are."""
+        return 0 < self.coarse_dimensions < self.dimensions
 
 
 class TextField(_Part):
@@ -54,12 +78,25 @@ class SparseField(_Part):
     model_digest: str = ""
 
 
+class Encoding(_Part):
+    """How the tokens of a document become one vector, as `services.core.muvera` says."""
+
+    repetitions: int
+    partition_bits: int
+    projected_dimensions: int
+    final_dimensions: int
+    seed: int
+
+
 class MultiVectorField(_Part):
     """A field with one vector a token. An empty digest takes vectors of any model."""
 
     name: str
     dimensions: int
     model_digest: str = ""
+    stored: TokenType = TokenType.F16
+    encoding: Encoding | None = None
+    """By which candidates are found; None compares every token."""
 
 
 class MetadataField(_Part):

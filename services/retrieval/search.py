@@ -53,7 +53,7 @@ def _best(view: View, query: Scorer, masks: Sequence[Bool], is_over: IsOver) -> 
     """As `search`, of one query. At least one piece of the work is done."""
     ids: list[str] = []
     rows, scores = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
-    covered, total = 0, sum(int(np.count_nonzero(mask)) for mask in masks)
+    covered, total = 0, sum(part.passing(mask) for part, mask in zip(view.parts, masks, strict=True))
     for piece in query.pieces(view, masks):
         ids.extend(piece.part.block.ids[position] for position in piece.positions)
         rows.append(piece.part.block.rows[piece.positions])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from services.retrieval.index import Block, View
@@ -70,8 +71,10 @@ def _arrays(block: Block) -> Iterator[NDArray[Any]]:
         yield from postings.state().values()
     for tokens in block.tokens.values():
         yield from (tokens.vectors, tokens.starts)
+        if tokens.scales is not None:
+            yield tokens.scales
 
 
 def _is_mapped(array: NDArray[Any]) -> bool:
-    """Whether it lies in a file. What numpy makes of a mapped array keeps its type, but is in memory."""
-    return getattr(array, "_mmap", None) is not None
+    """Whether it lies in a file, as `segments` maps it. What numpy makes of a mapped array is in memory."""
+    return isinstance(array.base, np.memmap)

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 from sluice.common.v1 import document_pb2 as doc
+from sluice.common.v1 import tensor_pb2 as tns
 from sluice.errors import SluiceError, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
@@ -94,7 +95,7 @@ def new_collection(name: str = "books", metric: pb.Metric.ValueType = pb.METRIC_
     return pb.CreateCollectionRequest(
         name=name,
         schema=pb.Schema(
-            dense_fields=[pb.DenseField(name="dense", dimensions=DIMENSIONS, metric=metric)],
+            dense_fields=[pb.DenseField(name="dense", dimensions=DIMENSIONS, metric=metric, coarse=tns.DATA_TYPE_INT8)],
             metadata_fields=[pb.MetadataField(name=field, type=type_) for field, type_ in types.items()],
         ),
     )

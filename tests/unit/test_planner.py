@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.retrieval.planner import Plan, plan
+from services.retrieval.planner import Plan, fetched, plan
+from services.retrieval.schema import Coarse
 
 CASES = [
     # total, matching, depth, has_graph, expected
@@ -21,4 +22,5 @@ CASES = [
 
 @pytest.mark.parametrize(("total", "matching", "depth", "has_graph", "expected"), CASES)
 def test_plan(total: int, matching: int, depth: int, has_graph: bool, expected: Plan) -> None:
-    assert plan(total=total, matching=matching, depth=depth, has_graph=has_graph) == expected
+    fetch = fetched(depth, None, Coarse.I8)
+    assert plan(total=total, matching=matching, fetch=fetch, has_graph=has_graph) == expected

@@ -19,7 +19,7 @@ from typing import Any, Final
 from sluice.errors import Violation
 
 from services.retrieval.milvus.version import Version
-from services.retrieval.schema import DenseField, Metric, Schema, TextField
+from services.retrieval.schema import Coarse, DenseField, Metric, Schema, TextField
 
 ID: Final = "Id"
 TITLE: Final = "Title"
@@ -51,6 +51,15 @@ def refusals(schema: Schema, version: Version) -> list[Violation]:
 def _refusals(schema: Schema, version: Version) -> Iterable[tuple[str, str]]:
     for i, _ in enumerate(schema.multi_vector):
         yield f"schema.multi_vector_fields[{i}]", "expected none: Milvus has no MaxSim; use the embedded engine"
+    for i, dense in enumerate(schema.dense):
+        # The default of a schema, int8, is how the embedded engine holds vectors; nobody has asked for it.
+        if dense.coarse in {Coarse.F16, Coarse.B1}:
+            yield (
+                f"schema.dense_fields[{i}].coarse",
+                f"expected FLOAT32 or none, as Milvus holds it, got {dense.coarse}",
+            )
+        if dense.has_prefix:
+            yield f"schema.dense_fields[{i}].coarse_dimensions", "expected 0: Milvus has no index of a prefix"
     for i, text in enumerate(schema.text):
         if text.k1 > K1_MAX:
             yield f"schema.text_fields[{i}].k1", f"expected 0 to {K1_MAX:g}, as Milvus takes it, got {text.k1:g}"

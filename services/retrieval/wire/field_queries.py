@@ -21,6 +21,7 @@ _TEXT_BYTES_MAX: Final = 8192
 _TERMS_MAX: Final = 65_536
 _TOKENS_MAX: Final = 1024
 _AMONG_MAX: Final = 8
+_OVERSAMPLING_MAX: Final = 100.0
 # What is set in a query of each kind of field.
 _GIVEN: Final = {DenseField: "dense", TextField: "text", SparseField: "sparse", MultiVectorField: "multi_vector"}
 
@@ -54,6 +55,13 @@ class QueryReader:
         if field is None:
             return None
         self._violations.count(f"{path}.depth", given.depth, low=1, high=self._max_depth, what="candidates")
+        if given.HasField("oversampling") and not 1 <= given.oversampling <= _OVERSAMPLING_MAX:
+            self._violations.add(
+                f"{path}.oversampling",
+                f"expected 1 to {_OVERSAMPLING_MAX:g}, got {given.oversampling:g}",
+                expected_max=_OVERSAMPLING_MAX,
+                given=given.oversampling,
+            )
         for name in _GIVEN.values():
             if name != _GIVEN[type(field)] and _is_set(given, name):
                 self._violations.add(
@@ -93,7 +101,7 @@ class QueryReader:
         if vector is None:
             return None
         check_lengths(path, vector[None], field.metric, self._violations)
-        return DenseQuery(field, vector, given.depth, self._is_exact)
+        return DenseQuery(field, vector, given.depth, self._is_exact, _oversampling(given))
 
     def _text(self, path: str, given: pb.FieldQuery, field: TextField) -> Query:
         self._violations.text(f"{path}.text", given.text, max_bytes=_TEXT_BYTES_MAX)
@@ -117,7 +125,13 @@ class QueryReader:
             self._violations.count(path, count, low=1, high=_TOKENS_MAX, what="tokens")
             return None
         tokens = read_tokens(path, given.multi_vector, (count, field.dimensions), self._violations)
-        return None if tokens is None else MultiVectorQuery(field, tokens, given.depth)
+        if tokens is None:
+            return None
+        return MultiVectorQuery(field, tokens, given.depth, self._is_exact, _oversampling(given))
+
+
+def _oversampling(given: pb.FieldQuery) -> float | None:
+    return given.oversampling if given.HasField("oversampling") else None
 
 
 def _is_set(given: pb.FieldQuery, name: str) -> bool:

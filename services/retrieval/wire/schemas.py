@@ -5,12 +5,15 @@ from collections.abc import Iterable, Sized
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from sluice.common.v1 import tensor_pb2 as tns
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.analysis import LANGUAGES
 from services.retrieval.interface import Collection
 from services.retrieval.schema import (
+    Coarse,
     DenseField,
+    Encoding,
     Kind,
     MetadataField,
     Metric,
@@ -18,6 +21,7 @@ from services.retrieval.schema import (
     Schema,
     SparseField,
     TextField,
+    TokenType,
 )
 from services.retrieval.statistics import Statistics
 from services.rpc.validation import Violations, validating
@@ -27,6 +31,11 @@ _METADATA_FIELDS_MAX: Final = 64
 _DIMENSIONS_MAX: Final = 8192
 _TOKEN_DIMENSIONS_MAX: Final = 1024
 _DIGEST_BYTES_MAX: Final = 128
+_REPETITIONS_MAX: Final = 64
+_PARTITION_BITS_MAX: Final = 8
+# Of an encoding: what the coarse index holds, and what it is made from.
+_ENCODED_MAX: Final = 16_384
+_ENCODED_WHOLE_MAX: Final = 65_536
 
 _COLLECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
 _COLLECTION_NAME_RULE: Final = "a letter and up to 127 of [a-z0-9_-]"
@@ -40,6 +49,20 @@ _METRICS: Final = {
     pb.METRIC_L2: Metric.L2,
 }
 _METRIC_NUMBERS: Final = {metric: number for number, metric in _METRICS.items()}
+_COARSE: Final = {
+    tns.DATA_TYPE_UNSPECIFIED: Coarse.I8,
+    tns.DATA_TYPE_FLOAT32: Coarse.F32,
+    tns.DATA_TYPE_FLOAT16: Coarse.F16,
+    tns.DATA_TYPE_INT8: Coarse.I8,
+    tns.DATA_TYPE_BITS: Coarse.B1,
+}
+_COARSE_NUMBERS: Final = {coarse: number for number, coarse in _COARSE.items()}
+_TOKEN_TYPES: Final = {
+    tns.DATA_TYPE_UNSPECIFIED: TokenType.F16,
+    tns.DATA_TYPE_FLOAT16: TokenType.F16,
+    tns.DATA_TYPE_INT8: TokenType.I8,
+}
+_TOKEN_TYPE_NUMBERS: Final = {type_: number for number, type_ in _TOKEN_TYPES.items()}
 _KINDS: Final = {
     pb.METADATA_TYPE_STRING: Kind.STRING,
     pb.METADATA_TYPE_NUMBER: Kind.NUMBER,
@@ -163,7 +186,42 @@ def _multi_vector(path: str, given: pb.MultiVectorField, violations: Violations)
     _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     _digest(path, given.model_digest, violations)
     violations.count(f"{path}.dimensions", given.dimensions, low=1, high=_TOKEN_DIMENSIONS_MAX, what="dimensions")
-    return MultiVectorField(name=given.name, dimensions=given.dimensions, model_digest=given.model_digest)
+    if given.stored not in _TOKEN_TYPES:
+        violations.add(f"{path}.stored", f"expected FLOAT16 or INT8, got number {given.stored}")
+    encoding = None
+    if given.HasField("encoding"):
+        encoding = _encoding(f"{path}.encoding", given.encoding, given.dimensions, violations)
+    return MultiVectorField(
+        name=given.name,
+        dimensions=given.dimensions,
+        model_digest=given.model_digest,
+        stored=_TOKEN_TYPES.get(given.stored, TokenType.F16),
+        encoding=encoding,
+    )
+
+
+def _encoding(path: str, given: pb.FixedDimensionalEncoding, dimensions: int, violations: Violations) -> Encoding:
+    """The encoding with its defaults, whose numbers may not be 0."""
+    encoding = Encoding(
+        repetitions=given.repetitions or 20,
+        partition_bits=given.partition_bits if given.HasField("partition_bits") else 5,
+        projected_dimensions=given.projected_dimensions or min(16, dimensions),
+        final_dimensions=given.final_dimensions,
+        seed=given.seed,
+    )
+    limits = {"repetitions": _REPETITIONS_MAX, "partition_bits": _PARTITION_BITS_MAX}
+    limits |= {"projected_dimensions": dimensions, "final_dimensions": _ENCODED_MAX}
+    outside = False
+    for name, high in limits.items():
+        value, low = getattr(encoding, name), 0 if name in {"final_dimensions", "partition_bits"} else 1
+        violations.count(f"{path}.{name}", value, low=low, high=high, what=name.replace("_", " "))
+        outside |= not low <= value <= high
+    if not outside:
+        whole = (encoding.repetitions << encoding.partition_bits) * encoding.projected_dimensions
+        violations.count(path, whole, low=1, high=_ENCODED_WHOLE_MAX, what="dimensions before the last are made")
+        held = encoding.final_dimensions or whole
+        violations.count(f"{path}.final_dimensions", held, low=1, high=min(whole, _ENCODED_MAX), what="dimensions held")
+    return encoding
 
 
 def _digest(path: str, given: str, violations: Violations) -> None:
@@ -178,7 +236,22 @@ def _dense(path: str, given: pb.DenseField, violations: Violations) -> DenseFiel
     if given.metric not in _METRICS:
         violations.add(f"{path}.metric", f"expected COSINE, DOT or L2, got number {given.metric}")
     metric = _METRICS.get(given.metric, Metric.COSINE)
-    return DenseField(name=given.name, dimensions=dimensions, metric=metric, model_digest=given.model_digest)
+    prefix, most = given.coarse_dimensions, max(0, dimensions)
+    violations.count(f"{path}.coarse_dimensions", prefix, low=0, high=most, what="dimensions")
+    if given.coarse not in _COARSE:
+        violations.add(f"{path}.coarse", f"expected FLOAT32, FLOAT16, INT8 or BITS, got number {given.coarse}")
+    coarse = _COARSE.get(given.coarse, Coarse.I8)
+    if coarse is Coarse.B1 and metric is not Metric.COSINE:
+        expected = "expected FLOAT32, FLOAT16 or INT8, since bits keep directions and no lengths"
+        violations.add(f"{path}.coarse", f"{expected}, got BITS with {metric.upper()}")
+    return DenseField(
+        name=given.name,
+        dimensions=dimensions,
+        metric=metric,
+        model_digest=given.model_digest,
+        coarse=coarse,
+        coarse_dimensions=prefix,
+    )
 
 
 def _metadata(path: str, given: pb.MetadataField, violations: Violations) -> MetadataField:
@@ -201,6 +274,8 @@ def _schema_message(schema: Schema) -> pb.Schema:
                 dimensions=field.dimensions,
                 metric=_METRIC_NUMBERS[field.metric],
                 model_digest=field.model_digest,
+                coarse=_COARSE_NUMBERS[field.coarse],
+                coarse_dimensions=field.coarse_dimensions,
             )
             for field in schema.dense
         ],
@@ -216,7 +291,13 @@ def _schema_message(schema: Schema) -> pb.Schema:
         ],
         sparse_fields=[pb.SparseField(name=field.name, model_digest=field.model_digest) for field in schema.sparse],
         multi_vector_fields=[
-            pb.MultiVectorField(name=field.name, dimensions=field.dimensions, model_digest=field.model_digest)
+            pb.MultiVectorField(
+                name=field.name,
+                dimensions=field.dimensions,
+                model_digest=field.model_digest,
+                stored=_TOKEN_TYPE_NUMBERS[field.stored],
+                encoding=None if field.encoding is None else pb.FixedDimensionalEncoding(**field.encoding.model_dump()),
+            )
             for field in schema.multi_vector
         ],
         metadata_fields=[

@@ -99,7 +99,7 @@ class VectorReader:
             return None
         shape = (int(counts.sum()), field.dimensions)
         vectors = read_tokens(f"{path}.tokens", column.vectors.tokens, shape, self._violations)
-        return None if vectors is None else Tokens.of(vectors.astype(np.float16), counts)
+        return None if vectors is None else Tokens.stored(vectors, counts, field.stored)
 
     def _counts(self, path: str, given: Sequence[int], high: int, what: str) -> I64 | None:
         """int64[N] counts, one a document; None, and noted, when they are something else."""

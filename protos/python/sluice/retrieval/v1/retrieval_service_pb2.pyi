@@ -195,6 +195,8 @@ class DenseField(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    COARSE_FIELD_NUMBER: _builtins.int
+    COARSE_DIMENSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     dimensions: _builtins.int
@@ -203,6 +205,12 @@ class DenseField(_message.Message):
     """How they are compared."""
     model_digest: _builtins.str
     """Digest of the only model whose vectors are taken; empty takes any."""
+    coarse: _tensor_pb2.DataType.ValueType
+    """How the approximate index holds them in memory: FLOAT32, FLOAT16, INT8 (the default) or BITS, their signs, which COSINE
+    alone takes. Candidates are found in this form and scored by the full vectors, which lie on disk.
+    """
+    coarse_dimensions: _builtins.int
+    """The index holds the first so many dimensions, for models trained for it (Matryoshka): up to `dimensions`; 0 holds all."""
     def __init__(
         self,
         *,
@@ -210,10 +218,12 @@ class DenseField(_message.Message):
         dimensions: _builtins.int = ...,
         metric: Global___Metric.ValueType = ...,
         model_digest: _builtins.str = ...,
+        coarse: _tensor_pb2.DataType.ValueType = ...,
+        coarse_dimensions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "metric", b"metric", "model_digest", b"model_digest", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse", b"coarse", "coarse_dimensions", b"coarse_dimensions", "dimensions", b"dimensions", "metric", b"metric", "model_digest", b"model_digest", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,7 +305,7 @@ Global___SparseField: _TypeAlias = SparseField  # noqa: Y015
 @_typing.final
 class MultiVectorField(_message.Message):
     """A field with one vector a token, compared by MaxSim: the sum over the query's tokens of the best inner product with
-    a token of the document. Stored in half precision.
+    a token of the document.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -303,26 +313,81 @@ class MultiVectorField(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     dimensions: _builtins.int
     """Length of the vectors, 1 to 1,024."""
     model_digest: _builtins.str
     """Digest of the only model whose vectors are taken; empty takes any."""
+    stored: _tensor_pb2.DataType.ValueType
+    """How token vectors are stored: FLOAT16 (the default), or INT8 with one scale a token, its largest magnitude / 127."""
+    @_builtins.property
+    def encoding(self) -> Global___FixedDimensionalEncoding:
+        """Find candidates by one vector a document instead of comparing every token of every document."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         dimensions: _builtins.int = ...,
         model_digest: _builtins.str = ...,
+        stored: _tensor_pb2.DataType.ValueType = ...,
+        encoding: Global___FixedDimensionalEncoding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "model_digest", b"model_digest", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "encoding", b"encoding", "model_digest", b"model_digest", "name", b"name", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MultiVectorField: _TypeAlias = MultiVectorField  # noqa: Y015
+
+@_typing.final
+class FixedDimensionalEncoding(_message.Message):
+    """One vector for all tokens of a document, whose inner product with that of a query estimates MaxSim (MUVERA,
+    arXiv 2405.19504). Candidates are found by it, and scored by all their tokens. Its length is repetitions *
+    2^partition_bits * projected_dimensions, or `final_dimensions`; each dimension takes a byte of memory a document.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPETITIONS_FIELD_NUMBER: _builtins.int
+    PARTITION_BITS_FIELD_NUMBER: _builtins.int
+    PROJECTED_DIMENSIONS_FIELD_NUMBER: _builtins.int
+    FINAL_DIMENSIONS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    repetitions: _builtins.int
+    """How often space is parted anew, 1 to 64; 0 means 20."""
+    partition_bits: _builtins.int
+    """Random hyperplanes that part it, 0 to 8; unset: 5, which are 32 parts. With none the encoding of a document is the mean
+    of its tokens.
+    """
+    projected_dimensions: _builtins.int
+    """Each part keeps so many dimensions of the tokens in it, by a random projection: up to the field's; 0 means 16."""
+    final_dimensions: _builtins.int
+    """Shorten the whole by a count sketch to so many dimensions, up to 16,384; 0 keeps it as it is."""
+    seed: _builtins.int
+    """What hyperplanes and projections are drawn from."""
+    def __init__(
+        self,
+        *,
+        repetitions: _builtins.int = ...,
+        partition_bits: _builtins.int | None = ...,
+        projected_dimensions: _builtins.int = ...,
+        final_dimensions: _builtins.int = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_partition_bits", b"_partition_bits", "partition_bits", b"partition_bits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_partition_bits", b"_partition_bits", "final_dimensions", b"final_dimensions", "partition_bits", b"partition_bits", "projected_dimensions", b"projected_dimensions", "repetitions", b"repetitions", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__partition_bits: _TypeAlias = _typing.Literal["partition_bits"]  # noqa: Y015
+    _WhichOneofArgType__partition_bits: _TypeAlias = _typing.Literal["_partition_bits", b"_partition_bits"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partition_bits) -> _WhichOneofReturnType__partition_bits | None: ...
+
+Global___FixedDimensionalEncoding: _TypeAlias = FixedDimensionalEncoding  # noqa: Y015
 
 @_typing.final
 class MetadataField(_message.Message):
@@ -1214,6 +1279,7 @@ class FieldQuery(_message.Message):
     SPARSE_FIELD_NUMBER: _builtins.int
     MULTI_VECTOR_FIELD_NUMBER: _builtins.int
     AMONG_FIELD_NUMBER: _builtins.int
+    OVERSAMPLING_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field; empty when the collection has one that fits."""
     depth: _builtins.int
@@ -1222,6 +1288,11 @@ class FieldQuery(_message.Message):
     """Digest of the model that made the vector; must equal the field's, when both are given."""
     text: _builtins.str
     """Words, up to 8,192 bytes. Documents with none of them are not found."""
+    oversampling: _builtins.float
+    """Candidates that the approximate index gives to be scored exactly, for each one of `depth`: 1 to 100. More find more and
+    take longer. Unset: enough for a recall of about 0.99 by the way the field is held. Fields without such an index
+    ignore it.
+    """
     @_builtins.property
     def dense(self) -> _tensor_pb2.Tensor:
         """FLOAT32 [dimensions], finite."""
@@ -1251,12 +1322,15 @@ class FieldQuery(_message.Message):
         sparse: _tensor_pb2.SparseVectors | None = ...,
         multi_vector: _tensor_pb2.Tensor | None = ...,
         among: _abc.Iterable[Global___FieldQuery] | None = ...,
+        oversampling: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dense", b"dense", "multi_vector", b"multi_vector", "sparse", b"sparse"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_oversampling", b"_oversampling", "dense", b"dense", "multi_vector", b"multi_vector", "oversampling", b"oversampling", "sparse", b"sparse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["among", b"among", "dense", b"dense", "depth", b"depth", "field", b"field", "model_digest", b"model_digest", "multi_vector", b"multi_vector", "sparse", b"sparse", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_oversampling", b"_oversampling", "among", b"among", "dense", b"dense", "depth", b"depth", "field", b"field", "model_digest", b"model_digest", "multi_vector", b"multi_vector", "oversampling", b"oversampling", "sparse", b"sparse", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__oversampling: _TypeAlias = _typing.Literal["oversampling"]  # noqa: Y015
+    _WhichOneofArgType__oversampling: _TypeAlias = _typing.Literal["_oversampling", b"_oversampling"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__oversampling) -> _WhichOneofReturnType__oversampling | None: ...
 
 Global___FieldQuery: _TypeAlias = FieldQuery  # noqa: Y015
 
