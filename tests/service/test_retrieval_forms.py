@@ -25,6 +25,8 @@ from services.retrieval.documents import Batch, Document
 from services.retrieval.engine import Engine
 from services.retrieval.filters import Comparison
 from services.retrieval.late import MultiVectorQuery
+from services.retrieval.milvus.fields import refusals
+from services.retrieval.milvus.version import parsed
 from services.retrieval.schema import (
     Coarse,
     DenseField,
@@ -370,6 +372,12 @@ def test_what_does_not_fit_together_is_refused_with_its_path(tmp_path: Path) -> 
             assert path in [violation.field for violation in error.violations], schema
 
     in_server(tmp_path, check)
+
+
+def test_milvus_refuses_forms_that_it_does_not_have() -> None:
+    fields = (field_of(Coarse.I8), field_of(Coarse.F32), field_of(Coarse.B1), field_of(Coarse.I8, 256))
+    refused = [one.field for one in refusals(Schema(dense=fields), parsed("v2.6.0"))]
+    assert refused == ["schema.dense_fields[2].coarse", "schema.dense_fields[3].coarse_dimensions"]
 
 
 def test_forms_are_described_and_oversampling_has_a_limit(tmp_path: Path) -> None:

@@ -45,21 +45,13 @@ def words_of(field: TextField) -> str:
 
 def refusals(schema: Schema, version: Version) -> list[Violation]:
     """What Milvus, or this version of it, cannot hold of a schema."""
-    return [Violation(path, description) for path, description in _refusals(schema, version)]
+    found = [*_refusals(schema, version), *_form_refusals(schema)]
+    return [Violation(path, description) for path, description in found]
 
 
 def _refusals(schema: Schema, version: Version) -> Iterable[tuple[str, str]]:
     for i, _ in enumerate(schema.multi_vector):
         yield f"schema.multi_vector_fields[{i}]", "expected none: Milvus has no MaxSim; use the embedded engine"
-    for i, dense in enumerate(schema.dense):
-        # The default of a schema, int8, is how the embedded engine holds vectors; nobody has asked for it.
-        if dense.coarse in {Coarse.F16, Coarse.B1}:
-            yield (
-                f"schema.dense_fields[{i}].coarse",
-                f"expected FLOAT32 or none, as Milvus holds it, got {dense.coarse}",
-            )
-        if dense.has_prefix:
-            yield f"schema.dense_fields[{i}].coarse_dimensions", "expected 0: Milvus has no index of a prefix"
     for i, text in enumerate(schema.text):
         if text.k1 > K1_MAX:
             yield f"schema.text_fields[{i}].k1", f"expected 0 to {K1_MAX:g}, as Milvus takes it, got {text.k1:g}"
@@ -73,6 +65,15 @@ def _refusals(schema: Schema, version: Version) -> Iterable[tuple[str, str]]:
                 f"schema.dense_fields[{i}]",
                 f"expected one: Milvus {version} has no second vector; 2.4 has",
             )
+
+
+def _form_refusals(schema: Schema) -> Iterable[tuple[str, str]]:
+    """Milvus holds all of float32. The default, int8, says how the embedded engine holds it, and asks for nothing."""
+    for i, field in enumerate(schema.dense):
+        if field.coarse in {Coarse.F16, Coarse.B1}:
+            yield f"schema.dense_fields[{i}].coarse", f"expected FLOAT32 or unset with Milvus, got {field.coarse}"
+        if field.has_prefix:
+            yield f"schema.dense_fields[{i}].coarse_dimensions", "expected 0: Milvus has no index of a prefix"
 
 
 def add_fields(made: Any, schema: Schema, kinds: Any, function: Any) -> None:
