@@ -34,10 +34,14 @@ class Encoded:
         documents = np.arange(len(tokens.counts), dtype=np.int64)
 
         def encoded(place: slice) -> F32:
-            some = tokens.take(documents[place])
-            return self.encoding.documents(some.floats.astype(np.float32), some.counts)
+            # Some at a time: tokens of thousands of documents are gigabytes.
+            chunks = tokens.chunks(documents[place], query_tokens=0)
+            return np.concatenate([self._encoded(tokens.take(chunk)) for chunk in chunks])
 
         return encoded
+
+    def _encoded(self, tokens: Tokens) -> F32:
+        return self.encoding.documents(tokens.floats.astype(np.float32), tokens.counts)
 
 
 def encoded_fields(schema: Schema) -> Iterator[Encoded]:
