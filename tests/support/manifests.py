@@ -1,44 +1,125 @@
-"""The rendered manifests of an overlay."""
+"""The rendered manifests: of an overlay, and of the parts that can be put together."""
 
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain, combinations, product
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import yaml
 
 from tests.support.processes import ROOT
 
-OVERLAYS: Final = ROOT / "k8s" / "overlays"
+K8S: Final = ROOT / "k8s"
+OVERLAYS: Final = K8S / "overlays"
 _BIN: Final = Path(sys.executable).parent
 
+Object = dict[str, Any]
+Parts = tuple[str, ...]
 
-@cache
+# What may be chosen, each line apart from the others; components are listed in this order.
+CHOICES: Final[Sequence[Sequence[Parts]]] = (
+    ((), ("snapshots",), ("milvus",)),
+    ((), ("gateway",)),
+    ((), ("bundles-image",), ("gpu",)),
+    ((), ("tls",), ("tls", "cert-manager")),
+    ((), ("tokens",)),
+    ((), ("tracing",)),
+    ((), ("monitoring",)),
+    ((), ("autoscaling",), ("keda",)),
+)
+
+
 def rendered(folder: Path) -> str:
     """What `kubectl kustomize` makes of a folder."""
     command = [str(_BIN / "kubectl"), "kustomize", str(folder)]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return str(result.stdout)
 
 
-def objects(folder: Path) -> list[dict[str, Any]]:
-    """Every object of an overlay."""
-    return list(yaml.safe_load_all(rendered(folder)))
+@cache
+def objects(folder: Path) -> list[Object]:
+    """Every object of an overlay, or of another folder of ours."""
+    return _parsed(rendered(folder))
 
 
-def workloads(folder: Path) -> dict[str, dict[str, Any]]:
-    """Deployments and StatefulSets, by name."""
-    return {one["metadata"]["name"]: one for one in objects(folder) if one["kind"] in ("Deployment", "StatefulSet")}
+def _parsed(text: str) -> list[Object]:
+    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506 - both are safe
 
 
-def container(workload: dict[str, Any]) -> dict[str, Any]:
+@cache
+def put_together(wanted: tuple[Parts, ...]) -> dict[Parts, list[Object]]:
+    """Every object of the base with some components, for several such sets; rendered in one go, because that is quick."""
+    found: dict[Parts, list[Object]] = {parts: [] for parts in wanted}
+    with TemporaryDirectory(prefix="combinations-") as name:
+        for number, parts in enumerate(wanted):
+            folder = Path(name) / f"c{number}"
+            folder.mkdir()
+            (folder / "kustomization.yaml").write_text(yaml.safe_dump(_kustomization(parts, f"c{number}", folder)))
+        (Path(name) / "kustomization.yaml").write_text(
+            yaml.safe_dump({"resources": [f"c{number}" for number in range(len(wanted))]})
+        )
+        for one in _parsed(rendered(Path(name))):
+            found[wanted[int(one["metadata"].pop("namespace")[1:])]].append(one)
+    return found
+
+
+def _kustomization(parts: Parts, namespace: str, folder: Path) -> Object:
+    up = Path(*[".."] * len(folder.resolve().parts[1:])) / K8S.relative_to("/")
+    components = [f"{up}/components/{part}" for part in parts] + [f"{up}/images"]
+    return {"namespace": namespace, "resources": [f"{up}/base"], "components": components}
+
+
+def covering() -> tuple[Parts, ...]:
+    """Sets of components in which every three choices that can be made together are made together."""
+    missing = {
+        (positions, tuple(CHOICES[position][one] for position, one in zip(positions, picks, strict=True)))
+        for positions in combinations(range(len(CHOICES)), 3)
+        for picks in product(*(range(len(CHOICES[position])) for position in positions))
+    }
+    everything, random, found = list(product(*CHOICES)), Random(0), list[Parts]()
+    while missing:
+        best = max(random.sample(everything, 50), key=lambda one: len(missing & _threes(one)))
+        if done := missing & _threes(best):
+            missing -= done
+            found.append(tuple(chain.from_iterable(best)))
+    return tuple(found)
+
+
+def _threes(one: tuple[Parts, ...]) -> set[tuple[tuple[int, ...], tuple[Parts, ...]]]:
+    return {(at, tuple(one[position] for position in at)) for at in combinations(range(len(CHOICES)), 3)}
+
+
+def of_kind(found: Sequence[Object], *kinds: str) -> dict[str, Object]:
+    """Objects of some kinds, by name."""
+    return {one["metadata"]["name"]: one for one in found if one["kind"] in kinds}
+
+
+def workloads(found: Sequence[Object]) -> dict[str, Object]:
+    """Deployments and StatefulSets, by name: the servers."""
+    return of_kind(found, "Deployment", "StatefulSet")
+
+
+def pods(found: Sequence[Object]) -> Iterator[tuple[str, Object]]:
+    """Name and template of everything that runs: servers and jobs."""
+    for one in found:
+        spec = one.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec and one["kind"] in ("Deployment", "StatefulSet", "Job", "CronJob"):
+            yield one["metadata"]["name"], spec["template"]
+
+
+def container(workload: Object) -> Object:
     """The one container of a workload."""
     (only,) = workload["spec"]["template"]["spec"]["containers"]
     return dict(only)
 
 
-def environment(workload: dict[str, Any]) -> dict[str, str]:
-    """What its container is told."""
-    return {one["name"]: one["value"] for one in container(workload)["env"]}
+def environment(workload: Object) -> dict[str, str]:
+    """What its container is told; what comes from a Secret is left out."""
+    return {one["name"]: one["value"] for one in container(workload).get("env", []) if "value" in one}
