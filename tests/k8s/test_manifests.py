@@ -16,7 +16,7 @@ from services.orchestrator.pipelines import load
 from services.orchestrator.settings import OrchestratorSettings
 from services.reranking.settings import RerankingSettings
 from services.retrieval.settings import RetrievalSettings
-from services.rpc.settings import unknown_names
+from services.rpc.settings import ServerSettings, unknown_names
 from tests.support.manifests import (
     CHOICES,
     K8S,
@@ -34,7 +34,7 @@ from tests.support.manifests import (
 from tests.support.processes import ROOT
 
 SERVERS = {"orchestrator": 50050, "embedding": 50051, "retrieval": 50052, "reranking": 50053, "gateway": 8080}
-SETTINGS = {
+SETTINGS: dict[str, type[ServerSettings]] = {
     "orchestrator": OrchestratorSettings,
     "embedding": EmbeddingSettings,
     "reranking": RerankingSettings,

@@ -89,7 +89,9 @@ def _number(port: int | str, target: Object | None) -> int | None:
     if isinstance(port, int):
         return port
     assert target is not None, f"a named port, {port}, of something outside"
-    return {one["name"]: int(one["containerPort"]) for one in target["spec"]["containers"][0].get("ports", [])}.get(port)
+    return {one["name"]: int(one["containerPort"]) for one in target["spec"]["containers"][0].get("ports", [])}.get(
+        port
+    )
 
 
 def test_the_hops_are_those_of_the_picture() -> None:

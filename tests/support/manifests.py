@@ -49,12 +49,12 @@ def objects(folder: Path) -> list[Object]:
 
 
 def _parsed(text: str) -> list[Object]:
-    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506 - both are safe
+    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 @cache
 def put_together(wanted: tuple[Parts, ...]) -> dict[Parts, list[Object]]:
-    """Every object of the base with some components, for several such sets; rendered in one go, because that is quick."""
+    """Every object of the base with components, for several sets of them: rendered in one go, because that is quick."""
     found: dict[Parts, list[Object]] = {parts: [] for parts in wanted}
     with TemporaryDirectory(prefix="combinations-") as name:
         for number, parts in enumerate(wanted):

@@ -1,0 +1,184 @@
+"""The manifests are true: the processes that they describe start, answer the kubelet's probes and end in time."""
+
+import http.client
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sluice.client import Document, SearchClient
+
+from tests.support.manifests import K8S, OVERLAYS, Object, container, environment, objects, of_kind, pods, workloads
+from tests.support.processes import ROOT, ServerProcess, StartRefused, running, start
+
+ORDER = ("embedding", "reranking", "retrieval", "orchestrator")
+FOLDERS = sorted(path for path in OVERLAYS.iterdir() if path.is_dir())
+
+System = tuple[Path, dict[str, ServerProcess]]
+
+
+def replaced(value: str, here: Mapping[str, str]) -> str:
+    """A value of a manifest with what is elsewhere on this machine."""
+    for there, ours in here.items():
+        value = value.replace(there, ours)
+    return value
+
+
+def places(home: Path, bundle: Path, servers: Mapping[str, ServerProcess]) -> dict[str, str]:
+    """Paths and addresses of the cluster, and what stands for them here."""
+    ports = {"embedding": 50051, "reranking": 50053, "retrieval": 50052, "orchestrator": 50050}
+    here = {f"dns:///{name}:{ports[name]}": server.address for name, server in servers.items()}
+    here |= {f"0.0.0.0:{port}": "127.0.0.1:0" for port in (*ports.values(), 9090)}
+    return here | {"/bundles/all-MiniLM-L6-v2/1": str(bundle), "/data/": f"{home}/data/", "/pipelines/": f"{home}/"}
+
+
+def told(name: str, workload: Object, here: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a container, for this machine; nobody waits here for load balancers."""
+    values = {key: replaced(value, here) for key, value in environment(workload).items()}
+    return values | {f"SLUICE_{name.upper()}_DRAIN_DELAY_S": "0"}
+
+
+def module_of(workload: Object) -> str:
+    python, flag, module = container(workload)["command"]
+    assert (python, flag) == ("python", "-m")
+    return str(module)
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
+def system(
+    request: pytest.FixtureRequest, tiny_bi_encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """The processes of an overlay, told what is there; only ports, paths, names and the drain delay are ours."""
+    home, servers = tmp_path_factory.mktemp("pods"), dict[str, ServerProcess]()
+    for one in of_kind(objects(request.param), "ConfigMap").values():
+        for name, text in one["data"].items():
+            (home / name).write_text(text)
+    with ExitStack() as stack:
+        for name in ORDER:
+            workload = workloads(objects(request.param))[name]
+            variables = told(name, workload, places(home, tiny_bi_encoder, servers))
+            servers[name] = stack.enter_context(running(module_of(workload), environment=variables))
+        yield request.param, servers
+
+
+def asked(probe: Mapping[str, Any], ports: Mapping[str, int], where: Mapping[int, str]) -> bool:
+    """What the kubelet finds. `where` has the address here of each port there."""
+    timeout_s = float(probe.get("timeoutSeconds", 1)) + 10  # this machine may be busy
+    if "grpc" in probe:
+        request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
+        with grpc.insecure_channel(where[probe["grpc"]["port"]]) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            return bool(health.Check(request, timeout=timeout_s).status == health_pb2.HealthCheckResponse.SERVING)
+    kind = "httpGet" if "httpGet" in probe else "tcpSocket"
+    port = probe[kind]["port"]
+    host, _, number = where[ports.get(port, port)].rpartition(":")
+    if kind == "tcpSocket":
+        with socket.create_connection((host, int(number)), timeout_s):
+            return True
+    connection = http.client.HTTPConnection(host, int(number), timeout=timeout_s)
+    connection.request("GET", probe["httpGet"]["path"])
+    return 200 <= connection.getresponse().status < 400
+
+
+@pytest.mark.slow
+def test_the_processes_answer_the_probes_and_prometheus(system: System) -> None:
+    folder, servers = system
+    for name, server in servers.items():
+        workload = workloads(objects(folder))[name]
+        described = container(workload)
+        ports = {one["name"]: one["containerPort"] for one in described["ports"]}
+        (ready,) = (one for one in server.events() if one["event"] == "ready")
+        where = {ports["grpc"]: server.address, ports["metrics"]: ready["metrics"]}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert asked(described[probe], ports, where), (name, probe)
+        annotations = workload["spec"]["template"]["metadata"].get("annotations", {})
+        port = int(annotations.get("prometheus.io/port", ports["metrics"]))
+        assert asked({"httpGet": {"path": "/metrics", "port": port}}, ports, where), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", [OVERLAYS / "local"], indirect=True, ids=["local"])
+def test_the_load_job_runs_its_scenario_and_leaves_a_report(system: System, tmp_path: Path) -> None:
+    _, servers = system
+    (tmp_path / "collection").mkdir()
+    (tmp_path / "collection" / "corpus.jsonl").write_text('{"_id": "a", "title": "", "text": "ore is washed"}\n')
+    (tmp_path / "collection" / "queries.jsonl").write_text('{"_id": "q", "text": "washing ore"}\n')
+    with SearchClient(servers["orchestrator"].address) as client:
+        assert list(client.index("docs", [Document("a", text="ore is washed")], create=True))
+    ((_, template),) = pods(objects(K8S / "jobs" / "load"))
+    (job,) = template["spec"]["containers"]
+    here = {"python": sys.executable, "dns:///orchestrator:50050": servers["orchestrator"].address}
+    command = [here.get(word, word).replace("/loadtest", str(tmp_path)) for word in job["command"] + job["args"]]
+    ran = subprocess.run([*command, "--quick"], check=False, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "steady" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_processes_end_within_the_grace_period(system: System) -> None:
+    folder, servers = system
+    for name, server in reversed(servers.items()):
+        begun = time.monotonic()
+        assert server.terminate() == 0, server.log
+        grace_s = workloads(objects(folder))[name]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert time.monotonic() - begun < grace_s
+
+
+@pytest.mark.slow
+def test_a_variable_that_is_no_setting_is_named_and_the_pod_does_not_start(tmp_path: Path) -> None:
+    workload = workloads(objects(FOLDERS[0]))["retrieval"]
+    variables = told("retrieval", workload, places(tmp_path, tmp_path, {})) | {"SLUICE_RETRIEVAL_SERCH_THREADS": "2"}
+    with pytest.raises(StartRefused) as refused:
+        start(module_of(workload), environment=variables)
+    assert refused.value.status == 2
+    assert "SLUICE_RETRIEVAL_SERCH_THREADS: no such setting" in refused.value.log[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rerank": [{"name": "rerank", "dept": 5}]}, "default.rerank.0"),
+        ({"retrieve": [{"name": "dense", "kind": "magic", "depth": 50}]}, "magic"),
+    ],
+)
+def test_pipelines_that_are_wrong_are_named_and_the_pod_does_not_start(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    found = objects(OVERLAYS / "production")
+    (config,) = (one for name, one in of_kind(found, "ConfigMap").items() if name.startswith("pipelines-"))
+    pipelines = yaml.safe_load(config["data"]["pipelines.yaml"])
+    pipelines["default"] |= change
+    (tmp_path / "pipelines.yaml").write_text(yaml.safe_dump(pipelines))
+    workload = workloads(found)["orchestrator"]
+    with pytest.raises(StartRefused) as refused:
+        start(module_of(workload), environment=told("orchestrator", workload, places(tmp_path, tmp_path, {})))
+    assert refused.value.status == 1
+    assert "pipelines.yaml" in refused.value.log[-1]
+    assert said in refused.value.log[-1]
+    assert "Traceback" not in "\n".join(refused.value.log)
+
+
+@pytest.mark.slow
+def test_the_init_container_delivers_bundles_whole(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+    template = workloads(objects(OVERLAYS / "local"))["embedding"]["spec"]["template"]
+    (delivery,) = template["spec"]["initContainers"]
+    bundles = tiny_bi_encoder.parents[1]
+    here = {"/bundles": str(bundles), "/delivered": str(tmp_path / "delivered")}
+    subprocess.run([here.get(word, word) for word in delivery["command"]], check=True)
+    name, version = tiny_bi_encoder.parts[-2:]
+    delivered = tmp_path / "delivered" / name / version
+    with running("services.embedding", "--bundles", str(delivered)):
+        pass
+    (delivered / "golden.npz").write_bytes(b"damaged")
+    with pytest.raises(StartRefused) as refused:
+        start("services.embedding", "--bundles", str(delivered))
+    assert "golden.npz" in refused.value.log[-1]
