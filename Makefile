@@ -127,6 +127,18 @@ lock: setup ## Write what .venv has into constraints.txt
 	@mv constraints.txt.new constraints.txt
 	@touch $(INSTALLED)
 
+# The tool has an environment of its own: what it needs is no part of what it lists.
+.PHONY: sbom
+sbom: ## List all that the serving image has, as CycloneDX in build/sbom/serving.cdx.json
+	@rm -rf build/sbom && mkdir -p build/sbom
+	@$(PYTHON) -m venv build/sbom/serving && $(PYTHON) -m venv build/sbom/tool
+	@build/sbom/serving/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt '.[serving,cpu]'
+	@build/sbom/tool/bin/python -m pip --disable-pip-version-check install --quiet cyclonedx-bom==7.5.0
+	@build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file build/sbom/serving.cdx.json build/sbom/serving
+	@rm -rf build/sbom/serving build/sbom/tool
+	@echo "build/sbom/serving.cdx.json"
+
 .PHONY: clean
 clean: ## Remove .venv, .demo and all that is built
 	@$(BIN)/sluice down 2> /dev/null || true
