@@ -19,6 +19,8 @@ NODE := $(VENV)/node/.installed
 MILVUS := $(VENV)/milvus/bin/milvus
 # NVIDIA's load generator, for a test of the KServe API: a binary in an old wheel, and two libraries that it wants.
 PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
+# Locust, for the test of loadtest/locustfile.py: apart, because it brings a web server and gevent.
+LOCUST := $(VENV)/locust/bin/locust
 EXTRAS := serving,milvus,cpu,export,demo,loadtest,langchain,llama-index,dev
 export SLUICE_HOME ?= $(CURDIR)/.demo
 
@@ -82,6 +84,11 @@ $(PERF_ANALYZER): | $(INSTALLED)
 	  { apt-get download -q libb64-0d && dpkg -x libb64-0d_*.deb . && rm libb64-0d_*.deb; } || \
 	    echo "no libb64: the test that needs perf_analyzer is skipped" >&2; \
 	fi
+$(LOCUST): | $(INSTALLED)
+	@echo "== Locust, in an environment of its own"
+	@$(PYTHON) -m venv $(VENV)/locust
+	@$(VENV)/locust/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+	  --editable '.[locust]' || echo "no Locust: the test that needs it is skipped" >&2
 
 .PHONY: demo
 demo: setup ## Export a model, start four services, index Python's documentation, search it
@@ -97,7 +104,7 @@ down: setup ## Stop the system that `make up` left running
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) ## Run the whole test suite
+test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
 .PHONY: nightly
@@ -136,7 +143,7 @@ sbom: ## List all that the serving image has, as CycloneDX in build/sbom/serving
 	@build/sbom/tool/bin/python -m pip --disable-pip-version-check install --quiet cyclonedx-bom==7.5.0
 	@build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	  --output-file build/sbom/serving.cdx.json build/sbom/serving
-	@rm -rf build/sbom/serving build/sbom/tool
+	@rm -rf build/sbom/serving build/sbom/tool build/lib build/bdist.*
 	@echo "build/sbom/serving.cdx.json"
 
 .PHONY: clean

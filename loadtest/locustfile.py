@@ -1,0 +1,70 @@
+"""Searches as users of Locust, which has no gRPC of its own.
+
+    pip install 'sluice-search[locust]'
+    locust -f loadtest/locustfile.py --host 127.0.0.1:50050 --data FOLDER --headless -u 16 -t 30s
+
+Rule: closed loop. A user waits for its answer before it asks again, so a slow server is asked less, and latency leaves
+out what callers would have waited: `sluice load` does not have that fault. This is for those who have Locust already.
+"""
+
+import json
+import random
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from grpc.experimental import gevent
+from locust import User, constant, events, task
+from sluice.client import SearchClient
+from sluice.errors import SluiceError
+
+# Before any channel is made: gRPC waits in gevent's loop then, instead of in threads.
+gevent.init_gevent()
+
+
+@events.init_command_line_parser.add_listener
+def _options(parser: Any) -> None:
+    parser.add_argument("--data", required=True, help='Folder with queries.jsonl: {"text": …} a line')
+    parser.add_argument("--collection", default="docs", help="Collection to search")
+    parser.add_argument("--pipeline", default="", help="Pipeline; the server's default unless given")
+    parser.add_argument("--deadline-s", type=float, default=2.0, help="Deadline of a search, in seconds")
+
+
+@events.init.add_listener
+def _read(environment: Any, **_: object) -> None:
+    with (Path(environment.parsed_options.data) / "queries.jsonl").open(encoding="utf-8") as lines:
+        environment.queries = [json.loads(line)["text"] for line in islice(lines, 100_000)]
+
+
+class Searcher(User):
+    """Searches, one after the other."""
+
+    wait_time = constant(0)
+
+    def on_start(self) -> None:
+        """Connect."""
+        self._client = SearchClient(self.host)
+
+    def on_stop(self) -> None:
+        """Hang up."""
+        self._client.close()
+
+    @task
+    def search(self) -> None:
+        """One search of a random query."""
+        told = self.environment.parsed_options
+        query = random.choice(self.environment.queries)  # noqa: S311 - no secret
+        failure, found, begun = None, 0, time.perf_counter()
+        try:
+            answer = self._client.search(told.collection, query, pipeline=told.pipeline, timeout_s=told.deadline_s)
+            found = len(answer.results)
+        except SluiceError as error:
+            failure = error
+        self.environment.events.request.fire(
+            request_type="gRPC",
+            name="Search",
+            response_time=1000 * (time.perf_counter() - begun),
+            response_length=found,
+            exception=failure,
+        )

@@ -1,0 +1,43 @@
+"""Locust drives a real system by loadtest/locustfile.py."""
+
+import csv
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from sluice.client import Document, SearchClient
+
+from tests.support.collections import write_collection
+from tests.support.missing import missing
+from tests.support.processes import ROOT
+from tests.support.system import running_system
+
+
+def locust() -> str:
+    """The path of Locust; where there is none the test is skipped, which in CI is a failure."""
+    place = shutil.which("locust", path=f"{ROOT / '.venv/locust/bin'}:{os.environ['PATH']}")
+    return place or missing("no Locust: `make test` gets it")
+
+
+@pytest.mark.slow
+def test_locust_searches_and_counts_what_failed(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "collection")
+    with running_system(tmp_path / "data", tiny_bi_encoder) as system, SearchClient(system.address) as client:
+        assert list(client.index("docs", [Document("a", text="ore is washed")], create=True))
+        for collection in ("docs", "nowhere"):
+            command = [locust(), "-f", "loadtest/locustfile.py", "--host", system.address]
+            command += ["--data", str(data), "--collection", collection, "--headless", "-u", "4", "-r", "4", "-t", "2s"]
+            command += ["--deadline-s", "30", "--csv", str(tmp_path / collection), "--only-summary"]
+            ran = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert ran.returncode == (0 if collection == "docs" else 1), ran.stderr
+    counted = {name: rows(tmp_path / f"{name}_stats.csv")["Search"] for name in ("docs", "nowhere")}
+    assert int(counted["docs"]["Request Count"]) > 0
+    assert int(counted["docs"]["Failure Count"]) == 0
+    assert int(counted["nowhere"]["Failure Count"]) == int(counted["nowhere"]["Request Count"]) > 0
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    with path.open() as lines:
+        return {row["Name"]: row for row in csv.DictReader(lines)}
