@@ -13,6 +13,11 @@ COLOURS: Final = ("#2a78d6", "#d9572b", "#1f9d6b", "#a24bc4", "#c9a227", "#5a6b7
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 30, 40
 
+# Powers of ten on an axis below which there is room for 2 and 5 between them.
+_FEW_POWERS: Final = 4
+# Room that the name of a band needs, in pixels a letter.
+_LETTER: Final = 6.5
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -23,6 +28,10 @@ class Line:
     name: str
     points: Points
     dashed: bool = False
+    marked: bool = False
+    """Each point is drawn too."""
+    gap: float | None = None
+    """Points further apart than this are not joined: nothing was measured between them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,17 @@ class Axis:
 
     label: str
     log: bool = False
+    ends: tuple[float, float] | None = None
+    """Where it begins and ends, so that charts can be compared; as the values want unless given."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A named stretch of the horizontal axis."""
+
+    name: str
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -50,16 +70,18 @@ class _Scale:
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
 
-def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
+def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], bands: Sequence[Band] = ()) -> str:
     """An SVG figure with a legend; says so when there is nothing to draw."""
     lines = [line for line in lines if line.points]
     if not lines:
         return f"<figure><figcaption>{escape(title)}: no data</figcaption></figure>"
-    across = _scale([px for line in lines for px, _ in line.points], x.log, _LEFT, _WIDTH - _RIGHT, from_zero=False)
+    there = list(x.ends or [px for line in lines for px, _ in line.points])
+    across = _scale(there, x.log, _LEFT, _WIDTH - _RIGHT, from_zero=False)
     up = _scale([py for line in lines for _, py in line.points], y.log, _HEIGHT - _BOTTOM, _TOP, from_zero=True)
     parts = [
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
         f'<text class="title" x="{_LEFT}" y="16">{escape(title)}</text>',
+        *_bands(bands, across),
         *_grid(across, up, x, y),
         *(_polyline(line, across, up, COLOURS[i % len(COLOURS)]) for i, line in enumerate(lines)),
         "</svg>",
@@ -82,9 +104,11 @@ def _scale(values: Sequence[float], log: bool, start: float, end: float, *, from
 
 
 def ticks(low: float, high: float, *, log: bool) -> list[float]:
-    """Round values between two ends: powers of ten, or about five steps of 1, 2 or 5."""
+    """Round values between two ends: powers of ten, with 2 and 5 between few, or about five steps of 1, 2 or 5."""
     if log:
-        return [10.0**power for power in range(round(log10(low)), round(log10(high)) + 1)]
+        powers = range(round(log10(low)), round(log10(high)) + 1)
+        steps = (1, 2, 5) if len(powers) <= _FEW_POWERS else (1,)
+        return [step * 10.0**power for power in powers for step in steps if step * 10.0**power <= high]
     raw = (high - low) / 5
     magnitude = 10 ** floor(log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)
@@ -111,18 +135,51 @@ def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> list[str]:
     return parts
 
 
+def _bands(bands: Sequence[Band], across: _Scale) -> list[str]:
+    """Every second one shaded, each with its name where there is room."""
+    parts = []
+    for number, band in enumerate(bands):
+        left, right = (min(max(across(end), _LEFT), _WIDTH - _RIGHT) for end in (band.start, band.end))
+        if number % 2:
+            parts.append(
+                f'<rect class="band" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
+                f'height="{_HEIGHT - _BOTTOM - _TOP}"/>'
+            )
+        if right - left > _LETTER * len(band.name):
+            middle = (left + right) / 2
+            parts.append(
+                f'<text class="band" x="{middle:.1f}" y="{_TOP + 11}" text-anchor="middle">{escape(band.name)}</text>'
+            )
+    return parts
+
+
 def _polyline(line: Line, across: _Scale, up: _Scale, colour: str) -> str:
-    points = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in line.points)
     dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-    if len(line.points) == 1:
-        px, py = line.points[0]
-        return f'<circle cx="{across(px):.1f}" cy="{up(py):.1f}" r="3" fill="{colour}"/>'
-    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>'
+    drawn = []
+    for run in _runs(line):
+        at = [(across(px), up(py)) for px, py in run]
+        if len(at) == 1 or line.marked:
+            drawn += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in at]
+        points = " ".join(f"{px:.1f},{py:.1f}" for px, py in at)
+        drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+    return "".join(drawn)
+
+
+def _runs(line: Line) -> list[list[tuple[float, float]]]:
+    """The points of a line, parted where more than `gap` lies between two."""
+    runs: list[list[tuple[float, float]]] = []
+    for point in line.points:
+        if runs and (line.gap is None or point[0] - runs[-1][-1][0] <= line.gap):
+            runs[-1].append(point)
+        else:
+            runs.append([point])
+    return runs
 
 
 def _legend(lines: Sequence[Line]) -> str:
     items = (
-        f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{escape(line.name)}</span>'
+        f'<span><i{" class=dashed" if line.dashed else ""} style="color:{COLOURS[i % len(COLOURS)]}"></i>'
+        f"{escape(line.name)}</span>"
         for i, line in enumerate(lines)
     )
     return f"<figcaption>{''.join(items)}</figcaption>"

@@ -16,9 +16,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest import machine, series
+from loadtest import charts, machine
 from loadtest.calls import Call, Summary, histogram
-from loadtest.plots import Axis, Line, chart
+from loadtest.drift import Drift
 from loadtest.run import Outcome
 from loadtest.scenario import Phase
 from loadtest.scrape import Series
@@ -33,8 +33,10 @@ th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--edge)}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
 figure{margin:1.2rem 0} svg{width:100%;height:auto} svg text{font-size:11px;fill:currentColor}
 svg text.title{font-size:13px;font-weight:600} .grid{stroke:var(--edge)} .tick{stroke:var(--soft)}
-figcaption span{margin-right:1rem;font-size:13px} figcaption i{display:inline-block;width:.8em;height:.8em;
-border-radius:2px;margin-right:.35em} pre{overflow:auto;background:#8881;padding:1rem;font-size:12px}
+svg text.band{fill:var(--soft)} svg rect.band{fill:#8881}
+figcaption span{margin-right:1rem;font-size:13px} figcaption i{display:inline-block;width:1.4em;
+border-top:3px solid;vertical-align:middle;margin-right:.4em} figcaption i.dashed{border-top-style:dashed}
+pre{overflow:auto;background:#8881;padding:1rem;font-size:12px}
 """
 
 COLUMNS: Final = (
@@ -138,9 +140,10 @@ def page(result: Result) -> str:
         "<p>Latency counts from the intended send time and is that of accepted calls; good are those answered within "
         f"their deadline. {escape(_cut(outcome.spans))}</p>",
         _table(COLUMNS, [row(one) for one in outcome.summaries]),
-        *_over_time(outcome),
-        *_over_rate(outcome),
-        *_servers(result.scraped, outcome.start),
+        *charts.over_time(outcome, result.scraped),
+        *charts.over_rate(outcome),
+        *charts.of_servers(outcome, result.scraped),
+        *_drift(charts.drifts(outcome, result.scraped)),
         "<h2>Codes</h2>",
         _table(("phase", "workload", "code", "calls"), _codes(outcome.summaries)),
         "<h2>The generator</h2>",
@@ -154,79 +157,21 @@ def page(result: Result) -> str:
     return "\n".join([*lines, "</body></html>\n"])
 
 
-def _over_time(outcome: Outcome) -> list[str]:
-    if not outcome.spans:
-        return []
-    duration_s = outcome.spans[-1][2]
-    width_s = series.window_s(duration_s)
-    names = [workload.name for workload in outcome.scenario.workloads]
-    measured = [(start_s, end_s) for phase, start_s, end_s in outcome.spans if phase.measured]
-    inside = [call for call in outcome.calls if any(start <= call.intended_s < end for start, end in measured)]
-    time_axis = Axis("seconds since the start")
-    return [
-        "<h2>Over time</h2>",
-        f'<p class="where">{escape(_phases(outcome.spans))}; windows of {width_s:g} s.</p>',
-        chart("Latency", time_axis, Axis("ms", log=True), series.latency(outcome.calls, names, width_s)),
-        chart("Calls by outcome", time_axis, Axis("calls/s"), series.rates(outcome.calls, width_s, duration_s)),
-        chart(
-            "Latency by percentile (10 is p90, 100 is p99)",
-            Axis("1 / (1 - percentile)", log=True),
-            Axis("ms", log=True),
-            series.spectrum(inside, names),
-        ),
-    ]
-
-
-def _over_rate(outcome: Outcome) -> list[str]:
-    points = [one for probe in outcome.probes for one in probe.summaries]
-    if outcome.scenario.phases:
-        points += [one for one in outcome.summaries if one.offered_per_s > 0]
-    by_name: dict[str, list[Summary]] = {}
-    for one in points:
-        by_name.setdefault(one.workload, []).append(one)
-    if max((len(ones) for ones in by_name.values()), default=0) < 2:
-        return []
-    latency, goodput = [], []
-    for name, ones in by_name.items():
-        ones.sort(key=lambda one: one.offered_per_s)
-        for label in ("p50", "p99"):
-            pairs = [(one.offered_per_s, 1000 * getattr(one.latency, label)) for one in ones if one.latency]
-            latency.append(Line(f"{name} {label}", pairs, dashed=label == "p50"))
-        goodput.append(Line(name, [(one.offered_per_s, one.goodput_per_s) for one in ones]))
-    axis = Axis("offered calls/s")
-    return [
-        "<h2>Over rate</h2>",
-        chart("Latency by offered rate", axis, Axis("ms", log=True), latency),
-        chart("Goodput by offered rate", axis, Axis("good calls/s"), goodput),
-    ]
-
-
-def _servers(scraped: Sequence[Series], start: float) -> list[str]:
-    if not scraped:
-        return []
-    axis = Axis("seconds since the start")
-    waits = [
-        Line(f"{one.name} {lane}", [(t, 1000 * s) for t, s in one.queue_wait_s(lane, start)])
-        for one in scraped
-        for lane in ("interactive", "bulk")
-    ]
-    memory = [
-        Line(one.name, [(t, v / 2**20) for t, v in one.values("process_resident_memory_bytes", start)])
-        for one in scraped
-    ]
-    descriptors = [Line(one.name, one.values("process_open_fds", start)) for one in scraped]
-    return [
-        "<h2>The servers</h2>",
-        chart("Mean wait in the queue", axis, Axis("ms"), waits),
-        chart("Memory", axis, Axis("MiB"), memory),
-        chart("Open descriptors", axis, Axis("descriptors"), descriptors),
-    ]
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = ("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _drift(drifts: Sequence[Drift]) -> list[str]:
+    if not drifts:
+        return []
+    rows = [[one.name, one.unit, f"{one.early:.1f}", f"{one.late:.1f}", f"{one.change:+.1%}"] for one in drifts]
+    return [
+        "<h2>Drift</h2>",
+        "<p>The first quarter of what was measured, and the last: a leak shows here before it shows above.</p>",
+        _table(("figure", "unit", "first quarter", "last quarter", "change"), rows),
+    ]
 
 
 def _codes(summaries: Sequence[Summary]) -> list[list[str]]:
@@ -235,10 +180,6 @@ def _codes(summaries: Sequence[Summary]) -> list[list[str]]:
 
 def _lags(outcome: Outcome) -> str:
     return ", ".join(f"{one.phase}/{one.workload} {1000 * one.lag_p99_s:.1f} ms" for one in outcome.summaries)
-
-
-def _phases(spans: Sequence[tuple[Phase, float, float]]) -> str:
-    return ", ".join(f"{phase.name} {start_s:g}-{end_s:g} s" for phase, start_s, end_s in spans)
 
 
 def _cut(spans: Sequence[tuple[Phase, float, float]]) -> str:

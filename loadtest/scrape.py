@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -66,6 +67,11 @@ class Series:
         """(seconds since a start, value) of one metric, from that start on."""
         pairs = zip(self.moments, self.samples, strict=True)
         return [(moment - start, sample[name]) for moment, sample in pairs if name in sample and moment >= start]
+
+    def per_s(self, name: str, start: float) -> list[tuple[float, float]]:
+        """(seconds since a start, growth a second since the sample before) of a counter; not across a restart."""
+        points = self.values(name, start)
+        return [(t, (v - v0) / (t - t0)) for (t0, v0), (t, v) in pairwise(points) if v >= v0]
 
     def queue_wait_s(self, lane: str, start: float) -> list[tuple[float, float]]:
         """(seconds since a start, mean wait in the queue since the sample before), for each sample with new rows."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sluice.cli.console import err, out
@@ -88,8 +89,8 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = 
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for cells in rows:
         table.add_row(*cells)
-    # Into a file or a pipe, tables are as wide as they need.
-    out.print(table, width=None if out.is_terminal else _WIDE, crop=out.is_terminal)
+    # A line that wraps is better than figures that are cut off.
+    Console(file=out.file, width=max(out.width, _WIDE)).print(table)
 
 
 def write_json(path: Path, record: Any) -> None:
