@@ -12,8 +12,6 @@ from loadtest.scrape import Series
 
 # A phase whose rate changes is cut into so many parts, each a point over the rate.
 _PARTS: Final = 10
-# Rates nearer than this are one rate, and a chart over them says nothing.
-_SAME_RATE: Final = 1.2
 # Without new rows for so long, a queue was not used.
 _QUIET_S: Final = 5.0
 _MIB: Final = 2**20
@@ -67,20 +65,21 @@ def _time(outcome: Outcome) -> tuple[Axis, list[Band]]:
 
 def over_rate(outcome: Outcome) -> list[str]:
     """Latency and goodput over the offered rate, when there was more than one rate."""
+    measured = [phase for phase, _, _ in outcome.spans if phase.measured]
+    rates = {rate for phase in measured for rate in (phase.rate, phase.to_rate) if rate}
+    if len(outcome.probes) + len(rates) < 2:
+        return []
     by_name: dict[str, list[Summary]] = {}
     for one in _points(outcome):
         by_name.setdefault(one.workload, []).append(one)
-    wide = {name: ones for name, ones in by_name.items() if _spread(ones) > _SAME_RATE}
-    if not wide:
-        return []
     latency, goodput = [], []
-    for name, ones in wide.items():
+    for name, ones in by_name.items():
         ones.sort(key=lambda one: one.offered_per_s)
         for label in ("p50", "p99"):
             pairs = [(one.offered_per_s, 1000 * getattr(one.latency, label)) for one in ones if one.latency]
             latency.append(Line(f"{name} {label}", pairs, dashed=label == "p50", marked=True))
         goodput.append(Line(name, [(one.offered_per_s, one.goodput_per_s) for one in ones], marked=True))
-    most = max(one.offered_per_s for ones in wide.values() for one in ones)
+    most = max((one.offered_per_s for ones in by_name.values() for one in ones), default=1.0)
     goodput.append(Line("all offered", [(0.0, 0.0), (most, most)], dashed=True))
     axis = Axis("offered calls/s", ends=(0.0, most * 1.02))
     return [
@@ -88,11 +87,6 @@ def over_rate(outcome: Outcome) -> list[str]:
         chart("Latency by offered rate", axis, Axis("ms", log=True), latency),
         chart("Goodput by offered rate", axis, Axis("good calls/s"), goodput),
     ]
-
-
-def _spread(ones: Sequence[Summary]) -> float:
-    rates = [one.offered_per_s for one in ones]
-    return max(rates) / min(rates)
 
 
 def _points(outcome: Outcome) -> list[Summary]:

@@ -4,14 +4,14 @@ Rule: numbers in, text out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from math import ceil, floor, log10
 from typing import Final
 
 COLOURS: Final = ("#2a78d6", "#d9572b", "#1f9d6b", "#a24bc4", "#c9a227", "#5a6b7b", "#c2185b", "#00838f")
 _WIDTH, _HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 30, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 38, 40
 
 # Powers of ten on an axis below which there is room for 2 and 5 between them.
 _FEW_POWERS: Final = 4
@@ -72,7 +72,7 @@ class _Scale:
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], bands: Sequence[Band] = ()) -> str:
     """An SVG figure with a legend; says so when there is nothing to draw."""
-    lines = [line for line in lines if line.points]
+    lines = [line for line in (_within(line, x.ends) for line in lines) if line.points]
     if not lines:
         return f"<figure><figcaption>{escape(title)}: no data</figcaption></figure>"
     there = list(x.ends or [px for line in lines for px, _ in line.points])
@@ -89,6 +89,13 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], bands: Sequence[B
         "</figure>",
     ]
     return "\n".join(parts)
+
+
+def _within(line: Line, ends: tuple[float, float] | None) -> Line:
+    """The line without what lies beyond the ends of the horizontal axis."""
+    if ends is None:
+        return line
+    return replace(line, points=[point for point in line.points if ends[0] <= point[0] <= ends[1]])
 
 
 def _scale(values: Sequence[float], log: bool, start: float, end: float, *, from_zero: bool) -> _Scale:
@@ -148,7 +155,7 @@ def _bands(bands: Sequence[Band], across: _Scale) -> list[str]:
         if right - left > _LETTER * len(band.name):
             middle = (left + right) / 2
             parts.append(
-                f'<text class="band" x="{middle:.1f}" y="{_TOP + 11}" text-anchor="middle">{escape(band.name)}</text>'
+                f'<text class="band" x="{middle:.1f}" y="{_TOP - 5}" text-anchor="middle">{escape(band.name)}</text>'
             )
     return parts
 

@@ -1,6 +1,7 @@
 """The manifests are true: the processes that they describe start, answer the kubelet's probes and end in time."""
 
 import http.client
+import json
 import socket
 import subprocess
 import sys
@@ -118,8 +119,11 @@ def test_the_load_job_runs_its_scenario_and_leaves_a_report(system: System, tmp_
     here = {"python": sys.executable, "dns:///orchestrator:50050": servers["orchestrator"].address}
     command = [here.get(word, word).replace("/loadtest", str(tmp_path)) for word in job["command"] + job["args"]]
     ran = subprocess.run([*command, "--quick"], check=False, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert ran.returncode == 0, ran.stderr
-    assert (tmp_path / "steady" / "report.html").is_file()
+    # A machine that is busy with other tests may send late: then there are the raw data, and no report.
+    assert ran.returncode == 0 or "the generator sent late" in ran.stderr, ran.stderr
+    assert (tmp_path / "steady" / "report.html").is_file() == (ran.returncode == 0)
+    (summary,) = json.loads((tmp_path / "steady" / "run.json").read_text())["summaries"]
+    assert summary["codes"] == {"OK": summary["offered"]}
 
 
 @pytest.mark.slow

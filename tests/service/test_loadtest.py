@@ -73,9 +73,10 @@ def test_a_run_counts_every_call_and_writes_all_that_is_to_know(
         result = measured(server.address, texts, wanted, workers=2)
     embed, bulk = result.outcome.summaries
     assert (embed.phase, embed.offered) == ("steady", 30)
-    assert embed.codes == bulk.codes | {"OK": 30}
+    assert embed.codes == {"OK": 30}
     assert sum(call.workload == 0 for call in result.outcome.calls) == 40
-    assert bulk.offered > 0
+    assert {call.code for call in result.outcome.calls if call.workload == 1} == {"OK"}
+    assert bulk.codes.keys() <= {"OK"}, "a call of the bulk workload may outlast the phase on a busy machine"
 
     page = report.write(tmp_path / "out", result).read_text()
     assert page.count("<svg") == 3
