@@ -1,56 +1,25 @@
 """The manifests are true: the processes that they describe start, answer the kubelet's probes and end in time."""
 
-import http.client
 import json
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sluice.client import Document, SearchClient
 
-from tests.support.manifests import K8S, OVERLAYS, Object, container, environment, objects, of_kind, pods, workloads
+from tests.support.manifests import K8S, OVERLAYS, container, objects, of_kind, pods, workloads
+from tests.support.pods import ORDER, answers, module_of, places, told
 from tests.support.processes import ROOT, ServerProcess, StartRefused, running, start
 
-ORDER = ("embedding", "reranking", "retrieval", "orchestrator")
 FOLDERS = sorted(path for path in OVERLAYS.iterdir() if path.is_dir())
 
 System = tuple[Path, dict[str, ServerProcess]]
-
-
-def replaced(value: str, here: Mapping[str, str]) -> str:
-    """A value of a manifest with what is elsewhere on this machine."""
-    for there, ours in here.items():
-        value = value.replace(there, ours)
-    return value
-
-
-def places(home: Path, bundle: Path, servers: Mapping[str, ServerProcess]) -> dict[str, str]:
-    """Paths and addresses of the cluster, and what stands for them here."""
-    ports = {"embedding": 50051, "reranking": 50053, "retrieval": 50052, "orchestrator": 50050}
-    here = {f"dns:///{name}:{ports[name]}": server.address for name, server in servers.items()}
-    here |= {f"0.0.0.0:{port}": "127.0.0.1:0" for port in (*ports.values(), 9090)}
-    return here | {"/bundles/all-MiniLM-L6-v2/1": str(bundle), "/data/": f"{home}/data/", "/pipelines/": f"{home}/"}
-
-
-def told(name: str, workload: Object, here: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a container, for this machine; nobody waits here for load balancers."""
-    values = {key: replaced(value, here) for key, value in environment(workload).items()}
-    return values | {f"SLUICE_{name.upper()}_DRAIN_DELAY_S": "0"}
-
-
-def module_of(workload: Object) -> str:
-    python, flag, module = container(workload)["command"]
-    assert (python, flag) == ("python", "-m")
-    return str(module)
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
@@ -70,25 +39,6 @@ def system(
         yield request.param, servers
 
 
-def asked(probe: Mapping[str, Any], ports: Mapping[str, int], where: Mapping[int, str]) -> bool:
-    """What the kubelet finds. `where` has the address here of each port there."""
-    timeout_s = float(probe.get("timeoutSeconds", 1)) + 10  # this machine may be busy
-    if "grpc" in probe:
-        request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
-        with grpc.insecure_channel(where[probe["grpc"]["port"]]) as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)
-            return bool(health.Check(request, timeout=timeout_s).status == health_pb2.HealthCheckResponse.SERVING)
-    kind = "httpGet" if "httpGet" in probe else "tcpSocket"
-    port = probe[kind]["port"]
-    host, _, number = where[ports.get(port, port)].rpartition(":")
-    if kind == "tcpSocket":
-        with socket.create_connection((host, int(number)), timeout_s):
-            return True
-    connection = http.client.HTTPConnection(host, int(number), timeout=timeout_s)
-    connection.request("GET", probe["httpGet"]["path"])
-    return 200 <= connection.getresponse().status < 400
-
-
 @pytest.mark.slow
 def test_the_processes_answer_the_probes_and_prometheus(system: System) -> None:
     folder, servers = system
@@ -99,10 +49,10 @@ def test_the_processes_answer_the_probes_and_prometheus(system: System) -> None:
         (ready,) = (one for one in server.events() if one["event"] == "ready")
         where = {ports["grpc"]: server.address, ports["metrics"]: ready["metrics"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert asked(described[probe], ports, where), (name, probe)
+            assert answers(described[probe], ports, where), (name, probe)
         annotations = workload["spec"]["template"]["metadata"].get("annotations", {})
         port = int(annotations.get("prometheus.io/port", ports["metrics"]))
-        assert asked({"httpGet": {"path": "/metrics", "port": port}}, ports, where), name
+        assert answers({"httpGet": {"path": "/metrics", "port": port}}, ports, where), name
 
 
 @pytest.mark.slow

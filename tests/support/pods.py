@@ -1,0 +1,64 @@
+"""The containers of rendered manifests as processes of this machine, and probes as the kubelet makes them."""
+
+import http.client
+import socket
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.support.manifests import Object, container, environment
+from tests.support.processes import ServerProcess
+
+# Each after those that it is told the addresses of.
+ORDER: Final = ("embedding", "reranking", "retrieval", "orchestrator")
+_PORTS: Final = {"embedding": 50051, "reranking": 50053, "retrieval": 50052, "orchestrator": 50050}
+
+
+def replaced(value: str, here: Mapping[str, str]) -> str:
+    """A value of a manifest with what is elsewhere on this machine."""
+    for there, ours in here.items():
+        value = value.replace(there, ours)
+    return value
+
+
+def places(home: Path, bundle: Path, servers: Mapping[str, ServerProcess]) -> dict[str, str]:
+    """Paths and addresses of the cluster, and what stands for them here."""
+    here = {f"dns:///{name}:{_PORTS[name]}": server.address for name, server in servers.items()}
+    here |= {f"0.0.0.0:{port}": "127.0.0.1:0" for port in (*_PORTS.values(), 9090)}
+    return here | {"/bundles/all-MiniLM-L6-v2/1": str(bundle), "/data/": f"{home}/data/", "/pipelines/": f"{home}/"}
+
+
+def told(name: str, workload: Object, here: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a container, for this machine; nobody waits here for load balancers."""
+    values = {key: replaced(value, here) for key, value in environment(workload).items()}
+    return values | {f"SLUICE_{name.upper()}_DRAIN_DELAY_S": "0"}
+
+
+def module_of(workload: Object) -> str:
+    """The module that a container's command runs."""
+    python, flag, module = container(workload)["command"]
+    assert (python, flag) == ("python", "-m")
+    return str(module)
+
+
+def answers(probe: Mapping[str, Any], ports: Mapping[str, int], where: Mapping[int, str]) -> bool:
+    """What the kubelet finds. `where` has the address here of each port there."""
+    timeout_s = float(probe.get("timeoutSeconds", 1)) + 10  # this machine may be busy
+    if "grpc" in probe:
+        request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
+        with grpc.insecure_channel(where[probe["grpc"]["port"]]) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            return bool(health.Check(request, timeout=timeout_s).status == health_pb2.HealthCheckResponse.SERVING)
+    kind = "httpGet" if "httpGet" in probe else "tcpSocket"
+    port = probe[kind]["port"]
+    host, _, number = where[ports.get(port, port)].rpartition(":")
+    if kind == "tcpSocket":
+        with socket.create_connection((host, int(number)), timeout_s):
+            return True
+    with closing(http.client.HTTPConnection(host, int(number), timeout=timeout_s)) as connection:
+        connection.request("GET", probe["httpGet"]["path"])
+        return 200 <= connection.getresponse().status < 400
