@@ -22,7 +22,7 @@ from tests.support.manifests import K8S
 from tests.support.processes import ROOT
 
 DOCKERFILE = K8S / "Dockerfile"
-TARGETS = {"serving", "serving-gpu", "export", "bundles", "loadtest"}
+TARGETS = {"serving", "milvus", "serving-gpu", "export", "bundles", "loadtest"}
 # Lines of a container's system, not of Python.
 SYSTEM = re.compile(r"apt-get|useradd")
 # Nothing that would lead to this tree or its environment.
@@ -108,6 +108,12 @@ def test_only_the_export_has_torch() -> None:
     for target in TARGETS - {"bundles"}:
         lines = " ".join(text for stage in lineage(build_of(target)) for text in stage.of("RUN"))
         assert ("export" in re.findall(r"/source\[([^\]]+)\]", lines)[0].split(",")) == (target == "export")
+
+
+def test_every_extra_that_is_installed_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = re.findall(r"/source\[([^\]]+)\]", DOCKERFILE.read_text())
+    assert {extra for one in asked for extra in one.split(",")} <= set(extras)
 
 
 def run_lines(stage: str, source: Path, environment: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from sluice.client import Document, SearchClient
 
-from tests.support.manifests import K8S, OVERLAYS, container, objects, of_kind, pods, workloads
+from tests.support.manifests import K8S, OVERLAYS, container, objects, of_kind, pods, put_together, workloads
 from tests.support.pods import ORDER, answers, module_of, places, told
 from tests.support.processes import ROOT, ServerProcess, StartRefused, running, start
 
@@ -136,3 +136,13 @@ def test_the_init_container_delivers_bundles_whole(tiny_bi_encoder: Path, tmp_pa
     with pytest.raises(StartRefused) as refused:
         start("services.embedding", "--bundles", str(delivered))
     assert "golden.npz" in refused.value.log[-1]
+
+
+@pytest.mark.slow
+def test_retrieval_over_milvus_starts_as_the_manifest_says(tmp_path: Path) -> None:
+    """With Milvus Lite in the place of the Milvus of a cluster."""
+    workload = workloads(put_together((("milvus",),))[("milvus",)])["retrieval"]
+    here = places(tmp_path, tmp_path, {}) | {"http://milvus.milvus:19530": str(tmp_path / "milvus.db")}
+    with running(module_of(workload), environment=told("retrieval", workload, here)) as server:
+        assert answers(container(workload)["readinessProbe"], {}, {50052: server.address})
+        assert server.terminate() == 0, server.log
