@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 # 0.5 ms to 30 s: from a cached query to the longest deadline.
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -15,6 +15,14 @@ HANDLING: Final = Histogram(
     buckets=_SECONDS,
 )
 IN_FLIGHT: Final = Gauge("sluice_calls_in_flight", "Calls being handled.", ["grpc_service"])
+
+HTTP_HANDLED: Final = Counter("sluice_http_requests", "HTTP requests answered, by status.", ["route", "status"])
+HTTP_HANDLING: Final = Histogram(
+    "sluice_http_request_seconds",
+    "Time from a request's headers to the end of its answer.",
+    ["route"],
+    buckets=_SECONDS,
+)
 
 QUEUE_WAIT: Final = Histogram(
     "sluice_queue_seconds", "Time a row waited for its batch.", ["model", "lane"], buckets=_SECONDS
@@ -93,3 +101,8 @@ COLLECTION_SEGMENTS: Final = ("sluice_collection_segment_bytes", "Bytes of the f
 STORE_LOG: Final = ("sluice_store_log_bytes", "Bytes of the write-ahead log's file.")
 STORE_FREE: Final = ("sluice_store_free_bytes", "Bytes free on the disk of the data folder.")
 STORE_WRITABLE: Final = ("sluice_store_writable", "1 when the data folder takes writes, 0 when it is read-only.")
+
+
+def metrics_page() -> tuple[bytes, str]:
+    """All metrics of this process as Prometheus reads them, and the media type of that."""
+    return generate_latest(), CONTENT_TYPE_LATEST

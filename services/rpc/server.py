@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 import uvloop
@@ -117,23 +117,38 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
 
 def run(settings: ServerSettings, build: Build, *, program: str) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Exits with status 1 when it cannot start."""
+    run_process(settings, lambda: serving(settings, build), program=program)
+
+
+class Addressed(Protocol):
+    """What serves, and where."""
+
+    @property
+    def address(self) -> str:
+        """Where it serves, with the port that was taken."""
+
+
+def run_process(
+    settings: ServerSettings, serve: Callable[[], AbstractAsyncContextManager[Addressed]], *, program: str
+) -> None:
+    """Serve by `serve` until SIGTERM or SIGINT, as `run` does."""
     configure_logging(settings.log_format, settings.log_level)
     logger.info("starting", extra={"program": program, "settings": settings.model_dump(mode="json")})
     SERVER_INFO.labels(program, version("sluice-search"), grpc.__version__).set(1)
     try:
         # Measured: a call that a cache answers takes 0.40 ms instead of 0.48 ms, and a sixth less of the processor.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, build))
+            runner.run(_run(settings, serve))
     except StartFailed as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)
 
 
-async def _run(settings: ServerSettings, build: Build) -> None:
+async def _run(settings: ServerSettings, serve: Callable[[], AbstractAsyncContextManager[Addressed]]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serving(settings, build) as running:
+    async with serve() as running:
         metrics = _serve_metrics(settings.metrics_listen) if settings.metrics_listen else ""
         logger.info("ready", extra={"address": running.address, "metrics": metrics})
         await stop.wait()

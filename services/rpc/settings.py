@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.rpc.logs import LogFormat, LogLevel
 
-_SERVICES: Final = ("EMBEDDING", "RETRIEVAL", "RERANKING", "ORCHESTRATOR")
+_SERVICES: Final = ("EMBEDDING", "RETRIEVAL", "RERANKING", "ORCHESTRATOR", "GATEWAY")
 # Read by the client and the command line, not by servers.
 _CLIENT_NAMES: Final = frozenset({"SLUICE_ADDRESS", "SLUICE_HOME", "SLUICE_RETRIEVAL_ADDRESS"})
 

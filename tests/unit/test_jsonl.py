@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from sluice.cli.jsonl import Unreadable, documents
+from sluice.client.jsonl import Unreadable, documents
 from sluice.client import Document
 
 

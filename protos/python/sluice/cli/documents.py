@@ -19,9 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sluice.cli import jsonl, options
+from sluice.cli import options
 from sluice.cli.console import CommandFailed, err, out
-from sluice.client import Acknowledgement, Document, SearchClient
+from sluice.client import Acknowledgement, Document, SearchClient, jsonl
 
 _SHOWN_FAILURES: Final = 10
 

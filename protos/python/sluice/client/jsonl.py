@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sluice.client import Document
+from sluice.client.documents import Document
 
 
 class Unreadable(NamedTuple):

@@ -1,0 +1,128 @@
+"""Texts to vectors for every shape: in as many calls as it takes, answered as arrays."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sluice.common.v1 import model_pb2, tensor_pb2
+from sluice.embedding.v1 import embedding_service_pb2 as pb
+from sluice.errors import InvalidRequest, Violation
+
+from services.core.arrays import F32
+from services.gateway.errors import relabelled
+from services.gateway.upstream import Caller
+
+DENSE: Final = pb.REPRESENTATION_DENSE
+SPARSE: Final = pb.REPRESENTATION_SPARSE
+MULTI_VECTOR: Final = pb.REPRESENTATION_MULTI_VECTOR
+# What one call takes by default, and well under the size of a message.
+_CALL_TEXTS: Final = 256
+_CALL_BYTES: Final = 4 * 2**20
+
+Inputs = str | list[str] | list[int] | list[list[int]]
+"""One text, several, one text's token ids, several texts' token ids."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to make of the texts."""
+
+    model: str = ""
+    role: model_pb2.TextRole.ValueType = model_pb2.TEXT_ROLE_DOCUMENT
+    representation: pb.Representation.ValueType = DENSE
+    truncation: model_pb2.Truncation.ValueType = model_pb2.TRUNCATION_END
+    dimensions: int = 0
+
+
+@dataclass
+class Embedded:
+    """Vectors of texts, in their order; of the kind that was asked for."""
+
+    model: str = ""
+    dense: list[F32] = field(default_factory=list)
+    """float32[D], one a text."""
+    sparse: list[tuple[NDArray[np.int32], F32]] = field(default_factory=list)
+    """int32[K] and float32[K], one pair a text."""
+    multi_vector: list[F32] = field(default_factory=list)
+    """float32[T, D], one a text."""
+    token_count: int = 0
+
+
+def texts_of(inputs: Inputs, *, field: str, most: int) -> list[str]:
+    """The texts of an input. Raises InvalidRequest for none, too many, and for token ids, which Embed does not take."""
+    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    if not 1 <= len(texts) <= most:
+        raise _unfit(field, f"expected 1 to {most:,} texts, got {len(texts):,}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise _unfit(field, "expected texts, got token ids, which are not taken: send the texts themselves")
+    return [text for text in texts if isinstance(text, str)]
+
+
+async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
+    """The vectors of texts. Raises SluiceError, which names a text by its position among all of them."""
+    is_bulk = len(texts) > caller.upstream.settings.interactive_inputs
+    lane = model_pb2.LANE_BULK if is_bulk else model_pb2.LANE_INTERACTIVE
+    embedded = Embedded()
+    for start, part in _parts(texts):
+        request = pb.EmbedRequest(
+            model=wish.model,
+            texts=part,
+            role=wish.role,
+            representations=[wish.representation],
+            truncation=wish.truncation,
+            lane=lane,
+            dimensions=wish.dimensions,
+        )
+        try:
+            _add(embedded, await caller.call(caller.upstream.embedding.Embed, request))
+        except InvalidRequest as error:
+            raise _moved(error, start) from None
+    return embedded
+
+
+def _parts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """The texts in parts that one call takes, each with the position of its first."""
+    part: list[str] = []
+    start = size = 0
+    for position, text in enumerate(texts):
+        # A character takes at most 4 bytes.
+        if part and (len(part) == _CALL_TEXTS or size + 4 * len(text) > _CALL_BYTES):
+            yield start, part
+            part, start, size = [], position, 0
+        part.append(text)
+        size += 4 * len(text)
+    yield start, part
+
+
+def _add(embedded: Embedded, response: pb.EmbedResponse) -> None:
+    embedded.model = response.model.name
+    embedded.token_count += sum(usage.token_count for usage in response.usage)
+    if response.HasField("dense"):
+        embedded.dense.extend(_floats(response.dense))
+    if response.HasField("sparse"):
+        indices = np.frombuffer(response.sparse.indices.data, "<i4")
+        weights = np.frombuffer(response.sparse.weights.data, "<f4")
+        ends = np.cumsum(response.sparse.term_counts)[:-1]
+        embedded.sparse.extend(zip(np.split(indices, ends), np.split(weights, ends), strict=True))
+    if response.HasField("multi_vector"):
+        ends = np.cumsum(response.multi_vector.token_counts)[:-1]
+        embedded.multi_vector.extend(np.split(_floats(response.multi_vector.tokens), ends))
+
+
+def _floats(tensor: tensor_pb2.Tensor) -> F32:
+    return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+
+
+def _moved(error: InvalidRequest, start: int) -> InvalidRequest:
+    """The error of a part, with the positions that its texts have among all."""
+    if not start or not error.violations:
+        return error
+    return relabelled(error, lambda name: re.sub(r"^texts\[(\d+)\]", lambda m: f"texts[{start + int(m[1])}]", name))
+
+
+def _unfit(name: str, description: str) -> InvalidRequest:
+    return InvalidRequest(f"{name}: {description}", violations=[Violation(name, description)])

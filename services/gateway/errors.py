@@ -1,0 +1,193 @@
+"""Errors in the form that each shape's clients read.
+
+| shape | body |
+|---|---|
+| OpenAI | `{"error": {"message", "type", "param", "code"}}` |
+| Cohere | `{"message"}`; on `/v1/rerank` also Jina's `{"detail"}` |
+| TEI | `{"error", "error_type"}` |
+| Sluice's own | `{"error": {"code", "reason", "message", "violations", "metadata"}}` |
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+import grpc
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import InvalidRequest, SluiceError, Unavailable, Violation
+from starlette.responses import Response
+
+from services.gateway.answers import json_response
+
+_STATUSES: Final[Mapping[grpc.StatusCode, int]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.FAILED_PRECONDITION: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.CANCELLED: 499,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+# Where TEI's statuses differ.
+_TEI_STATUSES: Final = {400: 422, 409: 424, 500: 424}
+_TEI_TYPES: Final = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
+_TEI_PATHS: Final = ("/embed", "/embed_sparse", "/embed_all", "/rerank", "/tokenize", "/decode", "/info")
+_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# What the services call the fields that the shapes call otherwise.
+_OPENAI_NAMES: Final = {"texts": "input"}
+_TEI_NAMES: Final = {"texts": "inputs", "documents": "texts"}
+_COHERE_NAMES: Final = {"top_k": "top_n", "dimensions": "output_dimension", "truncation": "truncate"}
+
+
+class ClientGone(Exception):
+    """The caller closed the connection before the answer."""
+
+
+class Refused(InvalidRequest):
+    """A request that HTTP has a status of its own for."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class OpenAI:
+    """The form of `/v1/embeddings` and `/v1/models`."""
+
+    names: ClassVar[Mapping[str, str]] = _OPENAI_NAMES
+
+    @staticmethod
+    def status(error: SluiceError) -> int:
+        """The HTTP status."""
+        return http_status(error)
+
+    @staticmethod
+    def body(error: SluiceError, status: int) -> Any:
+        """The JSON."""
+        kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        is_model = error.reason == ErrorReason.ERROR_REASON_UNKNOWN_MODEL
+        code = "model_not_found" if is_model else error.reason_name.lower()
+        violations = error.violations if isinstance(error, InvalidRequest) else ()
+        param = violations[0].field if violations else "model" if is_model else None
+        return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+
+
+class Cohere:
+    """The form of `/v2/embed`, `/v2/rerank` and `/v1/rerank`, where Jina's clients look for `detail`."""
+
+    names: ClassVar[Mapping[str, str]] = _COHERE_NAMES
+
+    @staticmethod
+    def status(error: SluiceError) -> int:
+        """The HTTP status."""
+        return http_status(error)
+
+    @staticmethod
+    def body(error: SluiceError, status: int) -> Any:
+        """The JSON."""
+        return {"message": error.message, "detail": error.message}
+
+
+class TEI:
+    """The form of text-embeddings-inference. Overload is 429 there."""
+
+    names: ClassVar[Mapping[str, str]] = _TEI_NAMES
+
+    @staticmethod
+    def status(error: SluiceError) -> int:
+        """The HTTP status."""
+        if error.reason == ErrorReason.ERROR_REASON_OVERLOADED:
+            return 429
+        status = http_status(error)
+        return _TEI_STATUSES.get(status, status)
+
+    @staticmethod
+    def body(error: SluiceError, status: int) -> Any:
+        """The JSON."""
+        return {
+            "error": error.message,
+            "error_type": _TEI_TYPES.get(status, "Validation" if status < 500 else "Backend"),
+        }
+
+
+class Own:
+    """The form of Sluice's own routes."""
+
+    names: ClassVar[Mapping[str, str]] = {}
+
+    @staticmethod
+    def status(error: SluiceError) -> int:
+        """The HTTP status."""
+        return http_status(error)
+
+    @staticmethod
+    def body(error: SluiceError, status: int) -> Any:
+        """The JSON."""
+        violations = error.violations if isinstance(error, InvalidRequest) else ()
+        return {
+            "error": {
+                "code": error.code.name,
+                "reason": error.reason_name,
+                "message": error.message,
+                "violations": [{"field": one.field, "description": one.description} for one in violations],
+                "metadata": error.metadata,
+            }
+        }
+
+
+Form = type[OpenAI] | type[Cohere] | type[TEI] | type[Own]
+
+
+def form_of(path: str) -> Form:
+    """The form in which a path's clients expect errors."""
+    if path.startswith(("/v2/", "/v1/rerank")):
+        return Cohere
+    if path.startswith("/v1/"):
+        return OpenAI
+    return TEI if path in _TEI_PATHS else Own
+
+
+def http_status(error: SluiceError) -> int:
+    """The HTTP status of an error, before a shape's exceptions."""
+    return error.status if isinstance(error, Refused) else _STATUSES[error.code]
+
+
+def error_response(error: SluiceError, path: str) -> Response:
+    """The response that tells an error to the clients of a path."""
+    form = form_of(path)
+    renamed = _renamed(error, form.names)
+    status = form.status(renamed)
+    return json_response(form.body(renamed, status), status=status, headers=_headers(error, status))
+
+
+def _headers(error: SluiceError, status: int) -> dict[str, str]:
+    if isinstance(error, Unavailable) and error.retry_after_s is not None:
+        # Whole seconds are all that Retry-After knows; OpenAI's clients read the milliseconds.
+        milliseconds = max(1, math.ceil(1000 * error.retry_after_s))
+        return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+    return {"www-authenticate": "Bearer"} if status == 401 else {}
+
+
+def _renamed(error: SluiceError, names: Mapping[str, str]) -> SluiceError:
+    """The error with its fields as the shape calls them."""
+    if not isinstance(error, InvalidRequest) or not error.violations:
+        return error
+    return relabelled(error, lambda field: _name(field, names))
+
+
+def _name(field: str, names: Mapping[str, str]) -> str:
+    head = field.partition("[")[0].partition(".")[0]
+    return names.get(head, head) + field[len(head) :]
+
+
+def relabelled(error: InvalidRequest, label: Callable[[str], str]) -> InvalidRequest:
+    """The same error with other names of fields, in its message too."""
+    violations = [Violation(label(one.field), one.description) for one in error.violations]
+    first, message = error.violations[0].field, error.message
+    if message.startswith(first):
+        message = violations[0].field + message[len(first) :]
+    return InvalidRequest(message, violations=violations, metadata=error.metadata)

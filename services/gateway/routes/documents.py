@@ -1,0 +1,126 @@
+"""Documents in: JSON, or a stream of JSON lines. Progress out, as server-sent events where they are asked for.
+
+| event | data |
+|---|---|
+| `progress` | counts so far: `indexed`, `unchanged`, `failed` |
+| `done` | the counts at the end, and the first 100 failures: `line` or `document_id`, `reason`, `message` |
+| `error` | what ended the stream: what was not acknowledged is to be sent again, which is harmless |
+
+Without `Accept: text/event-stream` the answer is that of `done`, at the end.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request
+from sluice.errors import InvalidRequest, NotFound, SluiceError, Violation
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from services.gateway.answers import json_bytes, json_response
+from services.gateway.errors import Own
+from services.gateway.indexing import Job, Tally, index
+from services.gateway.jsonl import from_json, from_lines
+from services.gateway.routes.collections import metadata_type
+from services.gateway.upstream import Called, Caller
+
+router = APIRouter(tags=["Sluice"])
+
+_LINE_TYPES: Final = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines")
+_LINES_OF_A_BODY: Final = 16
+_EVENTS: Final = "text/event-stream"
+
+
+class Events(Response):
+    """Server-sent events. Unlike Starlette's streaming response it leaves the request's body to its reader."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"content-type": _EVENTS, "cache-control": "no-store"})
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events as they come."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@router.post("/documents", openapi_extra={"requestBody": {"content": {_LINE_TYPES[0]: {}, "application/json": {}}}})
+async def add(
+    request: Request,
+    caller: Called,
+    collection: Annotated[str, Query(description="Where to.")] = "docs",
+    create: Annotated[bool, Query(description="Create the collection when it is not there.")] = False,
+    filterable: Annotated[
+        list[str] | None, Query(description="With create: NAME=TYPE, a metadata field for filters; repeatable.")
+    ] = None,
+) -> Response:
+    """Index documents: `{"id": …, "title": …, "text": …, "metadata": {…}}` each."""
+    fields = _fields(filterable or [])
+    timestamps = await _timestamps(caller, collection, fields, create=create)
+    most = caller.upstream.settings.max_body_bytes
+    if request.headers.get("content-type", "").partition(";")[0] in _LINE_TYPES:
+        source = from_lines(request.receive, timestamps, most_bytes=most // _LINES_OF_A_BODY)
+    else:
+        source = from_json(request.receive, timestamps, most_bytes=most)
+    tally = Tally()
+    steps = index(caller, Job(collection, create, fields), source, tally)
+    if _EVENTS in request.headers.get("accept", ""):
+        # What fails before anything was done, such as a collection that is not there, still has a status.
+        await anext(steps)
+        return Events(_events(steps, tally))
+    try:
+        async for _ in steps:
+            pass
+    except SluiceError as error:
+        error.metadata.update({name: str(count) for name, count in tally.counts().items()})
+        raise
+    return json_response(_summary(tally))
+
+
+async def _events(steps: AsyncIterator[None], tally: Tally) -> AsyncIterator[bytes]:
+    yield _event("progress", tally.counts())
+    try:
+        async for _ in steps:
+            yield _event("progress", tally.counts())
+    except SluiceError as error:
+        yield _event("error", Own.body(error, Own.status(error)) | tally.counts())
+    else:
+        yield _event("done", _summary(tally))
+
+
+def _event(name: str, data: Any) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + json_bytes(data) + b"\n\n"
+
+
+def _summary(tally: Tally) -> dict[str, Any]:
+    return {**tally.counts(), "failures": tally.failures}
+
+
+def _fields(filterable: list[str]) -> dict[str, str]:
+    """`["year=number"]` as a dict; the orchestrator knows the types. Raises InvalidRequest."""
+    fields = {}
+    for position, item in enumerate(filterable):
+        name, equals, kind = item.partition("=")
+        if not (name and equals and kind):
+            field, description = f"filterable[{position}]", f"expected NAME=TYPE, got {item!r:.80}"
+            raise InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
+        fields[name] = kind
+    return fields
+
+
+async def _timestamps(caller: Caller, collection: str, fields: dict[str, str], *, create: bool) -> frozenset[str]:
+    """The metadata that are moments: JSON has none, so they come as text. Raises NotFound."""
+    given = {name for name, kind in fields.items() if kind == "timestamp"}
+    try:
+        found = await caller.call(caller.upstream.retrieval.GetCollection, pb.GetCollectionRequest(name=collection))
+    except NotFound:
+        if not create:
+            raise
+        return frozenset(given)
+    stored = {one.name for one in found.collection.schema.metadata_fields if metadata_type(one.type) == "timestamp"}
+    return frozenset(given | stored)

@@ -1,0 +1,167 @@
+"""The shape of text-embeddings-inference."""
+
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+import numpy as np
+from fastapi import APIRouter
+from pydantic import Field
+from sluice.common.v1 import model_pb2
+from sluice.embedding.v1 import embedding_service_pb2 as pb
+from sluice.errors import InvalidRequest, NotFound, Violation
+from starlette.responses import Response
+
+from services.core.arrays import F32
+from services.core.similarity import unit
+from services.gateway.answers import json_response
+from services.gateway.body import Body
+from services.gateway.embedding import DENSE, MULTI_VECTOR, SPARSE, Embedded, Inputs, Wish, embed, texts_of
+from services.gateway.errors import Refused
+from services.gateway.reranking import Rerank, rerank
+from services.gateway.upstream import Called, Caller
+
+router = APIRouter(tags=["TEI"])
+
+Direction = Literal["left", "right", "Left", "Right"]
+_ROLES: Final = {
+    "query": model_pb2.TEXT_ROLE_QUERY,
+    "document": model_pb2.TEXT_ROLE_DOCUMENT,
+    "passage": model_pb2.TEXT_ROLE_DOCUMENT,
+}
+_UNIT_LENGTH_TOLERANCE: Final = 1e-3
+
+
+class Truncating(Body):
+    """What to do with texts over the model's limit."""
+
+    truncate: bool | None = None
+    """Cut them, which is the default; false refuses them."""
+    truncation_direction: Direction = "right"
+    """Where they are cut."""
+
+    def truncation(self) -> model_pb2.Truncation.ValueType:
+        """The same in our words."""
+        if self.truncate is False:
+            return model_pb2.TRUNCATION_REFUSE
+        is_left = self.truncation_direction.lower() == "left"
+        return model_pb2.TRUNCATION_START if is_left else model_pb2.TRUNCATION_END
+
+
+class EmbedRequest(Truncating):
+    """Texts to embed."""
+
+    inputs: Inputs
+    """A text, or several. Token ids are refused."""
+    prompt_name: str | None = Field(None, max_length=64)
+    """`query`, `document` or `passage`: what the texts are, to models with prompts; documents unless given."""
+    normalize: bool = True
+    """Vectors of unit length. False is refused by models whose vectors have it anyway."""
+    dimensions: int = Field(0, ge=0, le=65_536)
+    """Length of the vectors; 0 means all."""
+
+
+class RerankRequest(Truncating):
+    """Texts to rerank."""
+
+    query: str
+    """The question."""
+    texts: list[str]
+    """1 to 1,024 texts."""
+    raw_scores: bool = False
+    """The model's own logits."""
+    return_text: bool = False
+    """Return the texts too."""
+
+
+@router.post("/embed")
+async def embed_dense(body: EmbedRequest, caller: Called) -> Response:
+    """One vector a text."""
+    embedded = await _embedded(body, caller, DENSE)
+    vectors = np.stack(embedded.dense)
+    return json_response(list(_normalized(vectors) if body.normalize else _as_given(vectors)))
+
+
+@router.post("/embed_sparse")
+async def embed_sparse(body: EmbedRequest, caller: Called) -> Response:
+    """Weighted terms of each text."""
+    embedded = await _embedded(body, caller, SPARSE)
+    rows = [
+        [{"index": index, "value": weight} for index, weight in zip(indices.tolist(), weights, strict=True)]
+        for indices, weights in embedded.sparse
+    ]
+    return json_response(rows)
+
+
+@router.post("/embed_all")
+async def embed_all(body: EmbedRequest, caller: Called) -> Response:
+    """One vector a token of each text, without special tokens."""
+    return json_response((await _embedded(body, caller, MULTI_VECTOR)).multi_vector)
+
+
+@router.post("/rerank")
+async def rerank_texts(body: RerankRequest, caller: Called) -> Response:
+    """Texts by relevance."""
+    wish = Rerank("", body.query, body.texts, raw_scores=body.raw_scores, truncation=body.truncation())
+    ranked = await rerank(caller, wish)
+    results = [
+        {"index": one.index, "score": one.score} | ({"text": body.texts[one.index]} if body.return_text else {})
+        for one in ranked.results
+    ]
+    return json_response(results)
+
+
+@router.get("/info")
+async def info(caller: Called) -> Response:
+    """The embedding model: the first by name, when several are served."""
+    listed = await caller.call(caller.upstream.embedding.ListModels, pb.ListModelsRequest())
+    if not listed.models:
+        raise NotFound("no embedding model is served")
+    return json_response(_described(listed.models[0], caller))
+
+
+def _described(model: pb.EmbeddingModel, caller: Caller) -> dict[str, Any]:
+    settings = caller.upstream.settings
+    return {
+        "model_id": model.model.name,
+        "model_sha": model.model.digest,
+        "model_dtype": model.variant,
+        "model_type": {"embedding": {"pooling": "in the graph"}},
+        "max_concurrent_requests": settings.max_connections,
+        "max_input_length": model.max_token_count,
+        "max_batch_tokens": 0,
+        "max_batch_requests": None,
+        "max_client_batch_size": settings.max_inputs,
+        "auto_truncate": True,
+        "tokenization_workers": 1,
+        "version": version("sluice-search"),
+        "sha": None,
+        "docker_label": None,
+    }
+
+
+async def _embedded(body: EmbedRequest, caller: Caller, kind: pb.Representation.ValueType) -> Embedded:
+    most = caller.upstream.settings.max_inputs
+    if not isinstance(body.inputs, str) and len(body.inputs) > most:
+        raise Refused(413, f"inputs: expected at most {most:,}, got {len(body.inputs):,}")
+    role = _ROLES.get(body.prompt_name or "document")
+    if role is None:
+        raise _unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
+    texts = texts_of(body.inputs, field="inputs", most=most)
+    return await embed(caller, texts, Wish("", role, kind, body.truncation(), body.dimensions))
+
+
+def _normalized(vectors: F32) -> F32:
+    """Unit length, which most models give already: then not a bit is touched."""
+    lengths = np.linalg.norm(vectors, axis=1)
+    return vectors if np.abs(lengths - 1).max() < _UNIT_LENGTH_TOLERANCE else unit(vectors)
+
+
+def _as_given(vectors: F32) -> F32:
+    """The vectors as the model gives them. Raises InvalidRequest when it gives nothing but unit length."""
+    if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < _UNIT_LENGTH_TOLERANCE:
+        raise _unfit("normalize", "expected true, since this model's vectors have unit length, got false")
+    return vectors
+
+
+def _unfit(name: str, description: str) -> InvalidRequest:
+    return InvalidRequest(f"{name}: {description}", violations=[Violation(name, description)])

@@ -1,0 +1,58 @@
+"""Metrics pages of other servers, read as the console needs them.
+
+Rule: only addresses from the settings are read, never one from a request.
+"""
+
+import urllib.request
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+_TIMEOUT_S: Final = 2.0
+_MAX_PAGE_BYTES: Final = 8 * 2**20
+_WANTED: Final = (
+    "grpc_server_handled_total",
+    "grpc_server_handling_seconds",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "sluice_cache_total",
+    "sluice_calls_in_flight",
+    "sluice_documents_indexed_total",
+    "sluice_live_candidates_total",
+    "sluice_queue_seconds",
+    "sluice_ready",
+    "sluice_refused_total",
+    "sluice_searches_total",
+    "sluice_server_info",
+    "sluice_tokens_total",
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One number of a page."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+def read(address: str) -> list[Sample]:
+    """The readings of the page at HOST:PORT that are worth drawing. Raises OSError when it does not answer."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
+        text = answer.read(_MAX_PAGE_BYTES).decode(errors="replace")
+    try:
+        return samples(text)
+    except ValueError as error:
+        raise OSError(f"{address}: not a page of metrics: {error}") from error
+
+
+def samples(text: str) -> list[Sample]:
+    """The readings of a page that are worth drawing. Raises ValueError when it is none."""
+    return [
+        Sample(sample.name, dict(sample.labels), sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(_WANTED) and not sample.name.endswith("_created")
+    ]
