@@ -27,7 +27,7 @@ def application(settings: GatewaySettings, upstream: Upstream) -> FastAPI:
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logging": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.upstream = upstream
     app.state.settings = settings
@@ -74,7 +74,7 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 
 def _expected(message: str, given: object) -> str:
-    """pydantic's words in ours: `expected a valid string, got 3`."""
+    """The words of pydantic in ours: `expected a valid string, got 3`."""
     said = message.removeprefix("Input should be ")
     return f"expected {said}, got {given!r:.60}" if said != message else f"{message[0].lower()}{message[1:]}"
 
