@@ -1,0 +1,63 @@
+// What each stage did, and when. The answer tells how long each took; when each began follows from how a search runs:
+// embedding first, retrievers side by side once they have their vectors, then one stage after the other.
+
+import { h } from "./dom.js";
+import { count, time } from "./words.js";
+
+/** The stages as bars over the time of the whole search. `kinds` says of each stage what it does. */
+export function waterfall(answer, kinds) {
+  const rows = placed(answer.stages, kinds);
+  const whole = Math.max(answer.duration_s, ...rows.map((row) => row.end)) || 1;
+  return h(
+    "section",
+    { class: "waterfall", "aria-label": "Stages" },
+    h("h2", {}, "Stages", h("span", {}, time(answer.duration_s))),
+    h("ol", {}, rows.map((row) => bar(row, whole))),
+    h(
+      "p",
+      { class: "fine" },
+      `pipeline ${answer.pipeline} · version ${count(answer.collection_version)}`,
+      answer.models.length ? ` · ${[...new Set(answer.models)].join(", ")}` : "",
+    ),
+  );
+}
+
+/** A sentence for an answer that is not all it could be; null for a full one. */
+export function degraded(answer) {
+  if (!answer.degraded) return null;
+  const late = answer.stages.filter((stage) => stage.status !== "ok");
+  return h(
+    "div",
+    { class: "notice warn", role: "status", "data-testid": "degraded" },
+    h("strong", {}, "Degraded. "),
+    late.map((stage) => `${stage.name} was ${stage.status === "skipped" ? "left out" : "cut short"}. `),
+    `The order is that of the stages before. ${Math.round(answer.coverage * 100)} % of the planned work is behind it.`,
+    h("small", {}, late.map((stage) => stage.reason).join("; ")),
+  );
+}
+
+function placed(stages, kinds) {
+  let now = 0;
+  let ready = 0;
+  return stages.map((stage) => {
+    const isBeside = kinds[stage.name] === "retrieve";
+    const start = isBeside ? ready : now;
+    const end = start + stage.duration_s;
+    now = Math.max(now, end);
+    if (!isBeside) ready = now;
+    return { ...stage, start, end };
+  });
+}
+
+function bar(stage, whole) {
+  const given = stage.given_count ? `${count(stage.given_count)} → ` : "";
+  const counts = stage.kept_count || stage.given_count ? `${given}${count(stage.kept_count)}` : "";
+  return h(
+    "li",
+    { class: `stage ${stage.status}`, title: stage.reason || null },
+    h("span", { class: "name" }, stage.name),
+    h("span", { class: "counts", title: "candidates in → out" }, counts),
+    h("span", { class: "took" }, stage.status === "ok" ? time(stage.duration_s) : stage.status),
+    h("span", { class: "track" }, h("span", { class: "bar", "--from": stage.start / whole, "--part": stage.duration_s / whole })),
+  );
+}
