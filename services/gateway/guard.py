@@ -11,7 +11,8 @@ from time import perf_counter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from sluice.errors import SluiceError
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import SluiceError, Unavailable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +33,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
         self._app = app
         self._settings = settings
+        self._held_bytes = 0
         is_local = settings.listen.rpartition(":")[0] in _LOOPBACK
         self._hosts = frozenset(settings.hosts or (_LOOPBACK if is_local else ()))
 
@@ -66,8 +68,12 @@ class Guard:
             stream = _Stream(receive, self._settings.body_timeout_s)
             await _until_gone(self._app(scope, stream.receive, send), stream.gone())
             return
-        body = await self._body(headers, receive)
-        await _until_gone(self._app(scope, _given(body, receive), send), receive())
+        body = bytearray()
+        try:
+            await self._read(headers, receive, body)
+            await _until_gone(self._app(scope, _given(bytes(body), receive), send), receive())
+        finally:
+            self._held_bytes -= len(body)
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """Raise Refused for a name that is not ours."""
@@ -78,26 +84,28 @@ class Guard:
         if name not in self._hosts:
             raise Refused(421, f"host: expected {', '.join(sorted(self._hosts))}, got {name!r:.80}: see --hosts")
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The whole body. Raises Refused when it is too large or too slow."""
+    async def _read(self, headers: Mapping[str, str], receive: Receive, body: bytearray) -> None:
+        """Read the whole body into `body`. Raises Refused when it is too large or too slow, Unavailable without room."""
         most = self._settings.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
             raise Refused(413, f"expected a body of at most {most:,} bytes, got {int(length):,}")
-        parts, size, more = [], 0, True
-        in_time = asyncio.timeout(self._settings.body_timeout_s)
+        more = True
         try:
-            async with in_time:
+            async with asyncio.timeout(self._settings.body_timeout_s):
                 while more:
                     message = await receive()
                     more = _expect_part(message).get("more_body", False)
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most:
+                    part = message.get("body", b"")
+                    body += part
+                    self._held_bytes += len(part)
+                    if len(body) > most:
                         raise Refused(413, f"expected a body of at most {most:,} bytes, got more")
+                    if self._held_bytes > self._settings.max_held_bytes:
+                        reason = ErrorReason.ERROR_REASON_OVERLOADED
+                        raise Unavailable("too many large requests at once", reason=reason, retry_after_s=1.0)
         except TimeoutError:
             raise Refused(408, f"expected the body within {self._settings.body_timeout_s:g} s") from None
-        return b"".join(parts)
 
 
 class _Stream:

@@ -47,6 +47,9 @@ class GatewaySettings(ServerSettings):
     head_timeout_s: float = Field(10.0, gt=0, le=600)
     """Longest time from a connection's start, or a request's first byte, to the end of its headers, in seconds."""
 
+    max_held_bytes: int = Field(256 * 2**20, ge=2**20, le=2**40)
+    """Most bytes of bodies held at once, of all requests together; one more is answered with 503."""
+
     body_timeout_s: float = Field(30.0, gt=0, le=3600)
     """Longest time for a body to arrive, in seconds; of a stream of documents, between two parts of it."""
 
@@ -54,7 +57,7 @@ class GatewaySettings(ServerSettings):
     """Seconds that a connection may be idle between requests. Above the 60 s that load balancers keep theirs."""
 
     max_connections: int = Field(1024, ge=1, le=65_536)
-    """Most connections at once; more are answered with 503. With the largest body each may hold 16 MiB."""
+    """Most connections at once; more are answered with 503."""
 
     max_inputs: int = Field(2048, ge=1, le=65_536)
     """Most texts in one request to embed. 2,048 is what OpenAI takes. More than 256 are sent on in several calls."""

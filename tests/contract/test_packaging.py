@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BASE = {"grpcio", "googleapis-common-protos", "grpcio-health-checking", "protobuf", "rich", "typer"}
+SHIPPED_TYPES = (".py", ".pyi", ".yaml", ".typed", ".html", ".css", ".js", ".svg")
 # What the base install does not have (pydantic it has, through typer), and the parts of ours that need it.
 HEAVY = "numpy pydantic_settings yaml onnxruntime faiss tokenizers torch prometheus_client services export"
 IMPORT_LIGHT = f"""
@@ -89,7 +90,7 @@ def test_every_package_is_pinned_to_one_version() -> None:
 
 def test_every_package_that_make_setup_asks_for_is_pinned() -> None:
     extras = project()["project"]["optional-dependencies"]
-    asked = [extras[extra] for extra in ("serving", "cpu", "export", "demo", "loadtest", "dev")]
+    asked = [extras[extra] for extra in ("serving", "gateway", "cpu", "export", "demo", "loadtest", "dev")]
     names = {name_of(requirement) for requirement in chain(project()["project"]["dependencies"], *asked)}
     assert names - set(pins()) == set()
 
@@ -128,7 +129,7 @@ def test_wheel_has_all_that_runs_and_no_tests(wheel: Path) -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
     known = [name.removeprefix("protos/python/") for name in listed.stdout.splitlines() if (ROOT / name).exists()]
     shipped = ("sluice/", "services/", "export/", "loadtest/")
-    wanted = {name for name in known if name.startswith(shipped) and name.endswith((".py", ".pyi", ".yaml", ".typed"))}
+    wanted = {name for name in known if name.startswith(shipped) and name.endswith(SHIPPED_TYPES)}
     assert wanted - names == set()
     assert not [name for name in names if name.startswith(("tests/", "k8s/", "protos/"))]
 

@@ -35,12 +35,12 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def port() -> str:
-    """The first of four ports in a row that are free."""
+    """The first of nine ports in a row that are free."""
     while True:
         with ExitStack() as held:
             first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
             try:
-                for offset in range(1, 4):
+                for offset in range(1, 9):
                     held.enter_context(socket.create_server(("127.0.0.1", first + offset)))
             except (OSError, OverflowError):
                 continue
@@ -58,9 +58,10 @@ def test_up_detached_serves_until_down(tiny_bi_encoder: Path, home: Path, port: 
     up = ["up", "--bundle", str(tiny_bi_encoder), "--port", port, "--detach"]
     started = sluice(*up, home=home)
     assert started.returncode == 0, started.stderr
-    assert started.stdout.count("healthy") == 4
+    assert started.stdout.count("healthy") == 5
+    assert f"console: http://127.0.0.1:{int(port) + 4}" in started.stdout
     processes = running(home)
-    assert [process.name for process in processes] == ["embedding", "retrieval", "reranking", "orchestrator"]
+    assert [process.name for process in processes] == ["embedding", "retrieval", "reranking", "orchestrator", "gateway"]
     assert {process.health() for process in processes} == {"SERVING"}
 
     corpus = home / "corpus.jsonl"
@@ -88,7 +89,7 @@ def test_up_in_front_stops_all_when_it_is_stopped(
         assert process.stdout is not None
         assert any("^C stops it" in line for line in process.stdout)
         services = running(home)
-        assert len(services) == 4
+        assert len(services) == 5
         process.send_signal(number)
         assert process.wait(60) == 0
     assert not any(service.is_alive() for service in services)

@@ -1,8 +1,8 @@
 from datetime import UTC, datetime
 
 import pytest
-from sluice.client.jsonl import Unreadable, documents
 from sluice.client import Document
+from sluice.client.jsonl import Unreadable, documents
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ function item(result, rank, wanted, moved) {
       {},
       h("h3", {}, title || id, moved?.(id, rank) ?? null),
       body,
-      h("p", { class: "facts" }, standings(result.standings), Object.entries(metadata).map(fact), idOf(id, title)),
+      h("p", { class: "facts" }, standings(result.standings), Object.entries(metadata).sort().map(fact), idOf(id, title)),
     ),
     h("span", { class: "score", title: "Score of the last stage. Scores of different searches do not compare." }, short(result.score)),
   );

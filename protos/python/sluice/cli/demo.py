@@ -14,7 +14,7 @@ from sluice.cli.console import CommandFailed, err, out
 from sluice.cli.documents import Tally, follow
 from sluice.cli.pydocs import corpus
 from sluice.cli.search import render
-from sluice.cli.system import DEFAULT_PORT, Plan, Process, running, stop
+from sluice.cli.system import DEFAULT_PORT, LAST_PORT, Plan, Process, running, stop
 from sluice.cli.up import start_system
 from sluice.client import SearchClient
 
@@ -40,7 +40,7 @@ def demo(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65_532, help="The orchestrator's; the others take the next three.")
+        int, typer.Option(min=1, max=LAST_PORT, help="The orchestrator's; the others take the next eight.")
     ] = DEFAULT_PORT,
     variant: options.Variant = options.DEFAULT_VARIANT,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the system running: `sluice down` stops it.")] = False,
@@ -59,7 +59,10 @@ def demo(
             out.print("stopping the system; --keep leaves it running")
             stop(processes, home)
     if keep:
-        out.print(f'The system runs. Try:  sluice search "…" --top-k 3     Stop it:  sluice down --home {home}')
+        console = f"     Look at it:  http://{plan.address('gateway')}" if plan.gateway else ""
+        out.print(
+            f'The system runs. Try:  sluice search "…" --top-k 3     Stop it:  sluice down --home {home}{console}'
+        )
 
 
 def demo_corpus() -> None:

@@ -1,4 +1,4 @@
-"""The four services as processes of this machine: start, wait until healthy, find again, stop.
+"""The four services and the gateway as processes of this machine: start, wait until healthy, find again, stop.
 
 HOME/bundles/NAME/VERSION/   models
 HOME/data/                   what retrieval stores
@@ -12,9 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +36,17 @@ _HEALTH_NAMES: Final = {
     "reranking": "sluice.reranking.v1.RerankingService",
     "orchestrator": "sluice.search.v1.SearchService",
 }
-_PORT_OFFSETS: Final = {"orchestrator": 0, "embedding": 1, "retrieval": 2, "reranking": 3}
+_PORT_OFFSETS: Final = {"orchestrator": 0, "embedding": 1, "retrieval": 2, "reranking": 3, "gateway": 4}
+# Behind those, the metrics pages of the four services, which the gateway's console draws.
+_METRICS_OFFSET: Final = 5
 DEFAULT_PORT: Final = 50050
+LAST_PORT: Final = 65_535 - _METRICS_OFFSET - 3
+_GATEWAY_NEEDS: Final = ("fastapi", "httptools", "orjson", "uvicorn")
+
+
+def has_gateway() -> bool:
+    """Whether the extra `gateway` is installed."""
+    return all(find_spec(module) is not None for module in _GATEWAY_NEEDS)
 
 
 @dataclass(frozen=True)
@@ -48,10 +60,15 @@ class Plan:
     port: int = DEFAULT_PORT
     pipelines: Path | None = None
     variant: str = "auto"
+    gateway: bool = field(default_factory=has_gateway)
 
     def address(self, name: str) -> str:
         """Where a service serves: the orchestrator at `port`, the others behind it."""
         return f"{self.host}:{self.port + _PORT_OFFSETS[name]}"
+
+    def metrics(self, name: str) -> str:
+        """Where a service has its metrics page."""
+        return f"{self.host}:{self.port + _METRICS_OFFSET + _PORT_OFFSETS[name]}"
 
     def commands(self) -> dict[str, list[str]]:
         """The command line of each service, by name, in the order to start them."""
@@ -62,6 +79,11 @@ class Plan:
             "reranking": ["--bundles", str(self.reranking_bundle), "--variant", self.variant],
             "orchestrator": downstream + ([f"--pipelines={self.pipelines}"] if self.pipelines else []),
         }
+        for name, own in arguments.items():
+            own += ["--metrics-listen", self.metrics(name)]
+        if self.gateway:
+            scraped = [f"--scrape={name}={self.metrics(name)}" for name in arguments]
+            arguments["gateway"] = [f"--orchestrator={self.address('orchestrator')}", *downstream, *scraped]
         # -P: a folder `services` where the command is called must not be taken for ours.
         return {
             name: [sys.executable, "-P", "-m", f"services.{name}", "--listen", self.address(name), *own]
@@ -87,6 +109,8 @@ class Process:
 
     def health(self, timeout_s: float = 2.0) -> str:
         """`SERVING`, or what else its health check says; the status code's name when there is no answer."""
+        if self.name == "gateway":
+            return _http_health(self.address, timeout_s)
         return health(self.name, self.address, timeout_s)
 
     def signal(self, number: int) -> None:
@@ -106,6 +130,17 @@ def health(name: str, address: str, timeout_s: float = 2.0) -> str:
         except grpc.RpcError as error:
             return from_rpc_error(error).code.name
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _http_health(address: str, timeout_s: float) -> str:
+    """`SERVING` when a gateway says that it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/health", timeout=timeout_s):
+            return "SERVING"
+    except urllib.error.HTTPError:
+        return "NOT_SERVING"
+    except OSError:
+        return "UNAVAILABLE"
 
 
 def running(home: Path) -> list[Process]:
@@ -137,7 +172,7 @@ def start(plan: Plan) -> Iterator[Process]:
 
 
 def stop(processes: Sequence[Process], home: Path) -> None:
-    """Stop processes kindly, the orchestrator first; kill what is still there after its grace."""
+    """Stop processes kindly, those that call others first; kill what is still there after its grace."""
     for process in reversed(processes):
         process.signal(signal.SIGTERM)
     deadline = time.monotonic() + _STOP_S

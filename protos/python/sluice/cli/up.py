@@ -12,7 +12,7 @@ import typer
 
 from sluice.cli import options
 from sluice.cli.console import CommandFailed, err, out
-from sluice.cli.system import DEFAULT_PORT, Plan, Process, health, running, start, stop
+from sluice.cli.system import DEFAULT_PORT, LAST_PORT, Plan, Process, health, running, start, stop
 
 _NEEDED: Final = ("faiss", "numpy", "onnxruntime", "prometheus_client", "pydantic_settings", "tokenizers", "yaml")
 
@@ -34,7 +34,7 @@ def up(
     ] = None,
     home: options.Home = options.DEFAULT_HOME,
     port: Annotated[
-        int, typer.Option(min=1, max=65_532, help="The orchestrator's; the others take the next three.")
+        int, typer.Option(min=1, max=LAST_PORT, help="The orchestrator's; the others take the next eight.")
     ] = DEFAULT_PORT,
     pipelines: Annotated[Path | None, typer.Option(metavar="FILE", help="Pipelines, YAML.")] = None,
     variant: options.Variant = options.DEFAULT_VARIANT,
@@ -42,7 +42,7 @@ def up(
         bool, typer.Option("--detach", "-d", help="Leave the system running: `sluice down` stops it.")
     ] = False,
 ) -> None:
-    """Start the four services on this machine, and stop them with ^C.
+    """Start the four services on this machine, and the gateway with its console; stop them with ^C.
 
     [bold]Examples[/]
 
@@ -109,6 +109,8 @@ def start_system(plan: Plan) -> list[Process]:
     for process in start(plan):
         out.print(f"{process.name:<13} {process.address:<22} healthy after {time.monotonic() - began:.1f} s")
         processes.append(process)
+    if plan.gateway:
+        out.print(f"console: http://{plan.address('gateway')}", soft_wrap=True)
     return processes
 
 
