@@ -85,7 +85,7 @@ class Guard:
             raise Refused(421, f"host: expected {', '.join(sorted(self._hosts))}, got {name!r:.80}: see --hosts")
 
     async def _read(self, headers: Mapping[str, str], receive: Receive, body: bytearray) -> None:
-        """Read the whole body into `body`. Raises Refused when it is too large or too slow, Unavailable without room."""
+        """Read the whole body into `body`. Raises Refused for too large or too slow, Unavailable without room."""
         most = self._settings.max_body_bytes
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
