@@ -36,6 +36,8 @@ _STATUSES: Final[Mapping[grpc.StatusCode, int]] = {
 _TEI_STATUSES: Final = {400: 422, 409: 424, 500: 424}
 _TEI_TYPES: Final = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 _TEI_PATHS: Final = ("/embed", "/embed_sparse", "/embed_all", "/rerank", "/tokenize", "/decode", "/info")
+# Refusals of bodies: what of them is still to come must not be read.
+_UNREAD: Final = (408, 413)
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # What the services call the fields that the shapes call otherwise.
 _OPENAI_NAMES: Final = {"texts": "input"}
@@ -169,6 +171,8 @@ def _headers(error: SluiceError, status: int) -> dict[str, str]:
         # Whole seconds are all that Retry-After knows; OpenAI's clients read the milliseconds.
         milliseconds = max(1, math.ceil(1000 * error.retry_after_s))
         return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+    if status in _UNREAD:
+        return {"connection": "close"}
     return {"www-authenticate": "Bearer"} if status == 401 else {}
 
 
