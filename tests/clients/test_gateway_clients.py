@@ -1,0 +1,240 @@
+"""The gateway against clients that nobody here wrote: the packages of OpenAI and Cohere, as they are."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cohere
+import httpx
+import numpy as np
+import openai
+import pytest
+from sluice.client import EmbeddingClient, RerankingClient
+
+from tests.support.gateway import events, gateway_of
+from tests.support.system import System, running_system
+
+pytestmark = pytest.mark.slow
+
+QUERY = "how do I read a csv file?"
+DOCUMENTS = ["Boil the water for the tea.", "csv.reader reads rows of a CSV file.", "A queue of items."]
+
+
+@pytest.fixture(scope="module")
+def system(minilm_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_system(tmp_path_factory.mktemp("gateway"), minilm_bundle) as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
+def base(system: System) -> Iterator[str]:
+    """The gateway's URL."""
+    with gateway_of(system) as process:
+        yield f"http://{process.address}"
+
+
+@pytest.fixture
+def http(base: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=base, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def model(http: httpx.Client) -> str:
+    name: str = http.get("/v1/models").json()["data"][0]["id"]
+    return name
+
+
+def native(system: System, texts: list[str]) -> Any:
+    with EmbeddingClient(system.processes["embedding"].address) as client:
+        return np.asarray(client.embed(texts, role="document").dense)
+
+
+def test_openai_embeds_as_grpc_does(base: str, model: str, system: System) -> None:
+    with openai.OpenAI(base_url=f"{base}/v1", api_key="none") as client:
+        answer = client.embeddings.create(model=model, input=DOCUMENTS)
+        np.testing.assert_allclose([one.embedding for one in answer.data], native(system, DOCUMENTS), atol=1e-6)
+        assert answer.usage.total_tokens > 10
+        floats = client.embeddings.create(model=model, input=DOCUMENTS[0], encoding_format="float")
+        np.testing.assert_allclose(floats.data[0].embedding, answer.data[0].embedding, atol=1e-6)
+        as_query = client.embeddings.create(model=model, input=QUERY, extra_body={"input_type": "query"})
+        assert len(as_query.data[0].embedding) == 384
+        assert [one.id for one in client.models.list()] == [model]
+
+
+def test_openai_asks_for_base64_unless_told_otherwise(base: str, model: str) -> None:
+    sent: list[Any] = []
+    with openai.OpenAI(base_url=f"{base}/v1", api_key="none") as client:
+        real = client.post
+
+        def seen(path: str, *, body: Any = None, **options: Any) -> Any:
+            sent.append(body)
+            return real(path, body=body, **options)
+
+        client.embeddings._post = seen
+        client.embeddings.create(model=model, input="a")
+    assert sent[0]["encoding_format"] == "base64"
+
+
+@pytest.mark.parametrize(
+    ("changes", "raised", "param"),
+    [
+        ({"model": "text-embedding-3-small"}, openai.NotFoundError, "model"),
+        ({"dimensions": 100}, openai.BadRequestError, "dimensions"),
+        ({"input": [f"text {number}" for number in range(300)] + [" "]}, openai.BadRequestError, "input[300]"),
+        ({"input": ["a"] * 2049}, openai.BadRequestError, "input"),
+    ],
+)
+def test_openai_raises_what_it_raises_elsewhere(
+    base: str, model: str, changes: dict[str, Any], raised: type[openai.APIStatusError], param: str
+) -> None:
+    with openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client:
+        with pytest.raises(raised) as caught:
+            client.embeddings.create(**{"model": model, "input": "a", **changes})
+        assert caught.value.param == param
+
+
+def test_openai_from_asyncio(base: str, model: str) -> None:
+    async def embed() -> int:
+        async with openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="none") as client:
+            answers = await asyncio.gather(
+                *(client.embeddings.create(model=model, input=f"text {number}") for number in range(20))
+            )
+            return len({tuple(answer.data[0].embedding) for answer in answers})
+
+    assert asyncio.run(embed()) == 20
+
+
+def test_cohere_embeds_in_all_its_forms(base: str, model: str, system: System) -> None:
+    forms = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+    with httpx.Client(trust_env=False) as own:
+        client = cohere.ClientV2(api_key="none", base_url=base, httpx_client=own)
+        answer = client.embed(model=model, input_type="search_document", texts=DOCUMENTS, embedding_types=forms)
+    vectors = native(system, DOCUMENTS)
+    found = answer.embeddings
+    np.testing.assert_allclose(np.array(found.float_), vectors, atol=1e-6)
+    decoded = [np.frombuffer(base64.b64decode(row), "<f4") for row in found.base64 or ()]
+    np.testing.assert_allclose(decoded, vectors, atol=1e-6)
+    assert found.int8 is not None
+    assert found.ubinary is not None
+    assert found.binary is not None
+    assert found.uint8 is not None
+    cosines = [np.dot(a, b) / np.linalg.norm(a) for a, b in zip(np.array(found.int8, "f4"), vectors, strict=True)]
+    assert min(cosines) > 0.999
+    assert np.array_equal(np.array(found.uint8) - 128, found.int8)
+    assert np.array_equal(np.unpackbits(np.array(found.ubinary, np.uint8), axis=1), vectors > 0)
+    assert np.array_equal(np.array(found.binary) + 128, found.ubinary)
+
+
+def test_cohere_reranks_as_grpc_does(base: str, model: str, system: System) -> None:
+    with RerankingClient(system.processes["reranking"].address) as direct:
+        wanted = [(one.index, one.score) for one in direct.rerank(QUERY, DOCUMENTS)]
+    with httpx.Client(trust_env=False) as own:
+        client = cohere.ClientV2(api_key="none", base_url=base, httpx_client=own)
+        found = client.rerank(model=model, query=QUERY, documents=DOCUMENTS)
+        assert [one.index for one in found.results] == [index for index, _ in wanted]
+        np.testing.assert_allclose([one.relevance_score for one in found.results], [s for _, s in wanted], atol=1e-5)
+        assert len(client.rerank(model=model, query=QUERY, documents=DOCUMENTS, top_n=1).results) == 1
+        assert len(client.rerank(model=model, query=QUERY, documents=DOCUMENTS, top_n=9).results) == 3
+        with pytest.raises(cohere.NotFoundError):
+            client.rerank(model="unknown", query=QUERY, documents=DOCUMENTS)
+        with pytest.raises(cohere.BadRequestError):
+            client.rerank(model=model, query=" ", documents=DOCUMENTS)
+
+
+def test_cohere_of_version_1_and_jina_share_a_path(base: str, model: str, http: httpx.Client) -> None:
+    with httpx.Client(trust_env=False) as own:
+        client = cohere.Client(api_key="none", base_url=base, httpx_client=own)
+        plain = client.rerank(model=model, query=QUERY, documents=DOCUMENTS)
+        assert [one.document for one in plain.results] == [None] * 3
+        told = client.rerank(model=model, query=QUERY, documents=[{"text": DOCUMENTS[1]}], return_documents=True)
+        assert told.results[0].document is not None
+        assert told.results[0].document.text == DOCUMENTS[1]
+    jina = http.post("/v1/rerank", json={"model": model, "query": QUERY, "documents": DOCUMENTS, "top_n": 2}).json()
+    assert [one["document"]["text"] for one in jina["results"]] == [DOCUMENTS[one["index"]] for one in jina["results"]]
+    assert jina["usage"]["total_tokens"] > 0
+    assert jina["model"] == model
+
+
+def test_tei_speaks_as_it_does_elsewhere(http: httpx.Client, system: System) -> None:
+    vectors = native(system, DOCUMENTS)
+    np.testing.assert_allclose(http.post("/embed", json={"inputs": DOCUMENTS}).json(), vectors, atol=1e-6)
+    np.testing.assert_allclose(http.post("/embed", json={"inputs": DOCUMENTS[0]}).json(), vectors[:1], atol=1e-6)
+    tokens = http.post("/embed_all", json={"inputs": DOCUMENTS}).json()
+    assert {len(row) for text in tokens for row in text} == {384}
+    ranked = http.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS, "return_text": True}).json()
+    assert (ranked[0]["index"], ranked[0]["text"]) == (1, DOCUMENTS[1])
+    refused = http.post("/embed", json={"inputs": "word " * 2000, "truncate": False})
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "Validation")
+    assert http.post("/embed_sparse", json={"inputs": "a"}).status_code == 422
+    info = http.get("/info").json()
+    assert (info["model_id"], info["max_input_length"]) == ("all-MiniLM-L6-v2", 256)
+
+
+LINES = [
+    {"id": "a/1", "title": "Ore", "text": "Ore is washed in a channel.", "metadata": {"year": 1850}},
+    {"id": "b", "text": "A queue of items.", "metadata": {"year": 1999}},
+]
+
+
+def test_documents_are_indexed_found_and_deleted(http: httpx.Client) -> None:
+    there = {"collection": "mining", "create": "true", "filterable": "year=number"}
+    lines = "\n".join([*map(json.dumps, LINES), "no json", '{"text": "no id"}'])
+    told = http.post(
+        "/documents",
+        params=there,
+        content=lines,
+        headers={"content-type": "application/x-ndjson", "accept": "text/event-stream"},
+    )
+    assert told.headers["content-type"] == "text/event-stream"
+    names, data = zip(*events(told.text), strict=True)
+    assert names[0] == "progress"
+    assert names[-1] == "done"
+    assert {name: data[-1][name] for name in ("indexed", "unchanged", "failed")} == {
+        "indexed": 2,
+        "unchanged": 0,
+        "failed": 2,
+    }
+    assert [failure["line"] for failure in data[-1]["failures"]] == [3, 4]
+
+    again = http.post("/documents", params=there, json={"documents": LINES}).json()
+    assert again == {"indexed": 0, "unchanged": 2, "failed": 0, "failures": []}
+    assert http.get("/documents/a/1", params={"collection": "mining"}).json()["title"] == "Ore"
+    assert http.get("/documents/none", params={"collection": "mining"}).status_code == 404
+    [listed] = http.get("/collections").json()["collections"]
+    assert (listed["name"], listed["document_count"], listed["filterable_fields"]) == ("mining", 2, {"year": "number"})
+    assert http.get("/collections/mining").json() == listed
+
+    found = http.post("/search", json={"query": "ore", "collection": "mining", "filter": "year < 1900"}).json()
+    assert [result["document"]["document_id"] for result in found["results"]] == ["a/1"]
+    assert {stage["name"] for stage in found["stages"]} == {"embed", "dense", "rerank"}
+    wrong = http.post("/search", json={"query": "ore", "collection": "mining", "filter": "year <"})
+    assert (wrong.status_code, wrong.json()["error"]["violations"][0]["field"]) == (400, "filter")
+
+    deleted = http.delete("/documents", params={"collection": "mining", "filter": "year > 1900"}).json()
+    assert deleted == {"deleted_count": 1}
+    assert http.delete("/documents", params={"collection": "mining"}).status_code == 400
+
+
+def test_documents_for_nowhere_are_refused_before_they_are_read(http: httpx.Client) -> None:
+    for accept in ("application/json", "text/event-stream"):
+        answer = http.post("/documents?collection=nowhere", json=LINES, headers={"accept": accept})
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (404, "UNKNOWN_COLLECTION")
+    assert http.post("/documents?collection=BAD&create=true", json=LINES).status_code == 400
+    assert http.post("/documents?collection=c&create=true&filterable=year", json=LINES).status_code == 400
+    assert http.post("/documents?collection=c&create=true", json={"text": "a"}).status_code == 400
+    endless = http.post(
+        "/documents?collection=c&create=true", content=b"x" * 2**21, headers={"content-type": "application/jsonl"}
+    )
+    assert endless.status_code == 413
+
+
+def test_the_services_tell_their_health_and_models(http: httpx.Client) -> None:
+    services = {one["name"]: one for one in http.get("/services").json()["services"]}
+    assert {name: one["health"] for name, one in services.items()} == dict.fromkeys(
+        ("orchestrator", "embedding", "retrieval", "reranking"), "SERVING"
+    )
+    assert services["embedding"]["models"][0]["execution_provider"] == "CPUExecutionProvider"
