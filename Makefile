@@ -13,6 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 # Prometheus and promtool, for the tests of metrics and alerts: Debian's package, unpacked, so that no service starts.
 PROMETHEUS := $(VENV)/prometheus/usr/bin/promtool
+# A browser, for the tests of the console.
+CHROMIUM := /usr/bin/chromium
 # The packages of a client in JavaScript, for the tests.
 NODE := $(VENV)/node/.installed
 # A Milvus server for the conformance tests: the package's, unpacked once, 250 MB.
@@ -73,6 +75,13 @@ $(MILVUS): | $(INSTALLED)
 	@{ $(PIP) install --quiet --constraint constraints.txt --no-deps milvus && \
 	   $(BIN)/python -c 'import milvus; milvus._initialize_data_files("$(VENV)/milvus")'; } || \
 	  echo "no Milvus server for this platform: the tests that need it are skipped" >&2
+$(CHROMIUM):
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "== Chromium, for the tests of the console"; \
+	  apt-get update -qq || true; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null || \
+	    echo "no Chromium: the tests that need it are skipped" >&2; \
+	else echo "no Chromium, and not root on Debian: the tests that need it are skipped" >&2; fi
 
 $(PERF_ANALYZER): | $(INSTALLED)
 	@echo "== perf_analyzer, for the test that it drives a server"
@@ -91,7 +100,7 @@ $(LOCUST): | $(INSTALLED)
 	  --editable '.[locust]' || echo "no Locust: the test that needs it is skipped" >&2
 
 .PHONY: demo
-demo: setup ## Export a model, start four services, index Python's documentation, search it
+demo: setup ## Export a model, start the services and the console, index Python's documentation, search it
 	@$(BIN)/sluice demo
 
 .PHONY: up
@@ -104,7 +113,7 @@ down: setup ## Stop the system that `make up` left running
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) ## Run the whole test suite
+test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
 .PHONY: nightly

@@ -4,6 +4,7 @@ import typer
 
 from loadtest.bench import (
     doors,
+    gateway,
     late,
     latency,
     lexical,
@@ -22,6 +23,7 @@ app.command()(throughput.embed)
 app.command()(throughput.rerank)
 app.command()(throughput.variants)
 app.command()(latency.latency)
+app.command()(gateway.gateway)
 app.command()(load.overload)
 app.command()(load.lanes)
 app.command()(start.start)

@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from tests.support.system import System, running_system
 
 pytestmark = pytest.mark.slow
 
+PAGE = (Path(__file__).parents[2] / "services" / "gateway" / "README.md").read_text()
 QUERY = "how do I read a csv file?"
 DOCUMENTS = ["Boil the water for the tea.", "csv.reader reads rows of a CSV file.", "A queue of items."]
 
@@ -238,3 +242,23 @@ def test_the_services_tell_their_health_and_models(http: httpx.Client) -> None:
         ("orchestrator", "embedding", "retrieval", "reranking"), "SERVING"
     )
     assert services["embedding"]["models"][0]["execution_provider"] == "CPUExecutionProvider"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_of_the_page_works(code: str, base: str) -> None:
+    code = code.replace("http://127.0.0.1:50054", base)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_the_commands_of_the_page_work(block: str, base: str, tmp_path: Path) -> None:
+    code = block.replace("http://127.0.0.1:50054", base).replace("curl -s", "curl --fail-with-body -s")
+    result = subprocess.run(["bash", "-ec", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert '"error"' not in result.stdout

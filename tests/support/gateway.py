@@ -49,6 +49,9 @@ async def gateway(embedder: HashingEmbedder | None = None, **settings: Any) -> A
 def gateway_of(system: System, *arguments: str) -> Iterator[ServerProcess]:
     """A gateway process in front of a running system."""
     places = [f"--{name}={process.address}" for name, process in system.processes.items()]
+    ready = {name: process.events() for name, process in system.processes.items()}
+    pages = {name: event["metrics"] for name, log in ready.items() for event in log if event.get("metrics")}
+    places += [f"--scrape={name}={page}" for name, page in pages.items()]
     with running("services.gateway", *places, *arguments) as process:
         yield process
 

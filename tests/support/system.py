@@ -31,15 +31,18 @@ class System:
 
 
 @contextmanager
-def running_system(home: Path, bundle: Path) -> Iterator[System]:
-    """A system with this bundle for embedding and for late interaction; stopped kindly, which must end with 0."""
+def running_system(home: Path, bundle: Path, *shared: str) -> Iterator[System]:
+    """A system with this bundle for embedding and for late interaction; stopped kindly, which must end with 0.
+
+    shared  arguments of all services
+    """
     arguments = {
-        "embedding": ["--bundles", str(bundle)],
-        "reranking": ["--bundles", str(bundle)],
-        "retrieval": ["--data", str(home / "data")],
+        "embedding": ["--bundles", str(bundle), *shared],
+        "reranking": ["--bundles", str(bundle), *shared],
+        "retrieval": ["--data", str(home / "data"), *shared],
     }
     processes = {name: start(f"services.{name}", *own) for name, own in arguments.items()}
-    arguments["orchestrator"] = [f"--{name}={process.address}" for name, process in processes.items()]
+    arguments["orchestrator"] = [*(f"--{name}={process.address}" for name, process in processes.items()), *shared]
     processes["orchestrator"] = start("services.orchestrator", *arguments["orchestrator"])
     system = System(arguments, processes)
     try:
