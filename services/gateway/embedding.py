@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,15 +52,38 @@ class Embedded:
     token_count: int = 0
 
 
-def texts_of(inputs: Inputs, *, field: str, most: int) -> list[str]:
-    """The texts of an input. Raises InvalidRequest for none, too many, and for token ids, which Embed does not take."""
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
-    if not 1 <= len(texts) <= most:
-        raise _unfit(field, f"expected 1 to {most:,} texts, got {len(texts):,}")
-    for text in texts:
-        if not isinstance(text, str):
-            raise _unfit(field, "expected texts, got token ids, which are not taken: send the texts themselves")
-    return [text for text in texts if isinstance(text, str)]
+async def texts_of(caller: Caller, inputs: Inputs, *, field: str, model: str = "") -> list[str]:
+    """The texts of an input. Token ids are decoded by the model, special tokens left out: Embed takes texts.
+
+    Raises InvalidRequest for none, too many, and ids that the model does not have.
+    """
+    most = caller.upstream.settings.max_inputs
+    if isinstance(inputs, str):
+        return [inputs]
+    items: list[Any] = [inputs] if inputs and isinstance(inputs[0], int) else inputs
+    if not 1 <= len(items) <= most:
+        raise _unfit(field, f"expected 1 to {most:,} texts, got {len(items):,}")
+    if isinstance(items[0], str):
+        return items
+    return await decode(caller, items, field=field, model=model)
+
+
+async def decode(
+    caller: Caller, sequences: Sequence[Sequence[int]], *, field: str, model: str = "", skip_special: bool = True
+) -> list[str]:
+    """The texts of token ids. Raises SluiceError, which names `field` and the position among all."""
+    texts: list[str] = []
+    for start in range(0, len(sequences), _CALL_TEXTS):
+        part = sequences[start : start + _CALL_TEXTS]
+        if any(not 0 <= number < 2**32 for ids in part for number in ids):
+            raise _unfit(field, "expected token ids of 0 or more, got one that no vocabulary has")
+        ids = [pb.TokenIds(ids=ids) for ids in part]
+        request = pb.DecodeRequest(model=model, sequences=ids, skip_special_tokens=skip_special)
+        try:
+            texts += (await caller.call(caller.upstream.embedding.Decode, request)).texts
+        except InvalidRequest as error:
+            raise relabelled(error, partial(_sequence, field, start)) from None
+    return texts
 
 
 async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
@@ -122,6 +146,13 @@ def _moved(error: InvalidRequest, start: int) -> InvalidRequest:
     if not start or not error.violations:
         return error
     return relabelled(error, lambda name: re.sub(r"^texts\[(\d+)\]", lambda m: f"texts[{start + int(m[1])}]", name))
+
+
+def _sequence(field: str, start: int, name: str) -> str:
+    """`input[300][2]` of `sequences[44].ids[2]` in the part that begins at 256."""
+    return re.sub(
+        r"^sequences(?:\[(\d+)\])?(?:\.ids)?", lambda m: field + (f"[{start + int(m[1])}]" if m[1] else ""), name
+    )
 
 
 def _unfit(name: str, description: str) -> InvalidRequest:

@@ -90,6 +90,9 @@ def test_openai_asks_for_base64_unless_told_otherwise(base: str, model: str) -> 
         ({"dimensions": 100}, openai.BadRequestError, "dimensions"),
         ({"input": [f"text {number}" for number in range(300)] + [" "]}, openai.BadRequestError, "input[300]"),
         ({"input": ["a"] * 2049}, openai.BadRequestError, "input"),
+        ({"input": [101, 30_522]}, openai.BadRequestError, "input[0][1]"),
+        ({"input": [[101], [-1]]}, openai.BadRequestError, "input"),
+        ({"input": [[101]] * 300 + [[99_999]]}, openai.BadRequestError, "input[300][0]"),
     ],
 )
 def test_openai_raises_what_it_raises_elsewhere(
@@ -176,6 +179,24 @@ def test_tei_speaks_as_it_does_elsewhere(http: httpx.Client, system: System) -> 
     assert http.post("/embed_sparse", json={"inputs": "a"}).status_code == 422
     info = http.get("/info").json()
     assert (info["model_id"], info["max_input_length"]) == ("all-MiniLM-L6-v2", 256)
+
+
+def test_token_ids_mean_their_text(base: str, model: str, http: httpx.Client) -> None:
+    told = http.post("/tokenize", json={"inputs": [DOCUMENTS[0], "tea"], "add_special_tokens": True}).json()
+    assert [token["text"] for token in told[1]] == ["[CLS]", "tea", "[SEP]"]
+    assert told[1][1] == {"id": told[1][1]["id"], "text": "tea", "special": False, "start": 0, "stop": 3}
+    assert told[1][0]["start"] is None
+    ids = [[token["id"] for token in text] for text in told]
+    assert http.post("/decode", json={"ids": ids}).json() == ["boil the water for the tea.", "tea"]
+    assert http.post("/decode", json={"ids": ids[1], "skip_special_tokens": False}).json() == ["[CLS] tea [SEP]"]
+    refused = http.post("/decode", json={"ids": [10**6]})
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "Validation")
+    with openai.OpenAI(base_url=f"{base}/v1", api_key="none") as client:
+        by_ids = client.embeddings.create(model=model, input=ids)
+        by_text = client.embeddings.create(model=model, input=[DOCUMENTS[0], "tea"])
+        for one, other in zip(by_ids.data, by_text.data, strict=True):
+            np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-5)
+        assert len(client.embeddings.create(model=model, input=ids[0]).data) == 1
 
 
 LINES = [

@@ -16,7 +16,7 @@ from services.core.arrays import F32
 from services.core.representation import binarize, quantize_int8
 from services.gateway.answers import json_response
 from services.gateway.body import Body
-from services.gateway.embedding import Wish, embed, texts_of
+from services.gateway.embedding import Wish, embed
 from services.gateway.reranking import Rerank, rerank
 from services.gateway.upstream import Called
 
@@ -95,7 +95,7 @@ class RerankRequest(Body):
 @router.post("/v2/embed")
 async def embed_texts(body: EmbedRequest, caller: Called) -> Response:
     """The vectors of texts, in several forms at once."""
-    texts = texts_of(_texts(body), field="texts", most=_MOST_TEXTS)
+    texts = _texts(body)
     is_query = body.input_type == "search_query"
     wish = Wish(
         body.model,
@@ -130,4 +130,8 @@ def _texts(body: EmbedRequest) -> list[str]:
         description = "expected texts or inputs, and not both; images are not taken"
         raise InvalidRequest(f"texts: {description}", violations=[Violation("texts", description)])
     inputs: Sequence[Input] = body.inputs or ()
-    return body.texts or ["\n".join(part.text for part in one.content) for one in inputs]
+    texts = body.texts or ["\n".join(part.text for part in one.content) for one in inputs]
+    if not 1 <= len(texts) <= _MOST_TEXTS:
+        description = f"expected 1 to {_MOST_TEXTS} texts, got {len(texts)}"
+        raise InvalidRequest(f"texts: {description}", violations=[Violation("texts", description)])
+    return texts

@@ -33,7 +33,7 @@ class EmbeddingsRequest(Body):
     """Texts to embed."""
 
     input: Inputs
-    """A text, or 1 to 2,048. Token ids are refused."""
+    """A text, or 1 to 2,048; or token ids of the model, which are decoded first."""
     model: str = Field(min_length=1, max_length=256)
     """Name of a served model: `/v1/models` lists them."""
     encoding_format: Literal["float", "base64"] = "float"
@@ -47,7 +47,7 @@ class EmbeddingsRequest(Body):
 @router.post("/v1/embeddings")
 async def embeddings(body: EmbeddingsRequest, caller: Called) -> Response:
     """The vectors of texts."""
-    texts = texts_of(body.input, field="input", most=caller.upstream.settings.max_inputs)
+    texts = await texts_of(caller, body.input, field="input", model=body.model)
     wish = Wish(body.model, _ROLES[body.input_type], dimensions=body.dimensions)
     embedded = await embed(caller, texts, wish)
     written = _base64 if body.encoding_format == "base64" else _as_it_is

@@ -15,7 +15,7 @@ from services.core.arrays import F32
 from services.core.similarity import unit
 from services.gateway.answers import json_response
 from services.gateway.body import Body
-from services.gateway.embedding import DENSE, MULTI_VECTOR, SPARSE, Embedded, Inputs, Wish, embed, texts_of
+from services.gateway.embedding import DENSE, MULTI_VECTOR, SPARSE, Embedded, Inputs, Wish, decode, embed, texts_of
 from services.gateway.errors import Refused
 from services.gateway.reranking import Rerank, rerank
 from services.gateway.upstream import Called, Caller
@@ -28,6 +28,7 @@ _ROLES: Final = {
     "document": model_pb2.TEXT_ROLE_DOCUMENT,
     "passage": model_pb2.TEXT_ROLE_DOCUMENT,
 }
+_PROMPTS: Final = {"": model_pb2.TEXT_ROLE_UNSPECIFIED, **_ROLES}
 _UNIT_LENGTH_TOLERANCE: Final = 1e-3
 
 
@@ -51,7 +52,7 @@ class EmbedRequest(Truncating):
     """Texts to embed."""
 
     inputs: Inputs
-    """A text, or several. Token ids are refused."""
+    """A text, or several; or token ids of the model, which are decoded first."""
     prompt_name: str | None = Field(None, max_length=64)
     """`query`, `document` or `passage`: what the texts are, to models with prompts; documents unless given."""
     normalize: bool = True
@@ -71,6 +72,26 @@ class RerankRequest(Truncating):
     """The model's own logits."""
     return_text: bool = False
     """Return the texts too."""
+
+
+class TokenizeRequest(Body):
+    """Texts to split."""
+
+    inputs: str | list[str]
+    """A text, or several."""
+    add_special_tokens: bool = True
+    """Those too that the model is given with a text."""
+    prompt_name: str | None = Field(None, max_length=64)
+    """Whose prompt comes first, `query` or `document`; none unless given."""
+
+
+class DecodeRequest(Body):
+    """Token ids to put together."""
+
+    ids: list[int] | list[list[int]]
+    """Those of a text, or of several."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out."""
 
 
 @router.post("/embed")
@@ -110,6 +131,26 @@ async def rerank_texts(body: RerankRequest, caller: Called) -> Response:
     return json_response(results)
 
 
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, caller: Called) -> Response:
+    """The tokens of each text, with their places in its characters."""
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    role = _PROMPTS.get(body.prompt_name or "")
+    if role is None:
+        raise _unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
+    request = pb.TokenizeRequest(texts=texts, role=role, add_special_tokens=body.add_special_tokens)
+    response = await caller.call(caller.upstream.embedding.Tokenize, request)
+    return json_response([[_token(token) for token in text.tokens] for text in response.texts])
+
+
+@router.post("/decode")
+async def decode_ids(body: DecodeRequest, caller: Called) -> Response:
+    """The texts of token ids."""
+    sequences: list[Any] = [body.ids] if body.ids and isinstance(body.ids[0], int) else body.ids
+    texts = await decode(caller, sequences, field="ids", skip_special=body.skip_special_tokens)
+    return json_response(texts)
+
+
 @router.get("/info")
 async def info(caller: Called) -> Response:
     """The embedding model: the first by name, when several are served."""
@@ -117,6 +158,11 @@ async def info(caller: Called) -> Response:
     if not listed.models:
         raise NotFound("no embedding model is served")
     return json_response(_described(listed.models[0], caller))
+
+
+def _token(token: pb.Token) -> dict[str, Any]:
+    start, stop = (None, None) if token.special else (token.char_start, token.char_end)
+    return {"id": token.id, "text": token.text, "special": token.special, "start": start, "stop": stop}
 
 
 def _described(model: pb.EmbeddingModel, caller: Caller) -> dict[str, Any]:
@@ -146,7 +192,7 @@ async def _embedded(body: EmbedRequest, caller: Caller, kind: pb.Representation.
     role = _ROLES.get(body.prompt_name or "document")
     if role is None:
         raise _unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
-    texts = texts_of(body.inputs, field="inputs", most=most)
+    texts = await texts_of(caller, body.inputs, field="inputs")
     return await embed(caller, texts, Wish("", role, kind, body.truncation(), body.dimensions))
 
 
