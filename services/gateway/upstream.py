@@ -5,7 +5,7 @@ Rule: the gateway tries nothing twice. Its callers have their own retries, and `
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import grpc
@@ -62,6 +62,10 @@ class Caller:
     upstream: Upstream
     deadline: Deadline
     metadata: tuple[tuple[str, str], ...] = ()
+
+    def within(self, seconds: float) -> "Caller":
+        """The same caller, who waits no longer than this."""
+        return replace(self, deadline=Deadline(min(self.deadline.at, Deadline.after(seconds).at)))
 
     async def call(self, method: Any, request: Any) -> Any:
         """The response of a call. Raises SluiceError. Cancelling this cancels the call."""

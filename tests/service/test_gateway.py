@@ -362,6 +362,14 @@ async def test_models_of_the_service_that_answers_are_listed() -> None:
         assert (await there.http.get("/v1/models")).status_code == 503
 
 
+async def test_a_service_that_hangs_hides_no_other() -> None:
+    async with gateway(HashingEmbedder(before=hang)) as there:
+        services = {one["name"]: one for one in (await there.http.get("/services")).json()["services"]}
+        assert services["embedding"]["models"] == []
+        assert services["reranking"]["health"] == "SERVING"
+        assert services["retrieval"]["health"] == "UNAVAILABLE"
+
+
 @pytest.mark.parametrize("scrape", ["http://10.0.0.1:80", "a=http://10.0.0.1:80", "a=b", "a=user@host:80", "=h:80"])
 def test_only_addresses_are_scraped(scrape: str) -> None:
     with pytest.raises(ValidationError):

@@ -16,9 +16,12 @@ export async function get(path, { signal } = {}) {
   return await call(path, { signal });
 }
 
+// Nobody looks at a page for longer; a stage that hangs is then left out of the answer.
+const PATIENCE_MS = 10_000;
+
 /** The JSON that answers a JSON body. */
 export async function post(path, value, { signal } = {}) {
-  const headers = { "content-type": "application/json" };
+  const headers = { "content-type": "application/json", "x-deadline-ms": PATIENCE_MS };
   return await call(path, { method: "POST", body: JSON.stringify(value), headers, signal });
 }
 

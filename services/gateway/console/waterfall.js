@@ -31,7 +31,8 @@ export function degraded(answer) {
     { class: "notice warn", role: "status", "data-testid": "degraded" },
     h("strong", {}, "Degraded. "),
     late.map((stage) => `${stage.name} was ${stage.status === "skipped" ? "left out" : "cut short"}. `),
-    `The order is that of the stages before. ${Math.round(answer.coverage * 100)} % of the planned work is behind it.`,
+    "What follows is ordered by the stages that did their work.",
+    answer.coverage > 0 ? ` Coverage ${Math.round(answer.coverage * 100)} %.` : null,
     h("small", {}, late.map((stage) => stage.reason).join("; ")),
   );
 }

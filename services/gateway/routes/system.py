@@ -3,11 +3,10 @@
 import asyncio
 from typing import Any, Final
 
-import grpc
 from fastapi import APIRouter
 from grpc_health.v1 import health_pb2
 from sluice.embedding.v1 import embedding_service_pb2
-from sluice.errors import SluiceError, from_rpc_error
+from sluice.errors import SluiceError
 from sluice.reranking.v1 import reranking_service_pb2
 from starlette.responses import Response
 
@@ -17,16 +16,19 @@ from services.rpc.exposition import Sample, read
 
 router = APIRouter(tags=["Operations"])
 
-_HEALTH_TIMEOUT_S: Final = 2.0
+# A service that hangs must not hide the others.
+_TIMEOUT_S: Final = 2.0
 
 
 @router.get("/services")
 async def services(caller: Called) -> Response:
     """Health and models of each service, and its metrics where the gateway was told of their page."""
     names = ("orchestrator", "embedding", "retrieval", "reranking")
-    states = await asyncio.gather(*(_state(caller, name) for name in names))
     scraped = caller.upstream.settings.scraped()
-    pages = await asyncio.gather(*(_samples(address) for address in scraped.values()))
+    states, pages = await asyncio.gather(
+        asyncio.gather(*(_state(caller.within(_TIMEOUT_S), name) for name in names)),
+        asyncio.gather(*(_samples(address) for address in scraped.values())),
+    )
     return json_response({"services": states, "metrics": dict(zip(scraped, pages, strict=True))})
 
 
@@ -38,11 +40,9 @@ async def _state(caller: Caller, name: str) -> dict[str, Any]:
 async def _health(caller: Caller, name: str) -> str:
     """What its health check says; the status code's name when there is no answer."""
     try:
-        answer = await caller.upstream.health[name].Check(
-            health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S, metadata=caller.metadata
-        )
-    except grpc.aio.AioRpcError as error:
-        return from_rpc_error(error).code.name
+        answer = await caller.call(caller.upstream.health[name].Check, health_pb2.HealthCheckRequest())
+    except SluiceError as error:
+        return error.code.name
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
