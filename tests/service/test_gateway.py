@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from pydantic import ValidationError
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.common.v1.model_pb2 import LANE_BULK, LANE_INTERACTIVE
 from sluice.errors import BackendFailed, SluiceError, Unauthenticated, Unavailable
+from sluice.retrieval.v1.retrieval_service_pb2 import Schema
 
 from services.gateway.settings import GatewaySettings
-from tests.support.gateway import gateway, raw
-from tests.support.stand_ins import HashingEmbedder
+from tests.support.gateway import events, gateway, raw
+from tests.support.scripted_search import ScriptedSearch
+from tests.support.stand_ins import ExactRetrieval, HashingEmbedder, Stored, retrieval_server
 from tests.support.trouble import always, hang
 
 OPENAI = "/v1/embeddings"
@@ -360,6 +363,62 @@ async def test_models_of_the_service_that_answers_are_listed() -> None:
         assert [model["id"] for model in listed["data"]] == ["hashing"]
     async with gateway(HashingEmbedder(before=always(Unavailable("away")))) as there:
         assert (await there.http.get("/v1/models")).status_code == 503
+
+
+MANY = "\n".join(f'{{"id": "d{number}", "text": "text {number}"}}' for number in range(300))
+LINES = {"content-type": "application/jsonl"}
+
+
+@asynccontextmanager
+async def indexing(script: ScriptedSearch) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway in front of a search service that does as it is told."""
+    retrieval = ExactRetrieval(collections={"books": Stored(Schema())})
+    async with (
+        script.served() as orchestrator,
+        retrieval_server(retrieval) as address,
+        gateway(orchestrator=orchestrator, retrieval=address) as there,
+    ):
+        yield there.http
+
+
+async def test_a_stream_that_breaks_says_how_far_it_came() -> None:
+    script = ScriptedSearch(breaks=[100, 100])
+    async with indexing(script) as http:
+        asked = {"headers": LINES | {"accept": "text/event-stream"}, "content": MANY}
+        told = events((await http.post("/documents?collection=books", **asked)).text)  # type: ignore[arg-type]
+        name, data = told[-1]
+        assert (name, data["error"]["code"]) == ("error", "UNAVAILABLE")
+        assert 0 < data["indexed"] <= 100
+        plain = await http.post("/documents?collection=books", headers=LINES, content=MANY)
+        assert plain.status_code == 503
+        assert plain.json()["error"]["metadata"].keys() >= {"indexed", "unchanged", "failed"}
+        again = (await http.post("/documents?collection=books", headers=LINES, content=MANY)).json()
+        assert again["indexed"] + again["unchanged"] == 300
+
+
+async def test_a_caller_that_goes_away_ends_its_index_stream() -> None:
+    script = ScriptedSearch(keeps_silent=True)
+    async with indexing(script) as http:
+        task = asyncio.create_task(http.post("/documents?collection=books", headers=LINES, content=MANY))
+        while not script.message_sizes:  # noqa: ASYNC110 - told by another server, not by an event
+            await asyncio.sleep(0.01)
+        task.cancel()
+        assert await asyncio.to_thread(script.ended.wait, 60)
+
+
+async def test_a_stream_of_documents_that_stalls_is_ended() -> None:
+    retrieval = ExactRetrieval(collections={"books": Stored(Schema())})
+    async with (
+        ScriptedSearch().served() as orchestrator,
+        retrieval_server(retrieval) as address,
+        gateway(orchestrator=orchestrator, retrieval=address, body_timeout_s=0.2) as there,
+    ):
+        head = (
+            f"POST /documents?collection=books HTTP/1.1\r\nhost: {there.address}\r\n"
+            "content-type: application/jsonl\r\ncontent-length: 1000\r\n\r\n"
+        )
+        answer = await asyncio.to_thread(raw, there.address, head.encode(), b'{"id": "a", "text": "b"}\n')
+        assert answer.startswith(b"HTTP/1.1 408")
 
 
 async def test_a_service_that_hangs_hides_no_other() -> None:
