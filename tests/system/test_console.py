@@ -1,16 +1,24 @@
 """The console in a real browser."""
 
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 from sluice.client import Document, SearchClient
+from sluice.errors import Unauthenticated
+from sluice.retrieval.v1.retrieval_service_pb2 import ListCollectionsResponse
 
-from tests.support.gateway import gateway_of
+from tests.support.background import in_background
+from tests.support.gateway import gateway, gateway_of
 from tests.support.missing import missing
+from tests.support.scripted_search import ScriptedSearch
+from tests.support.stand_ins import ExactRetrieval, retrieval_server
 from tests.support.system import System, running_system
 
 pytestmark = pytest.mark.slow
@@ -73,7 +81,10 @@ def page(browser: Browser, base: str) -> Iterator[Page]:
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if is_complaint(message) else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(base) else complaints.append(request.url))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith("http://127.0.0.1:") else complaints.append(request.url),
+    )
     yield page
     page.close()
     assert not complaints
@@ -81,7 +92,7 @@ def page(browser: Browser, base: str) -> Iterator[Page]:
 
 def is_complaint(message: ConsoleMessage) -> bool:
     """Whether a page complains. That the gateway refused something is noted by the browser itself."""
-    return message.type in {"error", "warning"} and "status of 400" not in message.text
+    return message.type in {"error", "warning"} and not re.search("status of 40[01]", message.text)
 
 
 def results(page: Page) -> Locator:
@@ -215,6 +226,36 @@ def test_collections_and_services_are_told(page: Page) -> None:
     expect(page.locator(".health.ok")).to_have_count(4)
     expect(page.get_by_text("CPU").first).to_be_visible()
     expect(page.locator(".chart path").first).to_be_attached(timeout=WAIT_MS)
+
+
+class Guarded(ExactRetrieval):
+    """Lets bearers of one token see that there is nothing."""
+
+    async def ListCollections(self, request: Any, context: Any) -> Any:
+        if dict(context.invocation_metadata()).get("authorization") != "Bearer open sesame":
+            raise Unauthenticated("expected a bearer token")
+        return ListCollectionsResponse()
+
+
+@asynccontextmanager
+async def guarded() -> AsyncIterator[str]:
+    """The URL of a gateway whose retrieval asks for a token."""
+    async with (
+        retrieval_server(Guarded()) as retrieval,
+        ScriptedSearch().served() as orchestrator,
+        gateway(retrieval=retrieval, orchestrator=orchestrator) as there,
+    ):
+        yield f"http://{there.address}"
+
+
+def test_a_token_is_asked_for_once_where_one_is_wanted(page: Page) -> None:
+    with in_background(guarded()) as url:
+        page.goto(f"{url}/?view=collections")
+        page.get_by_label("Token").fill("open sesame")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("None yet")).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.goto("about:blank")
 
 
 @pytest.mark.parametrize("view", VIEWS)
