@@ -3,18 +3,18 @@
 Rule: nothing is tried twice here. Documents that were not acknowledged are the caller's to send again.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import grpc
 from sluice.client.answers import Acknowledgement
 from sluice.client.documents import Document
-from sluice.client.indexing import Window, opening
+from sluice.client.indexing import Window, index_stream, opening
 from sluice.client.jsonl import Unreadable
 from sluice.errors import from_rpc_error
-from sluice.search.v1 import search_service_pb2 as pb
 
 from services.gateway.upstream import Caller
 
@@ -77,36 +77,18 @@ class Tally:
 async def index(
     caller: Caller, job: Job, source: AsyncIterator[Document | Unreadable], tally: Tally
 ) -> AsyncIterator[None]:
-    """Send documents; a step for each time that the tally grew. Raises SluiceError."""
-    documents = _readable(source, tally)
-    window = Window(_UNACKNOWLEDGED)
-    outgoing: asyncio.Queue[pb.IndexRequest | None] = asyncio.Queue()
-    outgoing.put_nowait(opening(job.collection, job.create, job.filterable_fields))
-    responses = caller.upstream.search.Index(_drained(outgoing), metadata=caller.metadata)
-    is_ended = False
+    """Send documents; a step for each one that was acknowledged, and one at the end. Raises SluiceError."""
+    call = partial(caller.upstream.search.Index, metadata=caller.metadata)
+    first = opening(job.collection, job.create, job.filterable_fields)
+    known = index_stream(call, first, Window(_UNACKNOWLEDGED), _readable(source, tally))
     try:
-        while True:
-            while not is_ended and (room := window.room()):
-                taken = await _take(documents, room)
-                is_ended = len(taken) < room
-                for refused in window.add(taken):
-                    tally.note(refused)
-                _send(window, outgoing)
-            _send(window, outgoing)
-            if is_ended and not window.is_waiting:
-                outgoing.put_nowait(None)
-            response = await responses.read()
-            if not isinstance(response, pb.IndexResponse):
-                break
-            for known in window.acknowledge(response):
-                tally.note(known)
-            yield
-        window.expect_empty()
-        yield
+        async with aclosing(known):
+            async for acknowledgement in known:
+                tally.note(acknowledgement)
+                yield
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from None
-    finally:
-        responses.cancel()
+    yield
 
 
 async def _readable(source: AsyncIterator[Document | Unreadable], tally: Tally) -> AsyncIterator[Document]:
@@ -116,21 +98,3 @@ async def _readable(source: AsyncIterator[Document | Unreadable], tally: Tally) 
             yield item
         else:
             tally.refuse(Failure("INVALID_REQUEST", item.problem, line=item.line))
-
-
-async def _take(source: AsyncIterator[Document], count: int) -> list[Document]:
-    """The next `count` documents; fewer at the end."""
-    taken: list[Document] = []
-    while len(taken) < count and (document := await anext(source, None)) is not None:
-        taken.append(document)
-    return taken
-
-
-def _send(window: Window, outgoing: "asyncio.Queue[pb.IndexRequest | None]") -> None:
-    for message in window.messages():
-        outgoing.put_nowait(message)
-
-
-async def _drained(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncIterator[pb.IndexRequest]:
-    while (message := await queue.get()) is not None:
-        yield message

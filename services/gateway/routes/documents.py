@@ -2,7 +2,7 @@
 
 | event | data |
 |---|---|
-| `progress` | counts so far: `indexed`, `unchanged`, `failed` |
+| `progress` | counts so far, four times a second at most: `indexed`, `unchanged`, `failed` |
 | `done` | the counts at the end, and the first 100 failures: `line` or `document_id`, `reason`, `message` |
 | `error` | what ended the stream: what was not acknowledged is to be sent again, which is harmless |
 
@@ -10,6 +10,7 @@ Without `Accept: text/event-stream` the answer is that of `done`, at the end.
 """
 
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -29,6 +30,7 @@ router = APIRouter(tags=["Sluice"])
 
 _LINE_TYPES: Final = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines")
 _LINES_OF_A_BODY: Final = 16
+_EVERY_S: Final = 0.25
 _EVENTS: Final = "text/event-stream"
 
 
@@ -84,9 +86,12 @@ async def add(
 
 async def _events(steps: AsyncIterator[None], tally: Tally) -> AsyncIterator[bytes]:
     yield _event("progress", tally.counts())
+    told = monotonic()
     try:
         async for _ in steps:
-            yield _event("progress", tally.counts())
+            if monotonic() - told > _EVERY_S:
+                told = monotonic()
+                yield _event("progress", tally.counts())
     except SluiceError as error:
         yield _event("error", Own.body(error, Own.status(error)) | tally.counts())
     else:

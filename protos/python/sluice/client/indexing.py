@@ -1,13 +1,14 @@
-"""The documents of an index stream that are on their way, and what to send next.
+"""The documents of an index stream that are on their way, what to send next, and one stream from asyncio.
 
-Rule: pure; the clients move the messages.
+Rule: the window is pure; the clients move the messages.
 Facts: acknowledgements come in any order. A stream can end at any time (a server that drains, a connection closed for
 age); what was not acknowledged is then sent again, which is harmless: indexing is idempotent.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from sluice.client.answers import Acknowledgement, acknowledgement
 from sluice.client.documents import Document, document_proto
@@ -102,3 +103,62 @@ def _check_size(document: document_pb2.Document) -> None:
     size = document.ByteSize()
     if size > MESSAGE_BYTES:
         raise InvalidRequest(f"document: expected at most {MESSAGE_BYTES:,} bytes, got {size:,}")
+
+
+async def index_stream(
+    call: Any,
+    first: pb.IndexRequest,
+    window: Window,
+    source: AsyncIterator[Document],
+    progressed: Callable[[int], None] = lambda documents: None,
+) -> AsyncGenerator[Acknowledgement]:
+    """The acknowledgements of one stream, to the end of the source. Raises grpc.RpcError when it breaks.
+
+    call        the stub's `Index`
+    first       what opens the stream
+    progressed  is told of documents that were taken from the source, or acknowledged
+    """
+    outgoing: asyncio.Queue[pb.IndexRequest | None] = asyncio.Queue()
+    responses = call(_drained(outgoing))
+    try:
+        outgoing.put_nowait(first)
+        ended = False
+        while True:
+            _send(window, outgoing)
+            while not ended and (room := window.room()):
+                taken = await _take(source, room)
+                ended = len(taken) < room
+                progressed(len(taken))
+                for refused in window.add(taken):
+                    yield refused
+                _send(window, outgoing)
+            if ended and not window.is_waiting:
+                outgoing.put_nowait(None)
+            response = await responses.read()
+            if not isinstance(response, pb.IndexResponse):
+                break
+            progressed(len(response.acknowledgements))
+            for acknowledgement in window.acknowledge(response):
+                yield acknowledgement
+        window.expect_empty()
+    finally:
+        responses.cancel()
+
+
+def _send(window: Window, outgoing: "asyncio.Queue[pb.IndexRequest | None]") -> None:
+    """Queue what the window has to send; its limit bounds the queue."""
+    for message in window.messages():
+        outgoing.put_nowait(message)
+
+
+async def _drained(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncIterator[pb.IndexRequest]:
+    while (message := await queue.get()) is not None:
+        yield message
+
+
+async def _take(source: AsyncIterator[Document], count: int) -> list[Document]:
+    """The next `count` documents; fewer at the end."""
+    taken: list[Document] = []
+    while len(taken) < count and (document := await anext(source, None)) is not None:
+        taken.append(document)
+    return taken

@@ -15,7 +15,7 @@ from sluice.client.answers import Acknowledgement, Pipeline, SearchAnswer
 from sluice.client.calls import AsyncClient, Client, wait_s
 from sluice.client.documents import Document
 from sluice.client.filters import filter_proto
-from sluice.client.indexing import Window, opening
+from sluice.client.indexing import Window, index_stream, opening
 from sluice.client.retry import Attempts, RetryPolicy
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
@@ -169,40 +169,13 @@ class AsyncSearchClient(AsyncClient):
         source = documents.__aiter__() if isinstance(documents, AsyncIterable) else _each(documents)
         while True:
             try:
-                async for acknowledgement in self._index_stream(job, source):
+                async for acknowledgement in index_stream(
+                    self._stub.Index, job.first, job.window, source, job.progressed
+                ):
                     yield acknowledgement
                 return
             except grpc.RpcError as error:
                 await asyncio.sleep(job.broken(error))
-
-    async def _index_stream(self, job: "_IndexJob", source: AsyncIterator[Document]) -> AsyncIterator[Acknowledgement]:
-        """One stream, to the end of the source. Raises grpc.RpcError when it breaks."""
-        window = job.window
-        outgoing: asyncio.Queue[pb.IndexRequest | None] = asyncio.Queue()
-        responses = self._stub.Index(_drained(outgoing))
-        try:
-            outgoing.put_nowait(job.first)
-            ended = False
-            while True:
-                _send(window, outgoing)
-                while not ended and (room := window.room()):
-                    taken = await _take(source, room)
-                    ended = len(taken) < room
-                    job.progressed(len(taken))
-                    for refused in window.add(taken):
-                        yield refused
-                    _send(window, outgoing)
-                if ended and not window.is_waiting:
-                    outgoing.put_nowait(None)
-                response = await responses.read()
-                if not isinstance(response, pb.IndexResponse):
-                    break
-                job.progressed(len(response.acknowledgements))
-                for acknowledgement in window.acknowledge(response):
-                    yield acknowledgement
-            window.expect_empty()
-        finally:
-            responses.cancel()
 
     async def delete(
         self,
@@ -257,27 +230,12 @@ def _search_request(
     )
 
 
-def _send(
-    window: Window, outgoing: "SimpleQueue[pb.IndexRequest | None] | asyncio.Queue[pb.IndexRequest | None]"
-) -> None:
+def _send(window: Window, outgoing: "SimpleQueue[pb.IndexRequest | None]") -> None:
     """Queue what the window has to send; its limit bounds the queue."""
     for message in window.messages():
         outgoing.put_nowait(message)
 
 
-async def _drained(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncIterator[pb.IndexRequest]:
-    while (message := await queue.get()) is not None:
-        yield message
-
-
 async def _each(documents: Iterable[Document]) -> AsyncIterator[Document]:
     for document in documents:
         yield document
-
-
-async def _take(source: AsyncIterator[Document], count: int) -> list[Document]:
-    """The next `count` documents; fewer at the end."""
-    taken: list[Document] = []
-    while len(taken) < count and (document := await anext(source, None)) is not None:
-        taken.append(document)
-    return taken
