@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from services.gateway.answers import json_response
 from services.gateway.upstream import Called, Caller
-from services.rpc.exposition import Sample, read
+from services.rpc.scraped import Sample, read
 
 router = APIRouter(tags=["Operations"])
 
