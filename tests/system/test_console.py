@@ -33,6 +33,7 @@ FLAGS = (
     "--disable-sync",
 )
 WAIT_MS = 60_000
+expect.set_options(timeout=WAIT_MS)
 VIEWS = ("search", "compare", "collections", "services", "index")
 SCRIPT = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'><b>bold</b>"
 WORDS = ("water", "ore", "channel", "gold", "queue", "stone", "river", "sand", "wood", "sieve")
@@ -100,7 +101,7 @@ def results(page: Page) -> Locator:
 
 
 def await_results(page: Page, count: int) -> None:
-    expect(results(page)).to_have_count(count, timeout=WAIT_MS)
+    expect(results(page)).to_have_count(count)
 
 
 def test_search_by_keyboard(page: Page) -> None:
@@ -129,6 +130,7 @@ def test_search_by_keyboard(page: Page) -> None:
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("next, previous result")
     page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.keyboard.press("2")
     expect(page.get_by_role("link", name="Compare")).to_have_attribute("aria-current", "page")
     page.go_back()
@@ -191,7 +193,7 @@ def test_a_file_is_indexed_with_progress(page: Page, tmp_path: Path) -> None:
     page.get_by_label("File").set_input_files(file)
     page.get_by_role("button", name="Index").click()
     progress = page.get_by_test_id("progress")
-    expect(progress).to_have_attribute("data-state", "done", timeout=WAIT_MS)
+    expect(progress).to_have_attribute("data-state", "done")
     expect(progress).to_contain_text("1,500 indexed, 0 unchanged, 1 failed")
     expect(progress).to_contain_text("line 1501")
     page.goto("/?view=collections")
@@ -212,7 +214,7 @@ def test_a_file_is_dropped_anywhere(page: Page) -> None:
     expect(page.get_by_text("dropped.jsonl")).to_be_visible()
     page.get_by_label("into").fill("dropped")
     page.get_by_role("button", name="Index").click()
-    expect(page.get_by_test_id("progress")).to_contain_text("1 indexed", timeout=WAIT_MS)
+    expect(page.get_by_test_id("progress")).to_contain_text("1 indexed")
 
 
 def test_collections_and_services_are_told(page: Page) -> None:

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { addressOf } from "./address.js";
 import { h, show } from "./dom.js";
-import { count } from "./words.js";
+import { count, mebibytes } from "./words.js";
 
 /** Fill `main` with the collections. */
 export async function collectionsView(main, _values, _known, signal) {
@@ -21,7 +21,7 @@ export async function collectionsView(main, _values, _known, signal) {
 
 function table(collections, models) {
   const largest = Math.max(1, ...collections.map((one) => one.document_count));
-  const head = ["Collection", "Documents", "Fields", "Filters", "In a graph", "Version"];
+  const head = ["Collection", "Documents", "Fields", "Filters", "Size", "In a graph", "Version"];
   return h(
     "table",
     {},
@@ -46,6 +46,7 @@ function row(one, models, largest) {
     ),
     h("td", {}, one.fields.map((field) => described(field, models))),
     h("td", {}, filters.join(", ") || "none"),
+    h("td", { class: "number" }, `${mebibytes(one.memory_bytes)} memory`, h("small", {}, `${mebibytes(one.disk_bytes)} disk`)),
     h("td", { class: "number", title: "The others are compared one by one, which is exact." }, `${share} %`),
     h("td", { class: "number" }, count(one.version)),
   );

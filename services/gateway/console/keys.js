@@ -18,7 +18,7 @@ export function listen(views) {
   document.addEventListener("keydown", (event) => {
     const isTyping = event.target.matches("input, select, textarea");
     if (event.key === "Escape" && isTyping) event.target.blur();
-    if (isTyping || event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog")) return;
+    if (isTyping || event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (handle(event.key, views)) event.preventDefault();
   });
 }

@@ -15,7 +15,7 @@ export function time(seconds) {
 }
 
 /** "90 MiB". */
-export const mebibytes = (bytes) => `${count(Math.round(bytes / 2 ** 20))} MiB`;
+export const mebibytes = (bytes) => `${bytes < 2 ** 23 ? short(bytes / 2 ** 20) : count(Math.round(bytes / 2 ** 20))} MiB`;
 
 /** 1st, 2nd, 3rd, 4th, 11th. */
 export function ordinal(number) {

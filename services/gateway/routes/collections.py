@@ -77,6 +77,8 @@ def _collection(proto: pb.Collection) -> dict[str, Any]:
         "indexed_document_count": held.indexed_document_count,
         "dead_document_count": held.dead_document_count,
         "part_count": held.part_count,
+        "memory_bytes": held.memory_bytes,
+        "disk_bytes": held.store_bytes + held.segment_bytes,
     }
 
 
