@@ -1,10 +1,10 @@
 """Texts to vectors for every shape: in as many calls as it takes, answered as arrays."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ MULTI_VECTOR: Final = pb.REPRESENTATION_MULTI_VECTOR
 # What one call takes by default, and well under the size of a message.
 _CALL_TEXTS: Final = 256
 _CALL_BYTES: Final = 4 * 2**20
+_CALL_IDS: Final = 262_144
+
+T = TypeVar("T")
 
 Inputs = str | list[str] | list[int] | list[list[int]]
 """One text, several, one text's token ids, several texts' token ids."""
@@ -73,8 +76,7 @@ async def decode(
 ) -> list[str]:
     """The texts of token ids. Raises SluiceError, which names `field` and the position among all."""
     texts: list[str] = []
-    for start in range(0, len(sequences), _CALL_TEXTS):
-        part = sequences[start : start + _CALL_TEXTS]
+    for start, part in _parts(sequences, len, _CALL_IDS):
         if any(not 0 <= number < 2**32 for ids in part for number in ids):
             raise _unfit(field, "expected token ids of 0 or more, got one that no vocabulary has")
         ids = [pb.TokenIds(ids=ids) for ids in part]
@@ -91,7 +93,7 @@ async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
     is_bulk = len(texts) > caller.upstream.settings.interactive_inputs
     lane = model_pb2.LANE_BULK if is_bulk else model_pb2.LANE_INTERACTIVE
     embedded = Embedded()
-    for start, part in _parts(texts):
+    for start, part in _parts(texts, _bytes_at_most, _CALL_BYTES):
         request = pb.EmbedRequest(
             model=wish.model,
             texts=part,
@@ -108,18 +110,21 @@ async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
     return embedded
 
 
-def _parts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """The texts in parts that one call takes, each with the position of its first."""
-    part: list[str] = []
-    start = size = 0
-    for position, text in enumerate(texts):
-        # A character takes at most 4 bytes.
-        if part and (len(part) == _CALL_TEXTS or size + 4 * len(text) > _CALL_BYTES):
+def _parts(items: Sequence[T], weigh: Callable[[T], int], most: int) -> Iterator[tuple[int, list[T]]]:
+    """Items in parts that one call takes, each with the position of its first."""
+    part: list[T] = []
+    start = weight = 0
+    for position, item in enumerate(items):
+        if part and (len(part) == _CALL_TEXTS or weight + weigh(item) > most):
             yield start, part
-            part, start, size = [], position, 0
-        part.append(text)
-        size += 4 * len(text)
+            part, start, weight = [], position, 0
+        part.append(item)
+        weight += weigh(item)
     yield start, part
+
+
+def _bytes_at_most(text: str) -> int:
+    return 4 * len(text)
 
 
 def _add(embedded: Embedded, response: pb.EmbedResponse) -> None:

@@ -10,7 +10,8 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
@@ -39,10 +40,6 @@ _TEI_PATHS: Final = ("/embed", "/embed_sparse", "/embed_all", "/rerank", "/token
 # Refusals of bodies: what of them is still to come must not be read.
 _UNREAD: Final = (408, 413)
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-# What the services call the fields that the shapes call otherwise.
-_OPENAI_NAMES: Final = {"texts": "input"}
-_TEI_NAMES: Final = {"texts": "inputs", "documents": "texts"}
-_COHERE_NAMES: Final = {"top_k": "top_n", "dimensions": "output_dimension", "truncation": "truncate"}
 
 
 class ClientGone(Exception):
@@ -57,105 +54,74 @@ class Refused(InvalidRequest):
         self.status = status
 
 
-class OpenAI:
-    """The form of `/v1/embeddings` and `/v1/models`."""
-
-    names: ClassVar[Mapping[str, str]] = _OPENAI_NAMES
-
-    @staticmethod
-    def status(error: SluiceError) -> int:
-        """The HTTP status."""
-        return http_status(error)
-
-    @staticmethod
-    def body(error: SluiceError, status: int) -> Any:
-        """The JSON."""
-        kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        is_model = error.reason == ErrorReason.ERROR_REASON_UNKNOWN_MODEL
-        code = "model_not_found" if is_model else error.reason_name.lower()
-        violations = error.violations if isinstance(error, InvalidRequest) else ()
-        param = violations[0].field if violations else "model" if is_model else None
-        return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+def http_status(error: SluiceError) -> int:
+    """The HTTP status of an error, before a shape's exceptions."""
+    return error.status if isinstance(error, Refused) else _STATUSES[error.code]
 
 
-class Cohere:
-    """The form of `/v2/embed`, `/v2/rerank` and `/v1/rerank`, where Jina's clients look for `detail`."""
+@dataclass(frozen=True)
+class Form:
+    """How a shape tells errors."""
 
-    names: ClassVar[Mapping[str, str]] = _COHERE_NAMES
-
-    @staticmethod
-    def status(error: SluiceError) -> int:
-        """The HTTP status."""
-        return http_status(error)
-
-    @staticmethod
-    def body(error: SluiceError, status: int) -> Any:
-        """The JSON."""
-        return {"message": error.message, "detail": error.message}
+    body: Callable[[SluiceError, int], Any]
+    """The JSON of an error with its HTTP status."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the services call the fields that the shape calls otherwise."""
+    status: Callable[[SluiceError], int] = http_status
+    """The HTTP status of an error."""
 
 
-class TEI:
-    """The form of text-embeddings-inference. Overload is 429 there."""
+def _openai(error: SluiceError, status: int) -> Any:
+    kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    is_model = error.reason == ErrorReason.ERROR_REASON_UNKNOWN_MODEL
+    code = "model_not_found" if is_model else error.reason_name.lower()
+    violations = error.violations if isinstance(error, InvalidRequest) else ()
+    param = violations[0].field if violations else "model" if is_model else None
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
 
-    names: ClassVar[Mapping[str, str]] = _TEI_NAMES
 
-    @staticmethod
-    def status(error: SluiceError) -> int:
-        """The HTTP status."""
-        if error.reason == ErrorReason.ERROR_REASON_OVERLOADED:
-            return 429
-        status = http_status(error)
-        return _TEI_STATUSES.get(status, status)
+def _cohere(error: SluiceError, status: int) -> Any:
+    return {"message": error.message, "detail": error.message}
 
-    @staticmethod
-    def body(error: SluiceError, status: int) -> Any:
-        """The JSON."""
-        return {
-            "error": error.message,
-            "error_type": _TEI_TYPES.get(status, "Validation" if status < 500 else "Backend"),
+
+def _tei(error: SluiceError, status: int) -> Any:
+    kind = _TEI_TYPES.get(status, "Validation" if status < 500 else "Backend")
+    return {"error": error.message, "error_type": kind}
+
+
+def _tei_status(error: SluiceError) -> int:
+    if error.reason == ErrorReason.ERROR_REASON_OVERLOADED:
+        return 429
+    status = http_status(error)
+    return _TEI_STATUSES.get(status, status)
+
+
+def _own(error: SluiceError, status: int) -> Any:
+    violations = error.violations if isinstance(error, InvalidRequest) else ()
+    return {
+        "error": {
+            "code": error.code.name,
+            "reason": error.reason_name,
+            "message": error.message,
+            "violations": [{"field": one.field, "description": one.description} for one in violations],
+            "metadata": error.metadata,
         }
+    }
 
 
-class Own:
-    """The form of Sluice's own routes."""
-
-    names: ClassVar[Mapping[str, str]] = {}
-
-    @staticmethod
-    def status(error: SluiceError) -> int:
-        """The HTTP status."""
-        return http_status(error)
-
-    @staticmethod
-    def body(error: SluiceError, status: int) -> Any:
-        """The JSON."""
-        violations = error.violations if isinstance(error, InvalidRequest) else ()
-        return {
-            "error": {
-                "code": error.code.name,
-                "reason": error.reason_name,
-                "message": error.message,
-                "violations": [{"field": one.field, "description": one.description} for one in violations],
-                "metadata": error.metadata,
-            }
-        }
-
-
-Form = type[OpenAI] | type[Cohere] | type[TEI] | type[Own]
+OPENAI: Final = Form(_openai, {"texts": "input"})
+COHERE: Final = Form(_cohere, {"top_k": "top_n", "dimensions": "output_dimension", "truncation": "truncate"})
+TEI: Final = Form(_tei, {"texts": "inputs", "documents": "texts"}, _tei_status)
+OWN: Final = Form(_own)
 
 
 def form_of(path: str) -> Form:
     """The form in which a path's clients expect errors."""
     if path.startswith(("/v2/", "/v1/rerank")):
-        return Cohere
+        return COHERE
     if path.startswith("/v1/"):
-        return OpenAI
-    return TEI if path in _TEI_PATHS else Own
-
-
-def http_status(error: SluiceError) -> int:
-    """The HTTP status of an error, before a shape's exceptions."""
-    return error.status if isinstance(error, Refused) else _STATUSES[error.code]
+        return OPENAI
+    return TEI if path in _TEI_PATHS else OWN
 
 
 def error_response(error: SluiceError, path: str) -> Response:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.answers import json_bytes, json_response
-from services.gateway.errors import Own
+from services.gateway.errors import OWN
 from services.gateway.indexing import Job, Tally, index
 from services.gateway.jsonl import from_json, from_lines
 from services.gateway.routes.collections import metadata_type
@@ -93,7 +93,7 @@ async def _events(steps: AsyncIterator[None], tally: Tally) -> AsyncIterator[byt
                 told = monotonic()
                 yield _event("progress", tally.counts())
     except SluiceError as error:
-        yield _event("error", Own.body(error, Own.status(error)) | tally.counts())
+        yield _event("error", OWN.body(error, OWN.status(error)) | tally.counts())
     else:
         yield _event("done", _summary(tally))
 
