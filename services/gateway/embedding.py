@@ -8,9 +8,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sluice.client.documents import unfit
 from sluice.common.v1 import model_pb2, tensor_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as pb
-from sluice.errors import InvalidRequest, Violation
+from sluice.errors import InvalidRequest
 
 from services.core.arrays import F32
 from services.gateway.errors import relabelled
@@ -65,7 +66,7 @@ async def texts_of(caller: Caller, inputs: Inputs, *, field: str, model: str = "
         return [inputs]
     items: list[Any] = [inputs] if inputs and isinstance(inputs[0], int) else inputs
     if not 1 <= len(items) <= most:
-        raise _unfit(field, f"expected 1 to {most:,} texts, got {len(items):,}")
+        raise unfit(field, f"expected 1 to {most:,} texts, got {len(items):,}")
     if isinstance(items[0], str):
         return items
     return await decode(caller, items, field=field, model=model)
@@ -78,7 +79,7 @@ async def decode(
     texts: list[str] = []
     for start, part in _parts(sequences, len, _CALL_IDS):
         if any(not 0 <= number < 2**32 for ids in part for number in ids):
-            raise _unfit(field, "expected token ids of 0 or more, got one that no vocabulary has")
+            raise unfit(field, "expected token ids of 0 or more, got one that no vocabulary has")
         ids = [pb.TokenIds(ids=ids) for ids in part]
         request = pb.DecodeRequest(model=model, sequences=ids, skip_special_tokens=skip_special)
         try:
@@ -158,7 +159,3 @@ def _sequence(field: str, start: int, name: str) -> str:
     return re.sub(
         r"^sequences(?:\[(\d+)\])?(?:\.ids)?", lambda m: field + (f"[{start + int(m[1])}]" if m[1] else ""), name
     )
-
-
-def _unfit(name: str, description: str) -> InvalidRequest:
-    return InvalidRequest(f"{name}: {description}", violations=[Violation(name, description)])

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final
 import grpc
 from fastapi import Depends, Request
 from grpc_health.v1 import health_pb2_grpc
+from sluice.client.documents import unfit
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
-from sluice.errors import InvalidRequest, Unauthenticated, Violation, from_rpc_error
+from sluice.errors import Unauthenticated, from_rpc_error
 from sluice.reranking.v1.reranking_service_pb2_grpc import RerankingServiceStub
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
@@ -91,8 +92,7 @@ def _timeout_s(headers: Mapping[str, str], most_s: float) -> float:
     if given is None:
         return most_s
     if not re.fullmatch(r"[1-9][0-9]{0,8}", given):
-        description = f"expected milliseconds, an integer above 0, got {given!r:.40}"
-        raise InvalidRequest(f"{DEADLINE_HEADER}: {description}", violations=[Violation(DEADLINE_HEADER, description)])
+        raise unfit(DEADLINE_HEADER, f"expected milliseconds, an integer above 0, got {given!r:.40}")
     return min(int(given) / 1000, most_s)
 
 

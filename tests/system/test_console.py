@@ -227,7 +227,7 @@ def test_collections_and_services_are_told(page: Page) -> None:
     expect(page.get_by_test_id("service")).to_have_count(4)
     expect(page.locator(".health.ok")).to_have_count(4)
     expect(page.get_by_text("CPU").first).to_be_visible()
-    expect(page.locator(".chart path").first).to_be_attached(timeout=WAIT_MS)
+    expect(page.locator(".chart path").first).to_be_attached()
 
 
 class Guarded(ExactRetrieval):
@@ -255,7 +255,7 @@ def test_a_token_is_asked_for_once_where_one_is_wanted(page: Page) -> None:
         page.goto(f"{url}/?view=collections")
         page.get_by_label("Token").fill("open sesame")
         page.keyboard.press("Enter")
-        expect(page.get_by_text("None yet")).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_text("None yet")).to_be_visible()
         expect(page.get_by_role("dialog")).to_have_count(0)
         page.goto("about:blank")
 

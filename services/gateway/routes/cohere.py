@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from fastapi import APIRouter
 from pydantic import Field
+from sluice.client.documents import unfit
 from sluice.common.v1 import model_pb2
-from sluice.errors import InvalidRequest, Violation
 from starlette.responses import Response
 
 from services.core.arrays import F32
@@ -127,11 +127,9 @@ async def rerank_texts(body: RerankRequest, caller: Called) -> Response:
 
 def _texts(body: EmbedRequest) -> list[str]:
     if (body.texts is None) == (body.inputs is None):
-        description = "expected texts or inputs, and not both; images are not taken"
-        raise InvalidRequest(f"texts: {description}", violations=[Violation("texts", description)])
+        raise unfit("texts", "expected texts or inputs, and not both; images are not taken")
     inputs: Sequence[Input] = body.inputs or ()
     texts = body.texts or ["\n".join(part.text for part in one.content) for one in inputs]
     if not 1 <= len(texts) <= _MOST_TEXTS:
-        description = f"expected 1 to {_MOST_TEXTS} texts, got {len(texts)}"
-        raise InvalidRequest(f"texts: {description}", violations=[Violation("texts", description)])
+        raise unfit("texts", f"expected 1 to {_MOST_TEXTS} texts, got {len(texts)}")
     return texts

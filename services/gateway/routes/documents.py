@@ -14,7 +14,8 @@ from time import monotonic
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
-from sluice.errors import InvalidRequest, NotFound, SluiceError, Violation
+from sluice.client.documents import unfit
+from sluice.errors import NotFound, SluiceError
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -112,8 +113,7 @@ def _fields(filterable: list[str]) -> dict[str, str]:
     for position, item in enumerate(filterable):
         name, equals, kind = item.partition("=")
         if not (name and equals and kind):
-            field, description = f"filterable[{position}]", f"expected NAME=TYPE, got {item!r:.80}"
-            raise InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
+            raise unfit(f"filterable[{position}]", f"expected NAME=TYPE, got {item!r:.80}")
         fields[name] = kind
     return fields
 

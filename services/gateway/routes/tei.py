@@ -6,9 +6,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from fastapi import APIRouter
 from pydantic import Field
+from sluice.client.documents import unfit
 from sluice.common.v1 import model_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as pb
-from sluice.errors import InvalidRequest, NotFound, Violation
+from sluice.errors import NotFound
 from starlette.responses import Response
 
 from services.core.arrays import F32
@@ -137,7 +138,7 @@ async def tokenize(body: TokenizeRequest, caller: Called) -> Response:
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     role = _PROMPTS.get(body.prompt_name or "")
     if role is None:
-        raise _unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
+        raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
     request = pb.TokenizeRequest(texts=texts, role=role, add_special_tokens=body.add_special_tokens)
     response = await caller.call(caller.upstream.embedding.Tokenize, request)
     return json_response([[_token(token) for token in text.tokens] for text in response.texts])
@@ -191,7 +192,7 @@ async def _embedded(body: EmbedRequest, caller: Caller, kind: pb.Representation.
         raise Refused(413, f"inputs: expected at most {most:,}, got {len(body.inputs):,}")
     role = _ROLES.get(body.prompt_name or "document")
     if role is None:
-        raise _unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
+        raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
     texts = await texts_of(caller, body.inputs, field="inputs")
     return await embed(caller, texts, Wish("", role, kind, body.truncation(), body.dimensions))
 
@@ -205,9 +206,5 @@ def _normalized(vectors: F32) -> F32:
 def _as_given(vectors: F32) -> F32:
     """The vectors as the model gives them. Raises InvalidRequest when it gives nothing but unit length."""
     if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < _UNIT_LENGTH_TOLERANCE:
-        raise _unfit("normalize", "expected true, since this model's vectors have unit length, got false")
+        raise unfit("normalize", "expected true, since this model's vectors have unit length, got false")
     return vectors
-
-
-def _unfit(name: str, description: str) -> InvalidRequest:
-    return InvalidRequest(f"{name}: {description}", violations=[Violation(name, description)])
