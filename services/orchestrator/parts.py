@@ -9,7 +9,8 @@ import grpc
 from sluice.search.v1 import search_service_pb2
 from sluice.search.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
 
-from services.orchestrator.pipelines import PipelinesError
+from services.orchestrator.known import Known
+from services.orchestrator.pipeline_file import PipelinesError
 from services.orchestrator.reload import PipelineFile
 from services.orchestrator.remote import Embedding, Reranking, Retrieval, Services
 from services.orchestrator.servicer import SearchServicer
@@ -41,10 +42,20 @@ async def parts(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Servic
             await stack.enter_async_context(connect(address, max_message_bytes=settings.max_message_bytes))
             for address in (settings.embedding, settings.retrieval, settings.reranking)
         ]
-        servicer = SearchServicer(
-            settings, pipelines, interactive=_services(channels, "interactive"), bulk=_services(channels, "bulk")
-        )
+        interactive, bulk = _services(channels, "interactive"), _services(channels, "bulk")
+        known = Known(_services(channels, "bulk"), interactive, fresh_s=settings.fresh_s)
+        learning = asyncio.create_task(_learn(known, pipelines))
+        stack.callback(learning.cancel)
+        servicer = SearchServicer(settings, pipelines, known, interactive=interactive, bulk=bulk)
         yield [Service(NAME, lambda server: add_SearchServiceServicer_to_server(servicer, server), servicer.drain)]
+
+
+async def _learn(known: Known, pipelines: PipelineFile) -> None:
+    """Ask for the models again and again, and tell what pipelines lack, until cancelled."""
+    while True:
+        await known.refresh()
+        known.tell(pipelines.current)
+        await asyncio.sleep(known.next_s)
 
 
 def _services(channels: Sequence[grpc.aio.Channel], lane: Lane) -> Services:

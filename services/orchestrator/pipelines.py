@@ -1,45 +1,35 @@
 """Pipelines as data: what may be said in `pipelines.yaml`, and what it means.
 
-    NAME:
-      description: one sentence
-      retrieve: [Retriever, ...]        one or several retrievers, run side by side
-      fuse: Rrf | WeightedSum           joins them; there exactly when there are several
-      refine: Refine                    orders the best anew by vectors that the collection has stored
-      rerank: [Rerank, ...]             one after another; each narrows what the one before gave
-      cut_off: CutOff                   ends the results early where the rest is not good
-
-Rule: a file is taken whole or not at all, and every problem is told at once with its line.
+NAME:
+description: one sentence
+retrieve: [Retriever, ...]        one or several retrievers, run side by side
+fuse: Rrf | WeightedSum           joins them; there exactly when there are several
+refine: Refine                    orders the best anew by vectors that the collection has stored
+rerank: [Rerank, ...]             one after another; each narrows what the one before gave
+feedback: Feedback                retrieves once more, nearer to what the last reranker liked
+cut_off: CutOff                   ends the results early where the rest is not good
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from sluice.errors import DeadlineExpired, SluiceError
 
 from services.core.fusion import RRF_CONSTANT, Normalisation
-from services.orchestrator.vectors import FieldKind, Kind
+from services.orchestrator.vectors import FieldKind
 
 DEFAULT_NAME: Final = "default"
 PACKAGED: Final = Path(__file__).with_name("pipelines.yaml")
 EMBED: Final = "embed"
 FUSE: Final = "fuse"
-_TAGS: Final = ("rrf", "weighted_sum")
+_NARROWING: Final = ("refine", "rerank")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Depth = Annotated[int, Field(ge=1, le=1000)]
 OnError = Literal["fail", "skip"]
 Location = tuple[int | str, ...]
-
-
-class PipelinesError(Exception):
-    """A pipelines file that cannot be used. `problems` names each with its line."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class _Part(BaseModel):
@@ -79,6 +69,9 @@ class Retriever(_Stage):
     """Embedding model; empty when the server has one. None for `text`."""
     on_error: OnError = "fail"
     """Whether the search fails with it. `skip` needs another retriever beside it."""
+    optional: bool = False
+    """Leave it out, and do not call the answer degraded, where the collection has no such field. `true` needs another
+    retriever beside it."""
 
 
 class Rrf(_Part):
@@ -123,6 +116,8 @@ class Refine(_Stage):
     """Embedding model; empty when the server has one."""
     on_error: OnError = "skip"
     """Whether the search fails with it, or goes on with the order before it."""
+    optional: bool = False
+    """Leave it out, and do not call the answer degraded, where the collection has no such field."""
     interpolate: Interpolation | None = None
     """Mix its scores with those before; without, they replace them."""
 
@@ -138,6 +133,24 @@ class Rerank(_Stage):
     """Whether the search fails with it, or goes on with the order before it."""
     interpolate: Interpolation | None = None
     """Mix its scores with those before; without, they replace them."""
+
+
+class Feedback(_Stage):
+    """Relevance feedback: a second retrieval, nearer to what the last reranker liked, which scores what is new there.
+
+    query' = query + weight * sum over the best documents of share_i * vector_i, where share_i is the document's part of
+    their scores, normalised by min_max over all that the reranker scored. Of a cosine field all have unit length.
+    Source: Rocchio, Relevance Feedback in Information Retrieval, 1971, without its negative part.
+    """
+
+    retriever: Name
+    """The dense retriever that asks again."""
+    documents: int = Field(5, ge=1, le=64)
+    """How many of the best documents move the query."""
+    weight: float = Field(0.5, gt=0, le=10)
+    """How far."""
+    on_error: OnError = "skip"
+    """Whether the search fails with it, or goes on with the order before it."""
 
 
 class CutOff(_Part):
@@ -165,6 +178,8 @@ class Pipeline(_Part):
     """Late interaction with stored vectors, before any reranker."""
     rerank: tuple[Rerank, ...] = Field((), max_length=4)
     """Rerankers in order."""
+    feedback: Feedback | None = None
+    """A second retrieval after the last reranker."""
     cut_off: CutOff | None = None
     """Fewer results than asked for, where the rest is not good."""
 
@@ -172,12 +187,6 @@ class Pipeline(_Part):
     def narrowing(self) -> tuple[Refine | Rerank, ...]:
         """The stages that order what was found anew, in order."""
         return (self.refine, *self.rerank) if self.refine else self.rerank
-
-    @property
-    def encoded(self) -> tuple[Retriever | Refine, ...]:
-        """The stages that need vectors of the query."""
-        retrievers = tuple(stage for stage in self.retrieve if stage.kind != "text")
-        return (*retrievers, self.refine) if self.refine else retrievers
 
     @property
     def max_top_k(self) -> int:
@@ -189,23 +198,11 @@ class Pipeline(_Part):
     @property
     def last_stage(self) -> str:
         """Name of the stage whose scores the results have when nothing fails."""
+        if self.feedback:
+            return self.feedback.name
         if self.narrowing:
             return self.narrowing[-1].name
         return FUSE if self.fuse else self.retrieve[0].name
-
-    @property
-    def encodings(self) -> dict[str, tuple[Kind, ...]]:
-        """The kinds of vectors that its stages need of each embedding model."""
-        kinds: dict[str, dict[Kind, None]] = {}
-        for stage in self.encoded:
-            kind = "multi_vector" if isinstance(stage, Refine) else stage.kind
-            if kind != "text":
-                kinds.setdefault(stage.model, {})[kind] = None
-        return {model: tuple(needed) for model, needed in kinds.items()}
-
-    def needing(self, model: str) -> list[Retriever | Refine]:
-        """The stages that need vectors of this model."""
-        return [stage for stage in self.encoded if stage.model == model]
 
     def problems(self) -> Iterator[tuple[Location, str]]:
         """What makes no sense, where; nothing when all does."""
@@ -214,8 +211,9 @@ class Pipeline(_Part):
         yield from self._fusion()
         yield from self._errors()
         yield from self._depths()
+        yield from self._feedback()
 
-    def _stages(self) -> Iterator[tuple[Location, Retriever | Refine | Rerank]]:
+    def _stages(self) -> Iterator[tuple[Location, Retriever | Refine | Rerank | Feedback]]:
         """The stages with names, and where they are."""
         for index, retriever in enumerate(self.retrieve):
             yield ("retrieve", index), retriever
@@ -223,6 +221,8 @@ class Pipeline(_Part):
             yield ("refine",), self.refine
         for index, reranker in enumerate(self.rerank):
             yield ("rerank", index), reranker
+        if self.feedback:
+            yield ("feedback",), self.feedback
 
     def _names(self) -> Iterator[tuple[Location, str]]:
         seen = {EMBED, FUSE}
@@ -254,6 +254,8 @@ class Pipeline(_Part):
         for key, given in (("on_error", only.on_error), ("on_timeout", only.on_timeout)):
             if len(self.retrieve) == 1 and given == "skip":
                 yield ("retrieve", 0, key), "expected fail for the only retriever, got skip"
+        if len(self.retrieve) == 1 and only.optional:
+            yield ("retrieve", 0, "optional"), "expected false for the only retriever, got true"
         for location, stage in self._stages():
             if not stage.may_run_out_of_time and "share" in stage.model_fields_set:
                 key = "on_timeout" if stage.on_timeout else "on_error"
@@ -262,110 +264,18 @@ class Pipeline(_Part):
     def _depths(self) -> Iterator[tuple[Location, str]]:
         before = sum(retriever.depth for retriever in self.retrieve)
         steps: list[tuple[Location, int]] = [(("fuse", "depth"), self.fuse.depth)] if self.fuse else []
-        steps += [((*where, "depth"), stage.depth) for where, stage in self._stages() if where[0] != "retrieve"]
+        steps += [((*where, "depth"), stage.depth) for where, stage in self._stages() if where[0] in _NARROWING]
         for location, depth in steps:
             if depth > before:
                 yield location, f"expected at most {before}, what the stage before it gives, got {depth}"
             before = min(before, depth)
 
-
-def load(path: Path) -> dict[str, Pipeline]:
-    """The pipelines of a file by name. Raises PipelinesError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelinesError([f"{path}: expected a file of UTF-8 text: {error}"]) from error
-    return parse(text, source=str(path))
-
-
-def parse(text: str, *, source: str) -> dict[str, Pipeline]:
-    """The pipelines of a YAML text by name. Raises PipelinesError; its lines begin `source:LINE:`."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PipelinesError([f"{source}:{line}: expected YAML: {error.problem}"]) from error
-    except yaml.YAMLError as error:
-        raise PipelinesError([f"{source}:1: expected YAML: {error}"]) from error
-    if not isinstance(content, dict) or not content:
-        raise PipelinesError([f"{source}:1: expected pipelines by name, got {type(content).__name__}"])
-    pipelines, found = _validated(content)
-    found += [((), f"expected a pipeline named {DEFAULT_NAME}, got none")] if DEFAULT_NAME not in content else []
-    problems = [(_line(root, location), location, what) for location, what in found]
-    problems += [(line, (), f"expected each key once, got {key!r} again") for line, key in _repeated(root)]
-    if problems:
-        raise PipelinesError([_told(source, *problem) for problem in sorted(problems, key=lambda item: item[0])])
-    return pipelines
-
-
-def _validated(content: dict[Any, Any]) -> tuple[dict[str, Pipeline], list[tuple[Location, str]]]:
-    """Pipelines that are right, and what is wrong with the others."""
-    pipelines: dict[str, Pipeline] = {}
-    found: list[tuple[Location, str]] = []
-    for name, fields in content.items():
-        try:
-            entry = _Entry(name=name, pipeline=fields)
-        except ValidationError as error:
-            for item in error.errors(include_url=False):
-                location = (name, *_in_file(fields, item["loc"][1:]))
-                found.append((location, f"{item['msg']}, got {item['input']!r:.80}"))
-        else:
-            found += [((name, *location), what) for location, what in entry.pipeline.problems()]
-            pipelines[entry.name] = entry.pipeline
-    return pipelines, found
-
-
-def _in_file(fields: Any, location: Location) -> Iterator[int | str]:
-    """A location without the tags of alternatives, which pydantic puts in and the file does not have."""
-    for part in location:
-        is_key = part in fields if isinstance(fields, dict) else isinstance(fields, list) and isinstance(part, int)
-        if is_key or part not in _TAGS:
-            yield part
-            fields = fields[part] if is_key else None
-
-
-class _Entry(_Part):
-    name: Name
-    pipeline: Pipeline
-
-
-def _told(source: str, line: int, location: Location, what: str) -> str:
-    where = ".".join(map(str, location))
-    return f"{source}:{line}: {where}: {what}" if where else f"{source}:{line}: {what}"
-
-
-def _line(node: yaml.Node | None, location: Location) -> int:
-    """Line of the deepest part of `location` that is there; 1 is the first."""
-    line = 1 if node is None or not location else node.start_mark.line + 1
-    for part in location:
-        step = _step(node, part)
-        if step is None:
-            return line
-        line, node = step
-    return line
-
-
-def _step(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:
-    """Line and node of one key or index; None when it is not there."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == part:
-                return key.start_mark.line + 1, value
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part].start_mark.line + 1, node.value[part]
-    return None
-
-
-def _repeated(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Line and name of every key that is in one mapping twice: YAML would silently take the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield key.start_mark.line + 1, str(key.value)
-            seen.add(str(key.value))
-            yield from _repeated(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _repeated(value)
+    def _feedback(self) -> Iterator[tuple[Location, str]]:
+        if self.feedback is None:
+            return
+        if not self.rerank:
+            yield ("feedback",), "expected a reranker, whose scores move the query, got none"
+        dense = [retriever.name for retriever in self.retrieve if retriever.kind == "dense"]
+        if self.feedback.retriever not in dense:
+            expected = ", ".join(dense) or "a dense retriever, and there is none"
+            yield ("feedback", "retriever"), f"expected {expected}, got {self.feedback.retriever!r}"

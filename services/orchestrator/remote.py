@@ -1,11 +1,12 @@
 """The three services as the orchestrator sees them: a request built, the answer checked, errors as they were raised.
 
-Rule: the only module here that knows the protos of other services. Documents, filters and tensors pass as they came.
+Rule: with `queries.py` and `schemas.py` the only place here that knows the protos of other services. Documents,
+filters and tensors pass as they came.
 An answer that breaks its contract (wrong count, NaN, foreign ids) is BackendFailed, never passed on.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final
@@ -23,32 +24,16 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 from services.core.ranking import Ranking
-from services.orchestrator.vectors import Embedded, FieldKind, Kind, Model, dense_rows, multi_vector_rows, sparse_rows
+from services.orchestrator.queries import FieldQuery
+from services.orchestrator.schemas import REPRESENTATIONS, Collection, EmbeddingModel
+from services.orchestrator.vectors import Embedded, Kind, Model
 from services.rpc.deadline import Deadline
 from services.rpc.downstream import Downstream
 
-EmbeddingModel = embedding_pb.EmbeddingModel
-Collection = retrieval_pb.Collection
-FieldQuery = retrieval_pb.FieldQuery
+RerankingModel = reranking_pb.RerankingModel
 
 # Fields of other services' requests that mean the same to our caller.
 _SHARED_FIELDS: Final = ("filter", "collection")
-# Most candidates of one query.
-_MAX_DEPTH: Final = 1000
-# Words of the search API for the types of metadata.
-_METADATA_TYPES: Final[dict[str, retrieval_pb.MetadataType.ValueType]] = {
-    "string": retrieval_pb.METADATA_TYPE_STRING,
-    "number": retrieval_pb.METADATA_TYPE_NUMBER,
-    "bool": retrieval_pb.METADATA_TYPE_BOOL,
-    "timestamp": retrieval_pb.METADATA_TYPE_TIMESTAMP,
-    "list": retrieval_pb.METADATA_TYPE_LIST,
-}
-METADATA_TYPES: Final = tuple(_METADATA_TYPES)
-REPRESENTATIONS: Final[dict[Kind, embedding_pb.Representation.ValueType]] = {
-    "dense": embedding_pb.REPRESENTATION_DENSE,
-    "sparse": embedding_pb.REPRESENTATION_SPARSE,
-    "multi_vector": embedding_pb.REPRESENTATION_MULTI_VECTOR,
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +45,8 @@ class Candidates:
     documents: dict[str, Document]
     """The documents of the rankings by id."""
     collection_version: int
+    coverage: float
+    """Share of the documents that were looked at, over all queries; 1 unless time ended before."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +86,19 @@ class Embedding:
         )
         return await self._embed(request, kinds, deadline, patient=True)
 
-    async def models(self, deadline: Deadline) -> list[EmbeddingModel]:
+    async def models(self, deadline: Deadline, *, patient: bool = True) -> list[EmbeddingModel]:
         """The models served there, by name."""
         request = embedding_pb.ListModelsRequest()
-        response = await self._downstream.call(self._stub.ListModels, request, deadline, patient=True)
+        response = await self._downstream.call(self._stub.ListModels, request, deadline, patient=patient)
         return list(response.models)
+
+    async def token_spans(self, texts: Sequence[str], *, model: str, deadline: Deadline) -> list[list[tuple[int, int]]]:
+        """Where the tokens of each text begin and end, in characters; without special tokens and prompts."""
+        request = embedding_pb.TokenizeRequest(model=model, texts=texts)
+        response = await self._downstream.call(self._stub.Tokenize, request, deadline, patient=True)
+        if len(response.texts) != len(texts):
+            raise BackendFailed(f"embedding: expected tokens of {len(texts)} texts, got {len(response.texts)}")
+        return [[(token.char_start, token.char_end) for token in text.tokens] for text in response.texts]
 
     async def _embed(
         self, request: embedding_pb.EmbedRequest, kinds: Sequence[Kind], deadline: Deadline, *, patient: bool
@@ -134,6 +129,12 @@ class Reranking:
         if not all(map(isfinite, scores)):
             raise BackendFailed("reranking: expected finite scores, got NaN or infinity")
         return scores, response.model
+
+    async def models(self, deadline: Deadline, *, patient: bool = True) -> list[RerankingModel]:
+        """The models served there, by name."""
+        request = reranking_pb.ListModelsRequest()
+        response = await self._downstream.call(self._stub.ListModels, request, deadline, patient=patient)
+        return list(response.models)
 
 
 class Retrieval:
@@ -210,6 +211,12 @@ class Retrieval:
                 request.multi_vectors.add(vectors=column.embedded.multi_vector, **given)
         await self._downstream.call(self._stub.Upsert, request, deadline, patient=True)
 
+    async def count(self, collection: str, only: Filter, deadline: Deadline) -> int:
+        """How many documents match."""
+        request = retrieval_pb.CountDocumentsRequest(collection=collection, filter=only)
+        response = await self._downstream.call(self._stub.CountDocuments, request, deadline, patient=True)
+        return response.document_count
+
     async def delete(self, collection: str, ids: Sequence[str], only: Filter | None, deadline: Deadline) -> int:
         """How many documents were deleted, by ids or by filter."""
         request = retrieval_pb.DeleteDocumentsRequest(collection=collection, document_ids=ids, filter=only)
@@ -226,39 +233,6 @@ class Services:
     reranking: Reranking
 
 
-def text_queries(texts: Sequence[str], *, field: str, depth: int) -> list[FieldQuery]:
-    """A query by words for each text."""
-    return [FieldQuery(field=field, depth=depth, text=text) for text in texts]
-
-
-def vector_queries(embedded: Embedded, kind: Kind, *, field: str, depth: int) -> list[FieldQuery]:
-    """A query by vectors of one kind for each embedded text."""
-    given: dict[str, Any] = {"field": field, "depth": depth, "model_digest": embedded.model.digest}
-    if kind == "dense":
-        return [FieldQuery(dense=row, **given) for row in dense_rows(embedded.dense)]
-    if kind == "sparse":
-        return [FieldQuery(sparse=row, **given) for row in sparse_rows(embedded.sparse)]
-    return [FieldQuery(multi_vector=row, **given) for row in multi_vector_rows(embedded.multi_vector)]
-
-
-def staged_queries(embedded: Embedded, asked: Sequence[Sequence[FieldQuery]], *, field: str) -> list[FieldQuery]:
-    """For each wording, the first text's token vectors against what every retriever finds for that wording.
-
-    asked  of each retriever, a query for each wording
-    """
-    tokens = multi_vector_rows(embedded.multi_vector)[0]
-    return [
-        FieldQuery(
-            field=field,
-            depth=min(_MAX_DEPTH, sum(query.depth for query in among)),
-            model_digest=embedded.model.digest,
-            multi_vector=tokens,
-            among=among,
-        )
-        for among in zip(*asked, strict=True)
-    ]
-
-
 def _candidates(response: retrieval_pb.RetrieveResponse, queries: Sequence[FieldQuery]) -> Candidates:
     """The checked answer. Raises BackendFailed."""
     if len(response.rankings) != len(queries):
@@ -272,7 +246,10 @@ def _candidates(response: retrieval_pb.RetrieveResponse, queries: Sequence[Field
         rankings = tuple(Ranking.of(zip(r.document_ids, r.scores, strict=True)) for r in response.rankings)
     except ValueError as error:
         raise BackendFailed(f"retrieval: {error}") from error
-    return Candidates(rankings, documents, response.collection_version)
+    shares = [ranking.coverage for ranking in response.rankings]
+    if not all(0 <= share <= 1 for share in shares):
+        raise BackendFailed(f"retrieval: expected coverages of 0 to 1, got {shares}")
+    return Candidates(rankings, documents, response.collection_version, sum(shares) / len(shares))
 
 
 def _of_filterable_fields(error: InvalidRequest) -> InvalidRequest:
@@ -301,43 +278,3 @@ def _ours_or_theirs(error: InvalidRequest) -> InvalidRequest | BackendFailed:
     if error.violations and all(violation.field.startswith(_SHARED_FIELDS) for violation in error.violations):
         return error
     return BackendFailed(error.message, metadata=error.metadata)
-
-
-def kinds_of(model: EmbeddingModel) -> frozenset[Kind]:
-    """The kinds of vectors that a model gives."""
-    return frozenset(kind for kind, number in REPRESENTATIONS.items() if number in model.representations)
-
-
-def schema_for(model: EmbeddingModel, kinds: Iterable[FieldKind], filterable: Mapping[str, str]) -> retrieval_pb.Schema:
-    """The schema of a collection with a field of each kind, named by it, that takes this model's vectors only."""
-    schema = retrieval_pb.Schema()
-    digest = model.model.digest
-    for kind in kinds:
-        if kind == "text":
-            schema.text_fields.add(name=kind)
-        elif kind == "dense":
-            metric = retrieval_pb.Metric.Value(f"METRIC_{model.similarity.upper()}")
-            schema.dense_fields.add(name=kind, dimensions=model.dimensions, metric=metric, model_digest=digest)
-        elif kind == "sparse":
-            schema.sparse_fields.add(name=kind, model_digest=digest)
-        else:
-            schema.multi_vector_fields.add(name=kind, dimensions=model.dimensions, model_digest=digest)
-    for name, type_ in filterable.items():
-        schema.metadata_fields.add(name=name, type=_METADATA_TYPES[type_])
-    return schema
-
-
-def fields_of(collection: Collection) -> list[tuple[str, Kind, int, str]]:
-    """Name, kind, dimensions (0 when open) and model digest (empty when open) of each field that takes vectors."""
-    schema = collection.schema
-    return [
-        *((field.name, "dense", field.dimensions, field.model_digest) for field in schema.dense_fields),
-        *((field.name, "sparse", 0, field.model_digest) for field in schema.sparse_fields),
-        *((field.name, "multi_vector", field.dimensions, field.model_digest) for field in schema.multi_vector_fields),
-    ]
-
-
-def types_of(collection: Collection) -> dict[str, str]:
-    """Types of the filterable fields by name, in the words of the search API."""
-    words = {number: word for word, number in _METADATA_TYPES.items()}
-    return {field.name: words[field.type] for field in collection.schema.metadata_fields}

@@ -12,6 +12,7 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceServicer
 
 from services.orchestrator.budget import reserve_s
 from services.orchestrator.indexing import IndexStream
+from services.orchestrator.known import Known
 from services.orchestrator.pipelines import DEFAULT_NAME, Pipeline
 from services.orchestrator.reload import PipelineFile
 from services.orchestrator.remote import Services
@@ -34,12 +35,14 @@ class SearchServicer(SearchServiceServicer):
         self,
         settings: OrchestratorSettings,
         pipelines: PipelineFile,
+        known: Known,
         *,
         interactive: Services,
         bulk: Services,
     ) -> None:
         self._settings = settings
         self._pipelines = pipelines
+        self._known = known
         self._interactive = interactive
         self._bulk = bulk
         self._streams: set[IndexStream] = set()
@@ -55,7 +58,7 @@ class SearchServicer(SearchServiceServicer):
         name = request.pipeline or DEFAULT_NAME
         pipeline = self._pipeline(name)
         query = query_of(request, pipeline, max_query_bytes=self._settings.max_query_bytes)
-        answer = await search(self._interactive, name, pipeline, query, self._deadline(context))
+        answer = await search(self._interactive, self._known, (name, pipeline), query, self._deadline(context))
         return response_of(name, answer, perf_counter() - started)
 
     async def Index(
@@ -83,7 +86,10 @@ class SearchServicer(SearchServiceServicer):
 
     async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:
         """List the pipelines."""
-        pipelines = [pipeline_of(name, pipeline) for name, pipeline in sorted(self._pipelines.current.items())]
+        pipelines = [
+            pipeline_of(name, pipeline, self._known.check(pipeline))
+            for name, pipeline in sorted(self._pipelines.current.items())
+        ]
         return pb.ListPipelinesResponse(pipelines=pipelines)
 
     def _pipeline(self, name: str) -> Pipeline:

@@ -37,6 +37,9 @@ class OrchestratorSettings(ServerSettings):
     reload_s: float = Field(2.0, ge=0.01, le=3600)
     """Seconds between looks at the file of pipelines. A changed one is used when it is right, and told when not."""
 
+    fresh_s: float = Field(5.0, ge=0.01, le=3600)
+    """Seconds after which a collection's fields are looked at again, and between looks at which models are served."""
+
     reserve_s: float = Field(0.01, ge=0, le=1)
     """Time kept to put an answer together, in seconds; never more than a tenth of a caller's."""
 

@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import AlreadyExists, NotFound, PreconditionFailed
 
-from services.orchestrator.remote import (
-    Collection,
-    EmbeddingModel,
-    Services,
-    fields_of,
-    kinds_of,
-    schema_for,
-    types_of,
-)
+from services.orchestrator.remote import Services
+from services.orchestrator.schemas import Collection, EmbeddingModel, fields_of, kinds_of, schema_for, types_of
 from services.orchestrator.vectors import FieldKind, Kind
 from services.rpc.deadline import Deadline
 
@@ -78,9 +71,7 @@ async def open_target(
     except NotFound:
         if not opening.create:
             raise
-        chosen = _chosen(models, model)
-        _check_kinds(chosen, kinds)
-        schema = schema_for(chosen, kinds, opening.filterable)
+        schema = schema_for(_models_for(models, model, kinds), kinds, opening.filterable)
         collection = await services.retrieval.create(opening.collection, schema, deadline)
     _check_filterable(collection, opening)
     fields = tuple(_field(*described, models, model) for described in fields_of(collection))
@@ -99,15 +90,27 @@ def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
     )
 
 
-def _check_kinds(model: EmbeddingModel, kinds: Sequence[FieldKind]) -> None:
-    """Raise PreconditionFailed when new collections are to have vectors that the model does not give."""
-    given = kinds_of(model)
-    if missing := [kind for kind in kinds if kind != "text" and kind not in given]:
-        raise PreconditionFailed(
-            f"expected a model with {', '.join(missing)} vectors for new collections (index_fields), "
-            f"got {model.model.name} with {', '.join(sorted(given))}",
-            reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
-        )
+def _models_for(
+    models: Sequence[EmbeddingModel], name: str, kinds: Sequence[FieldKind]
+) -> dict[FieldKind, EmbeddingModel]:
+    """The model of each kind of vectors: the named one where it gives them, else the only one that does.
+
+    Raises PreconditionFailed when there is no such model, or when several give a kind and none is named.
+    """
+    chosen: dict[FieldKind, EmbeddingModel] = {}
+    for kind in kinds:
+        giving = [model for model in models if kind in kinds_of(model)]
+        giving = [model for model in giving if model.model.name == name] or giving
+        if kind != "text" and len(giving) == 1:
+            chosen[kind] = giving[0]
+        elif kind != "text":
+            served = ", ".join(f"{m.model.name} with {', '.join(sorted(kinds_of(m)))}" for m in models) or "none"
+            expected = f"one model with {kind} vectors for new collections (index_fields)"
+            raise PreconditionFailed(
+                f"expected {expected}, or its name in the settings (index_model), got {served}",
+                reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
+            )
+    return chosen
 
 
 def _field(

@@ -8,10 +8,13 @@ from google.protobuf.duration_pb2 import Duration
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
 
+from services.orchestrator.checking import Check, State
+from services.orchestrator.chunks import parent_of
 from services.orchestrator.indexing import Acknowledgement, Message, Outcome
 from services.orchestrator.pipelines import FUSE, Pipeline
-from services.orchestrator.remote import METADATA_TYPES
-from services.orchestrator.search import Answer, Query, Report, Status
+from services.orchestrator.run import Query, Report, Status
+from services.orchestrator.schemas import METADATA_TYPES
+from services.orchestrator.search import Answer
 from services.orchestrator.target import Opening
 from services.rpc.validation import Violations, validating
 
@@ -26,6 +29,13 @@ _STATUSES: Final[Mapping[Status, pb.StageReport.Status.ValueType]] = {
     "ok": pb.StageReport.STATUS_OK,
     "skipped": pb.StageReport.STATUS_SKIPPED,
     "partial": pb.StageReport.STATUS_PARTIAL,
+    "left_out": pb.StageReport.STATUS_LEFT_OUT,
+}
+_STATES: Final[Mapping[State, pb.Pipeline.State.ValueType]] = {
+    "unchecked": pb.Pipeline.STATE_UNCHECKED,
+    "usable": pb.Pipeline.STATE_USABLE,
+    "degraded": pb.Pipeline.STATE_DEGRADED,
+    "unusable": pb.Pipeline.STATE_UNUSABLE,
 }
 _OUTCOMES: Final[Mapping[Outcome, pb.Acknowledgement.Outcome.ValueType]] = {
     "indexed": pb.Acknowledgement.OUTCOME_INDEXED,
@@ -44,14 +54,26 @@ def query_of(request: pb.SearchRequest, pipeline: Pipeline, *, max_query_bytes: 
         for index, text in enumerate(request.more_queries[:_MAX_MORE_QUERIES]):
             violations.text(f"more_queries[{index}]", text, max_bytes=max_query_bytes)
         violations.count("top_k", top_k, low=1, high=pipeline.max_top_k, what="results of this pipeline")
-    return Query(request.collection, request.query, top_k, _filter_of(request), tuple(request.more_queries))
+    return Query(
+        request.collection,
+        request.query,
+        top_k,
+        _filter_of(request),
+        tuple(request.more_queries),
+        request.group_by_parent,
+    )
 
 
 def response_of(name: str, answer: Answer, duration_s: float) -> pb.SearchResponse:
     """The response of an answer."""
     standings = _standings(answer)
     results = [
-        pb.Result(document=answer.documents[id_], score=score, standings=standings[id_])
+        pb.Result(
+            document=answer.documents[id_],
+            score=score,
+            standings=standings[id_],
+            parent_id=parent_of(id_) if answer.is_chunked else "",
+        )
         for id_, score in answer.ranking.items()
     ]
     return pb.SearchResponse(
@@ -108,7 +130,7 @@ def check_delete(request: pb.DeleteRequest) -> Filter | None:
     return only
 
 
-def pipeline_of(name: str, pipeline: Pipeline) -> pb.Pipeline:
+def pipeline_of(name: str, pipeline: Pipeline, check: Check) -> pb.Pipeline:
     """A pipeline as it is listed."""
     stages = [pb.Stage(name=stage.name, kind="retrieve", depth=stage.depth) for stage in pipeline.retrieve]
     if pipeline.fuse:
@@ -116,7 +138,15 @@ def pipeline_of(name: str, pipeline: Pipeline) -> pb.Pipeline:
     if pipeline.refine:
         stages.append(pb.Stage(name=pipeline.refine.name, kind="refine", depth=pipeline.refine.depth))
     stages += [pb.Stage(name=stage.name, kind="rerank", depth=stage.depth) for stage in pipeline.rerank]
-    return pb.Pipeline(name=name, description=pipeline.description, stages=stages)
+    if pipeline.feedback:
+        stages.append(pb.Stage(name=pipeline.feedback.name, kind="feedback", depth=pipeline.feedback.depth))
+    return pb.Pipeline(
+        name=name,
+        description=pipeline.description,
+        stages=stages,
+        state=_STATES[check.state],
+        problems=check.problems,
+    )
 
 
 def _opening(request: pb.IndexRequest) -> Opening:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.embedding.settings import EmbeddingSettings
-from services.orchestrator.pipelines import load
+from services.orchestrator.pipeline_file import load
 from services.orchestrator.settings import OrchestratorSettings
 from services.reranking.settings import RerankingSettings
 from services.retrieval.settings import RetrievalSettings

@@ -8,6 +8,7 @@ Each can be troubled: `before` runs ahead of every call and may raise, wait or h
 """
 
 import asyncio
+import re
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -170,6 +171,16 @@ class HashingEmbedder(Troubled, EmbeddingBase):
         ]
         return embedding_pb.ListModelsResponse(models=models)
 
+    async def Tokenize(self, request: Any, context: Any) -> Any:
+        """Words are tokens."""
+        await self.met("Tokenize", request)
+        texts = []
+        for text in request.texts:
+            spans = [match.span() for match in re.finditer(r"\w+", text)]
+            tokens = [embedding_pb.Token(char_start=start, char_end=end) for start, end in spans]
+            texts.append(embedding_pb.TokenizedText(tokens=tokens))
+        return embedding_pb.TokenizeResponse(texts=texts)
+
 
 @dataclass
 class Stored:
@@ -264,7 +275,8 @@ class ExactRetrieval(Troubled, RetrievalBase):
         wanted = np.frombuffer(query.dense.data, "<f4")
         scored = [(float(np.float32(stored.vectors[id_][name] @ wanted)), id_) for id_ in stored.documents]
         best = sorted(scored, key=lambda item: (-item[0], item[1]))[: query.depth]
-        return retrieval_pb.Ranking(document_ids=[id_ for _, id_ in best], scores=[score for score, _ in best])
+        ids, scores = [id_ for _, id_ in best], [score for score, _ in best]
+        return retrieval_pb.Ranking(document_ids=ids, scores=scores, coverage=1)
 
 
 @dataclass
@@ -281,6 +293,10 @@ class OverlapReranker(Troubled, RerankingBase):
             for index, text in enumerate(request.documents)
         ]
         return self.spoil(reranking_pb.RerankResponse(model=self.model, results=results))
+
+    async def ListModels(self, request: Any, context: Any) -> Any:
+        await self.met("ListModels", request)
+        return reranking_pb.ListModelsResponse(models=[reranking_pb.RerankingModel(model=self.model)])
 
 
 @dataclass

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from sluice.errors import DeadlineExpired, Unavailable
 
-from services.orchestrator.pipelines import PACKAGED, PipelinesError, WeightedSum, load, parse
+from services.orchestrator.pipeline_file import PipelinesError, load, parse
+from services.orchestrator.pipelines import PACKAGED, WeightedSum
 from services.orchestrator.reload import PipelineFile
 
 ROOT = Path(__file__).parents[2]
@@ -45,13 +46,11 @@ def test_a_pipeline_means_what_it_says() -> None:
     assert isinstance(pipeline.fuse, WeightedSum)
     assert pipeline.fuse.weights == {"left": 1.0, "right": 0.5}
     assert pipeline.max_top_k == 10
-    assert pipeline.encodings == {"": ("dense",)}
 
 
-def test_a_refinement_needs_token_vectors_of_its_model_and_its_depth_is_the_last() -> None:
+def test_the_depth_of_a_refinement_is_the_last() -> None:
     text = GOOD.split("  rerank:", maxsplit=1)[0] + "  refine: {name: maxsim, depth: 15, model: late}\n"
     pipeline = parse(text, source="p.yaml")["default"]
-    assert pipeline.encodings == {"": ("dense",), "late": ("multi_vector",)}
     assert (pipeline.max_top_k, pipeline.last_stage) == (15, "maxsim")
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sluice/common/v1/error_reason.proto\x12\x10sluice.common.v1*\x8f\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x02\x12#\n\x1f\x45RROR_REASON_UNKNOWN_COLLECTION\x10\x03\x12!\n\x1d\x45RROR_REASON_UNKNOWN_PIPELINE\x10\x04\x12\"\n\x1e\x45RROR_REASON_COLLECTION_EXISTS\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_MODEL_MISMATCH\x10\x06\x12#\n\x1f\x45RROR_REASON_STORAGE_UNWRITABLE\x10\x07\x12\x1a\n\x16\x45RROR_REASON_NOT_READY\x10\x08\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12!\n\x1d\x45RROR_REASON_DEADLINE_EXPIRED\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_BACKEND_FAILED\x10\x0c\x12\x17\n\x13\x45RROR_REASON_DEFECT\x10\r\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x0e\x12\x1c\n\x18\x45RROR_REASON_STREAM_IDLE\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sluice/common/v1/error_reason.proto\x12\x10sluice.common.v1*\xb5\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x02\x12#\n\x1f\x45RROR_REASON_UNKNOWN_COLLECTION\x10\x03\x12!\n\x1d\x45RROR_REASON_UNKNOWN_PIPELINE\x10\x04\x12\"\n\x1e\x45RROR_REASON_COLLECTION_EXISTS\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_MODEL_MISMATCH\x10\x06\x12#\n\x1f\x45RROR_REASON_STORAGE_UNWRITABLE\x10\x07\x12\x1a\n\x16\x45RROR_REASON_NOT_READY\x10\x08\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12!\n\x1d\x45RROR_REASON_DEADLINE_EXPIRED\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_BACKEND_FAILED\x10\x0c\x12\x17\n\x13\x45RROR_REASON_DEFECT\x10\r\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x0e\x12\x1c\n\x18\x45RROR_REASON_STREAM_IDLE\x10\x0f\x12$\n ERROR_REASON_COLLECTION_MISMATCH\x10\x14\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.common.v1.error_reas
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=58
-  _globals['_ERRORREASON']._serialized_end=585
+  _globals['_ERRORREASON']._serialized_end=623
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. This caller's quota is used up."""
     ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 15
     """UNAVAILABLE. A stream was open without a document for longer than the server's idle timeout."""
+    ERROR_REASON_COLLECTION_MISMATCH: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. The collection lacks what is asked of it: a field that the pipeline searches, or chunks."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: google.rpc.ErrorInfo.reason, without the prefix ERROR_REASON_, in domain "sluice"."""
@@ -90,4 +92,6 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED. This caller's quota is used up."""
 ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 15
 """UNAVAILABLE. A stream was open without a document for longer than the server's idle timeout."""
+ERROR_REASON_COLLECTION_MISMATCH: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. The collection lacks what is asked of it: a field that the pipeline searches, or chunks."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1280,6 +1280,7 @@ class FieldQuery(_message.Message):
     MULTI_VECTOR_FIELD_NUMBER: _builtins.int
     AMONG_FIELD_NUMBER: _builtins.int
     OVERSAMPLING_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field; empty when the collection has one that fits."""
     depth: _builtins.int
@@ -1311,6 +1312,12 @@ class FieldQuery(_message.Message):
         a dense vector, for example. Empty scores all.
         """
 
+    @_builtins.property
+    def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
+        """Moves `dense` towards stored documents before it is compared: relevance feedback without vectors that travel. Up to
+        64 documents, for a dense field only.
+        """
+
     def __init__(
         self,
         *,
@@ -1323,16 +1330,45 @@ class FieldQuery(_message.Message):
         multi_vector: _tensor_pb2.Tensor | None = ...,
         among: _abc.Iterable[Global___FieldQuery] | None = ...,
         oversampling: _builtins.float | None = ...,
+        feedback: _abc.Iterable[Global___Feedback] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_oversampling", b"_oversampling", "dense", b"dense", "multi_vector", b"multi_vector", "oversampling", b"oversampling", "sparse", b"sparse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_oversampling", b"_oversampling", "among", b"among", "dense", b"dense", "depth", b"depth", "field", b"field", "model_digest", b"model_digest", "multi_vector", b"multi_vector", "oversampling", b"oversampling", "sparse", b"sparse", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_oversampling", b"_oversampling", "among", b"among", "dense", b"dense", "depth", b"depth", "feedback", b"feedback", "field", b"field", "model_digest", b"model_digest", "multi_vector", b"multi_vector", "oversampling", b"oversampling", "sparse", b"sparse", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__oversampling: _TypeAlias = _typing.Literal["oversampling"]  # noqa: Y015
     _WhichOneofArgType__oversampling: _TypeAlias = _typing.Literal["_oversampling", b"_oversampling"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__oversampling) -> _WhichOneofReturnType__oversampling | None: ...
 
 Global___FieldQuery: _TypeAlias = FieldQuery  # noqa: Y015
+
+@_typing.final
+class Feedback(_message.Message):
+    """A document that moves a query's vector: the sum of the vector and, of each document, weight x its vector in the queried
+    field; of a cosine field, both of unit length. Documents that are not there move nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """Its id."""
+    weight: _builtins.float
+    """How far, -100 to 100; negative moves away."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
 
 @_typing.final
 class RetrieveRequest(_message.Message):

@@ -35,6 +35,7 @@ class SearchRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     MORE_QUERIES_FIELD_NUMBER: _builtins.int
+    GROUP_BY_PARENT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Where."""
     query: _builtins.str
@@ -43,6 +44,10 @@ class SearchRequest(_message.Message):
     """Name of the pipeline; empty means "default"."""
     top_k: _builtins.int
     """How many results, 1 to the smallest depth of the pipeline; 0 means 10, or that depth when it is smaller."""
+    group_by_parent: _builtins.bool
+    """In a collection of chunks: the best chunk of each parent stands for it, and `top_k` counts parents. Which chunk is
+    best is decided before the collection's candidates are refined and reranked.
+    """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
         """Only documents that match."""
@@ -62,10 +67,11 @@ class SearchRequest(_message.Message):
         top_k: _builtins.int = ...,
         filter: _filter_pb2.Filter | None = ...,
         more_queries: _abc.Iterable[_builtins.str] | None = ...,
+        group_by_parent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "more_queries", b"more_queries", "pipeline", b"pipeline", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "group_by_parent", b"group_by_parent", "more_queries", b"more_queries", "pipeline", b"pipeline", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,8 +146,11 @@ class Result(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     STANDINGS_FIELD_NUMBER: _builtins.int
+    PARENT_ID_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Score of the last stage that ran. Scores of different searches do not compare."""
+    parent_id: _builtins.str
+    """In a collection of chunks: id of the document that this is a chunk of. Empty elsewhere."""
     @_builtins.property
     def document(self) -> _document_pb2.Document:
         """The document."""
@@ -156,10 +165,11 @@ class Result(_message.Message):
         document: _document_pb2.Document | None = ...,
         score: _builtins.float = ...,
         standings: _abc.Iterable[Global___Standing] | None = ...,
+        parent_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "score", b"score", "standings", b"standings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "parent_id", b"parent_id", "score", b"score", "standings", b"standings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,6 +225,10 @@ class StageReport(_message.Message):
         """Failed and was left out, as the pipeline allows."""
         STATUS_PARTIAL: StageReport._Status.ValueType  # 3
         """Ran out of time and gave what it had."""
+        STATUS_LEFT_OUT: StageReport._Status.ValueType  # 4
+        """Not part of this search: the collection has no field for it, and the pipeline calls it optional. The answer is not
+        degraded by that.
+        """
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """How a stage ended."""
@@ -227,6 +241,10 @@ class StageReport(_message.Message):
     """Failed and was left out, as the pipeline allows."""
     STATUS_PARTIAL: StageReport.Status.ValueType  # 3
     """Ran out of time and gave what it had."""
+    STATUS_LEFT_OUT: StageReport.Status.ValueType  # 4
+    """Not part of this search: the collection has no field for it, and the pipeline calls it optional. The answer is not
+    degraded by that.
+    """
 
     STAGE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
@@ -280,6 +298,7 @@ class IndexRequest(_message.Message):
     CREATE_COLLECTION_FIELD_NUMBER: _builtins.int
     FILTERABLE_FIELDS_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    CHUNKING_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Where to; needed in the first message, and there only."""
     create_collection: _builtins.bool
@@ -292,6 +311,12 @@ class IndexRequest(_message.Message):
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
         """Up to 256 documents."""
 
+    @_builtins.property
+    def chunking(self) -> Global___Chunking:
+        """Store each document as chunks. Counts in the first message only. A collection holds chunks or whole documents: that
+        is decided when it is created, and a stream of the other sort is FAILED_PRECONDITION.
+        """
+
     def __init__(
         self,
         *,
@@ -299,14 +324,44 @@ class IndexRequest(_message.Message):
         create_collection: _builtins.bool = ...,
         filterable_fields: _abc.Iterable[Global___FilterableField] | None = ...,
         documents: _abc.Iterable[_document_pb2.Document] | None = ...,
+        chunking: Global___Chunking | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "create_collection", b"create_collection", "documents", b"documents", "filterable_fields", b"filterable_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "collection", b"collection", "create_collection", b"create_collection", "documents", b"documents", "filterable_fields", b"filterable_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IndexRequest: _TypeAlias = IndexRequest  # noqa: Y015
+
+@_typing.final
+class Chunking(_message.Message):
+    """How documents are cut into chunks: by tokens of the model of the collection's first field of vectors, between words
+    where there are any. A chunk is a document with the id PARENT#N, N from 0, the title and the metadata of its parent, and
+    the metadata `parent_id` and `chunk`, N. Parents have ids of up to 500 bytes; acknowledgements and deletions name parents.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    OVERLAP_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    token_count: _builtins.int
+    """Tokens of a chunk at most, with its title: 16 to 8,192, and not over what the model reads."""
+    overlap_token_count: _builtins.int
+    """Tokens that a chunk shares with the one before it: 0 to half of `token_count`."""
+    def __init__(
+        self,
+        *,
+        token_count: _builtins.int = ...,
+        overlap_token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlap_token_count", b"overlap_token_count", "token_count", b"token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chunking: _TypeAlias = Chunking  # noqa: Y015
 
 @_typing.final
 class FilterableField(_message.Message):
@@ -432,7 +487,7 @@ class DeleteRequest(_message.Message):
     """Where from."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 1,024 ids; unknown ones are ignored. Give ids or a filter, not both."""
+        """Up to 1,024 ids, of parents in a collection of chunks; unknown ones are ignored. Give ids or a filter, not both."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
@@ -461,7 +516,7 @@ class DeleteResponse(_message.Message):
 
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
-    """Documents deleted."""
+    """Documents deleted; in a collection of chunks, parents."""
     def __init__(
         self,
         *,
@@ -522,16 +577,55 @@ class Pipeline(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Pipeline._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Pipeline._State.ValueType  # 0
+        """Never sent."""
+        STATE_UNCHECKED: Pipeline._State.ValueType  # 1
+        """Not known: the services with the models have not answered yet."""
+        STATE_USABLE: Pipeline._State.ValueType  # 2
+        """All its stages can work."""
+        STATE_DEGRADED: Pipeline._State.ValueType  # 3
+        """Stages that may be skipped cannot work, and will be in every search."""
+        STATE_UNUSABLE: Pipeline._State.ValueType  # 4
+        """A stage that may not be skipped cannot work: every search fails."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Whether a pipeline can work."""
+
+    STATE_UNSPECIFIED: Pipeline.State.ValueType  # 0
+    """Never sent."""
+    STATE_UNCHECKED: Pipeline.State.ValueType  # 1
+    """Not known: the services with the models have not answered yet."""
+    STATE_USABLE: Pipeline.State.ValueType  # 2
+    """All its stages can work."""
+    STATE_DEGRADED: Pipeline.State.ValueType  # 3
+    """Stages that may be skipped cannot work, and will be in every search."""
+    STATE_UNUSABLE: Pipeline.State.ValueType  # 4
+    """A stage that may not be skipped cannot work: every search fails."""
+
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     description: _builtins.str
     """One sentence for people."""
+    state: Global___Pipeline.State.ValueType
+    """Whether the models that are served are those it needs."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
         """Its stages in order."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it lacks, when DEGRADED or UNUSABLE: a sentence each, with the stage, what was expected and what is served."""
 
     def __init__(
         self,
@@ -539,10 +633,12 @@ class Pipeline(_message.Message):
         name: _builtins.str = ...,
         description: _builtins.str = ...,
         stages: _abc.Iterable[Global___Stage] | None = ...,
+        state: Global___Pipeline.State.ValueType = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "problems", b"problems", "stages", b"stages", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,7 +656,7 @@ class Stage(_message.Message):
     name: _builtins.str
     """Its name."""
     kind: _builtins.str
-    """What it does: "retrieve", "fuse", "refine" or "rerank"."""
+    """What it does: "retrieve", "fuse", "refine", "rerank" or "feedback"."""
     depth: _builtins.int
     """Candidates it keeps."""
     def __init__(

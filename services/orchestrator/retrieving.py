@@ -1,0 +1,207 @@
+"""The front of a search: the query embedded once for all, retrievers side by side, one ranking of what they found."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import DeadlineExpired, PreconditionFailed, SluiceError
+
+from services.core.fusion import rrf, weighted_sum
+from services.core.ranking import Ranking
+from services.orchestrator.chunks import best_of_each_parent, parent_of
+from services.orchestrator.pipelines import EMBED, FUSE, Retriever, Rrf, WeightedSum
+from services.orchestrator.queries import MAX_DEPTH, FieldQuery, text_queries, vector_queries
+from services.orchestrator.remote import Candidates
+from services.orchestrator.run import Report, Run, Status
+from services.orchestrator.vectors import Embedded
+from services.rpc.deadline import Deadline
+
+# Vectors or why there are none, and the seconds it took.
+_Embedding = tuple[Embedded | SluiceError, float]
+# Chunks fetched for each parent that is wanted, at first; then ever more, until there are enough parents.
+_CHUNKS_A_PARENT = 4
+
+
+class Outdated(Exception):
+    """The collection takes vectors of another model than it did when it was looked at."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one retriever found."""
+
+    ranking: Ranking
+    candidates: Candidates
+    queries: list[FieldQuery]
+
+
+async def candidates(run: Run) -> Ranking:
+    """What all retrievers found, as one ranking.
+
+    Raises what a retriever raised that may not be skipped, the first error when all were skipped, and Outdated.
+    """
+    retrievers = run.plan.pipeline.retrieve
+    try:
+        async with asyncio.TaskGroup() as group:
+            deadlines = {stage.name: run.stage_deadline(stage) for stage in (*retrievers, *run.plan.encoded)}
+            embedding = {
+                model: group.create_task(_embed(run, model, _latest(run, model, deadlines)))
+                for model in run.plan.encodings
+            }
+            tasks = [group.create_task(_retrieve(run, one, embedding, deadlines[one.name])) for one in retrievers]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    _report_embed(run, [task.result() for task in embedding.values()])
+    run.embedded = {model: task.result()[0] for model, task in embedding.items()}
+    found = [task.result() for task in tasks]
+    planned = [(one, report) for one, report in found if report.status != "left_out"]
+    run.shares.append(sum(one.candidates.coverage if one else 0.0 for one, _ in planned) / len(planned))
+    for stage, (one, report) in zip(retrievers, found, strict=True):
+        _keep(run, stage.name, one, report)
+    return _fuse(run, {stage.name: one for stage, (one, _) in zip(retrievers, found, strict=True) if one})
+
+
+async def _embed(run: Run, model: str, deadline: Deadline) -> _Embedding:
+    """The vectors of the query's wordings, or why there are none; and the seconds it took.
+
+    A service that is away is waited for only where the search cannot do without it.
+    """
+    started = perf_counter()
+    result: Embedded | SluiceError
+    try:
+        result = await run.services.embedding.embed_queries(
+            run.query.wordings,
+            model=model,
+            kinds=run.plan.encodings[model],
+            deadline=deadline,
+            patient=any(stage.on_error == "fail" for stage in run.plan.needing(model)),
+        )
+    except SluiceError as error:
+        result = error
+    return result, perf_counter() - started
+
+
+async def _retrieve(
+    run: Run, stage: Retriever, embedding: "Mapping[str, asyncio.Task[_Embedding]]", deadline: Deadline
+) -> tuple[_Found | None, Report]:
+    """What the retriever found; nothing when it was left out, or failed and may be skipped."""
+    started = perf_counter()
+    if run.plan.bound[stage.name].is_left_out:
+        return None, Report(stage.name, "left_out", 0, 0, 0, 0.0)
+    try:
+        queries = await _wanted(run, stage, embedding)
+        started = perf_counter()
+        found = await _found(run, stage, queries, deadline)
+    except SluiceError as error:
+        if isinstance(error, PreconditionFailed) and run.may_be_outdated and not run.plan.bound[stage.name].error:
+            raise Outdated from error
+        if not stage.forgives(error):
+            raise
+        return None, Report(stage.name, "skipped", 0, 0, 0, perf_counter() - started, error)
+    late = _lateness(found.candidates.coverage)
+    if late is not None and stage.on_timeout == "fail":
+        raise late
+    status: Status = "ok" if late is None else "partial"
+    kept = len(found.ranking)
+    return found, Report(stage.name, status, 0, kept, kept, perf_counter() - started, late)
+
+
+async def _wanted(run: Run, stage: Retriever, embedding: "Mapping[str, asyncio.Task[_Embedding]]") -> list[FieldQuery]:
+    """What a retriever asks for, as soon as it is known. Raises what kept the vectors away."""
+    bound = run.plan.bound[stage.name]
+    if bound.error is not None:
+        raise bound.error
+    depth = min(MAX_DEPTH, stage.depth * _CHUNKS_A_PARENT) if run.by_parent else stage.depth
+    if stage.kind == "text":
+        return text_queries(run.query.wordings, field=bound.field, depth=depth)
+    vectors, _ = await embedding[bound.model]
+    if isinstance(vectors, SluiceError):
+        raise vectors
+    return vector_queries(vectors, stage.kind, field=bound.field, depth=depth)
+
+
+async def _found(run: Run, stage: Retriever, queries: list[FieldQuery], deadline: Deadline) -> _Found:
+    """What retrieval has for the queries; asked again, deeper, while there are too few parents among many chunks."""
+    while True:
+        candidates = await run.services.retrieval.retrieve(
+            run.query.collection, queries, only=run.query.only, deadline=deadline
+        )
+        ranking = _joined(candidates.rankings)
+        depth = queries[0].depth
+        if not run.by_parent:
+            return _Found(ranking.top(stage.depth), candidates, queries)
+        parents = len({parent_of(id_) for id_ in ranking.ids})
+        is_all = all(len(one) < depth for one in candidates.rankings)
+        if parents >= stage.depth or is_all or depth >= MAX_DEPTH or candidates.coverage < 1:
+            return _Found(ranking, candidates, queries)
+        for query in queries:
+            query.depth = min(MAX_DEPTH, depth * _CHUNKS_A_PARENT)
+
+
+def _lateness(coverage: float) -> DeadlineExpired | None:
+    """Why not all documents were looked at; None when they were."""
+    if coverage >= 1:
+        return None
+    return DeadlineExpired(
+        f"retrieval: there was time to look at {coverage:.0%} of the documents",
+        reason=ErrorReason.ERROR_REASON_DEADLINE_EXPIRED,
+    )
+
+
+def _keep(run: Run, name: str, found: _Found | None, report: Report) -> None:
+    run.report(report)
+    if found is not None:
+        run.stages.append((name, found.ranking))
+        run.asked[name] = found.queries
+        run.documents.update(found.candidates.documents)
+        run.answered_by(found.candidates.collection_version)
+
+
+def _fuse(run: Run, found: Mapping[str, _Found]) -> Ranking:
+    """One ranking of what was found. Raises the first retriever's error when nothing was."""
+    fusion, rankings = run.plan.pipeline.fuse, {name: one.ranking for name, one in found.items()}
+    if not rankings:
+        raise next(report.error for report in run.reports if report.error is not None)
+    if fusion is None:
+        [ranking] = rankings.values()
+        return best_of_each_parent(ranking).top(run.plan.pipeline.retrieve[0].depth) if run.by_parent else ranking
+    started = perf_counter()
+    fused = _fused(fusion, rankings)
+    given = len(fused)
+    fused = (best_of_each_parent(fused) if run.by_parent else fused).top(fusion.depth)
+    run.report(Report(FUSE, "ok", given, len(fused), len(fused), perf_counter() - started))
+    run.stages.append((FUSE, fused))
+    return fused
+
+
+def _report_embed(run: Run, results: list[_Embedding]) -> None:
+    """One report for all embedding models: they ran side by side. None when no vectors were needed."""
+    if not results:
+        return
+    errors = [result for result, _ in results if isinstance(result, SluiceError)]
+    status: Status = "ok" if not errors else "partial" if len(errors) < len(results) else "skipped"
+    duration = max(seconds for _, seconds in results)
+    run.report(Report(EMBED, status, 0, 0, 0, duration, errors[0] if errors else None))
+    for result, _ in results:
+        if isinstance(result, Embedded):
+            run.models[result.model.digest] = result.model
+
+
+def _latest(run: Run, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:
+    """The latest deadline of those stages that need a model."""
+    return max((deadlines[stage.name] for stage in run.plan.needing(model)), key=lambda deadline: deadline.at)
+
+
+def _joined(rankings: tuple[Ranking, ...]) -> Ranking:
+    """One ranking of what each wording found: as it is for one, by reciprocal rank for several."""
+    return rankings[0] if len(rankings) == 1 else rrf(rankings)
+
+
+def _fused(fusion: Rrf | WeightedSum, rankings: Mapping[str, Ranking]) -> Ranking:
+    """The rankings of the named retrievers as one."""
+    if isinstance(fusion, Rrf):
+        return rrf(list(rankings.values()), constant=fusion.constant)
+    weights = [fusion.weights[name] for name in rankings]
+    return weighted_sum(list(rankings.values()), weights, fusion.normalisation)

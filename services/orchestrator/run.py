@@ -1,0 +1,107 @@
+"""One search under way: what its stages share, and what they tell of themselves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.filter_pb2 import Filter
+from sluice.errors import SluiceError
+
+from services.core.ranking import Ranking
+from services.orchestrator.binding import Plan
+from services.orchestrator.budget import allowance_s
+from services.orchestrator.pipelines import EMBED, Feedback, Refine, Rerank, Retriever
+from services.orchestrator.queries import FieldQuery
+from services.orchestrator.remote import Services
+from services.orchestrator.vectors import Embedded, Model
+from services.rpc.deadline import Deadline
+from services.rpc.metrics import STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
+
+Status = Literal["ok", "skipped", "partial", "left_out"]
+WHOLE: frozenset[Status] = frozenset({"ok", "left_out"})
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for."""
+
+    collection: str
+    text: str
+    top_k: int
+    only: Filter | None = None
+    more_texts: tuple[str, ...] = ()
+    """Other wordings, for retrievers."""
+    by_parent: bool = False
+    """One chunk a parent."""
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """All the texts that retrievers look for."""
+        return (self.text, *self.more_texts)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one stage did."""
+
+    stage: str
+    status: Status
+    given: int
+    kept: int
+    scored: int
+    duration_s: float
+    error: SluiceError | None = None
+    """Why it is not ok."""
+
+
+@dataclass
+class Run:
+    """One search under way."""
+
+    services: Services
+    plan: Plan
+    query: Query
+    deadline: Deadline
+    may_be_outdated: bool = False
+    """The plan is of a moment ago: a collection that does not fit it is looked at again."""
+    documents: dict[str, Document] = field(default_factory=dict)
+    embedded: Mapping[str, Embedded | SluiceError] = field(default_factory=dict)
+    """Vectors of the query by embedding model, or why there are none."""
+    asked: dict[str, list[FieldQuery]] = field(default_factory=dict)
+    """What each retriever that answered asked for: a query for each wording."""
+    scored: dict[str, Ranking] = field(default_factory=dict)
+    """What each reranker scored, by its own scores."""
+    pace_s: float = 0.0
+    """Seconds a candidate took in the last slice of reranking."""
+    stages: list[tuple[str, Ranking]] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+    models: dict[str, Model] = field(default_factory=dict)
+    """By digest, or by the stage of a reranker."""
+    shares: list[float] = field(default_factory=list)
+    """Part of its work that was done, of the retrievers together and of each stage after them."""
+    collection_version: int = 0
+
+    @property
+    def by_parent(self) -> bool:
+        """Whether one chunk stands for each parent."""
+        return self.query.by_parent and self.plan.is_chunked
+
+    def report(self, report: Report) -> None:
+        """Keep what a stage did, and count it."""
+        self.reports.append(report)
+        name = self.plan.name
+        STAGE.labels(name, report.stage).observe(report.duration_s)
+        if report.stage != EMBED:
+            STAGE_CANDIDATES.labels(name, report.stage).observe(report.kept)
+        if report.error is not None:
+            STAGE_DEGRADED.labels(name, report.stage, report.error.reason_name).inc()
+
+    def answered_by(self, version: int) -> None:
+        """Note the version of the collection that a retriever read; the eldest counts."""
+        self.collection_version = min(self.collection_version, version) or max(self.collection_version, version)
+
+    def stage_deadline(self, stage: Retriever | Refine | Rerank | Feedback) -> Deadline:
+        """When a stage that starts now must end."""
+        remaining = self.deadline.remaining_s()
+        return Deadline.after(allowance_s(remaining, share=stage.share, skippable=stage.may_run_out_of_time))
