@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,16 +71,34 @@ def server(name: str, *arguments: str, tree: Path | None = None) -> Iterator[Ser
             _stop(process)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a system is made of."""
+
+    bundles: Sequence[Path]
+    """Of the embedding service."""
+    reranker: Path
+    index_fields: Sequence[str] = ()
+    """Of new collections; the orchestrator's default when there are none."""
+    pipelines: Path | None = None
+    """None takes the packaged ones."""
+    data: Path | None = None
+    """Folder of the store, which stays; None takes an empty one, which does not."""
+
+
 @contextmanager
-def system(bundle: Path, reranker: Path) -> Iterator[tuple[Addresses, list[Server]]]:
-    """All four services for the block, with an empty store."""
+def system(made_of: Parts) -> Iterator[tuple[Addresses, list[Server]]]:
+    """All four services for the block."""
     with ExitStack() as stack:
-        data = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-data-"))
-        embedding = stack.enter_context(server("embedding", "--bundles", str(bundle)))
-        reranking = stack.enter_context(server("reranking", "--bundles", str(reranker)))
-        retrieval = stack.enter_context(server("retrieval", "--data", data))
+        data = made_of.data or stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-data-"))
+        bundles = json.dumps([str(bundle) for bundle in made_of.bundles])
+        embedding = stack.enter_context(server("embedding", "--bundles", bundles))
+        reranking = stack.enter_context(server("reranking", "--bundles", str(made_of.reranker)))
+        retrieval = stack.enter_context(server("retrieval", "--data", str(data)))
         downstream = {"embedding": embedding, "retrieval": retrieval, "reranking": reranking}
         flags = [f"--{name}={one.address}" for name, one in downstream.items()]
+        flags += [f"--index-fields={json.dumps(list(made_of.index_fields))}"] if made_of.index_fields else []
+        flags += [f"--pipelines={made_of.pipelines}"] if made_of.pipelines else []
         orchestrator = stack.enter_context(server("orchestrator", *flags))
         addresses = Addresses(
             search=orchestrator.address,

@@ -1,39 +1,27 @@
 """`sluice eval`: search quality of every pipeline on a judged collection, through the real services."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from sluice.cli.console import CommandFailed, err
-from sluice.client import Document, EmbeddingClient, Pipeline, SearchClient
+from sluice.client import EmbeddingClient, Pipeline, SearchClient
 
-from loadtest import collection, machine, terminal
+from loadtest import machine, terminal
 from loadtest.calls import percentile_s
-from loadtest.collection import Qrels
 from loadtest.load import RESULTS
-from loadtest.quality import health, losses, measures, services
+from loadtest.quality import health, losses, measures, services, tune
+from loadtest.quality import judged as reading
+from loadtest.quality.judged import Judged
 from loadtest.quality.services import Searched
-from loadtest.servers import system
+from loadtest.servers import Parts, system
 from loadtest.targets import Addresses
 
 _K: Final = 10
-_QUICK_QUERIES: Final = 20
-_QUICK_DOCUMENTS: Final = 200
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A judged collection: documents with text, judged queries, judgements, and training queries."""
-
-    documents: Sequence[Document]
-    queries: Mapping[str, str]
-    qrels: Qrels
-    training: Sequence[str]
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
@@ -46,9 +34,20 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
         list[str] | None, typer.Option("--pipeline", "-p", help="Pipelines; may repeat. (default: all)")
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Start services of its own with this bi-encoder.")
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Start services of its own with this bundle; may repeat."),
     ] = None,
-    reranker: Annotated[Path | None, typer.Option(metavar="FOLDER", help="(default: the bundle itself)")] = None,
+    reranker: Annotated[Path | None, typer.Option(metavar="FOLDER", help="(default: the first bundle)")] = None,
+    index_fields: Annotated[
+        str, typer.Option(metavar="KIND,...", help="Of the collection: dense, text, sparse, multi_vector.")
+    ] = "",
+    pipelines_file: Annotated[
+        Path | None, typer.Option("--pipelines", metavar="FILE", help="(default: the packaged ones)")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the index there for the next time.")] = None,
+    tuned: Annotated[
+        bool, typer.Option("--tune", help="Find weights by the queries of --train, or by half of all; print YAML.")
+    ] = False,
     search: Annotated[str, typer.Option(metavar="HOST:PORT", help="Else: the orchestrator.")] = Addresses.search,
     embedding: Annotated[str, typer.Option(metavar="HOST:PORT", help="And embedding.")] = Addresses.embed,
     collection_name: Annotated[str, typer.Option("--collection", "-c", help="(default: eval-DIR)")] = "",
@@ -63,11 +62,19 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
       sluice eval collections/scifact --bundle bundles/all-MiniLM-L6-v2/1
 
       sluice eval collections/mine --search 127.0.0.1:50050 --pipeline default --pipeline fast
+
+      sluice eval collections/scifact --train train --tune --bundle bundles/e5/1
     """
-    judged = read(folder, split, training)
-    judged = _fewer(judged) if quick else judged
+    made_of = _parts(bundle, reranker, index_fields, pipelines_file, data)
+    judged = reading.read(folder, split, training)
+    judged = reading.fewer(judged) if quick else judged
     name = collection_name or f"eval-{folder.resolve().name.lower()}{'-quick' if quick else ''}"
-    with _addresses(bundle, reranker, Addresses(search=search, embed=embedding)) as addresses:
+    if tuned:
+        if made_of is None:
+            raise CommandFailed("--tune needs a --bundle: it starts services with pipelines that hide nothing")
+        tune.tune(folder, split, training, judged, made_of, tune.Chosen(name, pipeline or (), out, quick=quick))
+        return
+    with _addresses(made_of, Addresses(search=search, embed=embedding)) as addresses:
         with SearchClient(addresses.search) as client:
             services.index(client, name, judged.documents)
             pipelines = _chosen(client.pipelines(), pipeline)
@@ -82,51 +89,31 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
     terminal.write_json(path, {**told, **figures, **options, **machine.describe()})
 
 
-def read(folder: Path, split: str, training: str) -> Judged:
-    """A judged collection, checked as a whole. Raises CommandFailed naming what judgements do not fit."""
-    documents, queries = collection.documents(folder), collection.queries(folder)
-    qrels = collection.qrels(folder, split)
-    where = folder / "qrels" / f"{split}.tsv"
-    _known(qrels, queries, f"{where}: query")
-    _known((id_ for grades in qrels.values() for id_ in grades), documents, f"{where}: document")
-    relevant = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
-    if not relevant:
-        raise CommandFailed(f"{where}: expected a query with a relevant document, found none")
-    near = collection.qrels(folder, training) if training else {}
-    _known(near, queries, f"{folder / 'qrels' / f'{training}.tsv'}: query")
-    return Judged(
-        documents=[document for document in documents.values() if collection.passage(document).strip()],
-        queries={query: queries[query] for query in relevant},
-        qrels=relevant,
-        training=[queries[query] for query in near if query not in relevant],
-    )
-
-
-def _known(ids: "Iterator[str] | Mapping[str, object]", known: Mapping[str, object], what: str) -> None:
-    if unknown := sorted({id_ for id_ in ids if id_ not in known}):
-        shown = ", ".join(unknown[:5])
-        raise CommandFailed(f"{what}: expected known ids, got {len(unknown)} unknown ones, such as {shown}")
-
-
-def _fewer(judged: Judged) -> Judged:
-    """Some queries, their judged documents, and some others: easier than the whole, so only a look."""
-    queries = dict(list(judged.queries.items())[:_QUICK_QUERIES])
-    qrels = {query: judged.qrels[query] for query in queries}
-    needed = {id_ for grades in qrels.values() for id_ in grades}
-    others = random.Random(1).sample(list(judged.documents), min(_QUICK_DOCUMENTS, len(judged.documents)))  # noqa: S311
-    kept = {document.document_id: document for document in others}
-    kept |= {document.document_id: document for document in judged.documents if document.document_id in needed}
-    return Judged(list(kept.values()), queries, qrels, judged.training[:200])
-
-
 @contextmanager
-def _addresses(bundle: Path | None, reranker: Path | None, running: Addresses) -> Iterator[Addresses]:
-    """Those of services of our own when there is a bundle, else those that run already."""
-    if bundle is None:
+def _addresses(made_of: Parts | None, running: Addresses) -> Iterator[Addresses]:
+    """Those of services of our own when there are bundles, else those that run already."""
+    if made_of is None:
         yield running
         return
-    with system(bundle.absolute(), (reranker or bundle).absolute()) as (addresses, _):
+    with system(made_of) as (addresses, _):
         yield addresses
+
+
+def _parts(
+    bundles: Sequence[Path] | None, reranker: Path | None, fields: str, pipelines: Path | None, data: Path | None
+) -> Parts | None:
+    """What services of our own are made of; None when there is no bundle. Raises CommandFailed."""
+    if not bundles:
+        if fields or pipelines or data:
+            raise CommandFailed("--index-fields, --pipelines and --data are of services of its own: give a --bundle")
+        return None
+    return Parts(
+        [bundle.absolute() for bundle in bundles],
+        (reranker or bundles[0]).absolute(),
+        [kind.strip() for kind in fields.split(",") if kind.strip()],
+        pipelines.absolute() if pipelines else None,
+        data.absolute() if data else None,
+    )
 
 
 def _chosen(there: Sequence[Pipeline], wanted: Sequence[str] | None) -> list[Pipeline]:

@@ -4,12 +4,13 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from rich.progress import track
 from sluice.cli.console import CommandFailed, err
 from sluice.client import Document, EmbeddingClient, Pipeline, SearchClient
+from sluice.embedding.v1.embedding_service_pb2 import REPRESENTATION_DENSE
 
 from loadtest.collection import passage
 from loadtest.quality.health import F32
@@ -58,6 +59,14 @@ def search(client: SearchClient, name: str, pipeline: Pipeline, queries: Mapping
     return found
 
 
+def dense_model(client: EmbeddingClient) -> str:
+    """The first model that gives dense vectors. Raises CommandFailed when there is none."""
+    for model in client.models():
+        if REPRESENTATION_DENSE in model.representations:
+            return model.model.name
+    raise CommandFailed("expected an embedding model with dense vectors, found none")
+
+
 def document_vectors(client: EmbeddingClient, documents: Sequence[Document], most: int) -> F32:
     """Vectors [N, D] of a fixed random sample of documents."""
     sample = random.Random(1).sample(list(documents), min(most, len(documents)))  # noqa: S311
@@ -70,10 +79,11 @@ def query_vectors(client: EmbeddingClient, texts: Sequence[str]) -> F32:
 
 
 def _vectors(client: EmbeddingClient, texts: Sequence[str], role: str) -> F32:
-    parts = []
+    parts, model = [], dense_model(client)
     for start in track(range(0, len(texts), _BATCH), f"embedding {role} sample", console=err):
         batch = texts[start : start + _BATCH]
-        dense = client.embed(batch, "query" if role == "query" else "document", lane="bulk", timeout_s=_EMBED_S).dense
+        side: Literal["query", "document"] = "query" if role == "query" else "document"
+        dense = client.embed(batch, side, model=model, lane="bulk", timeout_s=_EMBED_S).dense
         assert dense is not None
         parts.append(np.asarray(dense))
     return np.concatenate(parts)

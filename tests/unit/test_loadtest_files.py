@@ -8,7 +8,7 @@ from sluice.cli.console import CommandFailed
 
 from loadtest import collection, scenario
 from loadtest.collection import CollectionError
-from loadtest.quality.evaluate import read
+from loadtest.quality.judged import read
 from tests.support.collections import write_collection
 
 

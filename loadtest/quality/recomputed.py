@@ -1,0 +1,55 @@
+"""A pipeline's ranking computed again from what its stages said, with other weights. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.core.fusion import below, interpolate, rrf, weighted_sum
+from services.core.ranking import Ranking
+from services.orchestrator.pipelines import Pipeline, WeightedSum
+
+Weights = Mapping[str, float]
+"""`fuse.RETRIEVER`: its weight in the fusion. `mix.STAGE`: that of a refinement or reranker in its interpolation."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What each stage said of the candidates of one query, by its name; a stage that was left out said nothing."""
+
+    rankings: Mapping[str, Ranking]
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Mapping[str, float]]) -> "Probed":
+        """From scores by document of each stage."""
+        return cls({stage: Ranking.of(found.items()) for stage, found in scores.items()})
+
+
+def weights_of(pipeline: Pipeline) -> dict[str, float]:
+    """The weights that a pipeline has."""
+    weights = {}
+    if isinstance(pipeline.fuse, WeightedSum):
+        weights = {f"fuse.{name}": weight for name, weight in pipeline.fuse.weights.items()}
+    return weights | {f"mix.{one.name}": one.interpolate.weight for one in pipeline.narrowing if one.interpolate}
+
+
+def ranked(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
+    """What the pipeline would answer with these weights."""
+    ranking = _fused(pipeline, weights, probed)
+    for stage in pipeline.narrowing:
+        given = ranking.top(stage.depth)
+        scored = probed.rankings[stage.name].only(given.ids)
+        if stage.interpolate and scored:
+            mix = stage.interpolate
+            weight = weights[f"mix.{stage.name}"]
+            scored = interpolate(given, scored, weight=weight, normalisation=mix.normalisation)
+        ranking = below(scored, given)
+    return ranking
+
+
+def _fused(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
+    found = {stage.name: probed.rankings[stage.name].top(stage.depth) for stage in pipeline.retrieve}
+    if pipeline.fuse is None:
+        return found[pipeline.retrieve[0].name]
+    if not isinstance(pipeline.fuse, WeightedSum):
+        return rrf(list(found.values()), constant=pipeline.fuse.constant).top(pipeline.fuse.depth)
+    own = [weights[f"fuse.{name}"] for name in found]
+    return weighted_sum(list(found.values()), own, pipeline.fuse.normalisation).top(pipeline.fuse.depth)
