@@ -21,6 +21,7 @@ NUMBER: Final = "chunk"
 FIELDS: Final[Mapping[str, str]] = {PARENT: "string", NUMBER: "number"}
 # Of 512 bytes, what "#" and the number of a chunk leave.
 MAX_PARENT_BYTES: Final = 500
+MAX_CHUNKS: Final = 1000
 # A chunk ends between words when there is a space in its last part, which is this share of it.
 _LOOSE_SHARE: Final = 0.25
 
@@ -117,7 +118,7 @@ def of_parents(parent_ids: Sequence[str]) -> Filter:
     return Filter(membership=Membership(field=PARENT, values=values))
 
 
-def surplus(counts: Mapping[str, int]) -> Filter:
+def beyond(counts: Mapping[str, int]) -> Filter:
     """The chunks of each parent from that number on."""
     each = [
         _both(of_parents([id_]), _numbered(Comparison.OPERATOR_GREATER_OR_EQUAL, number))

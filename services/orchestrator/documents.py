@@ -21,6 +21,8 @@ class DocumentLimits:
     """Title and text together, as the model reads them."""
     max_document_bytes: int = 262_144
     """All of it as a message, metadata included."""
+    reserved: tuple[str, ...] = ()
+    """Names of metadata that it must not have."""
 
 
 def text_of(document: Document) -> str:
@@ -31,7 +33,9 @@ def text_of(document: Document) -> str:
 def problem(document: Document, limits: DocumentLimits) -> str | None:
     """What is wrong with a document, expected and given; None when nothing is."""
     if not document.document_id:
-        return "document_id: expected 1 to 512 bytes, got none"
+        return f"document_id: expected 1 to {limits.max_id_bytes} bytes, got none"
+    if taken := [name for name in limits.reserved if name in document.metadata]:
+        return f"metadata.{taken[0]}: expected none, because every chunk has one of its own"
     if not document.text or document.text.isspace():
         return "text: expected some text, got " + ("only white space" if document.text else "none")
     sizes = (

@@ -1,7 +1,7 @@
 """One index stream: documents in, acknowledgements out, with little in memory.
 
-    read ─▶ inbox ─▶ unchanged? ─▶ embed ─▶ prepared ─▶ upsert ─▶ acknowledged
-           (bounded)                        (bounded)             (bounded)
+    read ─▶ inbox ─▶ unchanged? ─▶ cut ─▶ embed ─▶ prepared ─▶ upsert ─▶ acknowledged
+           (bounded)                               (bounded)             (bounded)
 
 A batch is embedded while the one before is stored. Every queue is bounded, so a slow part, the caller's reading
 included, stops the reading of documents: that is the back-pressure.
@@ -12,7 +12,7 @@ Rule: what is wrong with one document fails that document; what is wrong with a 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final, Literal
 
@@ -20,8 +20,12 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import DeadlineExpired, InvalidRequest, PreconditionFailed, Unavailable
 
+from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
+from services.orchestrator.chunks import MAX_CHUNKS, MAX_PARENT_BYTES, beyond, chunk_id
+from services.orchestrator.cutting import cut_all, stored_surplus
 from services.orchestrator.documents import DocumentLimits, content_hash, problem, refused, text_of
 from services.orchestrator.inbox import Inbox
+from services.orchestrator.items import Item, grouped, refused_items, sliced
 from services.orchestrator.remote import Column, Services
 from services.orchestrator.target import Opening, Target, open_target
 from services.orchestrator.vectors import Embedded, FieldKind
@@ -69,10 +73,18 @@ class Acknowledgement:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Documents with their vectors, to be stored."""
+    """Items with the vectors of their documents, slice by slice, to be stored."""
 
-    documents: list[Document]
-    columns: list[Column]
+    items: list[Item]
+    slices: list[tuple[list[tuple[Item, Document]], list[Column]]]
+
+
+class _Refused(Exception):
+    """Items that a service did not take. Carries why, by their ids."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__(f"{len(reasons)} items")
+        self.reasons = reasons
 
 
 @dataclass(eq=False)
@@ -126,7 +138,7 @@ class IndexStream:
             if first is not None and first.opening is not None:
                 target = await self._open(first.opening)
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._read(first, messages))
+                    group.create_task(self._read(first, messages, target))
                     group.create_task(self._prepare_all(target))
                     group.create_task(self._store_all(target))
             if self._is_cut:
@@ -143,9 +155,9 @@ class IndexStream:
             self.services, opening, model=limits.model, kinds=limits.kinds, deadline=self._deadline()
         )
 
-    async def _read(self, message: Message | None, messages: AsyncIterator[Message]) -> None:
+    async def _read(self, message: Message | None, messages: AsyncIterator[Message], target: Target) -> None:
         while message is not None:
-            await self._accept(message.documents)
+            await self._accept(message.documents, target)
             message = await self._next(messages)
         await self._inbox.close()
 
@@ -176,12 +188,15 @@ class IndexStream:
             raise Unavailable(what, reason=ErrorReason.ERROR_REASON_STREAM_IDLE)
         return left
 
-    async def _accept(self, documents: Sequence[Document]) -> None:
+    async def _accept(self, documents: Sequence[Document], target: Target) -> None:
         """Put documents into the inbox, and refuse those that are wrong in themselves."""
+        limits = self.limits.document
+        if target.chunking:
+            limits = replace(limits, max_id_bytes=MAX_PARENT_BYTES, reserved=tuple(CHUNK_FIELDS))
         seen: set[str] = set()
         failed: list[Acknowledgement] = []
         for position, document in enumerate(documents):
-            what = problem(document, self.limits.document)
+            what = problem(document, limits)
             if what is None and document.document_id in seen:
                 what = "document_id: expected unique ids in one message, got this one again; the first counts"
             if what is None:
@@ -202,70 +217,115 @@ class IndexStream:
             if self._unstored & {document.document_id for document in batch}:
                 await self._prepared.join()  # else an older version of a document would be compared with
             changed = await self._changed(target, batch)
-            prepared = await self._embedded(target, changed)
-            if prepared.documents:
-                self._unstored |= {document.document_id for document in prepared.documents}
-                await self._prepared.put(prepared)
+            items = await self._cut(target, changed) if target.chunking else _whole(target, changed)
+            for group in grouped(items, self.limits.batch_documents):
+                if prepared := await self._embedded(target, group):
+                    self._unstored |= {item.id for item in prepared.items}
+                    await self._prepared.put(prepared)
         await self._prepared.put(None)
 
     async def _changed(self, target: Target, batch: list[Document]) -> list[Document]:
         """The documents that are not stored as they are; the others are acknowledged."""
         ids = [document.document_id for document in batch]
+        first = {id_: chunk_id(id_, 0) if target.chunking else id_ for id_ in ids}
         with self._in_time():
-            stored = await self.services.retrieval.content_hashes(target.collection, ids, self._deadline())
-        unchanged = {d.document_id for d in batch if stored.get(d.document_id) == content_hash(d, target.digests)}
+            asked = list(first.values())
+            stored = await self.services.retrieval.content_hashes(target.collection, asked, self._deadline())
+        unchanged = {
+            document.document_id
+            for document in batch
+            if stored.get(first[document.document_id]) == content_hash(document, target.seal)
+        }
         await self._acknowledge([Acknowledgement(id_, "unchanged") for id_ in ids if id_ in unchanged])
         return [document for document in batch if document.document_id not in unchanged]
 
-    async def _embedded(self, target: Target, documents: list[Document]) -> _Prepared:
-        """The documents with their vectors; without those the model refuses, which are acknowledged."""
-        deadline = self._deadline()
-        while documents:
-            texts = [text_of(document) for document in documents]
+    async def _cut(self, target: Target, documents: list[Document]) -> list[Item]:
+        """The documents as chunks; without those of too many, which are acknowledged."""
+        with self._in_time():
+            chunks = await cut_all(self.services, target, documents, self._deadline())
+            surplus = await stored_surplus(self.services, target.collection, chunks, self._deadline())
+        failed = {
+            id_: f"text: expected at most {MAX_CHUNKS:,} chunks, got {len(own):,}"
+            for id_, own in chunks.items()
+            if len(own) > MAX_CHUNKS
+        }
+        await self._fail(failed)
+        return [
+            Item.of(id_, chunks[id_], content_hash(document, target.seal), surplus.get(id_))
+            for document in documents
+            if (id_ := document.document_id) not in failed
+        ]
+
+    async def _embedded(self, target: Target, items: list[Item]) -> _Prepared | None:
+        """The items with their vectors; without those the model refuses, which are acknowledged. None when all are.
+
+        All vectors of an item are there before any of it is stored.
+        """
+        while items:
+            slices = list(sliced(items, self.limits.batch_documents, self.limits.batch_bytes))
             try:
-                with self._in_time():
-                    by_model = {
-                        model: await self.services.embedding.embed_documents(
-                            texts, model=model, kinds=kinds, deadline=deadline
-                        )
-                        for model, kinds in target.encodings.items()
-                    }
-            except InvalidRequest as error:
-                documents = await self._without_refused(documents, error, "texts")
+                columns = [await self._vectors(target, part) for part in slices]
+            except _Refused as refusal:
+                items = await self._without_refused(items, refusal)
             else:
-                return _Prepared(documents, _columns(target, by_model))
-        return _Prepared([], [])
+                return _Prepared(items, list(zip(slices, columns, strict=True)))
+        return None
+
+    async def _vectors(self, target: Target, part: list[tuple[Item, Document]]) -> list[Column]:
+        """Vectors of a slice for each field. Raises _Refused."""
+        texts, deadline = [text_of(document) for _, document in part], self._deadline()
+        try:
+            with self._in_time():
+                by_model = {
+                    model: await self.services.embedding.embed_documents(
+                        texts, model=model, kinds=kinds, deadline=deadline
+                    )
+                    for model, kinds in target.encodings.items()
+                }
+        except InvalidRequest as error:
+            raise _Refused(refused_items(part, refused(error, "texts", len(part)))) from None
+        return _columns(target, by_model)
 
     async def _store_all(self, target: Target) -> None:
         while (prepared := await self._prepared.get()) is not None:
             await self._store(target, prepared)
-            self._unstored -= {document.document_id for document in prepared.documents}
+            self._unstored -= {item.id for item in prepared.items}
             self._prepared.task_done()
 
     async def _store(self, target: Target, prepared: _Prepared) -> None:
-        documents = prepared.documents
-        hashes = [content_hash(document, target.digests) for document in documents]
+        """Store items whole: what is too much of their old chunks goes first, what says that they are there last."""
+        try:
+            surplus = {item.id: item.surplus_from for item in prepared.items if item.surplus_from is not None}
+            if surplus:
+                with self._in_time():
+                    await self.services.retrieval.delete(target.collection, [], beyond(surplus), self._deadline())
+            for part, columns in prepared.slices:
+                await self._upsert(target, part, columns)
+        except _Refused as refusal:
+            rest = await self._without_refused(prepared.items, refusal)
+            again = await self._embedded(target, rest)
+            if again:
+                await self._store(target, again)
+        else:
+            await self._acknowledge([Acknowledgement(item.id, "indexed") for item in prepared.items])
+
+    async def _upsert(self, target: Target, part: list[tuple[Item, Document]], columns: list[Column]) -> None:
+        documents, hashes = [document for _, document in part], [item.content_hash for item, _ in part]
         try:
             with self._in_time():
                 await self.services.retrieval.upsert(
-                    target.collection, documents, prepared.columns, content_hashes=hashes, deadline=self._deadline()
+                    target.collection, documents, columns, content_hashes=hashes, deadline=self._deadline()
                 )
         except InvalidRequest as error:
-            rest = await self._without_refused(documents, error, "documents")
-            again = await self._embedded(target, rest)
-            if again.documents:
-                await self._store(target, again)
-        else:
-            await self._acknowledge([Acknowledgement(document.document_id, "indexed") for document in documents])
+            raise _Refused(refused_items(part, refused(error, "documents", len(part)))) from None
 
-    async def _without_refused(
-        self, documents: list[Document], error: InvalidRequest, field_name: str
-    ) -> list[Document]:
-        """The documents that a service did not refuse; the others, at least one, are acknowledged."""
-        reasons = refused(error, field_name, len(documents))
-        failed = [Acknowledgement(documents[i].document_id, "failed", _INVALID, what) for i, what in reasons.items()]
-        await self._acknowledge(failed)
-        return [document for position, document in enumerate(documents) if position not in reasons]
+    async def _without_refused(self, items: list[Item], refusal: _Refused) -> list[Item]:
+        """The items that a service did not refuse; the others, at least one, are acknowledged."""
+        await self._fail(refusal.reasons)
+        return [item for item in items if item.id not in refusal.reasons]
+
+    async def _fail(self, reasons: Mapping[str, str]) -> None:
+        await self._acknowledge([Acknowledgement(id_, "failed", _INVALID, what) for id_, what in reasons.items()])
 
     async def _acknowledge(self, known: list[Acknowledgement]) -> None:
         if known:
@@ -287,6 +347,10 @@ class IndexStream:
                 f"a batch was not done within {self.limits.batch_timeout_s:g} s: {error.message}",
                 reason=ErrorReason.ERROR_REASON_OVERLOADED,
             ) from error
+
+
+def _whole(target: Target, documents: list[Document]) -> list[Item]:
+    return [Item.of(document.document_id, [document], content_hash(document, target.seal)) for document in documents]
 
 
 def _columns(target: Target, by_model: Mapping[str, Embedded]) -> list[Column]:

@@ -54,7 +54,7 @@ class Known:
         """
         seen = self._collections.get(name)
         if seen is None:
-            return await self._look(name, deadline), True
+            return await self.look(name, deadline), True
         seen_at, collection = seen
         if monotonic() >= seen_at + self._fresh_s:
             self._collections[name] = (monotonic(), collection)
@@ -63,7 +63,8 @@ class Known:
             looking.add_done_callback(self._looking.discard)
         return collection, False
 
-    async def _look(self, name: str, deadline: Deadline) -> Collection:
+    async def look(self, name: str, deadline: Deadline) -> Collection:
+        """A collection as it is now. Raises as `collection` does."""
         found = await self._reading.retrieval.collection(name, deadline)
         self._collections[name] = (monotonic(), found)
         self._collections.move_to_end(name)
@@ -73,7 +74,7 @@ class Known:
 
     async def _look_again(self, name: str) -> None:
         try:
-            await self._look(name, Deadline.after(_ANSWER_S))
+            await self.look(name, Deadline.after(_ANSWER_S))
         except NotFound:
             self.forget(name)
         except SluiceError as error:

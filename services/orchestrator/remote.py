@@ -92,9 +92,15 @@ class Embedding:
         response = await self._downstream.call(self._stub.ListModels, request, deadline, patient=patient)
         return list(response.models)
 
-    async def token_spans(self, texts: Sequence[str], *, model: str, deadline: Deadline) -> list[list[tuple[int, int]]]:
-        """Where the tokens of each text begin and end, in characters; without special tokens and prompts."""
-        request = embedding_pb.TokenizeRequest(model=model, texts=texts)
+    async def token_spans(
+        self, texts: Sequence[str], *, model: str, deadline: Deadline, as_document: bool = False
+    ) -> list[list[tuple[int, int]]]:
+        """Where the tokens of each text begin and end, in characters.
+
+        as_document  with the special tokens and the prompt that a document gets
+        """
+        role = model_pb2.TEXT_ROLE_DOCUMENT if as_document else model_pb2.TEXT_ROLE_UNSPECIFIED
+        request = embedding_pb.TokenizeRequest(model=model, texts=texts, role=role, add_special_tokens=as_document)
         response = await self._downstream.call(self._stub.Tokenize, request, deadline, patient=True)
         if len(response.texts) != len(texts):
             raise BackendFailed(f"embedding: expected tokens of {len(texts)} texts, got {len(response.texts)}")

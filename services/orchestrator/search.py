@@ -60,6 +60,7 @@ async def search(
     except Outdated:
         # An alias may mean another collection now, with another model: the query is embedded anew, for that.
         known.forget(query.collection)
+        await known.refresh()
         plan, _ = await _plan(known, named, query.collection, deadline)
         answer = await _run(Run(services, plan, query, deadline))
     SEARCHES.labels(plan.name, "degraded" if answer.degraded else "full").inc()

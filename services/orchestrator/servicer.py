@@ -11,6 +11,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceServicer
 
 from services.orchestrator.budget import reserve_s
+from services.orchestrator.chunks import first_of, is_chunked, of_parents
 from services.orchestrator.indexing import IndexStream
 from services.orchestrator.known import Known
 from services.orchestrator.pipelines import DEFAULT_NAME, Pipeline
@@ -78,11 +79,15 @@ class SearchServicer(SearchServiceServicer):
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         """Delete documents."""
-        only = check_delete(request)
-        deleted = await self._interactive.retrieval.delete(
-            request.collection, request.document_ids, only, self._deadline(context)
-        )
-        return pb.DeleteResponse(deleted_count=deleted)
+        only, deadline = check_delete(request), self._deadline(context)
+        retrieval = self._interactive.retrieval
+        if not is_chunked(await self._known.look(request.collection, deadline)):
+            deleted = await retrieval.delete(request.collection, request.document_ids, only, deadline)
+            return pb.DeleteResponse(deleted_count=deleted)
+        chunks = only or of_parents(request.document_ids)
+        parents = await retrieval.count(request.collection, first_of(chunks), deadline)
+        await retrieval.delete(request.collection, [], chunks, deadline)
+        return pb.DeleteResponse(deleted_count=parents)
 
     async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:
         """List the pipelines."""

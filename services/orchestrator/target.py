@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import AlreadyExists, NotFound, PreconditionFailed
 
+from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
+from services.orchestrator.chunks import Chunking, is_chunked
 from services.orchestrator.remote import Services
 from services.orchestrator.schemas import Collection, EmbeddingModel, fields_of, kinds_of, schema_for, types_of
 from services.orchestrator.vectors import FieldKind, Kind
 from services.rpc.deadline import Deadline
+from services.rpc.validation import validating
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,18 @@ class Target:
 
     collection: str
     fields: tuple[Field, ...]
+    chunking: Chunking | None
+    """How documents are cut; None stores them whole."""
+    counting_model: str
+    """Whose tokens chunks are measured in."""
+    added_tokens: int
+    """That this model adds to every chunk."""
 
     @property
-    def digests(self) -> tuple[str, ...]:
-        """Digests of the models of its fields, in order."""
-        return tuple(field.digest for field in self.fields)
+    def seal(self) -> tuple[str, ...]:
+        """What stored documents are made with, beside their content: models of fields, in order, and the chunking."""
+        how = () if self.chunking is None else (f"chunks {self.chunking.tokens} {self.chunking.overlap}",)
+        return (*(field.digest for field in self.fields), *how)
 
     @property
     def encodings(self) -> dict[str, tuple[Kind, ...]]:
@@ -54,6 +64,8 @@ class Opening:
     create: bool
     filterable: Mapping[str, str]
     """Type by name of the metadata fields that filters may use."""
+    chunking: Chunking | None = None
+    """How to cut documents; None stores them whole."""
 
 
 async def open_target(
@@ -63,7 +75,8 @@ async def open_target(
 
     model  name of the embedding model for new collections and unbound fields; empty when the server has one
     kinds  of the fields of a new collection
-    Raises NotFound, AlreadyExists (other filterable fields) and PreconditionFailed (no model fits).
+    Raises NotFound, AlreadyExists (other filterable fields), PreconditionFailed (no model fits; chunks are to go where
+    whole documents are, or the other way about) and InvalidRequest (chunks longer than a model reads).
     """
     models = await services.embedding.models(deadline)
     try:
@@ -71,11 +84,25 @@ async def open_target(
     except NotFound:
         if not opening.create:
             raise
-        schema = schema_for(_models_for(models, model, kinds), kinds, opening.filterable)
+        filterable = {**opening.filterable, **(CHUNK_FIELDS if opening.chunking else {})}
+        schema = schema_for(_models_for(models, model, kinds), kinds, filterable)
         collection = await services.retrieval.create(opening.collection, schema, deadline)
     _check_filterable(collection, opening)
+    _check_sort(collection, opening)
     fields = tuple(_field(*described, models, model) for described in fields_of(collection))
-    return Target(opening.collection, fields)
+    if opening.chunking is None:
+        return Target(opening.collection, fields, None, "", 0)
+    counting = fields[0].model if fields else _chosen(models, model).model.name
+    _check_tokens(opening.chunking, [one for one in models if one.model.name in {counting, *(f.model for f in fields)}])
+    added = await _count_added(services, counting, deadline)
+    return Target(opening.collection, fields, opening.chunking, counting, added)
+
+
+async def _count_added(services: Services, model: str, deadline: Deadline) -> int:
+    """Tokens that the model adds to a document: special tokens and its prompt."""
+    [alone] = await services.embedding.token_spans(["a"], model=model, deadline=deadline)
+    [whole] = await services.embedding.token_spans(["a"], model=model, deadline=deadline, as_document=True)
+    return len(whole) - len(alone)
 
 
 def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
@@ -127,6 +154,25 @@ def _field(
         reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
         metadata={"expected_digest": digest, "expected_dimensions": dimensions},
     )
+
+
+def _check_sort(collection: Collection, opening: Opening) -> None:
+    """Raise PreconditionFailed when chunks are to go where whole documents are, or the other way about."""
+    if is_chunked(collection) != (opening.chunking is not None):
+        holds, given = ("chunks", "none") if opening.chunking is None else ("whole documents", "one")
+        raise PreconditionFailed(
+            f"chunking: collection {opening.collection!r} holds {holds}, got {given}; choose another collection",
+            reason=ErrorReason.ERROR_REASON_COLLECTION_MISMATCH,
+        )
+
+
+def _check_tokens(chunking: Chunking, models: Sequence[EmbeddingModel]) -> None:
+    """Raise InvalidRequest when a model does not read the whole of a chunk."""
+    least = min(models, key=lambda model: model.max_token_count)
+    with validating() as violations:
+        if chunking.tokens > least.max_token_count:
+            expected = f"expected at most {least.max_token_count}, what {least.model.name} reads"
+            violations.add("chunking.token_count", f"{expected}, got {chunking.tokens}")
 
 
 def _check_filterable(collection: Collection, opening: Opening) -> None:

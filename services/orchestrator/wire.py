@@ -9,7 +9,8 @@ from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
 
 from services.orchestrator.checking import Check, State
-from services.orchestrator.chunks import parent_of
+from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
+from services.orchestrator.chunks import Chunking, parent_of
 from services.orchestrator.indexing import Acknowledgement, Message, Outcome
 from services.orchestrator.pipelines import FUSE, Pipeline
 from services.orchestrator.run import Query, Report, Status
@@ -23,6 +24,8 @@ DEFAULT_TOP_K: Final = 10
 _MAX_MORE_QUERIES: Final = 7
 _MAX_DELETED_IDS: Final = 1024
 _MAX_FILTERABLE_FIELDS: Final = 64
+_MIN_CHUNK: Final = 16
+_MAX_CHUNK: Final = 8192
 _COLLECTION: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
 
 _STATUSES: Final[Mapping[Status, pb.StageReport.Status.ValueType]] = {
@@ -160,7 +163,20 @@ def _opening(request: pb.IndexRequest) -> Opening:
                 violations.add(f"filterable_fields[{index}].type", f"expected {expected}, got {field.type!r}")
         if len({field.name for field in fields}) < len(fields):
             violations.add("filterable_fields", "expected unique names, got one twice")
-    return Opening(request.collection, request.create_collection, {field.name: field.type for field in fields})
+        chunking = _chunking(request, violations) if request.HasField("chunking") else None
+    types = {field.name: field.type for field in fields}
+    return Opening(request.collection, request.create_collection, types, chunking)
+
+
+def _chunking(request: pb.IndexRequest, violations: Violations) -> Chunking:
+    tokens, overlap = request.chunking.token_count, request.chunking.overlap_token_count
+    violations.count("chunking.token_count", tokens, low=_MIN_CHUNK, high=_MAX_CHUNK, what="tokens")
+    most = max(tokens, _MIN_CHUNK) // 2
+    violations.count("chunking.overlap_token_count", overlap, low=0, high=most, what="tokens, half of a chunk")
+    for index, field in enumerate(request.filterable_fields):
+        if field.name in CHUNK_FIELDS:
+            violations.add(f"filterable_fields[{index}].name", f"expected another name, got {field.name!r} of chunks")
+    return Chunking(tokens, overlap)
 
 
 def _check_collection(violations: Violations, name: str) -> None:

@@ -39,6 +39,8 @@ class DenseQuery:
     is_exact: bool = False
     oversampling: float | None = None
     """Coarse candidates for each of `depth`; None takes the default of the field's coarse form."""
+    feedback: tuple[tuple[str, float], ...] = ()
+    """Ids and weights of documents that move the vector before it is compared."""
     near: tuple[F32, I64] | None = None
     """The vector as it is compared, and candidates of the segment, when they are known already."""
 

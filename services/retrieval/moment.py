@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from services.retrieval.catalogue import Collection
-from services.retrieval.dense import together
+from services.retrieval.dense import DenseQuery, together
 from services.retrieval.documents import Document
+from services.retrieval.feedback import moved
 from services.retrieval.filters import Filter
 from services.retrieval.reader import Reader
 from services.retrieval.schema import Schema
@@ -57,6 +58,19 @@ class Moment:
             return Found(candidates, self.reader.documents(rows), view.version)
         ids = sorted({id_ for found in candidates for id_ in found.ids})
         return Found(candidates, [Document(id_) for id_ in ids], view.version)
+
+    def fed_back(self, query: Query | Staged) -> Query | Staged:
+        """The query, its vector moved by the documents of its feedback."""
+        if isinstance(query, Staged):
+            among = tuple(self._moved(one) for one in query.among)
+            return Staged(among, self._moved(query.then))
+        return self._moved(query)
+
+    def _moved(self, query: Query) -> Query:
+        if not isinstance(query, DenseQuery) or not query.feedback:
+            return query
+        rows = self.reader.rows_by_id(self.collection.key, [id_ for id_, _ in query.feedback])
+        return moved(query, self.collection.view, rows)
 
     def documents(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids, in their order; unknown ones left out."""

@@ -83,6 +83,15 @@ class Reader:
         condition = "collection = ? AND document_id IN (SELECT value FROM json_each(?))"
         return self._documents(condition, key, json.dumps(list(ids)))
 
+    def rows_by_id(self, key: int, ids: Iterable[str]) -> dict[str, int]:
+        """The rows of those documents with these ids that are in the collection."""
+        found = self._connection.execute(
+            "SELECT document_id, row FROM documents"
+            " WHERE collection = ? AND document_id IN (SELECT value FROM json_each(?))",
+            (key, json.dumps(list(ids))),
+        )
+        return dict(found.fetchall())
+
     def rows(self, key: int, up_to: int) -> I64:
         """The rows, rising, of a collection's documents, up to and with that row."""
         found = self._connection.execute(

@@ -183,6 +183,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     def _retrieve(self, request: pb.RetrieveRequest, deadline: Deadline) -> pb.RetrieveResponse:
         with self._engine.moment(request.collection) as moment:
             asked = queries.search(request, moment.schema, max_depth=self._settings.max_depth)
+            asked = replace(asked, queries=[moment.fed_back(query) for query in asked.queries])
             answered = answer(moment, asked, lambda: deadline.remaining_s() <= 0, max_depth=self._settings.max_depth)
         candidates = answered.found.candidates
         self._note(moment, asked.queries, asked.condition, candidates)

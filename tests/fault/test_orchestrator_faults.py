@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.errors import BackendFailed, DeadlineExpired, Unavailable
@@ -40,6 +41,11 @@ default:
 async def ids_of(running: System, pipeline: str) -> list[str]:
     request = pb.SearchRequest(collection="books", query=SEARCH.query, top_k=5, pipeline=pipeline)
     return [result.document.document_id for result in (await running.search.Search(request)).results]
+
+
+def sample(name: str, **labels: str) -> float:
+    """A metric's value; 0 when nothing was counted."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def report(answer: pb.SearchResponse, stage: str) -> pb.StageReport:
@@ -182,7 +188,12 @@ def no_ranking(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.Retrieve
     return response
 
 
-@pytest.mark.parametrize("spoil", [nan_candidate, foreign_candidate, repeated_candidate, no_ranking])
+def nonsense_coverage(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
+    response.rankings[0].coverage = float("nan")
+    return response
+
+
+@pytest.mark.parametrize("spoil", [nan_candidate, foreign_candidate, repeated_candidate, no_ranking, nonsense_coverage])
 def test_a_lying_retrieval_is_an_internal_error_that_says_so(spoil: Callable[[Any], Any]) -> None:
     async def check(running: System) -> None:
         running.retrieval.spoil = spoil
@@ -191,6 +202,40 @@ def test_a_lying_retrieval_is_an_internal_error_that_says_so(spoil: Callable[[An
         assert error.message.startswith("retrieval: ")
 
     run(check)
+
+
+def half_looked_at(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
+    response.rankings[0].coverage = 0.5
+    return response
+
+
+def test_a_retrieval_that_looked_at_half_of_the_documents_degrades_the_answer() -> None:
+    async def check(running: System) -> None:
+        running.retrieval.spoil = half_looked_at
+        cut = sample("sluice_stage_degraded_total", pipeline="fast", stage="dense", reason="DEADLINE_EXPIRED")
+        degraded = sample("sluice_searches_total", pipeline="fast", outcome="degraded")
+        request = pb.SearchRequest(collection="books", query=SEARCH.query, top_k=5, pipeline="fast")
+        answer = await running.search.Search(request)
+        assert len(answer.results) == 5
+        assert (answer.degraded, answer.coverage) == (True, 0.5)
+        assert report(answer, "dense").status == PARTIAL
+        assert "time to look at 50% of the documents" in report(answer, "dense").reason
+        now = {"pipeline": "fast", "stage": "dense", "reason": "DEADLINE_EXPIRED"}
+        assert sample("sluice_stage_degraded_total", **now) == cut + 1
+        assert sample("sluice_searches_total", pipeline="fast", outcome="degraded") == degraded + 1
+
+    run(check)
+
+
+def test_a_retriever_that_must_be_in_time_fails_the_search_when_it_is_not(tmp_path: Path) -> None:
+    text = "default:\n  description: Whole.\n  retrieve: [{name: dense, kind: dense, depth: 9, on_timeout: fail}]\n"
+    (tmp_path / "p.yaml").write_text(text)
+
+    async def check(running: System) -> None:
+        running.retrieval.spoil = half_looked_at
+        assert isinstance(await failure(running.search.Search(SEARCH)), DeadlineExpired)
+
+    run(check, tmp_path / "p.yaml")
 
 
 def test_an_embedding_service_that_answers_nothing_is_an_internal_error() -> None:

@@ -300,10 +300,8 @@ def test_index_into_new_fields_that_the_model_cannot_fill_creates_nothing() -> N
         request = pb.IndexRequest(collection="books", create_collection=True, documents=[document(1)])
         _, error = await ended(running.search.Index(messages(request)))
         assert isinstance(error, PreconditionFailed)
-        assert (
-            "one model with sparse vectors for new collections" in error.message
-            and "hashing with dense" in error.message
-        )
+        assert "one model with sparse vectors for new collections" in error.message
+        assert "hashing with dense" in error.message
         assert not running.retrieval.collections
 
     run(check, index_fields=["dense", "sparse"])

@@ -135,18 +135,23 @@ class HashingEmbedder(Troubled, EmbeddingBase):
 
     digest: str = "d" * 64
     names: tuple[str, ...] = ("hashing",)
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of models that have another one, by name."""
     representations: tuple[embedding_pb.Representation.ValueType, ...] = (
         embedding_pb.REPRESENTATION_DENSE,
         embedding_pb.REPRESENTATION_SPARSE,
         embedding_pb.REPRESENTATION_MULTI_VECTOR,
     )
 
+    def ref(self, name: str) -> ModelRef:
+        return ModelRef(name=name, version="1", digest=self.digests.get(name, self.digest))
+
     async def Embed(self, request: Any, context: Any) -> Any:
         await self.met("Embed", request)
         if request.model and request.model not in self.names:
             reason = ErrorReason.ERROR_REASON_UNKNOWN_MODEL
             raise NotFound(f"expected a model of {self.names}, got {request.model!r}", reason=reason)
-        model = ModelRef(name=request.model or self.names[0], version="1", digest=self.digest)
+        model = self.ref(request.model or self.names[0])
         usage = [TextUsage(token_count=len(words(text))) for text in request.texts]
         response = embedding_pb.EmbedResponse(model=model, usage=usage)
         if embedding_pb.REPRESENTATION_DENSE in request.representations:
@@ -161,7 +166,7 @@ class HashingEmbedder(Troubled, EmbeddingBase):
         await self.met("ListModels", request)
         models = [
             embedding_pb.EmbeddingModel(
-                model=ModelRef(name=name, version="1", digest=self.digest),
+                model=self.ref(name),
                 representations=self.representations,
                 dimensions=DIMENSIONS,
                 max_token_count=256,

@@ -22,6 +22,8 @@ _TERMS_MAX: Final = 65_536
 _TOKENS_MAX: Final = 1024
 _AMONG_MAX: Final = 8
 _OVERSAMPLING_MAX: Final = 100.0
+_FEEDBACK_MAX: Final = 64
+_WEIGHT_MAX: Final = 100
 # What is set in a query of each kind of field.
 _GIVEN: Final = {DenseField: "dense", TextField: "text", SparseField: "sparse", MultiVectorField: "multi_vector"}
 
@@ -73,6 +75,7 @@ class QueryReader:
             and field.model_digest not in {"", given.model_digest}
         ):
             self.mismatches.append(mismatch(path, field, given.model_digest))
+        self._check_feedback(path, given, field)
         readers: dict[type[SearchField], Callable[[str, pb.FieldQuery, Any], Query | None]] = {
             DenseField: self._dense,
             TextField: self._text,
@@ -101,7 +104,19 @@ class QueryReader:
         if vector is None:
             return None
         check_lengths(path, vector[None], field.metric, self._violations)
-        return DenseQuery(field, vector, given.depth, self._is_exact, _oversampling(given))
+        feedback = tuple((one.document_id, one.weight) for one in given.feedback)
+        return DenseQuery(
+            field, vector, given.depth, self._is_exact, _oversampling(given), feedback=feedback
+        )
+
+    def _check_feedback(self, path: str, given: pb.FieldQuery, field: SearchField) -> None:
+        most = _FEEDBACK_MAX if isinstance(field, DenseField) else 0
+        what = "documents" if most else f"documents for field {field.name!r}, which is not dense"
+        self._violations.count(f"{path}.feedback", len(given.feedback), low=0, high=most, what=what)
+        for position, one in enumerate(given.feedback[:most]):
+            if not -_WEIGHT_MAX <= one.weight <= _WEIGHT_MAX:
+                expected = f"expected {-_WEIGHT_MAX} to {_WEIGHT_MAX}, got {one.weight}"
+                self._violations.add(f"{path}.feedback[{position}].weight", expected)
 
     def _text(self, path: str, given: pb.FieldQuery, field: TextField) -> Query:
         self._violations.text(f"{path}.text", given.text, max_bytes=_TEXT_BYTES_MAX)

@@ -21,7 +21,7 @@ from rich.progress import (
 
 from sluice.cli import options
 from sluice.cli.console import CommandFailed, err, out
-from sluice.client import Acknowledgement, Document, SearchClient, jsonl
+from sluice.client import Acknowledgement, Chunking, Document, SearchClient, jsonl
 
 _SHOWN_FAILURES: Final = 10
 
@@ -63,6 +63,12 @@ def index(
             "TYPE is string, number, bool, timestamp or list.",
         ),
     ] = None,
+    chunk_tokens: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Store chunks of at most N tokens; 0 stores whole documents.")
+    ] = 0,
+    chunk_overlap: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Tokens that a chunk shares with the one before.")
+    ] = 0,
     patience: Annotated[
         float, typer.Option(min=0.001, metavar="SECONDS", help="How long to try when nothing is acknowledged.")
     ] = 60.0,
@@ -76,6 +82,8 @@ def index(
     [bold]Examples[/]
 
       sluice index corpus.jsonl --create --filterable year=number --filterable lang=string
+
+      sluice index books.jsonl --collection books --create --chunk-tokens 200 --chunk-overlap 20
 
       zcat corpus.jsonl.gz | sluice index - --collection news --create
     """
@@ -93,7 +101,12 @@ def index(
     total = _line_count(file)
     with SearchClient(address) as client, _opened(file) as lines:
         acknowledgements = client.index(
-            collection, documents(lines), create=create, filterable_fields=fields, patience_s=patience
+            collection,
+            documents(lines),
+            create=create,
+            filterable_fields=fields,
+            chunking=Chunking(chunk_tokens, chunk_overlap) if chunk_tokens or chunk_overlap else None,
+            patience_s=patience,
         )
         follow(acknowledgements, tally, total=total)
     if tally.outcomes["failed"]:

@@ -99,8 +99,13 @@ def pipelines(address: options.Address = options.DEFAULT_ADDRESS) -> None:
     """List the pipelines and their stages."""
     with SearchClient(address) as client:
         found = client.pipelines()
-    rows = [(p.name, " → ".join(f"{s.name} ({s.kind}, {s.depth})" for s in p.stages), p.description) for p in found]
-    out.print(table(("pipeline", "stages", "description"), rows))
+    rows = [
+        (p.name, p.state, " → ".join(f"{s.name} ({s.kind}, {s.depth})" for s in p.stages), p.description) for p in found
+    ]
+    out.print(table(("pipeline", "state", "stages", "description"), rows))
+    for pipeline in found:
+        for problem in pipeline.problems:
+            out.print(f"{pipeline.name}: {problem}", style="yellow", markup=False)
 
 
 def _embedding_row(model: EmbeddingModel) -> tuple[str, ...]:

@@ -30,6 +30,9 @@ def search(
             "--also", metavar="TEXT", help="Another wording, to find more by; up to 7 times.", show_default=False
         ),
     ] = None,
+    by_parent: Annotated[
+        bool, typer.Option("--by-parent", help="Of a collection of chunks: the best of each document alone.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Whole passages, not their first lines.")] = False,
     as_json: options.Json = False,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
@@ -49,7 +52,13 @@ def search(
     """
     with SearchClient(address, timeout_s=timeout) as client:
         answer = client.search(
-            collection, query, top_k=top_k, pipeline=pipeline, filter=filter, more_queries=also or ()
+            collection,
+            query,
+            top_k=top_k,
+            pipeline=pipeline,
+            filter=filter,
+            more_queries=also or (),
+            group_by_parent=by_parent,
         )
     if as_json:
         print(json.dumps(asdict(answer), ensure_ascii=False, default=_json_value, indent=2))
@@ -94,7 +103,7 @@ def _rendered(rank: int, result: Result, *, full: bool) -> RenderableType:
 def _degraded(answer: SearchAnswer) -> Iterable[RenderableType]:
     """A line for each stage that did not do all its work, and one of how much was done."""
     for stage in answer.stages:
-        if stage.status != "ok":
+        if stage.status in {"skipped", "partial"}:
             yield Text(f"degraded: {stage.name} {stage.status}: {stage.reason}", style="yellow")
     if answer.degraded:
         yield Text(f"coverage: {answer.coverage:.0%} of the planned work", style="yellow")

@@ -14,6 +14,7 @@ from sluice.client.answers import Acknowledgement, Pipeline, Result, SearchAnswe
 from sluice.client.documents import Document, MetadataValue, Scalar
 from sluice.client.embedding import AsyncEmbeddingClient, EmbeddingClient, Embeddings
 from sluice.client.filters import to_text, where
+from sluice.client.indexing import Chunking
 from sluice.client.reranking import AsyncRerankingClient, RerankingClient
 from sluice.client.retrieval import AsyncRetrievalClient, RetrievalClient
 from sluice.client.retry import RetryPolicy
@@ -26,6 +27,7 @@ __all__ = [
     "AsyncRerankingClient",
     "AsyncRetrievalClient",
     "AsyncSearchClient",
+    "Chunking",
     "Document",
     "EmbeddingClient",
     "Embeddings",

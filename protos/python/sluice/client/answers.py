@@ -31,6 +31,8 @@ class Result:
     """Score of the last stage that ran. Scores of different searches do not compare."""
     standings: tuple[Standing, ...]
     """Where it stood in each ranking that had it."""
+    parent_id: str = ""
+    """Id of the document that it is a chunk of; empty for whole documents."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class StageReport:
     name: str
     """Its name in the pipeline."""
     status: str
-    """`ok`, `skipped` (failed and left out) or `partial` (ran out of time)."""
+    """`ok`, `skipped` (failed), `partial` (ran out of time) or `left_out` (the collection has no field for it, and the
+    pipeline calls it optional)."""
     given_count: int
     """Candidates given to it."""
     kept_count: int
@@ -94,7 +97,7 @@ class Stage:
     name: str
     """Its name."""
     kind: str
-    """`retrieve`, `fuse`, `refine` or `rerank`."""
+    """`retrieve`, `fuse`, `refine`, `rerank` or `feedback`."""
     depth: int
     """Candidates it keeps."""
 
@@ -109,6 +112,11 @@ class Pipeline:
     """One sentence for people."""
     stages: tuple[Stage, ...]
     """Its stages in order."""
+    state: str = "unchecked"
+    """Whether it can work with the models that are served: `usable`, `degraded` (stages that may be skipped cannot),
+    `unusable`, or `unchecked` when they are not known."""
+    problems: tuple[str, ...] = ()
+    """What it lacks, a sentence each."""
 
 
 def search_answer(response: pb.SearchResponse) -> SearchAnswer:
@@ -134,7 +142,13 @@ def acknowledgement(proto: pb.Acknowledgement) -> Acknowledgement:
 def pipelines(response: pb.ListPipelinesResponse) -> list[Pipeline]:
     """The pipelines in a response, by name."""
     return [
-        Pipeline(p.name, p.description, tuple(Stage(s.name, s.kind, s.depth) for s in p.stages))
+        Pipeline(
+            p.name,
+            p.description,
+            tuple(Stage(s.name, s.kind, s.depth) for s in p.stages),
+            enum_word(pb.Pipeline.State.Name, p.state, "STATE_"),
+            tuple(p.problems),
+        )
         for p in response.pipelines
     ]
 
@@ -154,7 +168,7 @@ def enum_word(name: Callable[[Any], str], value: int, prefix: str) -> str:
 
 def _result(proto: pb.Result) -> Result:
     standings = tuple(Standing(s.stage, s.rank, s.score) for s in proto.standings)
-    return Result(document_of(proto.document), proto.score, standings)
+    return Result(document_of(proto.document), proto.score, standings, proto.parent_id)
 
 
 def _stage_report(proto: pb.StageReport) -> StageReport:

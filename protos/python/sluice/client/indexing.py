@@ -8,6 +8,7 @@ age); what was not acknowledged is then sent again, which is harmless: indexing 
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sluice.client.answers import Acknowledgement, acknowledgement
@@ -21,10 +22,26 @@ MESSAGE_DOCUMENTS: Final = 64
 MESSAGE_BYTES: Final = 4 * 2**20
 
 
-def opening(collection: str, create: bool, filterable_fields: Mapping[str, str]) -> pb.IndexRequest:
+@dataclass(frozen=True)
+class Chunking:
+    """How documents are cut into chunks: by tokens, between words."""
+
+    tokens: int
+    """Of a chunk at most, with its title: 16 or more, and not over what the model reads."""
+    overlap: int = 0
+    """Tokens that a chunk shares with the one before it, up to half of `tokens`."""
+
+
+def opening(
+    collection: str, create: bool, filterable_fields: Mapping[str, str], chunking: Chunking | None
+) -> pb.IndexRequest:
     """The first message of a stream."""
     fields = [pb.FilterableField(name=name, type=kind) for name, kind in filterable_fields.items()]
-    return pb.IndexRequest(collection=collection, create_collection=create, filterable_fields=fields)
+    first = pb.IndexRequest(collection=collection, create_collection=create, filterable_fields=fields)
+    if chunking is not None:
+        first.chunking.token_count = chunking.tokens
+        first.chunking.overlap_token_count = chunking.overlap
+    return first
 
 
 class Window:

@@ -15,7 +15,7 @@ from sluice.client.answers import Acknowledgement, Pipeline, SearchAnswer
 from sluice.client.calls import AsyncClient, Client, wait_s
 from sluice.client.documents import Document
 from sluice.client.filters import filter_proto
-from sluice.client.indexing import Window, index_stream, opening
+from sluice.client.indexing import Chunking, Window, index_stream, opening
 from sluice.client.retry import Attempts, RetryPolicy
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
@@ -46,22 +46,27 @@ class SearchClient(Client):
         pipeline: str = "",
         filter: Filter | str | None = None,
         more_queries: Sequence[str] = (),
+        group_by_parent: bool = False,
         timeout_s: float | None = None,
     ) -> SearchAnswer:
         """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError.
 
-        more_queries  up to 7 other wordings: they help to find candidates, and the query alone orders them
+        more_queries     up to 7 other wordings: they help to find candidates, and the query alone orders them
+        group_by_parent  in a collection of chunks: the best of each document alone, and top_k counts documents
         """
-        request = _search_request(collection, query, top_k, pipeline, filter, more_queries)
+        request = _search_request(collection, query, top_k, pipeline, filter)
+        request.more_queries.extend(more_queries)
+        request.group_by_parent = group_by_parent
         return answers.search_answer(self._call(self._stub.Search, request, timeout_s))
 
-    def index(
+    def index(  # noqa: PLR0913 - each is a part of the job
         self,
         collection: str,
         documents: Iterable[Document],
         *,
         create: bool = False,
         filterable_fields: Mapping[str, str] | None = None,
+        chunking: Chunking | None = None,
         max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Iterator[Acknowledgement]:
@@ -72,11 +77,13 @@ class SearchClient(Client):
 
         create             create the collection when it is not there, for the server's embedding model
         filterable_fields  of a created collection: name to "string", "number", "bool", "timestamp" or "list"
+        chunking           cut documents into chunks, which are found instead of them; None stores whole documents
         patience_s         how long to try without one acknowledgement before Unavailable is raised
 
         Raises SluiceError.
         """
-        job = _IndexJob(opening(collection, create, filterable_fields or {}), Window(max_unacknowledged), patience_s)
+        first = opening(collection, create, filterable_fields or {}, chunking)
+        job = _IndexJob(first, Window(max_unacknowledged), patience_s)
         source = iter(documents)
         while True:
             try:
@@ -145,27 +152,33 @@ class AsyncSearchClient(AsyncClient):
         pipeline: str = "",
         filter: Filter | str | None = None,
         more_queries: Sequence[str] = (),
+        group_by_parent: bool = False,
         timeout_s: float | None = None,
     ) -> SearchAnswer:
         """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError.
 
-        more_queries  up to 7 other wordings: they help to find candidates, and the query alone orders them
+        more_queries     up to 7 other wordings: they help to find candidates, and the query alone orders them
+        group_by_parent  in a collection of chunks: the best of each document alone, and top_k counts documents
         """
-        request = _search_request(collection, query, top_k, pipeline, filter, more_queries)
+        request = _search_request(collection, query, top_k, pipeline, filter)
+        request.more_queries.extend(more_queries)
+        request.group_by_parent = group_by_parent
         return answers.search_answer(await self._call(self._stub.Search, request, timeout_s))
 
-    async def index(
+    async def index(  # noqa: PLR0913 - each is a part of the job
         self,
         collection: str,
         documents: Iterable[Document] | AsyncIterable[Document],
         *,
         create: bool = False,
         filterable_fields: Mapping[str, str] | None = None,
+        chunking: Chunking | None = None,
         max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
         patience_s: float = DEFAULT_PATIENCE_S,
     ) -> AsyncIterator[Acknowledgement]:
         """What `SearchClient.index` does; the documents may come from an async iterable too."""
-        job = _IndexJob(opening(collection, create, filterable_fields or {}), Window(max_unacknowledged), patience_s)
+        first = opening(collection, create, filterable_fields or {}, chunking)
+        job = _IndexJob(first, Window(max_unacknowledged), patience_s)
         source = documents.__aiter__() if isinstance(documents, AsyncIterable) else _each(documents)
         while True:
             try:
@@ -218,7 +231,7 @@ class _IndexJob:
 
 
 def _search_request(
-    collection: str, query: str, top_k: int, pipeline: str, filter: Filter | str | None, more_queries: Sequence[str]
+    collection: str, query: str, top_k: int, pipeline: str, filter: Filter | str | None
 ) -> pb.SearchRequest:
     return pb.SearchRequest(
         collection=collection,
@@ -226,7 +239,6 @@ def _search_request(
         top_k=top_k,
         pipeline=pipeline,
         filter=filter_proto(filter),
-        more_queries=more_queries,
     )
 
 

@@ -1,0 +1,59 @@
+"""Documents cut into chunks by the tokens of the embedding service."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from sluice.common.v1.document_pb2 import Document
+
+from services.orchestrator.chunks import Span, chunk_id, chunks_of
+from services.orchestrator.remote import Services
+from services.orchestrator.target import Target
+from services.rpc.deadline import Deadline
+
+# Most texts and bytes of one call of Tokenize.
+_MOST_TEXTS: Final = 256
+_MOST_BYTES: Final = 262_144
+
+
+async def cut_all(
+    services: Services, target: Target, documents: Sequence[Document], deadline: Deadline
+) -> dict[str, list[Document]]:
+    """The chunks of each document, by its id."""
+    assert target.chunking is not None
+    titles = {document.title for document in documents if document.title.strip()}
+    texts = [*titles, *(document.text for document in documents)]
+    found: list[list[Span]] = []
+    for batch in _batches(texts):
+        found += await services.embedding.token_spans(batch, model=target.counting_model, deadline=deadline)
+    counts = {title: len(spans) for title, spans in zip(titles, found, strict=False)}
+    added = target.added_tokens
+    return {
+        document.document_id: chunks_of(document, spans, counts.get(document.title, 0) + added, target.chunking)
+        for document, spans in zip(documents, found[len(titles) :], strict=True)
+    }
+
+
+async def stored_surplus(
+    services: Services, collection: str, chunks: Mapping[str, Sequence[Document]], deadline: Deadline
+) -> dict[str, int]:
+    """Of documents that have more chunks stored than they have now: how many they have now."""
+    if not chunks:
+        return {}
+    following = {chunk_id(id_, len(own)): id_ for id_, own in chunks.items()}
+    stored = await services.retrieval.content_hashes(collection, list(following), deadline)
+    return {following[id_]: len(chunks[following[id_]]) for id_ in stored}
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts, in order, as few at a time as one call takes."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        bytes_ = len(text.encode())
+        if batch and (len(batch) == _MOST_TEXTS or size + bytes_ > _MOST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += bytes_
+    if batch:
+        yield batch

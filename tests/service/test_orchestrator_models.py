@@ -1,0 +1,130 @@
+"""Which models answer: bound to the fields of collections, checked against what is served, and told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from sluice.errors import PreconditionFailed, from_rpc_error
+from sluice.search.v1 import search_service_pb2 as pb
+
+from tests.support.stand_ins import System, orchestrator
+from tests.support.trouble import BOOKS, SEARCH, failure, run
+
+NAMED = """
+default:
+  description: Two models.
+  retrieve: [{name: dense, kind: dense, depth: 10, model: MODEL}]
+"""
+
+
+FAST = pb.SearchRequest(collection="books", query="word3 word4", top_k=5, pipeline="fast")
+
+
+async def listed(running: System, name: str, state: pb.Pipeline.State.ValueType) -> pb.Pipeline:
+    """The pipeline, as soon as it is in that state."""
+    while True:
+        pipelines = (await running.search.ListPipelines(pb.ListPipelinesRequest())).pipelines
+        [found] = [pipeline for pipeline in pipelines if pipeline.name == name]
+        if found.state == state:
+            return found
+        await asyncio.sleep(0.01)
+
+
+def test_a_search_with_another_model_than_the_collection_takes_names_both(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(NAMED.replace("MODEL", "hashing"))
+
+    async def check(running: System) -> None:
+        [field] = running.retrieval.collections["books"].schema.dense_fields
+        field.model_digest = "f" * 64
+        error = await failure(running.search.Search(SEARCH))
+        assert isinstance(error, PreconditionFailed)
+        assert error.reason_name == "MODEL_MISMATCH"
+        assert "takes vectors of the model ffffffffffff; the pipeline names hashing@1 (dddddddddddd)" in error.message
+
+    run(check, tmp_path / "p.yaml")
+
+
+def test_a_pipeline_with_an_unknown_model_is_listed_as_unusable(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(NAMED.replace("MODEL", "gone"))
+
+    async def check(running: System) -> None:
+        found = await listed(running, "default", pb.Pipeline.STATE_UNUSABLE)
+        served = "served are hashing with dense, multi_vector, sparse vectors"
+        assert list(found.problems) == [f"dense: expected the embedding model 'gone' with dense vectors, {served}"]
+
+    run(check, tmp_path / "p.yaml")
+
+
+def test_reloaded_pipelines_and_changed_models_are_checked_again(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(NAMED.replace("MODEL", "hashing"))
+
+    async def check(running: System) -> None:
+        await listed(running, "default", pb.Pipeline.STATE_USABLE)
+        file.write_text(NAMED.replace("MODEL", "second"))
+        await listed(running, "default", pb.Pipeline.STATE_UNUSABLE)
+        running.embedder.names = ("hashing", "second")
+        assert not (await listed(running, "default", pb.Pipeline.STATE_USABLE)).problems
+
+    run(check, file, reload_s=0.02, fresh_s=0.02)
+
+
+def test_services_that_are_away_keep_nobody_from_starting() -> None:
+    async def main() -> None:
+        nowhere = {"embedding": "127.0.0.1:1", "retrieval": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
+        async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **nowhere) as (search, _):
+            pipelines = (await search.ListPipelines(pb.ListPipelinesRequest())).pipelines
+            assert {pipeline.state for pipeline in pipelines} == {pb.Pipeline.STATE_UNCHECKED}
+
+    asyncio.run(main())
+
+
+def test_a_collection_that_takes_another_model_now_fails_no_search() -> None:
+    """As when an alias moves: the orchestrator saw the old one, embeds for it, is refused by retrieval, looks again."""
+
+    async def check(running: System) -> None:
+        assert (await running.search.Search(FAST)).models[0].digest == running.embedder.digest
+        running.embedder.names, running.embedder.digests = ("hashing", "second"), {"second": "n" * 64}
+        [field] = running.retrieval.collections["books"].schema.dense_fields
+        field.model_digest = "n" * 64
+        retrieved = running.retrieval.count("Retrieve")
+        answer = await running.search.Search(FAST)
+        assert not answer.degraded
+        assert [model.name for model in answer.models] == ["second"]
+        assert running.retrieval.count("Retrieve") == retrieved + 2
+
+    run(check, fresh_s=3600)
+
+
+def test_optional_stages_without_a_field_are_left_out_and_the_answer_is_whole() -> None:
+    async def check(running: System) -> None:
+        request = pb.SearchRequest(collection="books", query="word3 word4", top_k=5, pipeline="balanced")
+        answer = await running.search.Search(request)
+        statuses = {stage.stage: stage.status for stage in answer.stages}
+        ok, left_out = pb.StageReport.STATUS_OK, pb.StageReport.STATUS_LEFT_OUT
+        assert statuses == {"embed": ok, "dense": ok, "words": left_out, "terms": left_out, "fuse": ok} | (
+            {"maxsim": left_out} if "maxsim" in statuses else {}
+        )
+        assert (answer.degraded, answer.coverage) == (False, 1.0)
+
+    run(check, index_fields=["dense"])
+
+
+async def requests() -> AsyncIterator[pb.IndexRequest]:
+    yield pb.IndexRequest(collection="books", create_collection=True, documents=BOOKS)
+
+
+def test_new_fields_that_several_models_could_fill_need_the_models_name() -> None:
+    async def check(running: System) -> None:
+        running.embedder.names = ("one", "two")
+        running.retrieval.collections.clear()
+        with pytest.raises(grpc.RpcError) as caught:
+            async for _ in running.search.Index(requests()):
+                pass
+        error = from_rpc_error(caught.value)
+        assert isinstance(error, PreconditionFailed)
+        assert "or its name in the settings (index_model), got one with" in error.message
+
+    run(check)

@@ -1,0 +1,156 @@
+"""Pipelines bound to collections and models, and checked against what is served: tables."""
+
+import pytest
+from sluice.common.v1.model_pb2 import ModelRef
+from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sluice.errors import PreconditionFailed
+from sluice.reranking.v1.reranking_service_pb2 import RerankingModel
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+
+from services.orchestrator.binding import bind
+from services.orchestrator.checking import check
+from services.orchestrator.pipeline_file import parse
+from services.orchestrator.pipelines import Pipeline
+
+KINDS = {
+    "dense": embedding_pb.REPRESENTATION_DENSE,
+    "sparse": embedding_pb.REPRESENTATION_SPARSE,
+    "multi_vector": embedding_pb.REPRESENTATION_MULTI_VECTOR,
+}
+TEXT = """
+default:
+  description: All kinds.
+  retrieve:
+    - {name: dense, kind: dense, depth: 9MODEL, on_error: skip}
+    - {name: words, kind: text, depth: 9, optional: true}
+    - {name: terms, kind: sparse, depth: 9, on_error: skip, optional: true}
+  fuse: {method: rrf, depth: 9}
+  refine: {name: maxsim, depth: 9, optional: true}
+  rerank: [{name: rerank, depth: 9RERANKER}]
+"""
+
+
+def pipeline(model: str = "", reranker: str = "", text: str = TEXT) -> Pipeline:
+    text = text.replace("MODEL", f", model: {model}" if model else "")
+    return parse(text.replace("RERANKER", f", {reranker}" if reranker else ""), source="p")["default"]
+
+
+def model(name: str, digest: str, *kinds: str) -> embedding_pb.EmbeddingModel:
+    return embedding_pb.EmbeddingModel(
+        model=ModelRef(name=name, version="1", digest=digest), representations=[KINDS[kind] for kind in kinds]
+    )
+
+
+def collection(**digests: str) -> retrieval_pb.Collection:
+    schema = retrieval_pb.Schema()
+    if "dense" in digests:
+        schema.dense_fields.add(name="vectors", model_digest=digests["dense"])
+    if "sparse" in digests:
+        schema.sparse_fields.add(name="terms", model_digest=digests["sparse"])
+    if "text" in digests:
+        schema.text_fields.add(name="words")
+    return retrieval_pb.Collection(name="books", schema=schema)
+
+
+MINI, SPLADE = model("mini", "aaaa", "dense", "multi_vector"), model("splade", "bbbb", "sparse")
+
+
+def test_fields_choose_their_models() -> None:
+    plan = bind("default", pipeline(), collection(dense="aaaa", sparse="bbbb", text=""), [MINI, SPLADE])
+    assert {name: (one.field, one.model) for name, one in plan.bound.items()} == {
+        "dense": ("vectors", "mini"),
+        "words": ("words", ""),
+        "terms": ("terms", "splade"),
+        "maxsim": ("", ""),
+    }
+    assert plan.encodings == {"mini": ("dense",), "splade": ("sparse",)}
+    assert [stage.name for stage in plan.needing("splade")] == ["terms"]
+    assert plan.bound["maxsim"].is_left_out
+
+
+def test_an_open_field_takes_the_only_model_of_its_kind() -> None:
+    plan = bind("default", pipeline(), collection(dense="", sparse=""), [MINI, SPLADE])
+    assert (plan.bound["dense"].model, plan.bound["terms"].model) == ("mini", "splade")
+
+
+def test_without_knowledge_of_models_the_pipeline_decides() -> None:
+    plan = bind("default", pipeline("other"), collection(dense="aaaa"), None)
+    assert plan.bound["dense"].model == "other"
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("new", "takes vectors of mini@1 (aaaa); the pipeline names new@1 (cccc)"),
+        ("gone", "takes vectors of mini@1 (aaaa); the pipeline names 'gone', which is not served"),
+    ],
+)
+def test_another_model_than_the_field_takes_is_told_with_both(named: str, told: str) -> None:
+    plan = bind("default", pipeline(named), collection(dense="aaaa"), [MINI, model("new", "cccc", "dense")])
+    error = plan.bound["dense"].error
+    assert isinstance(error, PreconditionFailed)
+    assert error.reason_name == "MODEL_MISMATCH"
+    assert told in error.message
+    assert "dense" not in {stage.name for stage in plan.encoded}
+
+
+def test_a_model_that_is_not_served_any_more_is_told_by_its_digest() -> None:
+    error = bind("default", pipeline(), collection(dense="dddddddddddddddd"), [MINI]).bound["dense"].error
+    assert isinstance(error, PreconditionFailed)
+    assert "takes vectors of the model dddddddddddd; served are mini@1 (aaaa)" in error.message
+
+
+def test_a_field_that_is_not_there_is_an_error_unless_it_is_optional() -> None:
+    plan = bind("default", pipeline(), collection(text=""), [MINI])
+    error = plan.bound["dense"].error
+    assert isinstance(error, PreconditionFailed)
+    assert error.reason_name == "COLLECTION_MISMATCH"
+    assert "expected one dense field, or its name in the pipeline; collection 'books' has words (text)" in error.message
+    assert plan.bound["terms"].is_left_out
+
+
+def test_a_collection_with_no_field_for_any_retriever_is_refused() -> None:
+    text = TEXT.replace("on_error: skip}", "on_error: skip, optional: true}", 1)
+    with pytest.raises(PreconditionFailed, match="expected a dense or text or sparse field"):
+        bind("default", pipeline(text=text), collection(), [MINI])
+
+
+LATE = RerankingModel(model=ModelRef(name="late"))
+LARGE = RerankingModel(model=ModelRef(name="large"))
+
+
+@pytest.mark.parametrize(
+    ("given", "embedders", "rerankers", "state", "told"),
+    [
+        (pipeline(), [MINI, SPLADE], [LATE], "usable", ""),
+        (pipeline(), [MINI], [LATE], "usable", ""),
+        (pipeline(), None, [LATE], "unchecked", ""),
+        (pipeline(), [MINI], None, "unchecked", ""),
+        (pipeline("gone"), [MINI], [LATE], "degraded", "dense: expected the embedding model 'gone' with dense vectors"),
+        (pipeline(), [MINI], [LATE, LARGE], "degraded", "rerank: expected one reranking model, or a name, served are"),
+        (
+            pipeline(reranker="model: large, on_error: fail"),
+            [MINI],
+            [LATE],
+            "unusable",
+            "rerank: expected the reranking",
+        ),
+        (pipeline(), [SPLADE], [LATE], "degraded", "dense: expected an embedding model with dense vectors, served are"),
+    ],
+)
+def test_pipelines_are_checked_against_what_is_served(
+    given: Pipeline,
+    embedders: list[embedding_pb.EmbeddingModel] | None,
+    rerankers: list[RerankingModel] | None,
+    state: str,
+    told: str,
+) -> None:
+    found = check(given, embedders, rerankers)
+    assert found.state == state
+    assert bool(found.problems) == bool(told)
+    assert all(problem.startswith(told) for problem in found.problems)
+
+
+def test_a_pipeline_none_of_whose_retrievers_can_work_is_unusable() -> None:
+    text = "default:\n  description: One.\n  retrieve: [{name: near, kind: dense, depth: 3, model: gone}]\n"
+    assert check(pipeline(text=text), [MINI], []).state == "unusable"

@@ -1,0 +1,91 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sluice.common.v1.document_pb2 import Document
+
+from services.core.ranking import Ranking
+from services.orchestrator.chunks import Chunking, best_of_each_parent, chunk_id, chunks_of, cut, parent_of
+from services.orchestrator.items import Item, grouped, sliced
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Every run of two letters, every other sign: words of more than one token."""
+    return [match.span() for match in re.finditer(r"\w{1,2}|[^\w\s]", text)]
+
+
+def pieces(text: str, room: int, overlap: int) -> list[str]:
+    return [text[start:end] for start, end in cut(text, spans(text), room, overlap)]
+
+
+@pytest.mark.parametrize(
+    ("text", "room", "overlap", "expected"),
+    [
+        ("", 4, 0, [""]),
+        ("one", 4, 2, ["one"]),
+        ("ab cd ef gh ij", 2, 0, ["ab cd", "ef gh", "ij"]),
+        ("ab cd ef gh ij", 3, 1, ["ab cd ef", "ef gh ij"]),
+        ("abcd efghij klmn", 6, 0, ["abcd efghij", "klmn"]),
+        ("abcdefghijklmnop", 4, 0, ["abcdefgh", "ijklmnop"]),
+    ],
+)
+def test_a_text_is_cut_between_words_where_there_are_any(
+    text: str, room: int, overlap: int, expected: list[str]
+) -> None:
+    assert [piece.strip() for piece in pieces(text, room, overlap)] == [piece.strip() for piece in expected]
+
+
+@given(st.text(alphabet="ab .\n", max_size=200), st.integers(8, 40), st.data())
+def test_pieces_hold_all_of_a_text_and_no_more_than_there_is_room_for(
+    text: str, room: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(0, room // 2))
+    found = list(cut(text, spans(text), room, overlap))
+    covered = {place for start, end in found for place in range(start, end)}
+    assert {place for place, sign in enumerate(text) if not sign.isspace()} <= covered
+    assert all(sum(start <= a and b <= end for a, b in spans(text)) <= room for start, end in found)
+    assert [start for start, _ in found] == sorted({start for start, _ in found})
+
+
+def test_chunks_have_ids_of_their_parent_and_its_title_and_metadata() -> None:
+    parent = Document(document_id="a#b", title="T", text="ab cd ef gh ij kl mn op qr")
+    parent.metadata["year"].number_value = 1850
+    chunks = chunks_of(parent, spans(parent.text), 2, Chunking(6, 0))
+    assert [chunk.document_id for chunk in chunks] == ["a#b#0", "a#b#1", "a#b#2"]
+    assert {parent_of(chunk.document_id) for chunk in chunks} == {"a#b"}
+    assert [chunk.text for chunk in chunks] == ["ab cd ef gh", "ij kl mn op", "qr"]
+    for number, chunk in enumerate(chunks):
+        assert (chunk.title, chunk.metadata["year"].number_value) == ("T", 1850)
+        assert (chunk.metadata["parent_id"].string_value, chunk.metadata["chunk"].number_value) == ("a#b", number)
+
+
+def test_a_long_title_leaves_half_of_a_chunk_to_the_text() -> None:
+    parent = Document(document_id="a", text="ab " * 100)
+    chunks = chunks_of(parent, spans(parent.text), 1000, Chunking(20, 10))
+    assert len(chunks[0].text.split()) == 10
+
+
+@given(st.text(max_size=20), st.integers(0, 999))
+def test_the_way_back_from_a_chunk_to_its_parent(parent: str, number: int) -> None:
+    assert parent_of(chunk_id(parent, number)) == parent
+
+
+def test_the_best_chunk_stands_for_its_parent() -> None:
+    ranking = Ranking.of([("a#0", 0.5), ("a#7", 0.9), ("b#1", 0.7), ("b#0", 0.1)])
+    assert list(best_of_each_parent(ranking).items()) == [("a#7", 0.9), ("b#1", 0.7)]
+
+
+def item(name: str, count: int) -> Item:
+    return Item.of(name, [Document(document_id=f"{name}#{n}", text="x" * 10) for n in range(count)], "hash")
+
+
+def test_items_are_grouped_and_a_large_one_is_alone() -> None:
+    groups = grouped([item("a", 2), item("b", 2), item("c", 9), item("d", 1)], 4)
+    assert [[one.id for one in group] for group in groups] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_the_first_chunk_is_in_the_last_slice() -> None:
+    slices = [[document.document_id for _, document in part] for part in sliced([item("a", 5)], 2, 10_000)]
+    assert slices == [["a#1", "a#2"], ["a#3", "a#4"], ["a#0"]]
+    assert [len(part) for part in sliced([item("a", 3)], 9, 1)] == [1, 1, 1]
