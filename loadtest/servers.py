@@ -42,13 +42,21 @@ class Server:
 
 
 @contextmanager
-def server(name: str, *arguments: str, tree: Path | None = None) -> Iterator[Server]:
-    """`python -m services.NAME` for the block; of another source tree when given.
+def server(name: str, *arguments: str, tree: Path | None = None, module: str = "") -> Iterator[Server]:
+    """`python -m services.NAME` for the block; of another source tree, or another module, when given.
 
     Raises CommandFailed with its last words when it does not start.
     """
     metrics = f"127.0.0.1:{_free_port()}"
-    command = [sys.executable, "-m", f"services.{name}", "--listen", "127.0.0.1:0", "--metrics-listen", metrics]
+    command = [
+        sys.executable,
+        "-m",
+        module or f"services.{name}",
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics-listen",
+        metrics,
+    ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
     if tree is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(tree), str(tree / "protos" / "python")])

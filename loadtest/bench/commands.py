@@ -9,6 +9,7 @@ from loadtest.bench import (
     latency,
     lexical,
     load,
+    orchestrator,
     peers,
     retrieval,
     retrieval_filters,
@@ -26,6 +27,7 @@ app.command()(latency.latency)
 app.command()(gateway.gateway)
 app.command()(load.overload)
 app.command()(load.lanes)
+app.command()(orchestrator.orchestrator)
 app.command()(start.start)
 app.command()(retrieval.retrieval)
 app.command()(retrieval.retrieval_forms)

@@ -33,12 +33,13 @@ def weighted_sum(rankings: Sequence[Ranking], weights: Sequence[float], normalis
 
     Source: Fox and Shaw, Combination of Multiple Searches, TREC-2 1994 (CombSUM).
     """
-    normalised = [normalise(ranking, normalisation) for ranking in rankings]
-    ids = {id_ for scores in normalised for id_ in scores}
-    least = [min(scores.values(), default=0.0) for scores in normalised]
-    return Ranking.of(
-        (id_, sum(w * s.get(id_, low) for w, s, low in zip(weights, normalised, least, strict=True))) for id_ in ids
-    )
+    sums = {id_: 0.0 for ranking in rankings for id_ in ranking.ids}
+    for ranking, weight in zip(rankings, weights, strict=True):
+        scores = normalise(ranking, normalisation)
+        least = min(scores.values(), default=0.0)
+        for id_ in sums:
+            sums[id_] += weight * scores.get(id_, least)
+    return Ranking.of(sums.items())
 
 
 def interpolate(first: Ranking, second: Ranking, *, weight: float, normalisation: Normalisation) -> Ranking:

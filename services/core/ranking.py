@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
+from operator import itemgetter
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -23,31 +25,41 @@ class Ranking:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.scores):
             raise ValueError(f"expected one score an id, got {len(self.ids)} ids and {len(self.scores)} scores")
-        if len(set(self.ids)) != len(self.ids):
-            raise ValueError("expected unique ids, got an id twice")
-        if not all(map(isfinite, self.scores)):
-            raise ValueError("expected finite scores, got NaN or infinity")
-        keys = [(-score, id_) for id_, score in zip(self.ids, self.scores, strict=True)]
-        if any(left > right for left, right in pairwise(keys)):
+        _check(self.ids, self.scores)
+        in_order = list(self.scores) == sorted(self.scores, reverse=True)
+        ties = len(set(self.scores)) < len(self.scores)
+        if not in_order or (ties and any(a == b and x > y for (x, a), (y, b) in pairwise(self.items()))):
             raise ValueError("expected the best first and equal scores by lower id, got another order")
 
     @classmethod
     def of(cls, scored: Iterable[tuple[str, float]]) -> "Ranking":
         """The ranking of ids with scores in any order. Raises ValueError as above, but for the order."""
-        ordered = sorted(scored, key=lambda item: (-item[1], item[0]))
-        return cls(tuple(id_ for id_, _ in ordered), tuple(score for _, score in ordered))
+        ordered = sorted(scored, key=_ID)
+        ordered.sort(key=_SCORE, reverse=True)  # stable: equal scores stay by id
+        ids, scores = tuple(map(_ID, ordered)), tuple(map(_SCORE, ordered))
+        _check(ids, scores)
+        return cls._known(ids, scores)
+
+    @classmethod
+    def _known(cls, ids: tuple[str, ...], scores: tuple[float, ...]) -> "Ranking":
+        """The ranking of what is known to be one, which costs no checks."""
+        known = object.__new__(cls)
+        object.__setattr__(known, "ids", ids)
+        object.__setattr__(known, "scores", scores)
+        return known
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def top(self, k: int) -> "Ranking":
         """The best k; all when there are fewer."""
-        return Ranking(self.ids[:k], self.scores[:k])
+        return self if len(self.ids) <= k else self._known(self.ids[:k], self.scores[:k])
 
     def only(self, ids: Iterable[str]) -> "Ranking":
         """This ranking without the documents that are not among `ids`."""
         kept = frozenset(ids)
-        return Ranking.of(item for item in self.items() if item[0] in kept)
+        chosen = [item for item in self.items() if item[0] in kept]
+        return self._known(tuple(map(_ID, chosen)), tuple(map(_SCORE, chosen)))
 
     def cut(self, *, min_score: float | None, max_drop: float | None) -> "Ranking":
         """The ranking up to where it stops being good.
@@ -68,3 +80,14 @@ class Ranking:
     def ranks(self) -> dict[str, int]:
         """Each id's rank; 1 is the best."""
         return {id_: rank for rank, id_ in enumerate(self.ids, start=1)}
+
+
+_ID: Final = itemgetter(0)
+_SCORE: Final = itemgetter(1)
+
+
+def _check(ids: tuple[str, ...], scores: tuple[float, ...]) -> None:
+    if len(set(ids)) != len(ids):
+        raise ValueError("expected unique ids, got an id twice")
+    if not all(map(isfinite, scores)):
+        raise ValueError("expected finite scores, got NaN or infinity")

@@ -246,6 +246,9 @@ class Engine:
         work = row.payload
         del self._rows[work.lane, work.key]
         waited_s = ran.ended - ran.seconds - row.arrived
+        latest = monotonic() - self._lanes[work.lane].answer_s
+        if all(job.done.done() or job.deadline < latest for job, _ in work.waiters):
+            metrics.WASTED.labels(self._model, work.lane).inc()
         for job, position in work.waiters:
             job.times.queue_s = max(job.times.queue_s, waited_s)
             job.times.inference_s = max(job.times.inference_s, ran.seconds)

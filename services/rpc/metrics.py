@@ -46,6 +46,11 @@ REFUSED: Final = Counter("sluice_refused", "Calls refused because they could not
 DROPPED: Final = Counter(
     "sluice_dropped", "Rows dropped before they were computed: `expired` or `cancelled`.", ["model", "lane", "reason"]
 )
+WASTED: Final = Counter(
+    "sluice_wasted_rows",
+    "Rows computed for nobody: the caller was gone, or its deadline had passed.",
+    ["model", "lane"],
+)
 
 MODEL_INFO: Final = Gauge(
     "sluice_model_info",

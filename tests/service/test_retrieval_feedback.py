@@ -11,10 +11,9 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert
 
 VECTORS = np.array([[2, 0, 0, 0], [0, 3, 0, 0], [0, 0.6, 0.8, 0]], dtype=np.float32)
-Metric = pb.Metric.ValueType
 
 
-def scores(folder: Path, wanted: pb.FieldQuery, metric: Metric = pb.METRIC_COSINE) -> dict[str, float]:
+def scores(folder: Path, wanted: pb.FieldQuery, metric: pb.Metric.ValueType = pb.METRIC_COSINE) -> dict[str, float]:
     async def test(stub: Stub) -> dict[str, float]:
         await stub.CreateCollection(new_collection(metric=metric))
         await stub.Upsert(upsert([document(id_) for id_ in "abc"], VECTORS))

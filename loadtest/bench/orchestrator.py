@@ -1,0 +1,96 @@
+"""What the orchestrator itself costs: downstreams that answer at once, so that all the time is its own."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Final
+
+import grpc
+import typer
+from sluice.cli.console import CommandFailed, err
+from sluice.search.v1 import search_service_pb2 as pb
+
+from loadtest import machine, terminal
+from loadtest.bench import setup
+from loadtest.bench.drive import for_seconds
+from loadtest.calls import percentile_s
+from loadtest.servers import server
+from loadtest.targets import CHANNEL_OPTIONS
+
+_SEARCH: Final = "/sluice.search.v1.SearchService/Search"
+_PIPELINES: Final = ("fast", "balanced", "default")
+_SEARCHES: Final = 1000
+_WARM_UP: Final = 100
+_SECONDS: Final = 10.0
+
+
+def orchestrator(
+    callers: Annotated[int, typer.Option(min=1, max=256, help="Searches at once, for the rate.")] = 16,
+    pipeline: Annotated[list[str] | None, typer.Option("--pipeline", "-p", help="May repeat.")] = None,
+    quick: setup.Quick = False,
+    out: setup.Out = setup.DEFAULT_OUT,
+) -> None:
+    """Processor time of the orchestrator for one search, alone; searches a second of one process under load."""
+    figures: dict[str, Any] = {}
+    rows = []
+    with server("instant", module="loadtest.instant") as instant:
+        flags = [f"--{name}={instant.address}" for name in ("embedding", "retrieval", "reranking")]
+        with server("orchestrator", *flags) as one:
+            for name in pipeline or _PIPELINES:
+                request = pb.SearchRequest(collection="instant", query="how do planes fly", pipeline=name)
+                _check(one.address, request)
+                own_s, whole_s = _alone(one.pid, one.address, request, 100 if quick else _SEARCHES)
+                seconds = 2.0 if quick else _SECONDS
+                driven = for_seconds(one.address, _SEARCH, [request.SerializeToString()], callers, seconds)
+                own, whole = median(own_s), median(whole_s)
+                p99 = percentile_s(own_s, 99) or 0.0
+                figures[name] = {"own_p50_s": own, "own_p99_s": p99, "whole_p50_s": whole}
+                figures[name] |= {"searches_per_s": driven.per_second, "callers": callers, "own_s": own_s}
+                shown = [f"{1000 * value:.2f}" for value in (own, p99, whole)]
+                rows.append([name, *shown, f"{driven.per_second:.0f}"])
+    head = ("pipeline", "own p50 ms", "own p99 ms", "search p50 ms", f"searches/s, {callers} callers")
+    terminal.show_table(head, rows, title="orchestrator")
+    if quick:
+        err.print("--quick: these figures only show that it runs", style="yellow")
+    record = {"bench": "orchestrator", "figures": figures, **machine.describe()}
+    terminal.write_json(out / f"bench-orchestrator{'-quick' if quick else ''}.json", record)
+
+
+def _check(address: str, request: pb.SearchRequest) -> None:
+    """Raise CommandFailed when a search does not do all its work."""
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        call: Any = channel.unary_unary(
+            _SEARCH, request_serializer=pb.SearchRequest.SerializeToString,
+            response_deserializer=pb.SearchResponse.FromString,
+        )  # fmt: skip
+        answer = call(request, timeout=30)
+    if answer.degraded or not answer.results:
+        raise CommandFailed(f"{request.pipeline}: expected a full answer of the stand-ins, got {answer.stages}")
+
+
+def _alone(pid: int, address: str, request: pb.SearchRequest, count: int) -> tuple[list[float], list[float]]:
+    """Of searches one after another: processor seconds of the orchestrator, and seconds until the answer."""
+    own_s, whole_s = [], []
+    sent = request.SerializeToString()
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        call: Any = channel.unary_unary(_SEARCH)
+        for _ in range(_WARM_UP + count):
+            before, started = _processor_s(pid), time.perf_counter()
+            call(sent, timeout=30)
+            whole_s.append(time.perf_counter() - started)
+            own_s.append(_processor_s(pid) - before)
+    return own_s[_WARM_UP:], whole_s[_WARM_UP:]
+
+
+def _processor_s(pid: int) -> float:
+    """Processor time that all threads of a process have had, to the nanosecond."""
+    return sum(_ran_ns(path) for path in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+
+
+def _ran_ns(task: Path) -> int:
+    try:
+        fields: Sequence[str] = (task / "schedstat").read_text().split()
+    except OSError:  # it ended meanwhile
+        return 0
+    return int(fields[0])
