@@ -21,6 +21,7 @@ _WANTED: Final = {
     "sluice_queue_seconds_sum",
     "sluice_queue_seconds_count",
     "sluice_tokens_total",
+    "sluice_wasted_rows_total",
 }
 
 Sample = dict[str, float]

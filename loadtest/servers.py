@@ -92,6 +92,10 @@ class Parts:
     """None takes the packaged ones."""
     data: Path | None = None
     """Folder of the store, which stays; None takes an empty one, which does not."""
+    variant: str = ""
+    """Graph of the models; empty takes the bundle's default."""
+    caches: bool = True
+    """Whether the servers of models keep results."""
 
 
 @contextmanager
@@ -100,8 +104,10 @@ def system(made_of: Parts) -> Iterator[tuple[Addresses, list[Server]]]:
     with ExitStack() as stack:
         data = made_of.data or stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-data-"))
         bundles = json.dumps([str(bundle) for bundle in made_of.bundles])
-        embedding = stack.enter_context(server("embedding", "--bundles", bundles))
-        reranking = stack.enter_context(server("reranking", "--bundles", str(made_of.reranker)))
+        own = ["--variant", made_of.variant] if made_of.variant else []
+        own += [] if made_of.caches else ["--cache-entries", "0"]
+        embedding = stack.enter_context(server("embedding", "--bundles", bundles, *own))
+        reranking = stack.enter_context(server("reranking", "--bundles", str(made_of.reranker), *own))
         retrieval = stack.enter_context(server("retrieval", "--data", str(data)))
         downstream = {"embedding": embedding, "retrieval": retrieval, "reranking": reranking}
         flags = [f"--{name}={one.address}" for name, one in downstream.items()]

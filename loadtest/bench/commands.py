@@ -3,6 +3,7 @@
 import typer
 
 from loadtest.bench import (
+    deadlines,
     doors,
     gateway,
     late,
@@ -28,6 +29,7 @@ app.command()(gateway.gateway)
 app.command()(load.overload)
 app.command()(load.lanes)
 app.command()(orchestrator.orchestrator)
+app.command()(deadlines.deadlines)
 app.command()(start.start)
 app.command()(retrieval.retrieval)
 app.command()(retrieval.retrieval_forms)

@@ -10,7 +10,8 @@ import grpc
 from google.protobuf.message import Message
 
 from sluice.client.retry import Attempts, RetryPolicy, Throttle
-from sluice.errors import DeadlineExpired, from_rpc_error
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import Cancelled, DeadlineExpired, Unavailable, from_rpc_error
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -164,5 +165,11 @@ class AsyncClient:
 
 
 def wait_s(attempts: Attempts, error: grpc.RpcError) -> float:
-    """Seconds to wait before the next try. Raises the SluiceError when there must be none."""
-    return attempts.failed(from_rpc_error(error), now=time.monotonic(), jitter=random.random())  # noqa: S311
+    """Seconds to wait before the next try. Raises the SluiceError when there must be none.
+
+    A server that stops may end a call that just came as CANCELLED; calls that the caller cancels never get here.
+    """
+    failure = from_rpc_error(error)
+    if isinstance(failure, Cancelled):
+        failure = Unavailable("cancelled by the server", reason=ErrorReason.ERROR_REASON_DRAINING)
+    return attempts.failed(failure, now=time.monotonic(), jitter=random.random())  # noqa: S311

@@ -1,0 +1,82 @@
+"""Searches in a hurry beyond capacity: what is answered in time, what is degraded, what is computed for nobody."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from sluice.cli.console import CommandFailed
+from sluice.client import Document, SearchClient
+
+from loadtest import report, scenario, terminal
+from loadtest.bench import setup
+from loadtest.bench.setup import Setup
+from loadtest.calls import EXPIRED, OK, Summary
+from loadtest.load import Options, run_scenario
+from loadtest.quality import services
+from loadtest.scrape import Sample, read
+from loadtest.servers import Parts, system
+
+_COLLECTION: Final = "deadlines"
+_DOCUMENTS: Final = 2000
+_MODELS: Final = ("embedding", "reranking")
+
+
+def deadlines(  # noqa: PLR0913, PLR0917 - each is a flag
+    bundle: setup.Bundle,
+    data: setup.Data,
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline of the searches.")] = "default",
+    reranker: Annotated[Path | None, typer.Option(metavar="FOLDER", help="(default: the bundle itself)")] = None,
+    variant: setup.Variant = "fp32",
+    quick: setup.Quick = False,
+    out: setup.Out = setup.DEFAULT_OUT,
+) -> None:
+    """Deadlines of 200 ms at twice the capacity: answers in time of those accepted, degraded ones, wasted rows."""
+    plan = Setup("deadlines", bundle, data, variant, quick, out)
+    wanted = scenario.load("deadlines")
+    wanted = wanted.sped_up(10) if quick else wanted
+    load = wanted.workloads[0].model_copy(update={"pipeline": pipeline})
+    wanted = wanted.model_copy(update={"workloads": (load,)})
+    texts = plan.texts()
+    passages = texts.passages[: 200 if quick else _DOCUMENTS]
+    made_of = Parts([bundle.absolute()], (reranker or bundle).absolute(), variant=variant, caches=False)
+    with system(made_of) as (addresses, servers), terminal.LiveWatcher() as watcher:
+        with SearchClient(addresses.search) as client:
+            services.index(client, _COLLECTION, [Document(str(n), text) for n, text in enumerate(passages)])
+        metrics = {one.name: one.metrics for one in servers}
+        before = {name: read(metrics[name]) for name in _MODELS}
+        options = Options(addresses, _COLLECTION, metrics=list(metrics.items()))
+        result = run_scenario("deadlines", wanted, texts, options, watcher)
+        rows = {name: _rows(before[name], read(metrics[name])) for name in _MODELS}
+    if doubts := result.outcome.doubts:
+        raise CommandFailed("\n".join(doubts))
+    report.write(plan.out / "bench-deadlines", result)
+    _tell(plan, {one.phase: one for one in result.outcome.summaries}, rows, result.outcome.capacity)
+
+
+def _rows(before: Sample, after: Sample) -> dict[str, float]:
+    """Rows that were computed in the interactive lane between two samples, and those of them for nobody."""
+
+    def more(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    wasted, computed = more("sluice_wasted_rows_total.interactive"), more("sluice_queue_seconds_count.interactive")
+    return {"computed": computed, "wasted": wasted, "share": wasted / computed if computed else 0.0}
+
+
+def _tell(plan: Setup, phases: dict[str, Summary], rows: dict[str, dict[str, float]], capacity: float | None) -> None:
+    table, figures = [], dict[str, Any]()
+    for name, one in phases.items():
+        codes = Counter(one.codes)
+        accepted = sum(count for code, count in codes.items() if code == OK or code.startswith(EXPIRED))
+        in_time = one.good / accepted if accepted else 0.0
+        degraded = one.degraded / max(1, codes[OK])
+        refused = 1 - accepted / one.offered if one.offered else 0.0
+        table.append([name, f"{one.offered_per_s:.1f}", *(f"{x:.1%}" for x in (refused, in_time, degraded))])
+        figures[name] = {"in_time": in_time, "degraded": degraded, "refused": refused, **one.record()}
+    head = ("load", "offered/s", "refused", "in time, of accepted", "degraded, of answered")
+    shares = [
+        [f"{name}: rows for nobody", f"{one['computed']:.0f}", f"{one['share']:.2%}", "", ""]
+        for name, one in rows.items()
+    ]
+    plan.tell(head, [*table, *shares], {"capacity_per_s": capacity, "phases": figures, "rows": rows})
