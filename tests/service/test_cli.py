@@ -109,6 +109,21 @@ def test_search_as_json(address: str) -> None:
     assert (answer["degraded"], answer["coverage"]) == (True, 0.5)
 
 
+def test_search_can_ask_for_one_chunk_of_each_document(search: ScriptedSearch, address: str) -> None:
+    assert sluice("search", "how?", "--by-parent", "--address", address).returncode == 0
+    assert search.requests[-1].group_by_parent
+
+
+def test_index_says_how_documents_are_cut(search: ScriptedSearch, address: str, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.jsonl"
+    file.write_text('{"id": "1", "text": "one"}\n')
+    chunks = ("--chunk-tokens", "200", "--chunk-overlap", "20")
+    assert sluice("index", str(file), *chunks, "--address", address).returncode == 0
+    assert search.openings[-1].chunking == pb.Chunking(token_count=200, overlap_token_count=20)
+    assert sluice("index", str(file), "--address", address).returncode == 0
+    assert not search.openings[-1].HasField("chunking")
+
+
 def test_nothing_found_is_said(search: ScriptedSearch, address: str) -> None:
     search.answer = pb.SearchResponse()
     assert "nothing found" in sluice("search", "how", "--address", address).stdout
