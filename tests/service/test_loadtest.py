@@ -200,12 +200,12 @@ def test_weights_are_tuned_on_half_of_the_queries_and_judged_on_the_others(
 ) -> None:
     folder = write_collection(tmp_path / "collection")
     arguments = ["eval", str(folder), "--tune", "--bundle", str(tiny_bi_encoder), "--out", str(tmp_path / "out")]
-    arguments += ["-p", "hybrid", "--data", str(tmp_path / "kept")]
+    arguments += ["-p", "fast", "--data", str(tmp_path / "kept")]
     tuned = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert tuned.exit_code == 0
     assert "fuse: {method: weighted_sum" in tuned.output
-    figures = json.loads((tmp_path / "out" / "tune-collection.json").read_text())["tuned"]["hybrid"]
+    figures = json.loads((tmp_path / "out" / "tune-collection.json").read_text())["tuned"]["fast"]
     before, after = figures["train"]
     assert 0 < before <= after <= 1
-    assert set(figures["weights"]) == {"fuse.dense", "fuse.words", "mix.rerank"}
+    assert set(figures["weights"]) == {"fuse.dense", "fuse.words"}
     assert any((tmp_path / "kept").iterdir())

@@ -11,8 +11,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 from services.core.fusion import interpolate, rrf
 from services.core.ranking import Ranking
-from services.orchestrator.pipelines import PACKAGED
-from tests.support.stand_ins import System, index, system, vector, words
+from tests.support.stand_ins import PIPELINES, System, index, system, vector, words
 
 BOOKS = [
     Document(document_id="a", title="Queues", text="asyncio queue get waits for an item"),
@@ -251,7 +250,7 @@ def test_pipelines_are_listed_by_name_with_their_stages() -> None:
 
 def test_changed_pipelines_are_used_without_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
-    file.write_text(PACKAGED.read_text())
+    file.write_text(PIPELINES.read_text())
 
     async def check(running: System) -> None:
         file.write_text(TWO_KINDS)

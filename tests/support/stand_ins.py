@@ -61,6 +61,8 @@ else:
     RerankingBase = RerankingServiceServicer
 
 DIMENSIONS: Final = 64
+# With a reranker in the default one, which the packaged pipelines have not.
+PIPELINES: Final = Path(__file__).with_name("pipelines.yaml")
 Before = Callable[[str], Awaitable[None]]
 
 
@@ -354,7 +356,7 @@ async def system(pipelines: Path | None = None, **settings: Any) -> AsyncIterato
             "retrieval": retrieval_address,
             "reranking": reranking_address,
             "drain_grace_s": 0.0,
-            **({"pipelines": pipelines} if pipelines else {}),
+            "pipelines": pipelines or PIPELINES,
             **settings,
         }
         async with orchestrator(**given) as (search, channel):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.processes import ServerProcess, start
+from tests.support.stand_ins import PIPELINES
 
 
 @dataclass
@@ -43,6 +44,7 @@ def running_system(home: Path, bundle: Path, *shared: str) -> Iterator[System]:
     }
     processes = {name: start(f"services.{name}", *own) for name, own in arguments.items()}
     arguments["orchestrator"] = [*(f"--{name}={process.address}" for name, process in processes.items()), *shared]
+    arguments["orchestrator"].append(f"--pipelines={PIPELINES}")
     processes["orchestrator"] = start("services.orchestrator", *arguments["orchestrator"])
     system = System(arguments, processes)
     try:

@@ -29,9 +29,10 @@ def problems(text: str) -> list[str]:
 
 def test_the_packaged_pipelines_are_right() -> None:
     pipelines = load(PACKAGED)
-    assert sorted(pipelines) == ["balanced", "default", "fast", "hybrid"]
-    assert pipelines["default"].max_top_k == 50
-    assert pipelines["fast"].max_top_k == 100
+    assert sorted(pipelines) == ["balanced", "default", "exact", "fast"]
+    assert pipelines["default"] == pipelines["balanced"]
+    assert [pipelines[name].max_top_k for name in ("fast", "balanced", "exact")] == [100, 100, 50]
+    assert not pipelines["default"].narrowing
 
 
 def test_the_documented_pipeline_is_right() -> None:
