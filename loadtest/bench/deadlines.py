@@ -25,7 +25,7 @@ _MODELS: Final = ("embedding", "reranking")
 def deadlines(  # noqa: PLR0913, PLR0917 - each is a flag
     bundle: setup.Bundle,
     data: setup.Data,
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline of the searches.")] = "exact",
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline of the searches.")] = "reranked",
     reranker: Annotated[Path | None, typer.Option(metavar="FOLDER", help="(default: the bundle itself)")] = None,
     variant: setup.Variant = "fp32",
     quick: setup.Quick = False,

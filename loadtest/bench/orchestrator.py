@@ -19,7 +19,7 @@ from loadtest.servers import server
 from loadtest.targets import CHANNEL_OPTIONS
 
 _SEARCH: Final = "/sluice.search.v1.SearchService/Search"
-_PIPELINES: Final = ("fast", "balanced", "exact")
+_PIPELINES: Final = ("fast", "balanced", "exact", "reranked")
 _SEARCHES: Final = 1000
 _WARM_UP: Final = 100
 _SECONDS: Final = 10.0

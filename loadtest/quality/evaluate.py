@@ -14,7 +14,7 @@ from sluice.client import EmbeddingClient, Pipeline, SearchClient
 from loadtest import machine, terminal
 from loadtest.calls import percentile_s
 from loadtest.load import RESULTS
-from loadtest.quality import health, losses, measures, services, tune
+from loadtest.quality import health, losses, measures, services
 from loadtest.quality import judged as reading
 from loadtest.quality.judged import Judged
 from loadtest.quality.services import Searched
@@ -72,6 +72,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
     if tuned:
         if made_of is None:
             raise CommandFailed("--tune needs a --bundle: it starts services with pipelines that hide nothing")
+        # Imported late: it computes what servers compute, and the other commands do without them.
+        from loadtest.quality import tune  # noqa: PLC0415
+
         tune.tune(folder, split, training, judged, made_of, tune.Chosen(name, pipeline or (), out, quick=quick))
         return
     with _addresses(made_of, Addresses(search=search, embed=embedding)) as addresses:

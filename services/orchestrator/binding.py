@@ -63,6 +63,16 @@ class Plan:
         """The stages that need vectors of this model."""
         return [stage for stage in self.encoded if self.bound[stage.name].model == model]
 
+    def depends_on(self, model: str) -> bool:
+        """Whether a search fails without vectors of this model."""
+        needing = self.needing(model)
+        others = [
+            stage
+            for stage in self.pipeline.retrieve
+            if stage not in needing and not (self.bound[stage.name].error or self.bound[stage.name].is_left_out)
+        ]
+        return not others or any(stage.on_error == "fail" for stage in needing)
+
 
 def searching(pipeline: Pipeline) -> tuple[Retriever | Refine, ...]:
     """The stages that search fields."""

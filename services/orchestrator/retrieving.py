@@ -76,7 +76,7 @@ async def _embed(run: Run, model: str, deadline: Deadline) -> _Embedding:
             model=model,
             kinds=run.plan.encodings[model],
             deadline=deadline,
-            patient=any(stage.on_error == "fail" for stage in run.plan.needing(model)),
+            patient=run.plan.depends_on(model),
         )
     except SluiceError as error:
         result = error

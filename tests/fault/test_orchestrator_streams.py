@@ -16,6 +16,7 @@ from services.orchestrator.parts import parts
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server import serving
 from tests.support.stand_ins import (
+    PIPELINES,
     ExactRetrieval,
     HashingEmbedder,
     OverlapReranker,
@@ -151,6 +152,7 @@ def test_a_rolling_restart_of_two_replicas_fails_no_search() -> None:
                 "embedding": "ipv4:" + ",".join(address for address, _ in embedders),
                 "retrieval": retrieval_address,
                 "reranking": "ipv4:" + ",".join(address for address, _ in rerankers),
+                "pipelines": PIPELINES,
             }
             async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **addresses) as (search, channel):
                 system = System(search, channel, HashingEmbedder(), retrieval, OverlapReranker())

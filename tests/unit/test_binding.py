@@ -66,6 +66,8 @@ def test_fields_choose_their_models() -> None:
     assert plan.encodings == {"mini": ("dense",), "splade": ("sparse",)}
     assert [stage.name for stage in plan.needing("splade")] == ["terms"]
     assert plan.bound["maxsim"].is_left_out
+    assert not plan.depends_on("mini")
+    assert bind("default", pipeline(), collection(dense="aaaa"), [MINI]).depends_on("mini")
 
 
 def test_an_open_field_takes_the_only_model_of_its_kind() -> None:

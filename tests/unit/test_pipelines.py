@@ -29,9 +29,9 @@ def problems(text: str) -> list[str]:
 
 def test_the_packaged_pipelines_are_right() -> None:
     pipelines = load(PACKAGED)
-    assert sorted(pipelines) == ["balanced", "default", "exact", "fast"]
+    assert sorted(pipelines) == ["balanced", "default", "exact", "fast", "reranked"]
     assert pipelines["default"] == pipelines["balanced"]
-    assert [pipelines[name].max_top_k for name in ("fast", "balanced", "exact")] == [100, 100, 50]
+    assert [pipelines[name].max_top_k for name in ("fast", "balanced", "exact", "reranked")] == [100, 100, 100, 50]
     assert not pipelines["default"].narrowing
 
 
