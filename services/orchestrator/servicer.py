@@ -1,12 +1,13 @@
 """The SearchService: proto in, domain call, proto out."""
 
-from collections.abc import AsyncIterator, Callable
-from time import perf_counter
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, perf_counter
+from typing import Any, Final
 
 import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import NotFound
+from sluice.errors import DeadlineExpired, NotFound, Unavailable
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceServicer
 
@@ -14,6 +15,7 @@ from services.orchestrator.budget import reserve_s
 from services.orchestrator.chunks import first_of, is_chunked, of_parents
 from services.orchestrator.indexing import IndexStream
 from services.orchestrator.known import Known
+from services.orchestrator.limit import Limit
 from services.orchestrator.pipelines import DEFAULT_NAME, Pipeline
 from services.orchestrator.reload import PipelineFile
 from services.orchestrator.remote import Services
@@ -21,8 +23,12 @@ from services.orchestrator.search import search
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.wire import check_delete, index_response, messages_of, pipeline_of, query_of, response_of
 from services.rpc.deadline import Deadline
+from services.rpc.metrics import SEARCH_LIMIT
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+# Another replica may answer at once, so a refused caller waits little.
+_RETRY_AFTER_S: Final = 0.05
 
 
 class SearchServicer(SearchServiceServicer):
@@ -44,6 +50,7 @@ class SearchServicer(SearchServiceServicer):
         self._settings = settings
         self._pipelines = pipelines
         self._known = known
+        self._limit = Limit()
         self._interactive = interactive
         self._bulk = bulk
         self._streams: set[IndexStream] = set()
@@ -59,8 +66,9 @@ class SearchServicer(SearchServiceServicer):
         name = request.pipeline or DEFAULT_NAME
         pipeline = self._pipeline(name)
         query = query_of(request, pipeline, max_query_bytes=self._settings.max_query_bytes)
-        answer = await search(self._interactive, self._known, (name, pipeline), query, self._deadline(context))
-        return response_of(name, answer, perf_counter() - started)
+        with self._limited(context):
+            answer = await search(self._interactive, self._known, (name, pipeline), query, self._deadline(context))
+            return response_of(name, answer, perf_counter() - started)
 
     async def Index(
         self, request_iterator: AsyncIterator[pb.IndexRequest], context: Context
@@ -96,6 +104,28 @@ class SearchServicer(SearchServiceServicer):
             for name, pipeline in sorted(self._pipelines.current.items())
         ]
         return pb.ListPipelinesResponse(pipelines=pipelines)
+
+    @contextmanager
+    def _limited(self, context: Context) -> Iterator[None]:
+        """Count a search among those that run. Raises Unavailable, before any work, when there are enough."""
+        started = monotonic()
+        if not self._limit.enter():
+            raise Unavailable(
+                f"{self._limit.running} searches run already, and more would be too late",
+                reason=ErrorReason.ERROR_REASON_OVERLOADED,
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        was_late = False
+        try:
+            yield
+        except DeadlineExpired:
+            was_late = True
+            raise
+        finally:
+            remaining = context.time_remaining()
+            was_late = was_late or (remaining is not None and remaining <= 0)
+            self._limit.leave(started=started, now=monotonic(), was_late=was_late)
+            SEARCH_LIMIT.set(int(self._limit.value))
 
     def _pipeline(self, name: str) -> Pipeline:
         """The named pipeline. Raises NotFound."""

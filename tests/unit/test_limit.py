@@ -1,0 +1,56 @@
+from services.orchestrator.limit import Limit
+
+
+def test_no_more_run_than_the_limit() -> None:
+    limit = Limit(value=4.0)
+    assert [limit.enter() for _ in range(5)] == [True] * 4 + [False]
+    limit.leave(started=0.0, now=1.0, was_late=False)
+    assert limit.enter()
+
+
+def test_the_limit_grows_by_about_one_a_round_while_it_is_used() -> None:
+    limit = Limit(value=10.0)
+    for moment in range(10):
+        limit.running = 10
+        limit.leave(started=moment, now=moment + 0.5, was_late=False)
+    assert 10.9 < limit.value < 11.0
+
+
+def test_a_limit_that_is_not_used_stays() -> None:
+    limit = Limit(value=10.0)
+    limit.enter()
+    limit.leave(started=0.0, now=1.0, was_late=False)
+    assert limit.value == 10.0
+
+
+def test_late_searches_lower_the_limit_once_for_all_that_ran_then() -> None:
+    limit = Limit(value=64.0)
+    for _ in range(50):
+        assert limit.enter()
+    limit.leave(started=1.0, now=2.0, was_late=True)
+    assert limit.value == 45.0
+    for _ in range(20):
+        limit.leave(started=1.5, now=2.5, was_late=True)
+    assert limit.value == 45.0
+    limit.leave(started=2.1, now=3.0, was_late=True)
+    assert limit.value == 0.9 * 29
+
+
+def test_some_always_run_however_late_they_are() -> None:
+    limit = Limit()
+    for moment in range(100):
+        limit.running = 4
+        limit.leave(started=moment, now=moment + 0.5, was_late=True)
+    assert limit.value == 4.0
+
+
+def test_a_limit_finds_the_capacity_of_a_server_that_slows_down() -> None:
+    """A server of 10 at once within the deadline: the limit ends up around it, from above and from below."""
+    for start in (64.0, 4.0):
+        limit, moment = Limit(value=start), 0.0
+        for _ in range(500):
+            began = [limit.enter() for _ in range(int(limit.value) + 5)].count(True)
+            for _ in range(began):
+                limit.leave(started=moment, now=moment + 0.5, was_late=began > 10)
+            moment += 1.0
+        assert 7 <= limit.value <= 12
