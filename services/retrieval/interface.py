@@ -82,6 +82,9 @@ class Moment(Protocol[C_co]):
     def schema(self) -> Schema:
         """What the collection holds."""
 
+    def fed_back(self, query: Query | Staged) -> Query | Staged:
+        """The query, its vector moved by the documents of its feedback. Raises InvalidRequest where there is none."""
+
     def retrieve(
         self, queries: Sequence[Query | Staged], condition: Filter | None, is_over: IsOver, *, with_documents: bool
     ) -> Found:

@@ -73,7 +73,9 @@ STAGE_DEGRADED: Final = Counter(
     "sluice_stage_degraded", "Stages skipped or cut short, by reason.", ["pipeline", "stage", "reason"]
 )
 SEARCHES: Final = Counter("sluice_searches", "Searches answered: `full` or `degraded`.", ["pipeline", "outcome"])
-SEARCH_LIMIT: Final = Gauge("sluice_searches_allowed_in_flight", "Searches that may run at once, as many as end in time.")
+SEARCH_LIMIT: Final = Gauge(
+    "sluice_searches_allowed_in_flight", "Searches that may run at once, as many as end in time."
+)
 RETRIES: Final = Counter("sluice_retries", "Calls sent again after UNAVAILABLE.", ["service", "lane"])
 BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times a circuit breaker opened.", ["service", "lane"])
 INDEXED: Final = Counter("sluice_documents_indexed", "Documents acknowledged, by outcome.", ["outcome"])

@@ -66,6 +66,13 @@ class MilvusMoment:
         documents = {document.document_id: document for one in found for document in one.documents}
         return Found([one.candidates for one in found], [documents[id_] for id_ in sorted(documents)], version())
 
+    def fed_back(self, query: Query | Staged) -> Query | Staged:
+        """The query. Raises InvalidRequest when it has feedback: vectors are not at hand here."""
+        if any(isinstance(one, DenseQuery) and one.feedback for one in _parts(query)):
+            description = "expected none: retrieval over Milvus does not move queries"
+            raise InvalidRequest(f"feedback: {description}", violations=[Violation("feedback", description)])
+        return query
+
     def documents(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids, in their order; unknown ones left out."""
         found = self.query(ids_in(ids), fields.DOCUMENT)

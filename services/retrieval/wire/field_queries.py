@@ -105,9 +105,7 @@ class QueryReader:
             return None
         check_lengths(path, vector[None], field.metric, self._violations)
         feedback = tuple((one.document_id, one.weight) for one in given.feedback)
-        return DenseQuery(
-            field, vector, given.depth, self._is_exact, _oversampling(given), feedback=feedback
-        )
+        return DenseQuery(field, vector, given.depth, self._is_exact, _oversampling(given), feedback=feedback)
 
     def _check_feedback(self, path: str, given: pb.FieldQuery, field: SearchField) -> None:
         most = _FEEDBACK_MAX if isinstance(field, DenseField) else 0
