@@ -33,7 +33,7 @@ class Chunking:
 
 
 def opening(
-    collection: str, create: bool, filterable_fields: Mapping[str, str], chunking: Chunking | None
+    collection: str, create: bool, filterable_fields: Mapping[str, str], chunking: Chunking | None = None
 ) -> pb.IndexRequest:
     """The first message of a stream."""
     fields = [pb.FilterableField(name=name, type=kind) for name, kind in filterable_fields.items()]
