@@ -23,7 +23,7 @@ MILVUS := $(VENV)/milvus/bin/milvus
 PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
 # Locust, for the test of loadtest/locustfile.py: apart, because it brings a web server and gevent.
 LOCUST := $(VENV)/locust/bin/locust
-EXTRAS := serving,milvus,gateway,cpu,export,demo,loadtest,langchain,llama-index,dev
+EXTRAS := serving,milvus,gateway,cpu,export,demo,loadtest,langchain,llama-index,tracing,dev
 export SLUICE_HOME ?= $(CURDIR)/.demo
 
 .PHONY: help

@@ -34,9 +34,6 @@ class OrchestratorSettings(ServerSettings):
     pipelines: Path = PACKAGED
     """File of pipelines, YAML; the packaged one unless given."""
 
-    reload_s: float = Field(2.0, ge=0.01, le=3600)
-    """Seconds between looks at the file of pipelines. A changed one is used when it is right, and told when not."""
-
     fresh_s: float = Field(5.0, ge=0.01, le=3600)
     """Seconds after which a collection's fields are looked at again, and between looks at which models are served."""
 

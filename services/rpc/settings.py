@@ -6,16 +6,28 @@ Rule: nothing else reads the environment.
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import Final, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.rpc.logs import LogFormat, LogLevel
 
 _SERVICES: Final = ("EMBEDDING", "RETRIEVAL", "RERANKING", "ORCHESTRATOR", "GATEWAY")
 # Read by the client and the command line, not by servers.
-_CLIENT_NAMES: Final = frozenset({"SLUICE_ADDRESS", "SLUICE_HOME", "SLUICE_RETRIEVAL_ADDRESS"})
+_CLIENT_NAMES: Final = frozenset(
+    {
+        "SLUICE_ADDRESS",
+        "SLUICE_HOME",
+        "SLUICE_RETRIEVAL_ADDRESS",
+        "SLUICE_TLS_CA",
+        "SLUICE_TLS_CERTIFICATE",
+        "SLUICE_TLS_KEY",
+        "SLUICE_TOKEN",
+    }
+)
 
 
 class ServerSettings(BaseSettings):
@@ -55,6 +67,70 @@ class ServerSettings(BaseSettings):
     drain_grace_s: float = Field(10.0, ge=0, le=3600)
     """Seconds that calls in flight may still take after SIGTERM."""
 
+    health_listen: str = Field("", pattern=r"^(|.+:\d{1,5})$")
+    """Address, HOST:PORT, of a second door for health checks alone, always in plain text and without a token: the
+    probes of Kubernetes speak no TLS. Empty opens none: health is then asked where the service serves."""
+
+    health: Literal["open", "token"] = "open"
+    """Who may ask for health where the service serves: `open` for all, `token` for bearers of a token."""
+
+    reflection: Literal["open", "token", "off"] = "open"
+    """Who may ask which services and messages there are; `off` does not serve reflection."""
+
+    tls_certificate: Path | None = None
+    """PEM file of this server's certificate, with its chain. With it the server speaks TLS alone, and so does the
+    metrics page. Read again when it changes."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key, without a pass phrase."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of authorities. With it, only callers with a certificate of one of them are let in (mTLS)."""
+
+    downstream_tls_ca: Path | None = None
+    """PEM file of the authorities of the servers that this one calls. With it they are called by TLS, and
+    `tls_certificate` is shown to them; without it in plain text."""
+
+    tokens: Path | None = None
+    """YAML file of the bearer tokens that are let in, hashed: `sluice token` makes one. Without it no token is asked
+    for. Read again when it changes."""
+
+    reload_s: float = Field(2.0, ge=0.01, le=3600)
+    """Seconds between looks at the files that may change: certificates, tokens, pipelines. A changed one is used when
+    it is right, and told in the log when not."""
+
+    otlp_endpoint: str = Field("", pattern=r"^(|https?://[^@]+|[^/@]+:\d{1,5})$")
+    """Collector that traces are sent to by OTLP over gRPC: http://HOST:PORT, or https:// with public authorities.
+    Empty traces nothing. Needs the extra `tracing`."""
+
+    trace_ratio: float = Field(1.0, ge=0, le=1)
+    """Share of the calls that are traced, of those whose caller did not decide it already."""
+
+    max_calls: int = Field(4096, ge=1, le=1_000_000)
+    """Most calls at a time, of all callers together; one more is refused as RESOURCE_EXHAUSTED by gRPC itself. A call
+    that waits holds its request, so this many of the usual size take some 100 MB."""
+
+    max_connections: int = Field(4096, ge=1, le=1_000_000)
+    """Most connections at a time; one more is closed. Each takes a file descriptor and some 50 KiB."""
+
+    max_connection_calls: int = Field(1024, ge=1, le=1_000_000)
+    """Most calls at a time of one connection; one more waits at the caller."""
+
+    max_metadata_bytes: int = Field(16_384, ge=4096, le=2**20)
+    """Largest metadata of a call. A token and a trace take 200 bytes, and gRPC's own default is as large."""
+
+    max_connection_age_s: float = Field(600.0, ge=0.1, le=86_400)
+    """Seconds after which a connection is closed kindly, so that callers look their name up again and new replicas get
+    their share of long-lived clients. A tenth more or less, so that not all come at once."""
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("expected --tls-certificate and --tls-key together, got one of them")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("expected --tls-certificate and --tls-key beside --tls-client-ca, got neither")
+        return self
+
 
 S = TypeVar("S", bound=ServerSettings)
 
@@ -65,7 +141,7 @@ def load(cls: type[S], arguments: Sequence[str], *, program: str) -> S:
     try:
         settings = cls(_cli_parse_args=list(arguments), _cli_prog_name=f"python -m {program}")
     except ValidationError as error:
-        problems += [f"{_where(cls, item['loc'])}: {item['msg']}, got {item['input']!r}" for item in error.errors()]
+        problems += [_problem(cls, item) for item in error.errors()]
     except SettingsError as error:
         problems.append(str(error))
     else:
@@ -88,7 +164,10 @@ def unknown_names(cls: type[ServerSettings], environment: Mapping[str, str]) -> 
     ]
 
 
-def _where(cls: type[ServerSettings], location: tuple[int | str, ...]) -> str:
-    """A setting by both its names: `--port (SLUICE_EMBEDDING_PORT)`."""
-    name = str(location[0]) if location else "settings"
-    return f"--{name.replace('_', '-')} ({cls.model_config.get('env_prefix', '')}{name.upper()})"
+def _problem(cls: type[ServerSettings], item: ErrorDetails) -> str:
+    """What is wrong with a setting, by both its names: `--port (SLUICE_EMBEDDING_PORT)`; or with several together."""
+    if not item["loc"]:
+        return item["msg"].removeprefix("Value error, ")
+    name = str(item["loc"][0])
+    where = f"--{name.replace('_', '-')} ({cls.model_config.get('env_prefix', '')}{name.upper()})"
+    return f"{where}: {item['msg']}, got {item['input']!r}"

@@ -6,7 +6,7 @@
     ├── AlreadyExists            ALREADY_EXISTS       the name is taken by something different
     ├── PreconditionFailed       FAILED_PRECONDITION  the system is in a state that does not allow it
     ├── Unavailable              UNAVAILABLE          nothing was done: try again, or another replica
-    ├── QuotaExceeded            RESOURCE_EXHAUSTED   this caller asks too much: do not retry
+    ├── QuotaExceeded            RESOURCE_EXHAUSTED   this caller asks too much: not before `retry_after_s`, if at all
     ├── Unauthenticated          UNAUTHENTICATED      no or wrong credentials
     ├── PermissionDenied         PERMISSION_DENIED    credentials that do not allow this
     ├── DeadlineExpired          DEADLINE_EXCEEDED    the caller's time ended
@@ -131,10 +131,27 @@ class Unavailable(SluiceError):
 
 
 class QuotaExceeded(SluiceError):
-    """This caller asks too much: a quota of ours, or a message over gRPC's size limit."""
+    """This caller asks too much: a quota of ours, or a message over gRPC's size limit.
+
+    subject        whose quota it is, when it is a caller's, e.g. `token:search-page`
+    retry_after_s  when the quota will have grown again; None: trying again does not help
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     default_reason = ErrorReason.ERROR_REASON_QUOTA_EXCEEDED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: ErrorReason.ValueType | None = None,
+        metadata: Mapping[str, object] | None = None,
+        retry_after_s: float | None = None,
+        subject: str = "",
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+        self.retry_after_s = retry_after_s
+        self.subject = subject
 
 
 class Unauthenticated(SluiceError):
@@ -189,7 +206,7 @@ _CODE_NUMBERS: Final = {code: int(code.value[0]) for code in grpc.StatusCode}
 
 
 def to_status(error: SluiceError) -> status_pb2.Status:
-    """The google.rpc.Status of an error: ErrorInfo always, BadRequest and RetryInfo where they apply.
+    """The google.rpc.Status of an error: ErrorInfo always; BadRequest, QuotaFailure and RetryInfo where they apply.
 
     Long texts are cut and violations beyond a few thousand bytes left out: a status travels as metadata, which gRPC
     refuses above 8 KiB, and then the caller would see none of it.
@@ -203,7 +220,10 @@ def to_status(error: SluiceError) -> status_pb2.Status:
             for v in _fitting(error.violations)
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=fields)))
-    if isinstance(error, Unavailable) and error.retry_after_s is not None:
+    if isinstance(error, QuotaExceeded) and error.subject:
+        violation = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=_cut(error.message))
+        status.details.append(_packed(error_details_pb2.QuotaFailure(violations=[violation])))
+    if isinstance(error, Unavailable | QuotaExceeded) and error.retry_after_s is not None:
         delay = duration_pb2.Duration(nanos=0)
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
@@ -222,8 +242,9 @@ def from_status(status: status_pb2.Status) -> SluiceError:
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
+    quota = error_details_pb2.QuotaFailure()
     for detail in status.details:
-        for message in (info, bad_request, retry):
+        for message in (info, bad_request, retry, quota):
             if detail.Is(message.DESCRIPTOR):
                 detail.Unpack(message)
     reason = _reason(info)
@@ -231,9 +252,14 @@ def from_status(status: status_pb2.Status) -> SluiceError:
     if cls is InvalidRequest:
         violations = [Violation(v.field, v.description) for v in bad_request.field_violations]
         return InvalidRequest(status.message, violations=violations, metadata=info.metadata)
+    delay_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
     if cls is Unavailable:
-        delay_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
         return Unavailable(status.message, reason=reason, metadata=info.metadata, retry_after_s=delay_s)
+    if cls is QuotaExceeded:
+        subject = next((one.subject for one in quota.violations), "")
+        return QuotaExceeded(
+            status.message, reason=reason, metadata=info.metadata, retry_after_s=delay_s, subject=subject
+        )
     return cls(status.message, reason=reason, metadata=info.metadata)
 
 

@@ -11,6 +11,7 @@ Every call takes `timeout_s`, retries UNAVAILABLE within it, and raises `sluice.
 """
 
 from sluice.client.answers import Acknowledgement, Pipeline, Result, SearchAnswer, Stage, StageReport, Standing
+from sluice.client.credentials import tls_credentials
 from sluice.client.documents import Document, MetadataValue, Scalar
 from sluice.client.embedding import AsyncEmbeddingClient, EmbeddingClient, Embeddings
 from sluice.client.filters import to_text, where
@@ -45,6 +46,7 @@ __all__ = [
     "Standing",
     "float32_tensor",
     "float32_view",
+    "tls_credentials",
     "to_text",
     "where",
 ]

@@ -9,6 +9,7 @@ from typing import Final, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from sluice.client.credentials import bearer, with_trace
 from sluice.client.retry import Attempts, RetryPolicy, Throttle
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import Cancelled, DeadlineExpired, Unavailable, from_rpc_error
@@ -40,7 +41,8 @@ class Client:
     address      HOST:PORT, unix:PATH, or dns:///NAME:PORT with one address a replica: they are used in turn
     timeout_s    longest time of a call that does not say its own, in seconds, retries included
     retry        how UNAVAILABLE is tried again
-    credentials  of a TLS channel; None connects in plain text
+    credentials  of a TLS channel, as `tls_credentials` makes them; None connects in plain text
+    token        bearer token, sent with every call; over a network only together with credentials
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
         self._throttle = Throttle()
+        self._bearer = bearer(token)
         self._channel = (
             grpc.secure_channel(address, credentials, options=_OPTIONS)
             if credentials
@@ -80,7 +84,9 @@ class Client:
         attempts = Attempts(self._retry, self._throttle, deadline=deadline)
         while True:
             try:
-                response = method(request, timeout=attempts.remaining_s(time.monotonic()))
+                response = method(
+                    request, timeout=attempts.remaining_s(time.monotonic()), metadata=with_trace(self._bearer)
+                )
             except grpc.RpcError as error:
                 time.sleep(wait_s(attempts, error))
             else:
@@ -114,10 +120,12 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
         self._throttle = Throttle()
+        self._bearer = bearer(token)
         self._channel = (
             grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
             if credentials
@@ -144,7 +152,9 @@ class AsyncClient:
         attempts = Attempts(self._retry, self._throttle, deadline=deadline)
         while True:
             try:
-                response = await method(request, timeout=attempts.remaining_s(time.monotonic()))
+                response = await method(
+                    request, timeout=attempts.remaining_s(time.monotonic()), metadata=with_trace(self._bearer)
+                )
             except grpc.RpcError as error:
                 await asyncio.sleep(wait_s(attempts, error))
             else:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -13,6 +13,7 @@ import grpc
 from sluice.client import answers
 from sluice.client.answers import Acknowledgement, Pipeline, SearchAnswer
 from sluice.client.calls import AsyncClient, Client, wait_s
+from sluice.client.credentials import with_trace
 from sluice.client.documents import Document
 from sluice.client.filters import filter_proto
 from sluice.client.indexing import Chunking, Window, index_stream, opening
@@ -96,7 +97,7 @@ class SearchClient(Client):
         """One stream, to the end of the source. Raises grpc.RpcError when it breaks."""
         window = job.window
         outgoing: SimpleQueue[pb.IndexRequest | None] = SimpleQueue()
-        responses = self._stub.Index(iter(outgoing.get, None))
+        responses = self._stub.Index(iter(outgoing.get, None), metadata=with_trace(self._bearer))
         try:
             outgoing.put(job.first)
             ended = False
@@ -183,7 +184,11 @@ class AsyncSearchClient(AsyncClient):
         while True:
             try:
                 async for acknowledgement in index_stream(
-                    self._stub.Index, job.first, job.window, source, job.progressed
+                    partial(self._stub.Index, metadata=with_trace(self._bearer)),
+                    job.first,
+                    job.window,
+                    source,
+                    job.progressed,
                 ):
                     yield acknowledgement
                 return
