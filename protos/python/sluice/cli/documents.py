@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from sluice.cli import options
+from sluice.cli.access import access
 from sluice.cli.console import CommandFailed, err, out
 from sluice.client import Acknowledgement, Chunking, Document, SearchClient, jsonl
 
@@ -99,7 +100,7 @@ def index(
                 tally.note("failed", f"line {item.line}: {item.problem}")
 
     total = _line_count(file)
-    with SearchClient(address) as client, _opened(file) as lines:
+    with SearchClient(address, **access()) as client, _opened(file) as lines:
         acknowledgements = client.index(
             collection,
             documents(lines),
@@ -152,7 +153,7 @@ def delete(
     """
     if bool(document_ids) == bool(filter):
         raise typer.BadParameter("give ids, or --filter, and not both")
-    with SearchClient(address, timeout_s=timeout) as client:
+    with SearchClient(address, timeout_s=timeout, **access()) as client:
         out.print(f"{client.delete(collection, document_ids or (), filter=filter):,} deleted")
 
 

@@ -6,6 +6,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from sluice.cli import options
+from sluice.cli.access import access
 from sluice.cli.console import out, size_words, table
 from sluice.client import EmbeddingClient, RerankingClient, RetrievalClient, SearchClient
 from sluice.client.answers import enum_word, model_name
@@ -21,7 +22,7 @@ Name = Annotated[str, typer.Argument(help="Name of the collection.", show_defaul
 @collections.command("list")
 def list_collections(retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL) -> None:
     """List the collections."""
-    with RetrievalClient(retrieval) as client:
+    with RetrievalClient(retrieval, **access()) as client:
         found = client.collections()
     columns = ("collection", "documents", "deleted", "parts", "memory", "disk", "version", "created (UTC)")
     out.print(table(columns, map(_collection_row, found)))
@@ -48,7 +49,7 @@ def optimize_collection(
     retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
 ) -> None:
     """Merge what was written and drop what was deleted, now instead of in time."""
-    with RetrievalClient(retrieval) as client:
+    with RetrievalClient(retrieval, **access()) as client:
         done = client.optimize_collection(name, timeout_s=timeout)
     columns = ("", "parts", "indexed", "deleted", "memory", "segments on disk")
     rows = [_statistics_row(label, held) for label, held in (("before", done.before), ("after", done.after))]
@@ -63,7 +64,7 @@ def _statistics_row(label: str, held: CollectionStatistics) -> tuple[str, ...]:
 @collections.command("describe")
 def describe_collection(name: Name, retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL) -> None:
     """Print a collection and its schema as JSON."""
-    with RetrievalClient(retrieval) as client:
+    with RetrievalClient(retrieval, **access()) as client:
         found = client.collection(name)
     out.print_json(
         data=MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
@@ -77,7 +78,7 @@ def drop_collection(
     retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
 ) -> None:
     """Delete a collection and all its documents."""
-    with RetrievalClient(retrieval) as client:
+    with RetrievalClient(retrieval, **access()) as client:
         count = client.collection(name).document_count
         if not yes:
             typer.confirm(f"Delete {name} and its {count:,} documents?", abort=True)
@@ -89,7 +90,7 @@ def models(
     reranking: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where reranking serves.")] = "127.0.0.1:50053",
 ) -> None:
     """List the models that are served."""
-    with EmbeddingClient(embedding) as embedder, RerankingClient(reranking) as reranker:
+    with EmbeddingClient(embedding, **access()) as embedder, RerankingClient(reranking, **access()) as reranker:
         rows = [_embedding_row(model) for model in embedder.models()]
         rows += [_reranking_row(model) for model in reranker.models()]
     out.print(table(("service", "model", "gives", "tokens", "graph", "runs on", "digest"), rows))
@@ -97,7 +98,7 @@ def models(
 
 def pipelines(address: options.Address = options.DEFAULT_ADDRESS) -> None:
     """List the pipelines and their stages."""
-    with SearchClient(address) as client:
+    with SearchClient(address, **access()) as client:
         found = client.pipelines()
     rows = [
         (p.name, p.state, " → ".join(f"{s.name} ({s.kind}, {s.depth})" for s in p.stages), p.description) for p in found

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from sluice.cli import options
+from sluice.cli.access import access
 from sluice.cli.console import out
 from sluice.client import MetadataValue, Result, SearchAnswer, SearchClient, StageReport
 
@@ -50,7 +51,7 @@ def search(
 
       sluice search "sort by key" --pipeline fast --json | jq .results[0].document.title
     """
-    with SearchClient(address, timeout_s=timeout) as client:
+    with SearchClient(address, timeout_s=timeout, **access()) as client:
         answer = client.search(
             collection,
             query,

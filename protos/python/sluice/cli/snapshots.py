@@ -6,6 +6,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from sluice.cli import options
+from sluice.cli.access import access
 from sluice.cli.console import out, size_words, table
 from sluice.client import RetrievalClient
 from sluice.retrieval.v1.retrieval_service_pb2 import Snapshot
@@ -28,7 +29,7 @@ def create(
     It is whole and on disk when this ends with status 0. Status 1: it was refused and nothing is left of it, or the
     time to wait ended.
     """
-    with RetrievalClient(retrieval) as client:
+    with RetrievalClient(retrieval, **access()) as client:
         done = client.create_snapshot(name, keep=keep, timeout_s=timeout)
     out.print(table(_COLUMNS, [_row(done.snapshot)]))
     for deleted in done.deleted:
@@ -38,7 +39,7 @@ def create(
 @snapshots.command("list")
 def list_snapshots(json: options.Json = False, retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL) -> None:
     """List the snapshots, the eldest first."""
-    with RetrievalClient(retrieval) as client:
+    with RetrievalClient(retrieval, **access()) as client:
         found = client.snapshots()
     if json:
         out.print_json(data=[MessageToDict(one, preserving_proto_field_name=True) for one in found])
@@ -52,7 +53,7 @@ def delete(
     retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
 ) -> None:
     """Delete a snapshot."""
-    with RetrievalClient(retrieval) as client:
+    with RetrievalClient(retrieval, **access()) as client:
         client.delete_snapshot(name)
     out.print(f"{name} deleted")
 

@@ -24,7 +24,9 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sluice.cli.access import Access
 from sluice.cli.console import CommandFailed
+from sluice.client.credentials import bearer
 from sluice.errors import from_rpc_error
 
 # Calls in flight get 10 s by default (drain_grace_s); then the rest of the shutdown.
@@ -120,13 +122,15 @@ class Process:
                 os.kill(self.pid, number)
 
 
-def health(name: str, address: str, timeout_s: float = 2.0) -> str:
+def health(name: str, address: str, timeout_s: float = 2.0, access: Access | None = None) -> str:
     """What the health check of a service says; the status code's name when it says nothing."""
     request = health_pb2.HealthCheckRequest(service=_HEALTH_NAMES[name])
-    with grpc.insecure_channel(address) as channel:
+    shown = access or Access(token=None, credentials=None)
+    credentials = shown["credentials"]
+    with grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            answer = stub.Check(request, timeout=timeout_s)
+            answer = stub.Check(request, timeout=timeout_s, metadata=bearer(shown["token"]))
         except grpc.RpcError as error:
             return from_rpc_error(error).code.name
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

@@ -11,6 +11,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from sluice.cli import options
+from sluice.cli.access import access
 from sluice.cli.console import CommandFailed, err, out
 from sluice.cli.system import DEFAULT_PORT, LAST_PORT, Plan, Process, health, running, start, stop
 
@@ -85,7 +86,7 @@ def status(
 ) -> None:
     """Ask each service for its health. Exit code 1 unless all four serve."""
     places = {"orchestrator": address, "embedding": embedding, "retrieval": retrieval, "reranking": reranking}
-    states = {name: health(name, place) for name, place in places.items()}
+    states = {name: health(name, place, access=access()) for name, place in places.items()}
     for name, state in states.items():
         out.print(f"{name:<13} {places[name]:<22} {state}", style=None if state == "SERVING" else "red")
     if set(states.values()) != {"SERVING"}:
