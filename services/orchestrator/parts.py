@@ -18,7 +18,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.channel import connect
 from services.rpc.downstream import Downstream
 from services.rpc.retry import RetryBudget
-from services.rpc.server import Service, StartFailed
+from services.rpc.server import Service, StartFailed, certificates_of_calls
 
 NAME = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 
@@ -32,14 +32,19 @@ _RETRIES: Final[Mapping[Lane, float]] = {"interactive": 10.0, "bulk": 1000.0}
 async def parts(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Service]]:
     """The SearchService, ready as soon as its channels exist: a service that is away does not keep it from starting.
 
-    Raises StartFailed when the pipelines are wrong.
+    Raises StartFailed when the pipelines, or the certificates for calls, are wrong.
     """
     pipelines = _pipelines(settings)
+    certificates = certificates_of_calls(settings)
     async with AsyncExitStack() as stack:
         watching = asyncio.create_task(pipelines.watch(settings.reload_s))
         stack.callback(watching.cancel)
+        if certificates:
+            stack.callback(asyncio.create_task(certificates.watch(settings.reload_s)).cancel)
         channels = [
-            await stack.enter_async_context(connect(address, max_message_bytes=settings.max_message_bytes))
+            await stack.enter_async_context(
+                connect(address, max_message_bytes=settings.max_message_bytes, certificates=certificates)
+            )
             for address in (settings.embedding, settings.retrieval, settings.reranking)
         ]
         interactive, bulk = _services(channels, "interactive"), _services(channels, "bulk")

@@ -26,7 +26,7 @@ _GRACE_S: Final = 60.0
 
 
 def connect(address: str, *, max_message_bytes: int, certificates: Certificates | None = None) -> grpc.aio.Channel:
-    """A channel to every replica behind an address, used in turn. Connects when first used; by TLS with certificates."""
+    """A channel to every replica behind an address, used in turn; by TLS with certificates. Connects when used."""
     options = (
         *_OPTIONS,
         ("grpc.max_receive_message_length", max_message_bytes),

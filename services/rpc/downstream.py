@@ -17,8 +17,10 @@ import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import BackendFailed, Cancelled, DeadlineExpired, SluiceError, Unavailable, from_rpc_error
 
+from services.rpc import traces
 from services.rpc.breaker import Breaker
 from services.rpc.deadline import Deadline
+from services.rpc.logs import caller
 from services.rpc.metrics import BREAKER_OPENED, RETRIES
 from services.rpc.retry import RetryBudget, wait_s
 
@@ -73,7 +75,7 @@ class Downstream:
         """One try, told to the breaker and the budget however it ends."""
         timeout = deadline.remaining_s()
         try:
-            response = await method(request, timeout=deadline.timeout_s())
+            response = await self._traced(method, request, deadline.timeout_s())
         except grpc.RpcError as rpc_error:
             error = self._named(from_rpc_error(rpc_error), timeout)
             self._tell_failure(error, timeout)
@@ -86,6 +88,17 @@ class Downstream:
         self.breaker.succeeded()
         self.budget.earn()
         return response
+
+    async def _traced(
+        self, method: "Callable[..., Awaitable[Response]]", request: object, timeout_s: float
+    ) -> Response:
+        """The response of a call that carries this call's id and trace. Raises grpc.RpcError."""
+        with traces.call(self.name, type(request).__name__.removesuffix("Request")) as span:
+            try:
+                return await method(request, timeout=timeout_s, metadata=(*caller(), *traces.outgoing()))
+            except grpc.aio.AioRpcError as error:
+                span.fail(error.code().name)
+                raise
 
     def _refusal(self) -> Unavailable:
         wait = self.breaker.wait_s(monotonic())

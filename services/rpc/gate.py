@@ -10,23 +10,25 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from functools import cache
+from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
+from sluice.errors import SluiceError
 
 from services.rpc.changes import mark_of
-from services.rpc.metrics import RELOADS
-from services.rpc.settings import ServerSettings
+from services.rpc.metrics import RELOADS, TOKEN_CALLS
 from services.rpc.tokens import Callers, Kind, Token, TokensError, check_allowed, check_collections, load, over_quota
 
 logger = logging.getLogger(__name__)
 
-# Fields of requests that name a collection, in every message; and in messages of these endings its `name` does.
-_COLLECTION_FIELDS: Final = ("collection", "alias")
+_POOL: Final[Any] = descriptor_pool.Default()  # type: ignore[no-untyped-call]
+# A field with one of these words in its name names a collection; so does `name` in messages of this ending.
+_COLLECTION_WORDS: Final = ("collection", "alias")
 _NAMED_BY_NAME: Final = "CollectionRequest"
 # Fields whose items count as texts.
 _TEXT_FIELDS: Final = ("texts", "documents", "input", "inputs")
@@ -35,11 +37,10 @@ _TEXT_FIELDS: Final = ("texts", "documents", "input", "inputs")
 class Gate:
     """Lets bearers of tokens in. Raises TokensError when the file is wrong from the start."""
 
-    def __init__(self, settings: ServerSettings) -> None:
-        assert settings.tokens is not None
-        self._path = settings.tokens
-        self._mark = mark_of([self._path])
-        self._callers = Callers(load(self._path))
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mark = mark_of([path])
+        self._callers = Callers(load(path))
 
     def refresh(self) -> bool:
         """Read the file again when it changed; whether there are other tokens."""
@@ -63,9 +64,18 @@ class Gate:
 
     def enter(self, metadata: "Iterable[tuple[str, str | bytes]]", method: str, kind: Kind) -> Token:
         """The caller of a method, who may call it and has a call left. Raises what keeps it out."""
-        token = self.identify(metadata)
-        check_allowed(token, kind, method)
+        try:
+            token = self.identify(metadata)
+        except SluiceError:
+            TOKEN_CALLS.labels("", "unauthenticated").inc()
+            raise
+        try:
+            check_allowed(token, kind, method)
+        except SluiceError:
+            TOKEN_CALLS.labels(token.name, "denied").inc()
+            raise
         self._pay(token, "calls", 1)
+        TOKEN_CALLS.labels(token.name, "admitted").inc()
         return token
 
     def check(self, token: Token, request: Any) -> None:
@@ -78,14 +88,19 @@ class Gate:
         async for request in requests:
             check_collections(token, collections_of(request))
             texts = text_count(request)
-            while wait_s := self._callers.wait_s(token, "texts", texts, monotonic()):
-                await asyncio.sleep(wait_s)
+            await self._wait(token, texts)
             self._callers.charge(token, "texts", texts, monotonic())
             yield request
+
+    async def _wait(self, token: Token, texts: int) -> None:
+        """Until the caller may send so many texts: other calls of the same caller may take them first."""
+        while wait_s := self._callers.wait_s(token, "texts", texts, monotonic()):  # noqa: ASYNC110 - time brings them
+            await asyncio.sleep(wait_s)
 
     def _pay(self, token: Token, what: Any, units: int) -> None:
         now = monotonic()
         if wait_s := self._callers.wait_s(token, what, units, now):
+            TOKEN_CALLS.labels(token.name, "over_quota").inc()
             raise over_quota(token, what, wait_s)
         self._callers.charge(token, what, units, now)
 
@@ -94,7 +109,7 @@ class Gate:
 def kind_of(method: str) -> Kind:
     """What a method does, by its proto: `/package.Service/Method`. A method that no proto describes is `admin`."""
     try:
-        found = descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
+        found = _POOL.FindMethodByName(method.removeprefix("/").replace("/", "."))
     except KeyError:
         return "admin"
     assert isinstance(found, MethodDescriptor)
@@ -105,7 +120,11 @@ def kind_of(method: str) -> Kind:
 
 def collections_of(request: Message) -> list[str]:
     """The collections, and aliases, that a request names."""
-    names = [getattr(request, field) for field in _collection_fields(request.DESCRIPTOR.full_name)]
+    names: list[str] = []
+    for field, kind in _collection_fields(request.DESCRIPTOR.full_name):
+        value = getattr(request, field)
+        for item in value if kind == "repeated" else [value]:
+            names += [item] if isinstance(item, str) else collections_of(item)
     return [name for name in names if name]
 
 
@@ -116,13 +135,21 @@ def text_count(request: Message) -> int:
 
 
 @cache
-def _collection_fields(message: str) -> tuple[str, ...]:
-    fields = descriptor_pool.Default().FindMessageTypeByName(message).fields_by_name
-    wanted = (*_COLLECTION_FIELDS, *(("name",) if message.endswith(_NAMED_BY_NAME) else ()))
-    return tuple(name for name in wanted if name in fields and fields[name].type == FieldDescriptor.TYPE_STRING)
+def _collection_fields(message: str) -> tuple[tuple[str, Literal["one", "repeated"]], ...]:
+    """Names of the fields of a message that name collections: texts, or messages with such fields."""
+    found = _POOL.FindMessageTypeByName(message).fields
+    return tuple(
+        (field.name, "repeated" if field.is_repeated else "one")
+        for field in found
+        if field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)
+        and (
+            any(word in field.name for word in _COLLECTION_WORDS)
+            or (field.name == "name" and message.endswith(_NAMED_BY_NAME))
+        )
+    )
 
 
 @cache
 def _text_fields(message: str) -> tuple[str, ...]:
-    fields = descriptor_pool.Default().FindMessageTypeByName(message).fields_by_name
+    fields = _POOL.FindMessageTypeByName(message).fields_by_name
     return tuple(name for name in _TEXT_FIELDS if name in fields and fields[name].is_repeated)

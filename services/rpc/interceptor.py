@@ -1,6 +1,6 @@
-"""What surrounds every call: deadline, errors, log line, metrics.
+"""What surrounds every call: who calls, deadline, errors, log line, trace, metrics.
 
-Order, outermost first: metrics, log, errors, deadline, handler.
+Order, outermost first: metrics, trace, log, errors, gate, deadline, handler.
 
 Facts: without the error part grpc.aio sends the text of an uncaught exception to the caller; `context.abort` raises
 AbortError, an Exception, which must pass; a handler whose call was cancelled gets CancelledError, which must pass.
@@ -8,9 +8,8 @@ AbortError, an Exception, which must pass; a handler whose call was cancelled ge
 
 import asyncio
 import logging
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -18,13 +17,19 @@ import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, to_status
 
+from services.rpc import traces
 from services.rpc.dialects import code_of
+from services.rpc.gate import Gate, kind_of
+from services.rpc.logs import begin_call
 from services.rpc.metrics import HANDLED, HANDLING, IN_FLIGHT
+from services.rpc.tokens import Kind, Token
 
 logger = logging.getLogger(__name__)
 
-_EXEMPT: Final = ("/grpc.health.", "/grpc.reflection.")
-_QUIET: Final = frozenset({grpc.StatusCode.OK, grpc.StatusCode.CANCELLED})
+HEALTH: Final = "/grpc.health."
+REFLECTION: Final = "/grpc.reflection."
+# Come by the thousand just when the machine has no time for them; a metric counts them.
+_UNLOGGED: Final = frozenset({ErrorReason.ERROR_REASON_OVERLOADED, ErrorReason.ERROR_REASON_QUOTA_EXCEEDED})
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -33,33 +38,66 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler but those of health and reflection.
 
-    `max_deadline_s` bounds calls with one response; streams bound themselves.
+    max_deadline_s  bounds calls with one response; streams bound themselves
+    gate            whom to let in; None lets in everybody
+    guarded         which of health and reflection ask for a token too
+    reads           methods that change nothing though their protos do not say so
     """
 
-    def __init__(self, *, max_deadline_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        max_deadline_s: float,
+        gate: Gate | None = None,
+        guarded: tuple[str, ...] = (),
+        reads: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
         self._max_deadline_s = max_deadline_s
+        self._gate = gate
+        self._guarded = guarded
+        self._reads = reads
 
     async def intercept_service(
         self,
         continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """The wrapped handler of a call; None when there is no such method."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(_EXEMPT):
-            return handler
-        if handler.response_streaming:
-            return self._streaming(handler, method)
-        if handler.request_streaming:
-            return self._collecting(handler, method)
-        return self._unary(handler, method)
+        """The wrapped handler of a call; None when there is no such method.
 
-    def _unary(self, handler: Handler, method: str) -> Handler:
+        Who is not let in is refused here, before the request is read.
+        """
+        handler = await continuation(handler_call_details)
+        method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
+        if handler is None:
+            return None
+        try:
+            if method.startswith((HEALTH, REFLECTION)):
+                if self._gate and method.startswith(self._guarded):
+                    self._gate.identify(metadata)
+                return handler
+            token = self._gate.enter(metadata, method, self._kind(method)) if self._gate else None
+        except SluiceError as error:
+            return _refusing(method, error)
+        if handler.response_streaming:
+            return self._streaming(handler, method, token)
+        if handler.request_streaming:
+            return self._collecting(handler, method, token)
+        return self._unary(handler, method, token)
+
+    def _checked(self, token: Token | None, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The messages of a stream that its caller may send."""
+        return self._gate.checked(token, requests) if self._gate and token else requests
+
+    def _kind(self, method: str) -> Kind:
+        return "read" if method in self._reads() else kind_of(method)
+
+    def _unary(self, handler: Handler, method: str, token: Token | None) -> Handler:
         inner: Any = handler.unary_unary
 
         async def call(request: Any, context: Context) -> Any:
             async with watched(method, context):
+                if self._gate and token:
+                    self._gate.check(token, request)
                 try:
                     async with asyncio.timeout(self._max_deadline_s):
                         return await inner(request, context)
@@ -70,53 +108,77 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
-    def _collecting(self, handler: Handler, method: str) -> Handler:
+    def _collecting(self, handler: Handler, method: str, token: Token | None) -> Handler:
         inner: Any = handler.stream_unary
 
-        async def call(requests: AsyncIterator[Any], context: Context) -> Any:
+        async def call(request: Any, context: Context) -> Any:
             async with watched(method, context):
-                return await inner(requests, context)
+                return await inner(self._checked(token, request), context)
 
         return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
-    def _streaming(self, handler: Handler, method: str) -> Handler:
+    def _streaming(self, handler: Handler, method: str, token: Token | None) -> Handler:
         inner: Any = handler.stream_stream
 
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             async with watched(method, context):
-                async for response in inner(request, context):
+                async for response in inner(self._checked(token, request), context):
                     yield response
 
         return grpc.stream_stream_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
+def _refusing(method: str, error: SluiceError) -> Handler:
+    """A handler that reads nothing and answers with the error."""
+
+    async def call(_: Any, context: Context) -> None:
+        async with watched(method, context):
+            raise error
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
 @asynccontextmanager
 async def watched(method: str, context: Context) -> AsyncIterator[None]:
-    """Turn what the block raises into a status, count it, time it, and log it when it failed."""
-    service, name = method.removeprefix("/").split("/", 1)
+    """Turn what the block raises into a status, trace it, count it, time it, and log it when it failed."""
     started = perf_counter()
     code = grpc.StatusCode.OK
+    with _observed(method, context, lambda: code) as request_id:
+        try:
+            yield
+        except SluiceError as error:
+            code = code_of(error, method.removeprefix("/"))
+            _log(method, error, started)
+            await _abort(context, error, code)
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            code = grpc.StatusCode.ABORTED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            logger.exception("defect", extra={"method": method, "request_id": request_id})
+            await _abort(context, _defect(request_id), code)
+
+
+@contextmanager
+def _observed(method: str, context: Context, code: Callable[[], grpc.StatusCode]) -> Iterator[str]:
+    """The call's id; trace, count and time the block, which ends with `code`."""
+    service, name = method.removeprefix("/").split("/", 1)
+    metadata = context.invocation_metadata() or ()
+    span = traces.served(method, metadata)
+    started = perf_counter()
     IN_FLIGHT.labels(service).inc()
     try:
-        yield
-    except SluiceError as error:
-        code = code_of(error, service)
-        _log(method, error, started)
-        await _abort(context, error, code)
-    except (asyncio.CancelledError, GeneratorExit):
-        code = grpc.StatusCode.CANCELLED
-        raise
-    except grpc.aio.AbortError:
-        code = grpc.StatusCode.ABORTED
-        raise
-    except Exception:
-        code = grpc.StatusCode.INTERNAL
-        request_id = secrets.token_hex(8)
-        logger.exception("defect", extra={"method": method, "request_id": request_id})
-        await _abort(context, _defect(request_id), code)
+        yield begin_call(metadata, traces.trace_id())
     finally:
+        ended = code()
+        if ended is not grpc.StatusCode.OK:
+            span.fail(ended.name)
+        span.end()
         IN_FLIGHT.labels(service).dec()
-        HANDLED.labels(service, name, code.name).inc()
+        HANDLED.labels(service, name, ended.name).inc()
         HANDLING.labels(service, name).observe(perf_counter() - started)
 
 
@@ -128,8 +190,7 @@ def _defect(request_id: str) -> BackendFailed:
 def _log(method: str, error: SluiceError, started: float) -> None:
     duration_ms = round(1000 * (perf_counter() - started), 1)
     fields = {"method": method, "code": error.code.name, "reason": error.reason_name, "duration_ms": duration_ms}
-    # Refusals come by the thousand just when the machine has no time for them; a metric counts them.
-    level = logging.DEBUG if error.reason == ErrorReason.ERROR_REASON_OVERLOADED else logging.INFO
+    level = logging.DEBUG if error.reason in _UNLOGGED else logging.INFO
     logger.log(level, "call failed: %s", error.message, extra=fields)
 
 

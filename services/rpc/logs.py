@@ -1,13 +1,22 @@
-"""Logs: one line an event, JSON for machines or plain for eyes."""
+"""Logs: one line an event, JSON for machines or plain for eyes. Lines of a call name it, and its trace."""
 
 import json
 import logging
+import re
+import secrets
 import sys
+from collections.abc import Iterable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 LogFormat = Literal["json", "human"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+REQUEST_ID: Final = "x-request-id"
+_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+# The id of the current call and its trace, 32 hex digits or empty.
+_call: ContextVar[tuple[str, str]] = ContextVar("call", default=("", ""))
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -47,5 +56,23 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def begin_call(metadata: "Iterable[tuple[str, str | bytes]]", trace_id: str) -> str:
+    """The id of a call: the caller's `x-request-id`, else a new one. Lines of its task name it from now on."""
+    said = next((value for key, value in metadata if key == REQUEST_ID), "")
+    request_id = said if isinstance(said, str) and _ID.fullmatch(said) else secrets.token_hex(8)
+    _call.set((request_id, trace_id))
+    return request_id
+
+
+def caller() -> tuple[tuple[str, str], ...]:
+    """The metadata that name the current call to another service, whose lines then name it too."""
+    request_id = _call.get()[0]
+    return ((REQUEST_ID, request_id),) if request_id else ()
+
+
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    request_id, trace_id = _call.get()
+    fields = {"request_id": request_id} if request_id else {}
+    if trace_id:
+        fields["trace_id"] = trace_id
+    return fields | {key: value for key, value in vars(record).items() if key not in _STANDARD}

@@ -14,6 +14,22 @@ HANDLING: Final = Histogram(
     ["grpc_service", "grpc_method"],
     buckets=_SECONDS,
 )
+TOKEN_CALLS: Final = Counter(
+    "sluice_token_calls",
+    "Calls of a token's bearer: `admitted`, `denied` or `over_quota`; of no known one: `unauthenticated`.",
+    ["token", "outcome"],
+)
+RELOADS: Final = Counter(
+    "sluice_reloads",
+    "Files that changed while the server ran, by role: `taken`, or `refused` because they are wrong.",
+    ["role", "outcome"],
+)
+CERTIFICATE_EXPIRY: Final = Gauge(
+    "sluice_certificate_expiry_timestamp_seconds", "When the certificate of the server ends; 0 without one."
+)
+SPANS: Final = Counter(
+    "sluice_spans", "Spans of traces: `ended`, `exported` to the collector, or `failed` to be.", ["outcome"]
+)
 IN_FLIGHT: Final = Gauge("sluice_calls_in_flight", "Calls being handled.", ["grpc_service"])
 
 HTTP_HANDLED: Final = Counter("sluice_http_requests", "HTTP requests answered, by status.", ["route", "status"])

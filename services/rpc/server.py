@@ -1,8 +1,8 @@
 """One way to run a server: bind, load, serve, report health, drain.
 
-state      health        calls
+state      readiness     calls
 loading    (not served)  wait in the listen queue of the bound port
-ready      SERVING       answered
+ready      SERVING       answered; NOT_SERVING while something is in the way, as `services.rpc.health` says
 draining   NOT_SERVING   answered for drain_delay_s, then UNAVAILABLE; those in flight get drain_grace_s,
                          and streams are asked to end
 """
@@ -12,26 +12,33 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final, Protocol
 
 import grpc
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
-from services.rpc.interceptor import CallInterceptor
+from services.rpc import traces
+from services.rpc.exposition import serve_metrics
+from services.rpc.guards import Guards
+from services.rpc.health import Health, Trouble
 from services.rpc.logs import configure_logging
-from services.rpc.metrics import READY, SERVER_INFO
+from services.rpc.metrics import SERVER_INFO
 from services.rpc.settings import ServerSettings
+from services.rpc.tls import Certificates, TlsError, of_calls
+from services.rpc.tokens import TokensError
 
 logger = logging.getLogger(__name__)
 
-# A connection older than this is closed kindly, so that new replicas get their share of long-lived clients.
-_CONNECTION_AGE_MS: Final = 10 * 60 * 1000
+# A connection that has not shown by then who it is, is closed.
+_HANDSHAKE_MS: Final = 10_000
+# Calls at a time of the door for health: probes, and watchers.
+_HEALTH_CALLS: Final = 100
 
 
 class StartFailed(Exception):
@@ -46,6 +53,10 @@ class Service:
     register: Callable[[grpc.aio.Server], None]
     drain: Callable[[], None] = lambda: None
     """Asks its long calls to come to an end, when the server begins to refuse new ones."""
+    trouble: Trouble = lambda: ""
+    """What keeps it from answering now; empty when nothing does. Asked every second, so it takes no time."""
+    reads: frozenset[str] = frozenset()
+    """Its methods, `/package.Service/Method`, that change nothing though their protos do not say so."""
 
 
 Build = Callable[[], AbstractAsyncContextManager[Sequence[Service]]]
@@ -55,33 +66,30 @@ Build = Callable[[], AbstractAsyncContextManager[Sequence[Service]]]
 async def serving(settings: ServerSettings, build: Build) -> AsyncIterator["Running"]:
     """Serve what `build` gives until the block ends, then drain. `build` may take its time: the port is bound before.
 
-    Raises StartFailed when the address is taken or not ours.
+    Raises StartFailed when the address is taken or not ours, or certificates or tokens are wrong.
     """
+    guards = _guards(settings)
+    served: list[Service] = []
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(max_deadline_s=settings.max_deadline_s)],
-        options=[
-            ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.max_send_message_length", settings.max_message_bytes),
-            ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
-            ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_deadline_s)),
-            ("grpc.so_reuseport", 0),
-        ],
+        interceptors=[guards.interceptor(settings, lambda: frozenset().union(*(one.reads for one in served)))],
+        options=_options(settings),
+        maximum_concurrent_rpcs=settings.max_calls,
     )
-    address = bind(server, settings.listen)
-    async with build() as services:
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        names = [service.name for service in services]
-        for service in services:
-            service.register(server)
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    address = bind(server, settings.listen, guards.certificates)
+    health = Health()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_health_door(settings.health_listen, health))
+        services = await stack.enter_async_context(build())
+        served.extend(services)
+        await _register(server, services, health, reflects=settings.reflection != "off")
         await server.start()
-        running = Running(address, checks, names)
-        await running.set_health(ready=True)
+        await health.become("ready", {service.name: service.trouble for service in services})
+        for watching in (asyncio.create_task(health.watch()), asyncio.create_task(guards.watch(settings.reload_s))):
+            stack.callback(watching.cancel)
         try:
-            yield running
+            yield Running(address)
         finally:
-            await running.set_health(ready=False)
+            await health.become("draining")
             await asyncio.sleep(settings.drain_delay_s)
             for service in services:
                 service.drain()
@@ -93,26 +101,80 @@ class Running:
     """A server that serves. `address` is where, with the port that was taken."""
 
     address: str
-    checks: health.aio.HealthServicer
-    names: Sequence[str]
-
-    async def set_health(self, *, ready: bool) -> None:
-        """Set the health of every service, and of the server as a whole (the empty name)."""
-        response = health_pb2.HealthCheckResponse
-        status = response.SERVING if ready else response.NOT_SERVING
-        for name in ("", *self.names):
-            await self.checks.set(name, status)
-        READY.set(ready)
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
-    """Take the address and return it with its port. Raises StartFailed when it cannot be had."""
+def bind(server: grpc.aio.Server, listen: str, certificates: Certificates | None = None) -> str:
+    """Take the address, for TLS with certificates, and return it with its port. Raises StartFailed."""
     try:
-        port = server.add_insecure_port(listen)
+        port = (
+            server.add_insecure_port(listen)
+            if certificates is None
+            else server.add_secure_port(listen, certificates.server_credentials())
+        )
     except RuntimeError:
         message = f"cannot listen on {listen}: it is in use, or not an address of this machine; choose another --listen"
         raise StartFailed(message) from None
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _guards(settings: ServerSettings) -> Guards:
+    try:
+        return Guards(settings)
+    except TlsError as error:
+        raise StartFailed(f"the certificates are wrong: {error}") from error
+    except TokensError as error:
+        raise StartFailed(f"the tokens are wrong: {error}") from error
+
+
+def certificates_of_calls(settings: ServerSettings) -> Certificates | None:
+    """What is shown to servers that this one calls, for `connect`; None for plain text. Raises StartFailed."""
+    try:
+        return of_calls(settings)
+    except TlsError as error:
+        raise StartFailed(f"the certificates for calls to others are wrong: {error}") from error
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    """Every limit that gRPC itself keeps."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", settings.max_connection_calls),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_deadline_s)),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+async def _register(server: grpc.aio.Server, services: Sequence[Service], health: Health, *, reflects: bool) -> None:
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    for service in services:
+        service.register(server)
+    if reflects:
+        names = [*(service.name for service in services), HEALTH_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, server)
+
+
+@asynccontextmanager
+async def _health_door(listen: str, health: Health) -> AsyncIterator[None]:
+    """Health alone, in plain text and from before the server has loaded, where `listen` says; nowhere when empty."""
+    if not listen:
+        yield
+        return
+    door = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_HEALTH_CALLS)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, door)
+    address = bind(door, listen)
+    await health.become("loading")
+    await door.start()
+    logger.info("health", extra={"address": address})
+    try:
+        yield
+    finally:
+        await door.stop(None)
 
 
 def run(settings: ServerSettings, build: Build, *, program: str) -> None:
@@ -137,7 +199,7 @@ def run_process(
     SERVER_INFO.labels(program, version("sluice-search"), grpc.__version__).set(1)
     try:
         # Measured: a call that a cache answers takes 0.40 ms instead of 0.48 ms, and a sixth less of the processor.
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with traces.tracing(settings, program), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings, serve))
     except StartFailed as error:
         logger.error("cannot start: %s", error)
@@ -149,20 +211,19 @@ async def _run(settings: ServerSettings, serve: Callable[[], AbstractAsyncContex
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serve() as running:
-        metrics = _serve_metrics(settings.metrics_listen) if settings.metrics_listen else ""
+        metrics = _metrics_address(settings)
         logger.info("ready", extra={"address": running.address, "metrics": metrics})
         await stop.wait()
         logger.info("draining")
     logger.info("stopped")
 
 
-def _serve_metrics(listen: str) -> str:
-    """Serve the metrics until the process ends; the address, with the port that was taken."""
-    host, _, port = listen.rpartition(":")
+def _metrics_address(settings: ServerSettings) -> str:
+    """Where the metrics are served from now on; empty for nowhere."""
     try:
-        server, _ = start_http_server(int(port), host)
+        return serve_metrics(settings) if settings.metrics_listen else ""
     except OSError as error:
+        where = settings.metrics_listen
         raise StartFailed(
-            f"cannot serve metrics on {listen}: {error.strerror}; choose another --metrics-listen"
+            f"cannot serve metrics on {where}: {error.strerror}; choose another --metrics-listen"
         ) from error
-    return f"{host}:{server.server_port}"

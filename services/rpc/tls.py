@@ -7,6 +7,7 @@ channel keeps what it was made with, so callers make a new one. A certificate an
 after the other: for a moment they do not fit, and the next look finds them whole.
 """
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class _Pems:
 class Certificates:
     """The certificates of one role. Raises TlsError when they are wrong from the start."""
 
-    def __init__(self, role: Literal["server", "downstream"], files: Files) -> None:
+    def __init__(self, role: Literal["server", "downstream", "metrics"], files: Files) -> None:
         self._role = role
         self._files = files
         self._paths = [path for path in (files.certificate, files.key, files.ca) if path is not None]
@@ -82,6 +83,12 @@ class Certificates:
             tell()
         return True
 
+    async def watch(self, every_s: float) -> None:
+        """Refresh again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            self.refresh()
+
     def server_credentials(self) -> grpc.ServerCredentials:
         """Credentials that follow the files. With authorities, callers must show a certificate of one of them."""
         return grpc.dynamic_ssl_server_credentials(
@@ -92,7 +99,15 @@ class Certificates:
         """Credentials of a channel made now."""
         return grpc.ssl_channel_credentials(self._pems.ca, self._pems.key, self._pems.certificate)
 
+    def http_context(self) -> ssl.SSLContext:
+        """What a server of HTTPS made now, or the next connection of one, shows."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._files.certificate or "", self._files.key, password="")
+        return context
+
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        assert self._pems.key is not None
+        assert self._pems.certificate is not None
         return grpc.ssl_server_certificate_configuration([(self._pems.key, self._pems.certificate)], self._pems.ca)
 
 

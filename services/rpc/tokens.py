@@ -92,7 +92,9 @@ def load(path: Path) -> tuple[Token, ...]:
         raise TokensError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise TokensError(f"{path}: expected YAML; wrong {f'at line {mark.line + 1}' if mark else 'somewhere'}") from None
+        raise TokensError(
+            f"{path}: expected YAML; wrong {f'at line {mark.line + 1}' if mark else 'somewhere'}"
+        ) from None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
         raise TokensError(f"{path}: {problems}") from None
