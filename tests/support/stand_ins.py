@@ -364,12 +364,16 @@ async def system(pipelines: Path | None = None, **settings: Any) -> AsyncIterato
 
 
 @asynccontextmanager
-async def orchestrator(**settings: Any) -> AsyncIterator[tuple["SearchServiceAsyncStub", grpc.aio.Channel]]:
-    """A running orchestrator, and a client of it."""
+async def orchestrator(
+    *, credentials: grpc.ChannelCredentials | None = None, **settings: Any
+) -> AsyncIterator[tuple["SearchServiceAsyncStub", grpc.aio.Channel]]:
+    """A running orchestrator, and a client of it, by TLS with credentials."""
     built = OrchestratorSettings(**settings)
     async with (
         serving(built, lambda: parts(built)) as server,
-        grpc.aio.insecure_channel(server.address) as channel,
+        grpc.aio.secure_channel(server.address, credentials)
+        if credentials
+        else grpc.aio.insecure_channel(server.address) as channel,
     ):
         yield SearchServiceStub(channel), channel
 
