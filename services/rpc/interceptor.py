@@ -19,7 +19,7 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, to_status
 
 from services.rpc import traces
 from services.rpc.dialects import code_of
-from services.rpc.gate import Gate, kind_of
+from services.rpc.gate import Gate, kind_of, lull
 from services.rpc.logs import begin_call
 from services.rpc.metrics import HANDLED, HANDLING, IN_FLIGHT
 from services.rpc.tokens import Kind, Token
@@ -77,7 +77,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return handler
             token = self._gate.enter(metadata, method, self._kind(method)) if self._gate else None
         except SluiceError as error:
-            return _refusing(method, error)
+            return _refusing(method, error, is_stream=handler.request_streaming)
+        return self._wrapped(handler, method, token)
+
+    def _wrapped(self, handler: Handler, method: str, token: Token | None) -> Handler:
         if handler.response_streaming:
             return self._streaming(handler, method, token)
         if handler.request_streaming:
@@ -128,11 +131,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
-def _refusing(method: str, error: SluiceError) -> Handler:
-    """A handler that reads nothing and answers with the error."""
+def _refusing(method: str, error: SluiceError, *, is_stream: bool) -> Handler:
+    """A handler that answers with the error, and decodes nothing of what was sent."""
 
-    async def call(_: Any, context: Context) -> None:
+    async def call(requests: Any, context: Context) -> None:
         async with watched(method, context):
+            if is_stream:
+                await lull(requests)
             raise error
 
     return grpc.stream_stream_rpc_method_handler(call)

@@ -1,33 +1,191 @@
-"""Truncation and windows: nothing is lost that is not reported."""
+"""Bearer tokens and their quotas: tables and laws of what is decided."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sluice.common.v1.document_pb2 import Document
+from sluice.errors import PermissionDenied, Unauthenticated
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.search.v1 import search_service_pb2 as search_pb
 
-from services.model.tokenizer import cut, split_room
+from services.rpc.gate import collections_of, kind_of, text_count
+from services.rpc.quota import Bucket
+from services.rpc.tokens import Callers, Token, TokensError, check_allowed, check_collections, load
 
-
-@given(st.integers(0, 200), st.integers(1, 60), st.data())
-def test_windows_read_every_token_in_order(count: int, room: int, data: st.DataObject) -> None:
-    overlap = data.draw(st.integers(0, room // 2))
-    ids = list(range(count))
-    windows = cut(ids, room, overlap)
-    assert [token for position, window in enumerate(windows) for token in window[overlap if position else 0 :]] == ids
-    assert all(len(window) <= room for window in windows)
-    assert len(windows) == 1 or all(len(window) > overlap for window in windows)
-
-
-@pytest.mark.parametrize(("room", "overlap"), [(10, -1), (10, 6), (1, 1)])
-def test_windows_that_overlap_too_far_are_refused(room: int, overlap: int) -> None:
-    with pytest.raises(ValueError, match="expected an overlap"):
-        cut([1, 2, 3], room, overlap)
+SECRET = "sluice_of-a-test"
+DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
 
 
-@given(st.integers(0, 300), st.integers(0, 300), st.integers(2, 300))
-def test_a_pair_fills_the_room_and_the_longer_text_loses_first(first: int, second: int, room: int) -> None:
-    kept_first, kept_second = split_room(first, second, room)
-    assert kept_first <= first
-    assert kept_second <= second
-    assert kept_first + kept_second == min(first + second, room)
-    if kept_first < first and kept_second < second:
-        assert abs(kept_first - kept_second) <= 1
+def token(**fields: Any) -> Token:
+    return Token(**{"name": "page", "sha256": DIGEST, **fields})
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "tokens.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_example_of_the_module_is_read(tmp_path: Path) -> None:
+    from services.rpc import tokens
+
+    assert tokens.__doc__
+    lines = [line[4:] for line in tokens.__doc__.splitlines() if line.startswith("    ")]
+    (read,) = load(written(tmp_path, "\n".join(lines)))
+    assert read.name == "search-page"
+    assert read.may == frozenset({"read"})
+    assert read.rate("calls") == (50.0, 100.0)
+
+
+def test_an_empty_file_lets_nobody_in(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "")) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- name: [", "expected YAML"),
+        ("name: page", "list"),
+        (f"- {{name: page, sha256: {DIGEST}, colections: [a]}}", "colections"),
+        (f"- {{name: 'a b', sha256: {DIGEST}}}", "name"),
+        (f"- {{name: page, sha256: {DIGEST}, may: [fly]}}", "may"),
+        (f"- {{name: page, sha256: {DIGEST}, calls_per_s: 0}}", "calls_per_s"),
+        (f"- {{name: page, sha256: {DIGEST}, texts_burst: 5}}", "texts_per_s beside texts_burst"),
+        (f"- {{name: page, sha256: {SECRET}}}", "sha256"),
+        (f"- {{name: a, sha256: {DIGEST}}}\n- {{name: b, sha256: {DIGEST}}}", "every sha256 once"),
+        (f"- {{name: a, sha256: {DIGEST}}}\n- {{name: a, sha256: '{'0' * 64}'}}", "every name once"),
+    ],
+)
+def test_a_wrong_file_is_told_without_what_is_secret(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(TokensError, match=message) as caught:
+        load(written(tmp_path, text))
+    assert SECRET not in str(caught.value)
+    assert DIGEST not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TokensError, match="No such file"):
+        load(tmp_path / "none.yaml")
+
+
+def test_neither_the_hash_is_in_a_repr() -> None:
+    assert DIGEST not in repr(token())
+    assert DIGEST not in repr(Callers([token()]))
+
+
+@pytest.mark.parametrize("authorization", [f"Bearer {SECRET}", f"bearer {SECRET}", f"Bearer {SECRET}".encode()])
+def test_the_bearer_of_a_token_is_known(authorization: str | bytes) -> None:
+    assert Callers([token(name="other", sha256="0" * 64), token()]).bearer(authorization).name == "page"
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer ", SECRET, f"Basic {SECRET}", f"Bearer {SECRET}x", f"Bearer {DIGEST}", "Bearer \xff"],
+)
+def test_others_are_not_and_what_they_said_is_not_repeated(authorization: str | None) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        Callers([token()]).bearer(authorization)
+    assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("/sluice.search.v1.SearchService/Search", "read"),
+        ("/sluice.search.v1.SearchService/ListPipelines", "read"),
+        ("/sluice.search.v1.SearchService/Index", "write"),
+        ("/sluice.search.v1.SearchService/Delete", "write"),
+        ("/sluice.embedding.v1.EmbeddingService/Embed", "read"),
+        ("/sluice.embedding.v1.EmbeddingService/LoadModel", "admin"),
+        ("/sluice.retrieval.v1.RetrievalService/DropCollection", "write"),
+        ("/sluice.retrieval.v1.RetrievalService/SetAlias", "write"),
+        ("/sluice.retrieval.v1.RetrievalService/GetCollection", "read"),
+        ("/nobody.Knows/This", "admin"),
+    ],
+)
+def test_the_kind_of_a_method_is_what_its_proto_says(method: str, kind: str) -> None:
+    assert kind_of(method) == kind
+
+
+def test_a_token_may_what_it_says_and_no_more() -> None:
+    check_allowed(token(may=["read", "write"]), "write", "/a.B/Index")
+    with pytest.raises(PermissionDenied, match="may read; Index needs write"):
+        check_allowed(token(), "write", "/a.B/Index")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "allowed"),
+    [
+        (["*"], "docs", True),
+        (["docs"], "docs", True),
+        (["docs"], "docs2", False),
+        (["docs"], "Docs", False),
+        (["team-*"], "team-a", True),
+        (["team-*", "docs"], "teams", False),
+    ],
+)
+def test_collections_are_allowed_by_name_or_pattern(patterns: list[str], name: str, allowed: bool) -> None:
+    assert token(collections=patterns).allows(name) is allowed
+    if not allowed:
+        with pytest.raises(PermissionDenied, match="may not use the collection"):
+            check_collections(token(collections=patterns), ["docs" if name != "docs" else "x", name])
+
+
+def test_every_collection_that_a_request_names_is_found() -> None:
+    alias = retrieval_pb.Alias(alias="new", collection="old")
+    assert set(collections_of(retrieval_pb.SetAliasRequest(alias=alias))) == {"new", "old"}
+    assert collections_of(retrieval_pb.DropCollectionRequest(name="docs")) == ["docs"]
+    assert collections_of(search_pb.SearchRequest(collection="docs", query="x")) == ["docs"]
+    assert collections_of(search_pb.ListPipelinesRequest()) == []
+
+
+def test_texts_are_counted() -> None:
+    assert text_count(search_pb.SearchRequest(collection="docs", query="x")) == 1
+    assert text_count(search_pb.IndexRequest(documents=[Document(), Document()])) == 2
+    assert text_count(search_pb.ListPipelinesRequest()) == 0
+
+
+def test_quotas_that_stay_are_not_forgotten_when_the_file_changes() -> None:
+    callers = Callers([token(calls_per_s=1, calls_burst=1)])
+    callers.charge(callers.tokens[0], "calls", 1, now=0.0)
+    callers.replace([token(calls_per_s=1, calls_burst=1, collections=["docs"])])
+    assert callers.wait_s(callers.tokens[0], "calls", 1, now=0.0) == 1.0
+    callers.replace([token(calls_per_s=1, calls_burst=5)])
+    assert callers.wait_s(callers.tokens[0], "calls", 1, now=0.0) == 0.0
+
+
+def test_a_bucket_lets_a_burst_through_and_then_the_pace() -> None:
+    bucket = Bucket.full(rate=2.0, burst=3.0, now=10.0)
+    for _ in range(3):
+        assert bucket.wait_s(1, 10.0) == 0
+        bucket.take(1, 10.0)
+    assert bucket.wait_s(1, 10.0) == 0.5
+    assert bucket.wait_s(1, 10.5) == 0
+
+
+def test_more_than_the_burst_is_let_through_and_paid_for_after() -> None:
+    bucket = Bucket.full(rate=1.0, burst=2.0, now=0.0)
+    assert bucket.wait_s(10, 0.0) == 0
+    bucket.take(10, 0.0)
+    assert bucket.wait_s(1, 0.0) == 9.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.integers(1, 50)), max_size=60),
+    st.floats(0.1, 100),
+    st.floats(1, 100),
+)
+def test_over_time_no_more_passes_than_the_pace_allows(
+    asked: list[tuple[float, int]], rate: float, burst: float
+) -> None:
+    bucket, now, passed, last = Bucket.full(rate, burst, 0.0), 0.0, 0, 0
+    for pause, units in asked:
+        now += pause
+        if not bucket.wait_s(units, now):
+            bucket.take(units, now)
+            passed, last = passed + units, units
+    assert passed <= burst + rate * now + last + 1e-6

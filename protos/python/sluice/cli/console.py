@@ -24,6 +24,8 @@ _NEXT_BY_REASON: Final = {
 _NEXT_BY_CODE: Final = {
     "UNAVAILABLE": "is the system running? `sluice status` tells, `sluice up` starts it, --address says where it is",
     "DEADLINE_EXCEEDED": "--timeout gives it longer",
+    "UNAUTHENTICATED": "SLUICE_TOKEN holds the token to show; `sluice token` makes one for the servers to know",
+    "PERMISSION_DENIED": "ask who runs the servers for a token that may",
     "INTERNAL": "the server's log tells more",
 }
 

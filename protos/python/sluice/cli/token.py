@@ -18,7 +18,8 @@ def token(
     collections: Annotated[
         list[str] | None, typer.Option("--collection", "-c", metavar="NAME", help="Collection, or 'team-*'; again.")
     ] = None,
-    write: Annotated[bool, typer.Option("--write", help="May index, delete and change, not only read.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="May index and delete, not only read.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="May do all else too: load models, for example.")] = False,
     calls: Annotated[float | None, typer.Option(min=0.001, metavar="N", help="Most calls a second.")] = None,
     texts: Annotated[float | None, typer.Option(min=0.001, metavar="N", help="Most texts a second.")] = None,
 ) -> None:
@@ -37,9 +38,9 @@ def token(
         raise typer.BadParameter("expected letters, digits, '_', '.' and '-', 64 at most", param_hint="NAME")
     secret = f"sluice_{secrets.token_urlsafe(_BYTES)}"
     lines = [
-        f"- name: {name}",
-        f"  sha256: {hashlib.sha256(secret.encode()).hexdigest()}",
-        f"  may: [{'read, write' if write else 'read'}]",
+        f"- name: {_quoted(name)}",
+        f"  sha256: {_quoted(hashlib.sha256(secret.encode()).hexdigest())}",
+        f"  may: [{', '.join(('read', *(['write'] * (write or admin)), *(['admin'] * admin)))}]",
         f"  collections: [{', '.join(_quoted(pattern) for pattern in collections or ['*'])}]",
         *([f"  calls_per_s: {calls:g}"] if calls else []),
         *([f"  texts_per_s: {texts:g}"] if texts else []),
@@ -49,5 +50,5 @@ def token(
 
 
 def _quoted(text: str) -> str:
-    """As a YAML string."""
+    """As a YAML string, also when it looks like a number or a truth."""
     return "'" + text.replace("'", "''") + "'"
