@@ -30,7 +30,7 @@ from services.model.cache import Cache
 from services.model.cost import Cost, Pace
 from services.model.session import Outputs, Session
 from services.model.tokenizer import Input
-from services.rpc import metrics
+from services.rpc import metrics, traces
 from services.rpc.priority import give_way
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,8 @@ class _Job:
     done: asyncio.Future[None]
     missing: int
     times: Times
+    place: traces.Place | None
+    """Where in a trace the caller is."""
 
 
 @dataclass(eq=False, slots=True)
@@ -156,7 +158,7 @@ class Engine:
         if absent:
             deadline = self.admit(schedule, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows])
             done = asyncio.get_running_loop().create_future()
-            job = _Job(deadline, outputs, done, len(absent), schedule.times)
+            job = _Job(deadline, outputs, done, len(absent), schedule.times, traces.here())
             for position in absent:
                 self._enqueue(job, position, keys[position], inputs[position], lane)
             self._pump(self._lanes[lane])
@@ -221,8 +223,19 @@ class Engine:
         inputs = [row.payload.input for row in batch]
         wanted = [row.payload.key[2] for row in batch]
         loop = asyncio.get_running_loop()
+        span = self._span(lane, batch)
         future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted, alone)
         future.add_done_callback(lambda done: self._finish(lane, batch, done))
+        future.add_done_callback(lambda done: _end(span, done))
+
+    def _span(self, lane: "_Lane", batch: list[Row[_Work]]) -> traces.Span:
+        """The span of a batch, linked to the calls that wait for it."""
+        places = [job.place for row in batch for job, _ in row.payload.waiters] if traces.is_on() else ()
+        tokens = max(row.length for row in batch) * len(batch)
+        return traces.batch(
+            places,
+            {"sluice.model": self._model, "sluice.lane": lane.name, "sluice.rows": len(batch), "sluice.tokens": tokens},
+        )
 
     def _finish(self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[_Ran]") -> None:
         """Start the next batch, and hand out this one's outputs."""
@@ -324,6 +337,12 @@ class _Lane:
         """Expected time until work that arrives now is done: what waits and runs, then the work itself."""
         before = self._pace.seconds_per_token * (self.queue.tokens + self.running_tokens / 2)
         return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
+
+
+def _end(span: traces.Span, done: "asyncio.Future[_Ran]") -> None:
+    if done.cancelled() or done.exception() is not None:
+        span.fail("INTERNAL")
+    span.end()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from services.orchestrator.queries import MAX_DEPTH, FieldQuery, text_queries, v
 from services.orchestrator.remote import Candidates
 from services.orchestrator.run import Report, Run, Status
 from services.orchestrator.vectors import Embedded
+from services.rpc import traces
 from services.rpc.deadline import Deadline
 
 # Vectors or why there are none, and the seconds it took.
@@ -50,7 +51,7 @@ async def candidates(run: Run) -> Ranking:
                 model: group.create_task(_embed(run, model, _latest(run, model, deadlines)))
                 for model in run.plan.encodings
             }
-            tasks = [group.create_task(_retrieve(run, one, embedding, deadlines[one.name])) for one in retrievers]
+            tasks = [group.create_task(_traced(run, one, embedding, deadlines[one.name])) for one in retrievers]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     _report_embed(run, [task.result() for task in embedding.values()])
@@ -70,17 +71,28 @@ async def _embed(run: Run, model: str, deadline: Deadline) -> _Embedding:
     """
     started = perf_counter()
     result: Embedded | SluiceError
-    try:
-        result = await run.services.embedding.embed_queries(
-            run.query.wordings,
-            model=model,
-            kinds=run.plan.encodings[model],
-            deadline=deadline,
-            patient=run.plan.depends_on(model),
-        )
-    except SluiceError as error:
-        result = error
+    with traces.part(EMBED) as span:
+        try:
+            result = await run.services.embedding.embed_queries(
+                run.query.wordings,
+                model=model,
+                kinds=run.plan.encodings[model],
+                deadline=deadline,
+                patient=run.plan.depends_on(model),
+            )
+        except SluiceError as error:
+            result = error
+            span.set({"sluice.status": "skipped", "sluice.reason": error.reason_name})
     return result, perf_counter() - started
+
+
+async def _traced(
+    run: Run, stage: Retriever, embedding: "Mapping[str, asyncio.Task[_Embedding]]", deadline: Deadline
+) -> tuple[_Found | None, Report]:
+    with traces.part(stage.name) as span:
+        found, report = await _retrieve(run, stage, embedding, deadline)
+        span.set(report.attributes())
+    return found, report
 
 
 async def _retrieve(

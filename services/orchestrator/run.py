@@ -54,6 +54,12 @@ class Report:
     error: SluiceError | None = None
     """Why it is not ok."""
 
+    def attributes(self) -> dict[str, str | int]:
+        """What a trace says of the stage: a full one and a partial one can be told apart."""
+        counts = {"sluice.given": self.given, "sluice.kept": self.kept, "sluice.scored": self.scored}
+        reason = {"sluice.reason": self.error.reason_name} if self.error else {}
+        return {"sluice.stage": self.stage, "sluice.status": self.status, **counts, **reason}
+
 
 @dataclass
 class Run:

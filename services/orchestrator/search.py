@@ -21,6 +21,7 @@ from services.orchestrator.remote import Services
 from services.orchestrator.retrieving import Outdated, candidates
 from services.orchestrator.run import WHOLE, Query, Report, Run
 from services.orchestrator.vectors import Model
+from services.rpc import traces
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import SEARCHES
 
@@ -64,6 +65,7 @@ async def search(
         plan, _ = await _plan(known, named, query.collection, deadline)
         answer = await _run(Run(services, plan, query, deadline))
     SEARCHES.labels(plan.name, "degraded" if answer.degraded else "full").inc()
+    traces.note({"sluice.pipeline": plan.name, "sluice.degraded": answer.degraded, "sluice.coverage": answer.coverage})
     return answer
 
 
@@ -79,9 +81,13 @@ async def _run(run: Run) -> Answer:
     pipeline = run.plan.pipeline
     ranking = await candidates(run)
     for stage in pipeline.narrowing:
-        ranking = await narrow(run, stage, ranking)
+        with traces.part(stage.name) as span:
+            ranking = await narrow(run, stage, ranking)
+            span.set(run.reports[-1].attributes())
     if pipeline.feedback:
-        ranking = await feed_back(run, pipeline.feedback, ranking)
+        with traces.part(pipeline.feedback.name) as span:
+            ranking = await feed_back(run, pipeline.feedback, ranking)
+            span.set(run.reports[-1].attributes())
     return Answer(
         _cut(run, ranking).top(run.query.top_k),
         run.documents,

@@ -97,7 +97,7 @@ class Tracing:
 
     def batch(self, places: Iterable[Place | None], attributes: Attributes) -> "Recorded":
         """A child of the first place that is sampled, so that a trace that is kept has its batches."""
-        distinct = dict.fromkeys(place for place in places if isinstance(place, SpanContext))
+        distinct = list({place.span_id: place for place in places if isinstance(place, SpanContext)}.values())
         first = next((place for place in distinct if place.trace_flags.sampled), next(iter(distinct), None))
         parent = Context() if first is None else trace.set_span_in_context(trace.NonRecordingSpan(first), Context())
         span = self._tracer.start_span(

@@ -201,6 +201,9 @@ def run_process(
         # Measured: a call that a cache answers takes 0.40 ms instead of 0.48 ms, and a sixth less of the processor.
         with traces.tracing(settings, program), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings, serve))
+    except traces.NotInstalled:
+        logger.error("cannot start: --otlp-endpoint needs OpenTelemetry: pip install 'sluice-search[tracing]'")
+        sys.exit(1)
     except StartFailed as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)

@@ -21,6 +21,10 @@ Attributes = Mapping[str, Value]
 Metadata = tuple[tuple[str, str], ...]
 
 
+class NotInstalled(Exception):
+    """OpenTelemetry is not there."""
+
+
 class Place(Protocol):
     """A span as others see it: what a link points to."""
 
@@ -62,12 +66,15 @@ _tracing: "Tracing | None" = None
 
 @contextmanager
 def tracing(settings: ServerSettings, program: str) -> Iterator[None]:
-    """Trace for the block when a collector is configured. Raises ModuleNotFoundError without the extra `tracing`."""
+    """Trace for the block when a collector is configured. Raises NotInstalled without the extra `tracing`."""
     global _tracing  # noqa: PLW0603 - one a process, as the metrics are
     if not settings.otlp_endpoint:
         yield
         return
-    from services.rpc.otel import Tracing  # noqa: PLC0415 - an extra, and 100 ms
+    try:
+        from services.rpc.otel import Tracing  # noqa: PLC0415 - an extra, and it takes 100 ms
+    except ModuleNotFoundError as error:
+        raise NotInstalled from error
 
     _tracing = Tracing(settings.otlp_endpoint, settings.trace_ratio, program)
     try:

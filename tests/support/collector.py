@@ -1,0 +1,73 @@
+"""A small OTLP collector: a real gRPC server that keeps the spans it is sent."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A span that came."""
+
+    service: str
+    name: str
+    trace: str
+    id: str
+    parent: str
+    links: tuple[str, ...]
+    attributes: dict[str, Any]
+    failed: bool
+
+
+@dataclass
+class Collector(TraceServiceServicer):  # type: ignore[misc]
+    """Keeps what comes."""
+
+    address: str = ""
+    _seen: list[Seen] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def spans(self) -> list[Seen]:
+        """What came so far."""
+        with self._lock:
+            return list(self._seen)
+
+    def Export(self, request: Any, context: Any) -> Any:
+        with self._lock:
+            for resource in request.resource_spans:
+                service = {item.key: item.value.string_value for item in resource.resource.attributes}["service.name"]
+                self._seen += [_seen(service, span) for scope in resource.scope_spans for span in scope.spans]
+        return pb.ExportTraceServiceResponse()
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    """A collector on a free port for the block."""
+    collector = Collector()
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_TraceServiceServicer_to_server(collector, server)
+    collector.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield collector
+    finally:
+        server.stop(None).wait()
+
+
+def _seen(service: str, span: Any) -> Seen:
+    values = {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
+    links = tuple(link.span_id.hex() for link in span.links)
+    parent = span.parent_span_id.hex()
+    failed = span.status.code == 2
+    return Seen(service, span.name, span.trace_id.hex(), span.span_id.hex(), parent, links, values, failed)
