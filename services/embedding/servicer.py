@@ -32,7 +32,9 @@ class EmbeddingServicer(EmbeddingServiceServicer):
     def service(self) -> Service:
         """This servicer, for a server."""
         name = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
-        return Service(name, lambda server: add_EmbeddingServiceServicer_to_server(self, server))
+        return Service(
+            name, lambda server: add_EmbeddingServiceServicer_to_server(self, server), trouble=self._catalog.trouble
+        )
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Embed texts."""

@@ -13,6 +13,7 @@ from sluice.common.v1.model_pb2 import ModelRef
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Violation
 
 from services.model.bundle import BundleError
+from services.model.checks import Checks
 from services.model.loading import Model, load_model
 from services.model.settings import ModelServerSettings
 from services.rpc import metrics
@@ -39,11 +40,20 @@ class Catalog:
         self._settings = settings
         self._served: dict[str, _Served] = {}
         self._changing = asyncio.Lock()
+        self._checks = Checks(self, every_s=settings.golden_check_s)
 
     @property
     def models(self) -> list[Model]:
         """All models, by name."""
         return [self._served[name].model for name in sorted(self._served)]
+
+    def trouble(self) -> str:
+        """What keeps a model from answering, or from answering rightly; empty when nothing does."""
+        return self._checks.trouble()
+
+    async def watch(self) -> None:
+        """Check the models from time to time, until cancelled."""
+        await self._checks.watch()
 
     @contextmanager
     def using(self, name: str) -> Iterator[Model]:
@@ -167,7 +177,11 @@ async def open_catalog(settings: ModelServerSettings) -> AsyncIterator[Catalog]:
             model = await catalog.add(folder)
             if len(catalog.models) == before:
                 raise StartFailed(f"{folder}: expected bundles with different names, got {model.name!r} twice")
-        yield catalog
+        watching = asyncio.create_task(catalog.watch())
+        try:
+            yield catalog
+        finally:
+            watching.cancel()
     except BundleError as error:
         raise StartFailed(str(error)) from error
     finally:

@@ -30,6 +30,7 @@ from services.model.cache import Cache
 from services.model.cost import Cost, Pace
 from services.model.session import Outputs, Session
 from services.model.tokenizer import Input
+from services.model.watch import Watch
 from services.rpc import metrics, traces
 from services.rpc.priority import give_way
 
@@ -105,6 +106,8 @@ class Limits:
     """Most bytes of outputs that are kept."""
     token_cache_bytes: int = 0
     """Most bytes of texts and their token ids that are kept."""
+    stuck_s: float = 5.0
+    """A batch that takes longer, and ten times longer than expected, counts as stuck."""
 
 
 @dataclass(eq=False, slots=True)
@@ -140,6 +143,8 @@ class Engine:
         self._lanes = {lane: _Lane(lane, limits, cost, model) for lane in LANES}
         self._outcomes = {outcome: metrics.CACHE.labels(model, outcome) for outcome in ("hit", "coalesced", "miss")}
         self._rows: dict[tuple[Lane, _Key], Row[_Work]] = {}
+        self.is_suspect = False
+        """A batch failed, and nobody has looked since whether the model still answers rightly."""
         self._cache: Cache[_Key, Output] = Cache(max_entries=limits.cache_entries, max_bytes=limits.cache_bytes)
         self.batch_count = 0
         """Batches that were run."""
@@ -186,6 +191,10 @@ class Engine:
             raise Unavailable(message, reason=reason, metadata=numbers, retry_after_s=max(wait_s - left_s, 0.01))
         return deadline
 
+    def trouble(self, now: float) -> str:
+        """What keeps batches from ending; empty when they do."""
+        return next((trouble for lane in self._lanes.values() if (trouble := lane.watch.trouble(now))), "")
+
     def close(self) -> None:
         """Let running batches end and stop the threads."""
         for lane in self._lanes.values():
@@ -220,6 +229,7 @@ class Engine:
         alone = lane.name == "interactive" and not lane.running and not len(lane.queue)
         lane.running += 1
         lane.running_tokens += sum(row.length for row in batch)
+        number = lane.watch.begin(now, lane.cost.seconds(max(row.length for row in batch) * len(batch)))
         inputs = [row.payload.input for row in batch]
         wanted = [row.payload.key[2] for row in batch]
         loop = asyncio.get_running_loop()
@@ -227,6 +237,7 @@ class Engine:
         future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted, alone)
         future.add_done_callback(lambda done: self._finish(lane, batch, done))
         future.add_done_callback(lambda done: _end(span, done))
+        future.add_done_callback(lambda _: lane.watch.end(number))
 
     def _span(self, lane: "_Lane", batch: list[Row[_Work]]) -> traces.Span:
         """The span of a batch, linked to the calls that wait for it."""
@@ -251,6 +262,7 @@ class Engine:
             for row, output in zip(batch, ran.outputs, strict=True):
                 self._deliver(row, output, ran)
         else:
+            self.is_suspect = True
             logger.error("batch failed", exc_info=error, extra={"model": self._model, "rows": len(batch)})
             for row in batch:
                 self._fail(row, BackendFailed("the model failed on this batch; the server's log tells"))
@@ -311,6 +323,7 @@ class _Lane:
         self.most_running = limits.threads + (name == "bulk")
         self.running = 0
         self.running_tokens = 0
+        self.watch = Watch(name, limits.stuck_s)
         self._pace = Pace(cost.seconds_per_token / limits.threads)
         self._saturated_since: float | None = None
         self.answer_s = _ANSWER_LEAST_S

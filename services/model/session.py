@@ -50,6 +50,8 @@ class Session:
         self.variant = variant
         self.graph = best_graph(bundle, variant)
         self._session = _open(self.graph, 1)
+        self.opened_with = self.execution_provider
+        """The provider at the start. ONNX Runtime goes on with another one when it fails."""
         on_cpu = self.execution_provider == "CPUExecutionProvider"
         self._wide = _open(self.graph, threads) if threads > 1 and on_cpu else self._session
         self._inputs = manifest.inputs

@@ -46,6 +46,14 @@ class ModelServerSettings(ServerSettings):
     max_text_bytes: int = Field(65_536, ge=1, le=2**24)
     """Largest text, in bytes of UTF-8."""
 
+    stuck_s: float = Field(5.0, ge=0.1, le=3600)
+    """A batch that takes longer than this, and 10 times longer than expected (50 times in the bulk lane), counts as
+    stuck, and the server as not ready until it ends. 5 s are seen within 10."""
+
+    golden_check_s: float = Field(60.0, ge=0, le=86_400)
+    """Seconds between golden checks while serving, in a thread that gives way to all work; 0 checks only after a batch
+    failed. A check runs some ten short texts, so once a minute takes a thousandth of a core."""
+
     @model_validator(mode="after")
     def _something_to_serve(self) -> Self:
         if not self.bundles and self.repository is None:
@@ -62,4 +70,5 @@ class ModelServerSettings(ServerSettings):
             cache_entries=self.cache_entries,
             cache_bytes=self.cache_bytes,
             token_cache_bytes=self.token_cache_bytes,
+            stuck_s=self.stuck_s,
         )

@@ -29,7 +29,9 @@ class RerankingServicer(RerankingServiceServicer):
     def service(self) -> Service:
         """This servicer, for a server."""
         name = pb.DESCRIPTOR.services_by_name["RerankingService"].full_name
-        return Service(name, lambda server: add_RerankingServiceServicer_to_server(self, server))
+        return Service(
+            name, lambda server: add_RerankingServiceServicer_to_server(self, server), trouble=self._catalog.trouble
+        )
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
         """Score documents."""

@@ -78,6 +78,16 @@ class Engine:
         """Whether the data folder took writes when it was opened."""
         return self._store.is_writable
 
+    @property
+    def write_failure(self) -> str:
+        """Why the last write failed, when that was the disk's fault; empty when it did not."""
+        return self._store.write_failure
+
+    def probe(self) -> None:
+        """Write to the disk without changing anything. Raises PreconditionFailed when it takes no writes."""
+        with self._lock, self._store.writing() as writer:
+            writer.probe()
+
     @contextmanager
     def moment(self, name: str) -> Iterator[Moment]:
         """The collection of that name or alias at one moment. Raises NotFound."""

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from services.retrieval.disk import Disk
 from services.retrieval.engine import Engine
 from services.retrieval.index import View
 from services.retrieval.store import DATABASE
@@ -11,7 +12,7 @@ from services.rpc import metrics
 from services.rpc.readings import Reading
 
 
-def readings(engine: Engine, folder: Path) -> Iterator[Reading]:
+def readings(engine: Engine, folder: Path, disk: Disk | None = None) -> Iterator[Reading]:
     """Every gauge of an engine on its data folder, all collections as they are at one moment."""
     views = {name: one.view for name, one in engine.catalogue.collections.items()}
     counts = {name: view.document_count for name, view in views.items()}
@@ -27,7 +28,7 @@ def readings(engine: Engine, folder: Path) -> Iterator[Reading]:
     log = folder / f"{DATABASE}-wal"
     yield Reading(metrics.STORE_LOG, log.stat().st_size if log.exists() else 0)
     yield Reading(metrics.STORE_FREE, shutil.disk_usage(folder).free)
-    yield Reading(metrics.STORE_WRITABLE, engine.is_writable)
+    yield Reading(metrics.STORE_WRITABLE, engine.is_writable and not (disk and disk.trouble))
 
 
 def vector_bytes(view: View) -> int:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from services.retrieval.disk import Disk
 from services.retrieval.engine import Engine as EmbeddedEngine
 from services.retrieval.filters import Filter
 from services.retrieval.gauges import readings
@@ -23,12 +24,13 @@ Note = Callable[[Moment[Any], Sequence[Query | Staged], Filter | None, Sequence[
 
 @dataclass(frozen=True)
 class Opened:
-    """An engine; what its gauges say; what takes note of its searches; and how many writes it takes at a time."""
+    """An engine; what its gauges say; what takes note of its searches; how many writes it takes at a time; its disk."""
 
     engine: Engine[Any]
     readings: Read
     note: Note
     writers: int
+    disk: Disk | None = None
 
 
 def opened(settings: RetrievalSettings) -> AbstractContextManager[Opened]:
@@ -50,7 +52,8 @@ def _embedded(settings: RetrievalSettings) -> Iterator[Opened]:
         recall.note(moment.collection.view, *asked_and_found)
 
     try:
-        yield Opened(engine, partial(readings, engine, settings.data), note, writers=1)
+        disk = Disk(engine, settings.data, min_free_bytes=settings.min_free_bytes)
+        yield Opened(engine, partial(readings, engine, settings.data, disk), note, writers=1, disk=disk)
     finally:
         recall.close()
         engine.close()

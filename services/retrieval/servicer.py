@@ -1,5 +1,6 @@
 """The RetrievalService: requests to the engine, what it gives to responses."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -221,9 +222,19 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
     """The service on its engine. Raises StartFailed when that cannot be opened."""
     with opened(settings) as chosen:
         threads = Threads.of(settings, chosen.writers)
+        disk = chosen.disk
+        watching = asyncio.create_task(disk.watch(threads.writes)) if disk else None
         try:
             servicer = RetrievalServicer(chosen, settings, threads)
             with exposed(chosen.readings):
-                yield [Service(_NAME, lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server))]
+                yield [
+                    Service(
+                        _NAME,
+                        lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server),
+                        trouble=lambda: disk.trouble if disk and not settings.ready_unwritable else "",
+                    )
+                ]
         finally:
+            if watching:
+                watching.cancel()
             threads.close()

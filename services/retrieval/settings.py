@@ -73,6 +73,14 @@ class RetrievalSettings(ServerSettings):
     """Index of dense fields in collections created from now on: `HNSW` is approximate, `FLAT` compares all, and alone
     can answer `exact` requests."""
 
+    min_free_bytes: int = Field(64 * 2**20, ge=0)
+    """Least room on the disk of the data folder, in bytes; with less the server is not ready. A write of the largest
+    message, its log and its checkpoint take some 50 MB."""
+
+    ready_unwritable: bool = False
+    """Stay ready, for searches, while the disk takes no writes. A single replica had better: where nothing else can
+    answer, to be not ready takes the searches away too."""
+
     @model_validator(mode="after")
     def _milvus_is_told(self) -> Self:
         if self.engine == "milvus" and not self.milvus_uri:

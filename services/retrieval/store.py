@@ -92,6 +92,8 @@ class Store:
         self._connections: list[sqlite3.Connection] = []
         self._connections_lock = threading.Lock()
         self._lock_file = -1
+        self.write_failure = ""
+        """Why the last write failed, when that was the disk's fault."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.is_writable = os.access(folder, os.W_OK)
@@ -124,8 +126,11 @@ class Store:
             self._writer.execute("BEGIN IMMEDIATE")
             yield Writer(self._writer)
             self._writer.execute("COMMIT")
+            self.write_failure = ""
         except sqlite3.Error as error:
-            raise _unwritable(error) from error
+            found = _unwritable(error)
+            self.write_failure = str(found) if isinstance(found, PreconditionFailed) else self.write_failure
+            raise found from error
         finally:
             # SQLite ends the transaction itself on some errors.
             if self._writer.in_transaction:

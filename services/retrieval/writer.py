@@ -28,6 +28,11 @@ class Writer:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    def probe(self) -> None:
+        """Write the format version that is there: the least write that goes to the disk."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        self._connection.execute(f"PRAGMA user_version = {version}")
+
     def create(self, name: str, schema: Schema, created_us: int) -> int:
         """The key of a new collection."""
         values = (name, schema.model_dump_json(), created_us)

@@ -124,7 +124,7 @@ COLLECTION_MEMORY: Final = (
 COLLECTION_SEGMENTS: Final = ("sluice_collection_segment_bytes", "Bytes of the files of a collection's segments.")
 STORE_LOG: Final = ("sluice_store_log_bytes", "Bytes of the write-ahead log's file.")
 STORE_FREE: Final = ("sluice_store_free_bytes", "Bytes free on the disk of the data folder.")
-STORE_WRITABLE: Final = ("sluice_store_writable", "1 when the data folder takes writes, 0 when it is read-only.")
+STORE_WRITABLE: Final = ("sluice_store_writable", "1 while the data folder takes writes, else 0.")
 
 
 def metrics_page() -> tuple[bytes, str]:

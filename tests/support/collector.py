@@ -30,7 +30,7 @@ class Seen:
 
 
 @dataclass
-class Collector(TraceServiceServicer):  # type: ignore[misc]
+class Collector(TraceServiceServicer):
     """Keeps what comes."""
 
     address: str = ""
@@ -56,7 +56,7 @@ def collecting() -> Iterator[Collector]:
     """A collector on a free port for the block."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
-    add_TraceServiceServicer_to_server(collector, server)
+    add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     collector.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
