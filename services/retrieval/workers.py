@@ -12,6 +12,7 @@ from sluice.errors import DeadlineExpired, Unavailable
 
 from services.retrieval.coarse import Stopped
 from services.rpc.deadline import Deadline
+from services.rpc.metrics import LANE_REFUSED
 from services.rpc.priority import LOWEST, give_way
 
 P = ParamSpec("P")
@@ -52,6 +53,7 @@ class Lane:
         that is cancelled while it waits never starts; one that has started ends.
         """
         if self._taken >= self._max_taken:
+            LANE_REFUSED.labels(self._name).inc()
             raise Unavailable(
                 f"expected at most {self._max_taken} calls to {self._name} at a time, this would be one more",
                 reason=ErrorReason.ERROR_REASON_OVERLOADED,

@@ -101,6 +101,9 @@ LIVE_CANDIDATES: Final = Counter(
     "Candidates of sampled searches repeated exactly: `found` by the approximate search too, or `missed`.",
     ["outcome"],
 )
+LANE_REFUSED: Final = Counter(
+    "sluice_lane_refused", "Calls of retrieval refused because too many wait: `reads` or `writes`.", ["lane"]
+)
 RANKINGS: Final = Counter("sluice_rankings", "Rankings of retrieval: `full`, or `cut` by the deadline.", ["outcome"])
 
 # Of each collection, by name: there are at most `max_collections`. Read when they are asked for, never kept.

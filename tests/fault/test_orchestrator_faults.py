@@ -268,7 +268,7 @@ def test_a_search_with_no_embedding_service_is_unavailable_and_names_it() -> Non
         retrieval = ExactRetrieval()
         schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=DIMENSIONS)])
         retrieval.collections["books"] = Stored(schema)
-        addresses = {"embedding": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
+        addresses: dict[str, Any] = {"embedding": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
         async with (
             retrieval_server(retrieval) as address,
             orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, retrieval=address, **addresses) as (search, _),

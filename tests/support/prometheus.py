@@ -18,7 +18,7 @@ from tests.support.missing import missing
 ROOT: Final = Path(__file__).parents[2]
 MONITORING: Final = ROOT / "k8s" / "components" / "monitoring"
 _CONFIGURATION: Final = """
-global: {scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 1s}
+global: {scrape_interval: %s, scrape_timeout: %s, evaluation_interval: 1s}
 rule_files: [%s]
 scrape_configs:
   - job_name: sluice
@@ -52,10 +52,12 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(targets: Sequence[str], folder: Path) -> Iterator[Prometheus]:
-    """A Prometheus with the rules of the repository that scrapes these addresses five times a second."""
+def scraping(targets: Sequence[str], folder: Path, *, every: str = "200ms") -> Iterator[Prometheus]:
+    """A Prometheus with the rules of the repository that scrapes these addresses, five times a second."""
     configuration = folder / "prometheus.yml"
-    configuration.write_text(_CONFIGURATION % (json.dumps(str(MONITORING / "rules.yaml")), json.dumps(list(targets))))
+    configuration.write_text(
+        _CONFIGURATION % (every, every, json.dumps(str(MONITORING / "rules.yaml")), json.dumps(list(targets)))
+    )
     command = [
         program("prometheus"),
         f"--config.file={configuration}",
