@@ -155,6 +155,15 @@ sbom: ## List all that the serving image has, as CycloneDX in build/sbom/serving
 	@rm -rf build/sbom/serving build/sbom/tool build/lib build/bdist.*
 	@echo "build/sbom/serving.cdx.json"
 
+# In an environment of its own: what audits is no part of what is audited. Strict: a package that the advisory service
+# does not know, or does not answer for, was not audited.
+.PHONY: audit
+audit: ## Ask the advisory service of PyPI for known defects of the packages in constraints.txt
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt || \
+	  { echo "not clean, or not audited: the lines above name a package with an advisory, or say that none could be asked for" >&2; exit 1; }
+
 .PHONY: clean
 clean: ## Remove .venv, .demo and all that is built
 	@$(BIN)/sluice down 2> /dev/null || true

@@ -18,6 +18,7 @@ from loadtest.bench import (
     retrieval_writes,
     start,
     throughput,
+    tracing,
 )
 
 app = typer.Typer(help="Benchmarks: each is one question, one command, a table and a JSON file.", no_args_is_help=True)
@@ -40,3 +41,4 @@ app.command()(late.late)
 app.command()(lexical.lexical)
 app.command()(peers.peers)
 app.command()(doors.doors)
+app.command()(tracing.tracing)
