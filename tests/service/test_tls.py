@@ -1,7 +1,10 @@
 """TLS and mTLS: who is let in, what the others are told, and certificates that change while the server runs."""
 
 import asyncio
+import os
 import ssl
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -204,6 +207,30 @@ def test_the_page_of_metrics_shows_the_servers_certificate_and_the_next_one(
         identity.key.write_bytes(renewed.key.read_bytes())
         identity.certificate.write_bytes(renewed.certificate.read_bytes())
         assert b"sluice_ready 1.0" in page(url, stranger)
+
+
+@pytest.mark.slow
+def test_the_command_line_shows_a_certificate_and_a_token(tmp_path: Path, authority: Authority) -> None:
+    identity, caller = authority.issue(), authority.issue("caller")
+    command = [sys.executable, "-m", "sluice"]
+    made = subprocess.run([*command, "token", "me"], check=True, capture_output=True, text=True)
+    (tmp_path / "tokens.yaml").write_text(made.stderr)
+    shown = {
+        "SLUICE_TOKEN": made.stdout.strip(),
+        "SLUICE_TLS_CA": str(authority.ca),
+        "SLUICE_TLS_CERTIFICATE": str(caller.certificate),
+        "SLUICE_TLS_KEY": str(caller.key),
+    }
+    asked = {"tls-certificate": identity.certificate, "tls-key": identity.key, "tls-client-ca": authority.ca}
+    options = [f"--{name}={path}" for name, path in asked.items()]
+    with running("services.retrieval", f"--data={tmp_path}/data", f"--tokens={tmp_path}/tokens.yaml", *options) as one:
+        listing = [*command, "collections", "list", "--retrieval", one.address]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
+        for missing in (None, *shown):
+            given = {name: value for name, value in shown.items() if name != missing}
+            ran = subprocess.run(listing, check=False, capture_output=True, text=True, env=environment | given)
+            assert (ran.returncode == 0) == (missing is None), (missing, ran.stderr)
+            assert shown["SLUICE_TOKEN"] not in ran.stdout + ran.stderr
 
 
 def ready(server: ServerProcess) -> dict[str, Any]:

@@ -141,6 +141,16 @@ def test_a_callers_mistake_is_no_error_of_the_server_and_logs_name_the_trace(
     assert {line["request_id"] for line in behind} <= {line["request_id"] for line in lines}
 
 
+def test_neither_logs_nor_traces_tell_what_is_searched_for(
+    system: dict[str, ServerProcess], collector: Collector
+) -> None:
+    with SearchClient(system["orchestrator"].address, timeout_s=60) as client:
+        trace = traced(lambda: client.search("books", "a swordfish in a river"))
+    of_trace(collector, trace, SEARCH, EMBED, RETRIEVE, RERANK)
+    assert not [span for span in collector.spans if "swordfish" in repr(span)]
+    assert not [line for process in system.values() for line in process.log if "swordfish" in line]
+
+
 def test_a_call_without_a_trace_begins_one(system: dict[str, ServerProcess], collector: Collector) -> None:
     with EmbeddingClient(system["embedding"].address, timeout_s=60) as client:
         client.embed(["a lone text about nothing else"], "query")
