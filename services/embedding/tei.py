@@ -20,6 +20,7 @@ from services.model.bundle import Representation
 from services.model.catalog import Catalog
 from services.model.engine import Lane
 from services.model.loading import Model
+from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.metrics import SERIALIZE
 from services.rpc.server import Service
@@ -41,7 +42,8 @@ class TeiEmbed(EmbedServicer):
     @property
     def service(self) -> Service:
         """This servicer, for a server."""
-        return Service("tei.v1.Embed", lambda server: add_EmbedServicer_to_server(self, server))
+        name = "tei.v1.Embed"
+        return Service(name, lambda server: add_EmbedServicer_to_server(self, server), reads=methods_of(name))
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """The dense vector of a text."""

@@ -26,6 +26,7 @@ from services.model.engine import Lane, Times
 from services.model.loading import Model
 from services.reranking.scorer import Question, Scores, classify, score
 from services.reranking.settings import RerankingSettings
+from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.metrics import SERIALIZE
 from services.rpc.server import Service
@@ -53,7 +54,8 @@ class TeiRerank(RerankServicer):
     @property
     def service(self) -> Service:
         """This servicer, for a server."""
-        return Service("tei.v1.Rerank", lambda server: add_RerankServicer_to_server(self, server))
+        name = "tei.v1.Rerank"
+        return Service(name, lambda server: add_RerankServicer_to_server(self, server), reads=methods_of(name))
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
         """Score texts."""
@@ -161,7 +163,8 @@ class TeiPredict(PredictServicer):
     @property
     def service(self) -> Service:
         """This servicer, for a server."""
-        return Service("tei.v1.Predict", lambda server: add_PredictServicer_to_server(self, server))
+        name = "tei.v1.Predict"
+        return Service(name, lambda server: add_PredictServicer_to_server(self, server), reads=methods_of(name))
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         """The labels of a text."""

@@ -8,7 +8,7 @@ Rule: the decisions are those of `services.rpc.tokens`; here are the file, the c
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from functools import cache
 from pathlib import Path
 from time import monotonic
@@ -136,6 +136,12 @@ def kind_of(method: str) -> Kind:
     if found.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS:
         return "read"
     return "write" if _collection_fields(found.input_type.full_name) else "admin"
+
+
+def methods_of(service: str, *, but: Container[str] = ()) -> frozenset[str]:
+    """The methods of a service, by its full name, but for those of these names: for `Service.reads`."""
+    methods = _POOL.FindServiceByName(service).methods
+    return frozenset(f"/{service}/{method.name}" for method in methods if method.name not in but)
 
 
 def collections_of(request: Message) -> list[str]:

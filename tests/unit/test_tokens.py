@@ -12,7 +12,7 @@ from sluice.errors import PermissionDenied, Unauthenticated
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as search_pb
 
-from services.rpc.gate import collections_of, kind_of, text_count
+from services.rpc.gate import collections_of, kind_of, methods_of, text_count
 from services.rpc.quota import Bucket
 from services.rpc.tokens import Callers, Token, TokensError, check_allowed, check_collections, load
 
@@ -189,3 +189,9 @@ def test_over_time_no_more_passes_than_the_pace_allows(
             bucket.take(units, now)
             passed, last = passed + units, units
     assert passed <= burst + rate * now + last + 1e-6
+
+
+def test_methods_of_other_systems_are_reads_when_their_service_says_so() -> None:
+    service = "sluice.search.v1.SearchService"
+    assert f"/{service}/Search" in methods_of(service, but=("Index", "Delete"))
+    assert not {f"/{service}/Index", f"/{service}/Delete"} & methods_of(service, but=("Index", "Delete"))

@@ -22,6 +22,7 @@ from services.doors.streams import in_order
 from services.model.catalog import Catalog
 from services.model.loading import Model
 from services.model.settings import ModelServerSettings
+from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.metrics import SERIALIZE
 from services.rpc.server import Service
@@ -44,7 +45,8 @@ class KserveServicer(GRPCInferenceServiceServicer):
     def service(self) -> Service:
         """This servicer, for a server."""
         name = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-        return Service(name, lambda server: add_GRPCInferenceServiceServicer_to_server(self, server))
+        reads = methods_of(name, but=("RepositoryModelLoad", "RepositoryModelUnload"))
+        return Service(name, lambda server: add_GRPCInferenceServiceServicer_to_server(self, server), reads=reads)
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """Whether the server answers."""

@@ -8,6 +8,7 @@ from sluice.tei.v1.tei_service_pb2_grpc import InfoServicer, add_InfoServicer_to
 
 from services.doors.tei.door import Door
 from services.model.bundle import Manifest, VariantName
+from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.server import Service
 
@@ -26,7 +27,8 @@ class TeiInfo(InfoServicer):
     @property
     def service(self) -> Service:
         """This servicer, for a server."""
-        return Service("tei.v1.Info", lambda server: add_InfoServicer_to_server(self, server))
+        name = "tei.v1.Info"
+        return Service(name, lambda server: add_InfoServicer_to_server(self, server), reads=methods_of(name))
 
     async def Info(self, request: pb.InfoRequest, context: Context) -> pb.InfoResponse:
         """The model and the limits."""

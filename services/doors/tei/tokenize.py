@@ -9,6 +9,7 @@ from services.doors.tei.door import Door, role_of
 from services.model.engine import Lane
 from services.model.tokenizer import Token
 from services.model.tokens import MOST, byte_positions, check_ids
+from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.server import Service
 from services.rpc.validation import validating
@@ -23,7 +24,8 @@ class TeiTokenize(TokenizeServicer):
     @property
     def service(self) -> Service:
         """This servicer, for a server."""
-        return Service("tei.v1.Tokenize", lambda server: add_TokenizeServicer_to_server(self, server))
+        name = "tei.v1.Tokenize"
+        return Service(name, lambda server: add_TokenizeServicer_to_server(self, server), reads=methods_of(name))
 
     async def Tokenize(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
         """The tokens of a text."""
