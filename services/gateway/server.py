@@ -19,7 +19,7 @@ from services.gateway.guard import Guard
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
 from services.rpc.metrics import READY
-from services.rpc.server import StartFailed
+from services.rpc.server import StartFailed, certificates_of_calls
 
 
 class _Server(uvicorn.Server):
@@ -39,9 +39,15 @@ class Running:
 
 @asynccontextmanager
 async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
-    """Serve until the block ends, then drain. Raises StartFailed when the address is taken or not ours."""
+    """Serve until the block ends, then drain.
+
+    Raises StartFailed when the address is taken or not ours, or the certificates for calls are wrong.
+    """
+    _refuse_what_it_does_not_do(settings)
+    certificates = certificates_of_calls(settings)
     bound = _bind(settings.listen)
-    upstream = Upstream(settings)
+    watching = asyncio.create_task(certificates.watch(settings.reload_s)) if certificates else None
+    upstream = Upstream(settings, certificates)
     app = application(settings, upstream)
     server = _Server(_configuration(settings, Guard(app, settings)))
     task = asyncio.create_task(server.serve([bound]))
@@ -56,7 +62,17 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
         await asyncio.sleep(settings.drain_delay_s)
         server.should_exit = True
         await task
+        if watching:
+            watching.cancel()
         await upstream.close()
+
+
+def _refuse_what_it_does_not_do(settings: GatewaySettings) -> None:
+    """Raise StartFailed for settings of security that would be passed over."""
+    if settings.tokens:
+        raise StartFailed("the gateway passes tokens on and checks none: give --tokens to the servers behind it")
+    if settings.tls_client_ca:
+        raise StartFailed("the gateway serves plain HTTP: put what ends TLS in front of it, without --tls-client-ca")
 
 
 def _configuration(settings: GatewaySettings, app: Guard) -> uvicorn.Config:

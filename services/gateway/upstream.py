@@ -21,6 +21,7 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 from services.gateway.settings import GatewaySettings
 from services.rpc.channel import connect
 from services.rpc.deadline import Deadline
+from services.rpc.tls import Certificates
 
 DEADLINE_HEADER: Final = "x-deadline-ms"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -28,12 +29,12 @@ _MAX_AUTHORIZATION_CHARACTERS: Final = 4096
 
 
 class Upstream:
-    """Stubs of the four services, and of their health."""
+    """Stubs of the four services, and of their health; by TLS with certificates."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, certificates: Certificates | None = None) -> None:
         self.settings = settings
         self._channels = {
-            name: connect(address, max_message_bytes=settings.max_message_bytes)
+            name: connect(address, max_message_bytes=settings.max_message_bytes, certificates=certificates)
             for name, address in (
                 ("orchestrator", settings.orchestrator),
                 ("embedding", settings.embedding),
