@@ -148,7 +148,7 @@ lock: setup ## Write what .venv has into constraints.txt
 sbom: ## List all that the serving image has, as CycloneDX in build/sbom/serving.cdx.json
 	@rm -rf build/sbom && mkdir -p build/sbom
 	@$(PYTHON) -m venv build/sbom/serving && $(PYTHON) -m venv build/sbom/tool
-	@build/sbom/serving/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt '.[serving,cpu]'
+	@build/sbom/serving/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt '.[serving,cpu,gateway,tracing]'
 	@build/sbom/tool/bin/python -m pip --disable-pip-version-check install --quiet cyclonedx-bom==7.5.0
 	@build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	  --output-file build/sbom/serving.cdx.json build/sbom/serving

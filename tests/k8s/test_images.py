@@ -189,7 +189,7 @@ def test_the_load_generator_runs(environments: dict[str, Path]) -> None:
 def test_the_runtime_for_gpus_is_on_the_index() -> None:
     """The rest of that image is as in `serving`, but for TensorRT, from an index of NVIDIA's: that was not tried."""
     (line,) = stages()[build_of("serving-gpu")].of("RUN")
-    assert "/source[serving,gpu,tensorrt]" in line
+    assert "/source[serving,gpu,tensorrt,tracing]" in line
     (package,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["gpu"]
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", package]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from services.embedding.settings import EmbeddingSettings
+from services.gateway.settings import GatewaySettings
 from services.orchestrator.pipeline_file import load
 from services.orchestrator.settings import OrchestratorSettings
 from services.reranking.settings import RerankingSettings
@@ -39,6 +40,7 @@ SETTINGS: dict[str, type[ServerSettings]] = {
     "embedding": EmbeddingSettings,
     "reranking": RerankingSettings,
     "retrieval": RetrievalSettings,
+    "gateway": GatewaySettings,
 }
 FOLDERS = sorted(path.parent for part in ("overlays", "jobs") for path in (K8S / part).glob("*/kustomization.yaml"))
 # Kinds that Kubernetes itself does not have: their schemas are not at hand.
@@ -176,14 +178,14 @@ def test_ports_and_probes_name_where_it_listens() -> None:
         assert told[f"SLUICE_{name.upper()}_METRICS_LISTEN"] == f"0.0.0.0:{ports['metrics']}", label
         if name == "gateway":
             assert server["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": main}, label
-        else:
-            assert server["livenessProbe"]["tcpSocket"] == {"port": main}, label
-        for probe in ("startupProbe", "readinessProbe"):
-            if name == "gateway":
-                assert server[probe]["httpGet"] == {"path": "/health", "port": main}, label
-            else:  # the kubelet speaks no TLS: then a port of its own answers it
-                assert server[probe]["grpc"]["port"] == ports.get("health", ports["grpc"]), label
-                assert ("health" in ports) == any(variable.endswith("_TLS_KEY") for variable in told), label
+            assert server["readinessProbe"]["httpGet"] == {"path": "/health", "port": main}, label
+            continue
+        # The kubelet speaks no TLS: then a port of its own answers it.
+        assert ("health" in ports) == any(variable.endswith("_TLS_KEY") for variable in told), label
+        for probe, service in (("startupProbe", "startup"), ("readinessProbe", ""), ("livenessProbe", "liveness")):
+            asked = server[probe]["grpc"]
+            assert asked["port"] == ports.get("health", ports["grpc"]), label
+            assert asked.get("service", "") == service, label
 
 
 def test_services_are_headless_and_name_the_port() -> None:
@@ -252,10 +254,9 @@ def test_labels_of_pods_are_what_selectors_ask_for() -> None:
 def test_every_variable_is_a_setting() -> None:
     unknown = set()
     for _, name, workload in servers():
-        if name in SETTINGS:
-            names = {one["name"]: "" for one in container(workload)["env"]}
-            unknown |= {text.partition(":")[0] for text in unknown_names(SETTINGS[name], names)}
-    assert not unknown
+        names = {one["name"]: "" for one in container(workload)["env"]}
+        unknown |= {text.partition(":")[0] for text in unknown_names(SETTINGS[name], names)}
+    assert unknown == set()
 
 
 def test_pipelines_of_an_overlay_are_right_and_a_change_rolls_the_pods(tmp_path: Path) -> None:
