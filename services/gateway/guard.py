@@ -18,20 +18,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.errors import ClientGone, Refused, error_response
 from services.gateway.settings import GatewaySettings
+from services.rpc.gate import Gate
 from services.rpc.metrics import HTTP_HANDLED, HTTP_HANDLING
 
 logger = logging.getLogger(__name__)
 
 STREAMED: Final = ("POST", "/documents")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+# Probes, and the files of the console: they tell nothing.
+_OPEN: Final = ("/health", "/console/")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Guard:
     """The application, guarded."""
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, gate: Gate | None) -> None:
         self._app = app
+        self._gate = gate
         self._settings = settings
         self._held_bytes = 0
         is_local = settings.listen.rpartition(":")[0] in _LOOPBACK
@@ -64,6 +68,8 @@ class Guard:
         self._check_host(headers)
         if scope["method"] not in _SAFE:
             check_same_origin(headers)
+        if self._gate and not scope["path"].startswith(_OPEN) and scope["path"] != "/":
+            self._gate.identify([("authorization", headers.get("authorization", ""))])
         if (scope["method"], scope["path"]) == STREAMED:
             stream = _Stream(receive, self._settings.body_timeout_s)
             await _until_gone(self._app(scope, stream.receive, send), stream.gone())

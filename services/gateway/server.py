@@ -7,6 +7,7 @@ draining   503       answered for drain_delay_s; then no new connections, and th
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from services.gateway.guard import Guard
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
 from services.rpc.metrics import READY
-from services.rpc.server import StartFailed, certificates_of_calls
+from services.rpc.server import StartFailed, guards_of
+from services.rpc.tls import Certificates
 
 
 class _Server(uvicorn.Server):
@@ -39,18 +41,13 @@ class Running:
 
 @asynccontextmanager
 async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
-    """Serve until the block ends, then drain.
-
-    Raises StartFailed when the address is taken or not ours, or the certificates for calls are wrong.
-    """
-    _refuse_what_it_does_not_do(settings)
-    certificates = certificates_of_calls(settings)
+    """Serve until the block ends, then drain. Raises StartFailed when the address is taken or not ours."""
+    guards, upstream = guards_of(settings), Upstream(settings)
     bound = _bind(settings.listen)
-    watching = asyncio.create_task(certificates.watch(settings.reload_s)) if certificates else None
-    upstream = Upstream(settings, certificates)
     app = application(settings, upstream)
-    server = _Server(_configuration(settings, Guard(app, settings)))
+    server = _Server(_configuration(settings, Guard(app, settings, guards.gate), guards.certificates))
     task = asyncio.create_task(server.serve([bound]))
+    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream)]
     host = settings.listen.rpartition(":")[0]
     try:
         READY.set(1)
@@ -62,23 +59,17 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
         await asyncio.sleep(settings.drain_delay_s)
         server.should_exit = True
         await task
-        if watching:
-            watching.cancel()
+        for one in watching:
+            one.cancel()
         await upstream.close()
 
 
-def _refuse_what_it_does_not_do(settings: GatewaySettings) -> None:
-    """Raise StartFailed for settings of security that would be passed over."""
-    if settings.tokens:
-        raise StartFailed("the gateway passes tokens on and checks none: give --tokens to the servers behind it")
-    if settings.tls_client_ca:
-        raise StartFailed("the gateway serves plain HTTP: put what ends TLS in front of it, without --tls-client-ca")
-
-
-def _configuration(settings: GatewaySettings, app: Guard) -> uvicorn.Config:
+def _configuration(settings: GatewaySettings, app: Guard, certificates: Certificates | None) -> uvicorn.Config:
+    tls = _tls(settings, certificates) if certificates else None
     return uvicorn.Config(
         app,
         http=limited(head_timeout_s=settings.head_timeout_s, max_head_bytes=settings.max_head_bytes),
+        ssl_context_factory=(lambda *_: tls) if tls else None,
         ws="none",
         lifespan="off",
         loop="asyncio",
@@ -91,6 +82,18 @@ def _configuration(settings: GatewaySettings, app: Guard) -> uvicorn.Config:
         timeout_keep_alive=int(settings.keep_alive_s),
         timeout_graceful_shutdown=max(1, int(settings.drain_grace_s)),
     )
+
+
+def _tls(settings: GatewaySettings, certificates: Certificates) -> ssl.SSLContext:
+    """What is shown to callers, and with authorities what they must show; new connections follow the files."""
+    context = certificates.http_context()
+    if settings.tls_client_ca:
+        context.load_verify_locations(settings.tls_client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    certificates.on_change.append(
+        lambda: context.load_cert_chain(str(settings.tls_certificate), settings.tls_key, password="")
+    )
+    return context
 
 
 def _bind(listen: str) -> socket.socket:

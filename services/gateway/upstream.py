@@ -21,7 +21,7 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 from services.gateway.settings import GatewaySettings
 from services.rpc.channel import connect
 from services.rpc.deadline import Deadline
-from services.rpc.tls import Certificates
+from services.rpc.server import certificates_of_calls
 
 DEADLINE_HEADER: Final = "x-deadline-ms"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -29,12 +29,13 @@ _MAX_AUTHORIZATION_CHARACTERS: Final = 4096
 
 
 class Upstream:
-    """Stubs of the four services, and of their health; by TLS with certificates."""
+    """Stubs of the four services, and of their health."""
 
-    def __init__(self, settings: GatewaySettings, certificates: Certificates | None = None) -> None:
+    def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
+        self._certificates = certificates_of_calls(settings)
         self._channels = {
-            name: connect(address, max_message_bytes=settings.max_message_bytes, certificates=certificates)
+            name: connect(address, max_message_bytes=settings.max_message_bytes, certificates=self._certificates)
             for name, address in (
                 ("orchestrator", settings.orchestrator),
                 ("embedding", settings.embedding),
@@ -50,6 +51,11 @@ class Upstream:
         self.health: Mapping[str, Any] = {
             name: health_pb2_grpc.HealthStub(channel) for name, channel in self._channels.items()
         }
+
+    async def watch(self, every_s: float) -> None:
+        """Follow the files of certificates, until cancelled."""
+        if self._certificates:
+            await self._certificates.watch(every_s)
 
     async def close(self) -> None:
         """Close the connections; calls under way are cancelled."""

@@ -68,7 +68,7 @@ async def serving(settings: ServerSettings, build: Build) -> AsyncIterator["Runn
 
     Raises StartFailed when the address is taken or not ours, or certificates or tokens are wrong.
     """
-    guards = _guards(settings)
+    guards = guards_of(settings)
     served: list[Service] = []
     server = grpc.aio.server(
         interceptors=[guards.interceptor(settings, lambda: frozenset().union(*(one.reads for one in served)))],
@@ -117,7 +117,8 @@ def bind(server: grpc.aio.Server, listen: str, certificates: Certificates | None
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
 
-def _guards(settings: ServerSettings) -> Guards:
+def guards_of(settings: ServerSettings) -> Guards:
+    """What stands before a server. Raises StartFailed when certificates or tokens are wrong."""
     try:
         return Guards(settings)
     except TlsError as error:

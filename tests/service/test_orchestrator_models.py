@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -74,7 +75,7 @@ def test_reloaded_pipelines_and_changed_models_are_checked_again(tmp_path: Path)
 
 def test_services_that_are_away_keep_nobody_from_starting() -> None:
     async def main() -> None:
-        nowhere = {"embedding": "127.0.0.1:1", "retrieval": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
+        nowhere: dict[str, Any] = {"embedding": "127.0.0.1:1", "retrieval": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
         async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **nowhere) as (search, _):
             pipelines = (await search.ListPipelines(pb.ListPipelinesRequest())).pipelines
             assert {pipeline.state for pipeline in pipelines} == {pb.Pipeline.STATE_UNCHECKED}
