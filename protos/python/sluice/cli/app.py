@@ -7,6 +7,7 @@ import typer
 from sluice import __version__
 from sluice.cli import demo, documents, inspect, snapshots, up
 from sluice.cli.access import TlsCa, TlsCertificate, TlsKey, take
+from sluice.cli.doctor.command import doctor
 from sluice.cli.export import export
 from sluice.cli.loadtest import evaluate, load
 from sluice.cli.search import search
@@ -51,6 +52,7 @@ app.command(rich_help_panel=_SEARCH)(inspect.models)
 app.command(rich_help_panel=_SEARCH)(inspect.pipelines)
 app.add_typer(snapshots.snapshots, name="snapshots", rich_help_panel=_RUN)
 app.command(rich_help_panel=_RUN)(up.status)
+app.command(rich_help_panel=_RUN)(doctor)
 app.command(rich_help_panel=_RUN)(up.up)
 app.command(rich_help_panel=_RUN)(up.down)
 app.command(rich_help_panel=_RUN)(token)

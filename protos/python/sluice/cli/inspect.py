@@ -86,8 +86,8 @@ def drop_collection(
 
 
 def models(
-    embedding: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where embedding serves.")] = "127.0.0.1:50051",
-    reranking: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where reranking serves.")] = "127.0.0.1:50053",
+    embedding: options.EmbeddingAddress = options.DEFAULT_EMBEDDING,
+    reranking: options.RerankingAddress = options.DEFAULT_RERANKING,
 ) -> None:
     """List the models that are served."""
     with EmbeddingClient(embedding, **access()) as embedder, RerankingClient(reranking, **access()) as reranker:

@@ -19,6 +19,12 @@ RetrievalAddress = Annotated[
 ]
 DEFAULT_RETRIEVAL: Final = "127.0.0.1:50052"
 
+EmbeddingAddress = Annotated[str, typer.Option("--embedding", metavar="HOST:PORT", help="Where embedding serves.")]
+DEFAULT_EMBEDDING: Final = "127.0.0.1:50051"
+
+RerankingAddress = Annotated[str, typer.Option("--reranking", metavar="HOST:PORT", help="Where reranking serves.")]
+DEFAULT_RERANKING: Final = "127.0.0.1:50053"
+
 Collection = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
 
 Timeout = Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Longest time to wait for the answer.")]
