@@ -18,7 +18,7 @@ from tests.support.system import System, running_system
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 # What takes a hub, or minutes, or is tested elsewhere.
-ELSEWHERE = ("make ", "sluice export", "sluice demo", "sluice status")
+ELSEWHERE = ("make ", "sluice export", "sluice demo", "sluice status", "sluice doctor")
 
 
 def blocks(language: str) -> list[str]:
