@@ -89,7 +89,7 @@ def test_a_search_is_one_trace_from_the_client_to_the_batch(
     system: dict[str, ServerProcess], collector: Collector
 ) -> None:
     with SearchClient(system["orchestrator"].address, timeout_s=60) as client:
-        trace = traced(lambda: client.search("books", "river bank", pipeline="default"))
+        trace = traced(lambda: client.search("books", "river bank", pipeline="reranked"))
     spans = of_trace(collector, trace, SEARCH, EMBED, RETRIEVE, RERANK, "batch")
     assert {spans[name].service.rpartition(".")[2] for name in (SEARCH, EMBED, RERANK)} == {
         "orchestrator",
@@ -115,7 +115,7 @@ def test_a_partial_answer_can_be_told_from_a_full_one(
         ) as alone,
         SearchClient(alone.address, timeout_s=10) as client,
     ):
-        trace = traced(lambda: client.search("books", "river bank", pipeline="default"))
+        trace = traced(lambda: client.search("books", "river bank", pipeline="reranked"))
         spans = of_trace(collector, trace, SEARCH)
     assert spans[SEARCH].attributes["sluice.degraded"] is True
     assert not spans[SEARCH].failed
@@ -128,7 +128,7 @@ def test_a_callers_mistake_is_no_error_of_the_server_and_logs_name_the_trace(
 ) -> None:
     def mistaken() -> None:
         with SearchClient(system["orchestrator"].address, timeout_s=60) as client, pytest.raises(NotFound):
-            client.search("nowhere", "river", pipeline="default")
+            client.search("nowhere", "river", pipeline="reranked")
 
     trace = traced(mistaken)
     spans = of_trace(collector, trace, SEARCH)
@@ -145,7 +145,7 @@ def test_neither_logs_nor_traces_tell_what_is_searched_for(
     system: dict[str, ServerProcess], collector: Collector
 ) -> None:
     with SearchClient(system["orchestrator"].address, timeout_s=60) as client:
-        trace = traced(lambda: client.search("books", "a swordfish in a river"))
+        trace = traced(lambda: client.search("books", "a swordfish in a river", pipeline="reranked"))
     of_trace(collector, trace, SEARCH, EMBED, RETRIEVE, RERANK)
     assert not [span for span in collector.spans if "swordfish" in repr(span)]
     assert not [line for process in system.values() for line in process.log if "swordfish" in line]
