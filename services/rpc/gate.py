@@ -31,8 +31,8 @@ _POOL: Final[Any] = descriptor_pool.Default()  # type: ignore[no-untyped-call]
 _COLLECTION_WORDS: Final = ("collection", "alias")
 _NAMED_BY_NAME: Final = "CollectionRequest"
 _LULL_S: Final = 0.2
-# Fields whose items count as texts.
-_TEXT_FIELDS: Final = ("texts", "documents", "input", "inputs")
+# Fields whose items count as texts; one that is a text counts as one, and a tensor as its rows.
+_TEXT_FIELDS: Final = ("text", "texts", "documents", "input", "inputs")
 
 
 class Gate:
@@ -156,8 +156,16 @@ def collections_of(request: Message) -> list[str]:
 
 def text_count(request: Message) -> int:
     """How many texts and documents a request brings; a query counts as one."""
-    counted = sum(len(getattr(request, field)) for field in _text_fields(request.DESCRIPTOR.full_name))
+    counted = sum(_size(getattr(request, field)) for field in _text_fields(request.DESCRIPTOR.full_name))
     return counted + ("query" in request.DESCRIPTOR.fields_by_name)
+
+
+def _size(value: Any) -> int:
+    """Texts in the value of a field. Tensors of one request stand side by side: the longest counts."""
+    if isinstance(value, str):
+        return 1
+    rows = [item.shape[0] if item.shape else 1 for item in value if hasattr(item, "shape")]
+    return max(rows) if rows else len(value)
 
 
 @cache
@@ -178,4 +186,4 @@ def _collection_fields(message: str) -> tuple[tuple[str, Literal["one", "repeate
 @cache
 def _text_fields(message: str) -> tuple[str, ...]:
     fields = _POOL.FindMessageTypeByName(message).fields_by_name
-    return tuple(name for name in _TEXT_FIELDS if name in fields and fields[name].is_repeated)
+    return tuple(name for name in _TEXT_FIELDS if name in fields)
