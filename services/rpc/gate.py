@@ -165,7 +165,7 @@ def _size(value: Any) -> int:
     if isinstance(value, str):
         return 1
     rows = [item.shape[0] if item.shape else 1 for item in value if hasattr(item, "shape")]
-    return max(rows) if rows else len(value)
+    return max(1, *rows) if rows else len(value)
 
 
 @cache

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sluice.common.v1.document_pb2 import Document
+from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.errors import PermissionDenied, Unauthenticated
 from sluice.kserve.v2 import inference_service_pb2 as kserve_pb
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
@@ -149,10 +150,13 @@ def test_texts_are_counted() -> None:
     assert text_count(search_pb.SearchRequest(collection="docs", query="x")) == 1
     assert text_count(search_pb.IndexRequest(documents=[Document(), Document()])) == 2
     assert text_count(search_pb.ListPipelinesRequest()) == 0
+    assert text_count(embedding_pb.EmbedRequest(texts=["a", "b", "c"])) == 3
     assert text_count(tei_pb.EmbedRequest(inputs="one")) == 1
     assert text_count(tei_pb.RerankRequest(query="q", texts=["a", "b"])) == 3
     tensors = [kserve_pb.ModelInferRequest.InferInputTensor(shape=[5, 1]) for _ in range(2)]
     assert text_count(kserve_pb.ModelInferRequest(inputs=tensors)) == 5
+    tensors[0].shape[0] = -1000
+    assert text_count(kserve_pb.ModelInferRequest(inputs=tensors[:1])) == 1
 
 
 def test_quotas_that_stay_are_not_forgotten_when_the_file_changes() -> None:
