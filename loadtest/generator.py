@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from sluice.errors import from_rpc_error
 from sluice.search.v1 import search_service_pb2 as search_pb
 
+from loadtest.access import aio_channel, metadata
 from loadtest.calls import OK, Call
-from loadtest.targets import CHANNEL_OPTIONS, Calls
+from loadtest.targets import Calls
 
 _TELL_EVERY_S: Final = 0.25
 # Over this many calls under way the worker sends no more: it would only measure itself.
@@ -73,6 +74,7 @@ class _Worker:
         self._plans = plans
         self._next = [_cycle(len(plan.requests), first, stride) for plan in plans]
         self._methods: list[Any] = []
+        self._metadata = metadata()
         self._ended: list[Call] = []
         self._running: set[asyncio.Task[str]] = set()
         self._start = 0.0
@@ -80,9 +82,7 @@ class _Worker:
     async def run(self) -> None:
         async with AsyncExitStack() as stack:
             for plan in self._plans:
-                channel = await stack.enter_async_context(
-                    grpc.aio.insecure_channel(plan.address, options=CHANNEL_OPTIONS)
-                )
+                channel = await stack.enter_async_context(aio_channel(plan.address))
                 self._methods.append(channel.unary_unary(plan.path))
             while (order := await asyncio.to_thread(self._connection.recv)) is not None:
                 started, cpu = time.monotonic(), time.process_time()
@@ -124,7 +124,7 @@ class _Worker:
         code, degraded = OK, False
         sent_s = self._now()
         try:
-            response: bytes = await self._methods[index](request, timeout=plan.deadline_s)
+            response: bytes = await self._methods[index](request, timeout=plan.deadline_s, metadata=self._metadata)
         except grpc.RpcError as error:
             code = _code(error)
         finished_s = self._now()

@@ -8,6 +8,7 @@ out what callers would have waited: `sluice load` does not have that fault. This
 """
 
 import json
+import os
 import random
 import time
 from itertools import islice
@@ -17,6 +18,7 @@ from typing import Any
 from grpc.experimental import gevent
 from locust import User, constant, events, task
 from sluice.client import SearchClient
+from sluice.client.credentials import tls_credentials
 from sluice.errors import SluiceError
 
 # Before any channel is made: gRPC waits in gevent's loop then, instead of in threads.
@@ -44,7 +46,11 @@ class Searcher(User):
 
     def on_start(self) -> None:
         """Connect."""
-        self._client = SearchClient(self.host)
+        self._client = SearchClient(
+            self.host,
+            token=os.environ.get("SLUICE_TOKEN") or None,
+            credentials=tls_credentials(ca) if (ca := os.environ.get("SLUICE_TLS_CA")) else None,
+        )
 
     def on_stop(self) -> None:
         """Hang up."""

@@ -20,6 +20,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as search_pb
 
 from loadtest import collection
+from loadtest.access import access, channel, metadata
 from loadtest.scenario import Rpc, Scenario, Workload
 
 # Enough that a run of minutes repeats few, and no more memory than this in each worker.
@@ -27,14 +28,6 @@ _MOST_REQUESTS: Final = 100_000
 _MOST_BYTES: Final = 64 * 2**20
 _FIRST_CALL_S: Final = 10.0
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+|\n+")
-CHANNEL_OPTIONS: Final = (
-    ("grpc.enable_retries", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 * 2**20),
-    ("grpc.max_send_message_length", 64 * 2**20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
 
 
 class _Method(NamedTuple):
@@ -163,7 +156,7 @@ def _embeds(workload: Workload, texts: Sequence[str]) -> Iterator[Message]:
 
 
 def _retrieves(workload: Workload, embedding: str, queries: Sequence[str], collection_name: str) -> Iterator[Message]:
-    with EmbeddingClient(embedding, timeout_s=60.0) as client:
+    with EmbeddingClient(embedding, timeout_s=60.0, **access()) as client:
         try:
             answers = [client.embed([query], "query", model=workload.model, lane="bulk") for query in queries]
         except SluiceError as error:
@@ -181,14 +174,16 @@ def check(scenario: Scenario, calls: Sequence[Calls]) -> None:
     """Make the first call of each workload. Raises CommandFailed naming the target that is not healthy or refuses."""
     for workload, plan in zip(scenario.workloads, calls, strict=True):
         service = _METHODS[workload.rpc].service
-        with grpc.insecure_channel(plan.address, options=CHANNEL_OPTIONS) as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)
-            call: Any = channel.unary_unary(plan.path)
+        with channel(plan.address) as to_target:
+            health: Any = health_pb2_grpc.HealthStub(to_target)
+            call: Any = to_target.unary_unary(plan.path)
             try:
-                answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=_FIRST_CALL_S)
+                answer = health.Check(
+                    health_pb2.HealthCheckRequest(service=service), timeout=_FIRST_CALL_S, metadata=metadata()
+                )
                 if answer.status != health_pb2.HealthCheckResponse.SERVING:
                     raise CommandFailed(f"{plan.address}: expected {service} to be SERVING, it is not")
-                call(plan.requests[0], timeout=max(_FIRST_CALL_S, plan.deadline_s))
+                call(plan.requests[0], timeout=max(_FIRST_CALL_S, plan.deadline_s), metadata=metadata())
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
                 raise CommandFailed(

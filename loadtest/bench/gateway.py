@@ -11,12 +11,12 @@ from typing import Any, Final
 import grpc
 from sluice.cli.console import CommandFailed
 
+from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
 from loadtest.bench.drive import EMBED, embed_requests
 from loadtest.bench.setup import Setup
 from loadtest.calls import percentile_s
 from loadtest.servers import server
-from loadtest.targets import CHANNEL_OPTIONS
 
 _QUERIES: Final = 1000
 _WARM_UP: Final = 20

@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 
+from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
 from loadtest.bench.drive import EMBED, embed_requests
 from loadtest.bench.setup import Setup
 from loadtest.calls import percentile_s
 from loadtest.micro.in_process import InProcess
 from loadtest.servers import server
-from loadtest.targets import CHANNEL_OPTIONS
 
 _QUERIES = 1000
 _WARM_UP = 20

@@ -12,11 +12,11 @@ from sluice.cli.console import CommandFailed, err
 from sluice.search.v1 import search_service_pb2 as pb
 
 from loadtest import machine, terminal
+from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
 from loadtest.bench.drive import for_seconds
 from loadtest.calls import percentile_s
 from loadtest.servers import server
-from loadtest.targets import CHANNEL_OPTIONS
 
 _SEARCH: Final = "/sluice.search.v1.SearchService/Search"
 _PIPELINES: Final = ("fast", "balanced", "exact", "reranked")

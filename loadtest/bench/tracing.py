@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import grpc
 
+from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
 from loadtest.bench.drive import EMBED, embed_requests
 from loadtest.bench.setup import Setup, alternate, ratio
 from loadtest.micro.tracing import off_s
 from loadtest.servers import server
-from loadtest.targets import CHANNEL_OPTIONS
 
 _CALLS: Final = 3000
 _WARM_UP: Final = 50

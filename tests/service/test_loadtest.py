@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from loadtest.load import Options, run_scenario
 from loadtest.report import Result
 from loadtest.scenario import Scenario, parse
 from loadtest.targets import Addresses, Texts
+from tests.support.certificates import Authority
 from tests.support.collections import write_collection
 from tests.support.processes import ServerProcess, running
 from tests.support.system import running_system
@@ -209,3 +211,37 @@ def test_weights_are_tuned_on_half_of_the_queries_and_judged_on_the_others(
     assert 0 < before <= after <= 1
     assert set(figures["weights"]) == {"fuse.dense", "fuse.words"}
     assert any((tmp_path / "kept").iterdir())
+
+
+def test_a_secured_system_is_loaded_with_a_token_and_a_certificate(
+    tiny_bi_encoder: Path, texts: Texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "sluice_of-a-load-test"
+    tokens = tmp_path / "tokens.yaml"
+    tokens.write_text(f"- name: load\n  sha256: {hashlib.sha256(secret.encode()).hexdigest()}\n  may: [read]\n")
+    authority = Authority(tmp_path / "certificates")
+    server, caller = authority.issue("server"), authority.issue("caller")
+    flags = {
+        "tls-certificate": server.certificate,
+        "tls-key": server.key,
+        "tls-client-ca": authority.ca,
+        "tokens": tokens,
+    }
+    wanted = scenario(workloads=[EMBED], phases=[{"name": "steady", "duration_s": 1, "rate": 10}])
+    options = [f"--{name}={value}" for name, value in flags.items()]
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder), *options) as secured:
+        with pytest.raises(CommandFailed, match="embed does not work"):
+            measured(secured.address, texts, wanted)
+        for name, value in {
+            "TLS_CA": authority.ca,
+            "TLS_CERTIFICATE": caller.certificate,
+            "TLS_KEY": caller.key,
+        }.items():
+            monkeypatch.setenv(f"SLUICE_{name}", str(value))
+        with pytest.raises(CommandFailed, match="UNAUTHENTICATED"):
+            measured(secured.address, texts, wanted)
+        monkeypatch.setenv("SLUICE_TOKEN", secret)
+        result = measured(secured.address, texts, wanted)
+    assert result.outcome.summaries[0].codes.keys() == {"OK"}
+    report.write(tmp_path / "out", result)
+    assert not any(secret.encode() in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
