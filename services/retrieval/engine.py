@@ -230,7 +230,7 @@ class Engine:
         """
         needed, room = self._store.size_bytes, shutil.disk_usage(folder).free - _ROOM_LEFT
         if self._segments.exists() and self._segments.stat().st_dev != folder.stat().st_dev:
-            needed += folder_bytes(self._segments, "*/*/*")
+            needed += folder_bytes(self._segments)
         if room < needed:
             raise unwritable(f"expected {needed:,} bytes of room in {folder}, got {max(room, 0):,}")
         # Segments first: what is written after them lies beyond them, so they fit a later state of the store.

@@ -1,5 +1,7 @@
 """What a collection takes of memory and disk."""
 
+import fnmatch
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +48,16 @@ def memory_bytes(view: View, folder: Path) -> int:
     """About how many bytes of memory a view takes. An approximate index takes as much there as in its file."""
     arrays = sum(array.nbytes for part in view.parts for array in _arrays(part.block) if not _is_mapped(array))
     others = sum(len(part.alive) * (1 + _ID_BYTES) for part in view.parts)
-    return arrays + others + folder_bytes(folder, "*/coarse-*")
+    return arrays + others + folder_bytes(folder, "coarse-*")
 
 
-def folder_bytes(folder: Path, pattern: str = "*/*") -> int:
-    """Bytes of the files of a collection's segments."""
-    return sum(_size(path) for path in folder.glob(pattern))
+def folder_bytes(folder: Path, pattern: str = "*") -> int:
+    """Bytes of the files of a collection's segments whose names match; segments that go meanwhile do not count.
+
+    Fact: `Path.glob` raises FileNotFoundError when a folder goes while it looks, `os.walk` does not.
+    """
+    places = os.walk(folder)
+    return sum(_size(Path(place, name)) for place, _, names in places for name in fnmatch.filter(names, pattern))
 
 
 def _size(path: Path) -> int:

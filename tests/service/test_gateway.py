@@ -360,8 +360,11 @@ async def test_the_description_has_every_route_and_the_metrics_count_them() -> N
 async def test_models_of_the_service_that_answers_are_listed() -> None:
     async with gateway() as there:
         listed = (await there.http.get("/v1/models")).json()
+        assert [model["id"] for model in listed["data"]] == ["hashing", "overlap"]
+    async with gateway(reranking="127.0.0.1:1") as there:
+        listed = (await there.http.get("/v1/models")).json()
         assert [model["id"] for model in listed["data"]] == ["hashing"]
-    async with gateway(HashingEmbedder(before=always(Unavailable("away")))) as there:
+    async with gateway(HashingEmbedder(before=always(Unavailable("away"))), reranking="127.0.0.1:1") as there:
         assert (await there.http.get("/v1/models")).status_code == 503
 
 

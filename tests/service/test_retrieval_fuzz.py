@@ -87,6 +87,8 @@ def value(field: FieldDescriptor, rng: random.Random, depth: int) -> Any:
         ),
         F.CPPTYPE_INT32: lambda: rng.choice(INTEGERS),
         F.CPPTYPE_INT64: lambda: rng.choice(INTEGERS),
+        F.CPPTYPE_UINT32: lambda: abs(rng.choice(INTEGERS)),
+        F.CPPTYPE_UINT64: lambda: abs(rng.choice(INTEGERS)),
         F.CPPTYPE_DOUBLE: lambda: rng.choice(FLOATS),
         F.CPPTYPE_FLOAT: lambda: rng.choice(FLOATS),
         F.CPPTYPE_BOOL: lambda: rng.random() < 0.5,
