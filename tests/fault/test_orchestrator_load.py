@@ -213,7 +213,7 @@ def test_a_clock_that_leaps_ends_what_is_under_way_and_no_more() -> None:
 
 @pytest.mark.parametrize("part", ["core", "rpc", "model", "orchestrator", "embedding", "reranking"])
 def test_no_decision_reads_a_clock_that_people_set(part: str) -> None:
-    """Wall clocks jump; so the monotonic one decides, and the other is for logs and for dates of creation and expiry."""
+    """Wall clocks jump, so the monotonic one decides; the other is for logs and for dates of creation and expiry."""
     wall = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
