@@ -76,9 +76,10 @@ def of_trace(collector: Collector, trace: str, *wanted: str) -> dict[str, Seen]:
     return {span.name: span for span in collector.spans if span.trace == trace}
 
 
-def ancestors(spans: dict[str, Seen], name: str) -> list[str]:
-    by_id = {span.id: span for span in spans.values()}
-    names, span = [], spans[name]
+def ancestors(collector: Collector, span: Seen) -> list[str]:
+    """Names of the spans around one, the nearest first. Several of a trace may have one name, never one id."""
+    by_id = {other.id: other for other in collector.spans}
+    names = []
     while span.parent in by_id:
         span = by_id[span.parent]
         names.append(span.name)
@@ -96,9 +97,9 @@ def test_a_search_is_one_trace_from_the_client_to_the_batch(
         "embedding",
         "reranking",
     }
-    assert ancestors(spans, EMBED) == ["embedding/Embed", "embed", SEARCH]
-    assert ancestors(spans, RETRIEVE)[-1] == SEARCH
-    assert ancestors(spans, RERANK)[-1] == SEARCH
+    assert ancestors(collector, spans[EMBED]) == ["embedding/Embed", "embed", SEARCH]
+    assert ancestors(collector, spans[RETRIEVE])[-1] == SEARCH
+    assert ancestors(collector, spans[RERANK])[-1] == SEARCH
     batches = [span for span in collector.spans if span.trace == trace and span.name == "batch"]
     assert {link for batch in batches for link in batch.links} <= {spans[EMBED].id, spans[RERANK].id}
     assert all(batch.links and batch.parent in batch.links for batch in batches)
