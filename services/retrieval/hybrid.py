@@ -8,7 +8,7 @@ searched. What is fused or found among candidates changes with its depth: there 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from services.core.grouping import Group, grouped
 from services.core.ranking import Ranking
 from services.retrieval.documents import Document, Scalar, Value
 from services.retrieval.filters import AllOf, Filter, Membership, NoneOf
+from services.retrieval.interface import Moment
 from services.retrieval.moment import Found
 from services.retrieval.scoring import IsOver
 from services.retrieval.search import Candidates, Query, Staged
@@ -108,19 +109,7 @@ class Answer:
     documents: Sequence[Document]
 
 
-class Searched(Protocol):
-    """A collection at one moment, of any engine."""
-
-    def retrieve(
-        self, queries: Sequence[Query | Staged], condition: Filter | None, is_over: IsOver, *, with_documents: bool
-    ) -> Found:
-        """Candidates of each query."""
-
-    def documents(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids."""
-
-
-def answer(moment: Searched, asked: Asked, is_over: IsOver, *, max_depth: int) -> Answer:
+def answer(moment: Moment[Any], asked: Asked, is_over: IsOver, *, max_depth: int) -> Answer:
     """The answer to a search. When the time is over, what was found until then."""
     if asked.grouping is not None:
         return _Groups(moment, asked, asked.grouping, is_over, max_depth).answer()
@@ -145,7 +134,7 @@ def _fused(several: Sequence[Candidates], fusion: Fusion | None) -> Fused:
 class _Groups:
     """The search for groups, round by round."""
 
-    def __init__(self, moment: Searched, asked: Asked, grouping: Grouping, is_over: IsOver, max_depth: int) -> None:
+    def __init__(self, moment: Moment[Any], asked: Asked, grouping: Grouping, is_over: IsOver, max_depth: int) -> None:
         self._moment = moment
         self._asked = asked
         self._grouping = grouping
