@@ -1,4 +1,4 @@
-"""`compare`: is one commit slower than another? Both serve at once, and are measured in turn."""
+"""`compare`: is one commit slower than another? Servers of both run side by side and are measured in turn."""
 
 import subprocess
 import tempfile
@@ -14,15 +14,13 @@ from sluice.cli.console import CommandFailed, err
 
 from loadtest import machine, terminal
 from loadtest.bench import setup
-from loadtest.bench.drive import EMBED, Driven, embed_requests, for_seconds
+from loadtest.compare_loads import LOADS, Compared, Measure
 from loadtest.gate import Judgement, judge
-from loadtest.servers import Server, server
 from loadtest.targets import Texts
 
 _RUN_S: Final = 3.0
 _WARM_UP_S: Final = 1.0
-# What is compared: a name, the requests' lane and size, and the callers.
-_LOADS: Final = {"bulk passages": ("bulk", 8, 8), "single queries": ("interactive", 1, 1)}
+_ONLY_HELP: Final = f"Measure this load alone: {', '.join(LOADS)}. May repeat."
 
 
 def compare(  # noqa: PLR0913, PLR0917 - each is a flag
@@ -32,6 +30,7 @@ def compare(  # noqa: PLR0913, PLR0917 - each is a flag
     data: setup.Data,
     pairs: Annotated[int, typer.Option(min=3, max=100, help="Paired runs.")] = 12,
     tolerance: Annotated[float, typer.Option(min=0, max=1, help="A change of less is none.")] = 0.05,
+    only: Annotated[list[str] | None, typer.Option(help=_ONLY_HELP)] = None,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
@@ -41,22 +40,21 @@ def compare(  # noqa: PLR0913, PLR0917 - each is a flag
 
       python -m loadtest compare main . --bundle bundles/all-MiniLM-L6-v2/1 --data collections/mine
     """
-    texts = Texts.of(data)
-    flags = ("--bundles", str(bundle.absolute()), "--cache-entries", "0", "--max-deadline-s", "600")
-    seconds = 0.5 if quick else _RUN_S
-    with (
-        _tree(old) as old_tree,
-        _tree(new) as new_tree,
-        server("embedding", *flags, tree=old_tree) as before,
-        server("embedding", *flags, tree=new_tree) as after,
-    ):
-        runs = {name: _pairs(name, before, after, texts, 3 if quick else pairs, seconds) for name in _LOADS}
+    if unknown := set(only or ()) - LOADS.keys():
+        raise CommandFailed(f"--only: expected {', '.join(LOADS)}, got {', '.join(sorted(unknown))}")
+    given = Compared(bundle, Texts.of(data), quick)
+    chosen = {name: LOADS[name] for name in only or LOADS}
+    with _tree(old) as old_tree, _tree(new) as new_tree:
+        runs = {}
+        for name, load in chosen.items():
+            with load(given, old_tree) as before, load(given, new_tree) as after:
+                runs[name] = _pairs(name, before, after, 3 if quick else pairs, 0.5 if quick else _RUN_S)
     judged = {name: judge([b / a for a, b in own], tolerance) for name, own in runs.items()}
     rows = [
         [name, one.verdict, _median(runs[name], 0), _median(runs[name], 1), *_cells(one)]
         for name, one in judged.items()
     ]
-    terminal.show_table(("calls/s", "verdict", old, new, "new ÷ old", "95 %"), rows)
+    terminal.show_table(("per second", "verdict", old, new, "new ÷ old", "95 %"), rows)
     figures = {name: {"pairs": runs[name], **asdict(one)} for name, one in judged.items()}
     options = {"old": old, "new": new, "tolerance": tolerance, "quick": quick}
     terminal.write_json(out / "compare.json", {"figures": figures, "options": options, **machine.describe()})
@@ -64,26 +62,18 @@ def compare(  # noqa: PLR0913, PLR0917 - each is a flag
         raise CommandFailed(f"{new} is slower than {old}: {', '.join(slower)}")
 
 
-def _pairs(
-    name: str, before: Server, after: Server, texts: Texts, count: int, seconds: float
-) -> list[tuple[float, float]]:
-    """Calls a second of old and new, in turn; who goes first changes from pair to pair."""
-    lane, batch, callers = _LOADS[name]
-    requests = embed_requests(texts.passages if lane == "bulk" else texts.queries, batch, lane, "document")
-
-    def run(one: Server, for_s: float) -> Driven:
-        return for_seconds(one.address, EMBED, requests, callers, for_s)
-
-    for one in (before, after):
-        run(one, _WARM_UP_S)
+def _pairs(name: str, before: Measure, after: Measure, count: int, seconds: float) -> list[tuple[float, float]]:
+    """Return the speeds of old and new, measured in turn; the side that goes first alternates from pair to pair."""
+    for measure in (before, after):
+        measure(min(_WARM_UP_S, seconds))
     found = []
     for number in range(count):
         err.print(f"  {name}: pair {number + 1}/{count}", style="dim")
         if number % 2:
-            second, first = run(after, seconds), run(before, seconds)
+            second, first = after(seconds), before(seconds)
         else:
-            first, second = run(before, seconds), run(after, seconds)
-        found.append((first.per_second, second.per_second))
+            first, second = before(seconds), after(seconds)
+        found.append((first, second))
     return found
 
 

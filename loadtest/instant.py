@@ -9,6 +9,7 @@ import json
 import struct
 import sys
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any, Final
 
 import grpc
@@ -41,22 +42,29 @@ def _floats(*shape: int) -> Tensor:
     return Tensor(data_type=DATA_TYPE_FLOAT32, shape=shape, data=struct.pack(f"<{count}f", *([0.05] * count)))
 
 
-def _embed() -> Answer:
-    """A query's vectors, of the kinds that are asked for."""
-    indices = Tensor(data_type=DATA_TYPE_INT32, shape=[_TERMS], data=struct.pack(f"<{_TERMS}i", *range(_TERMS)))
-    whole = embedding_pb.EmbedResponse(
+def _embed(request: bytes) -> bytes:
+    """Vectors of the kinds that are asked for, one for each text."""
+    given = embedding_pb.EmbedRequest.FromString(request)
+    return _vectors(len(given.texts), list(given.representations) == [embedding_pb.REPRESENTATION_DENSE])
+
+
+@cache
+def _vectors(count: int, is_dense: bool) -> bytes:
+    dense = _floats(count, DIMENSIONS)
+    if is_dense:
+        return embedding_pb.EmbedResponse(model=_MODEL, dense=dense).SerializeToString()
+    terms = count * _TERMS
+    indices = struct.pack(f"<{terms}i", *(list(range(_TERMS)) * count))
+    return embedding_pb.EmbedResponse(
         model=_MODEL,
-        dense=_floats(1, DIMENSIONS),
-        sparse=SparseVectors(indices=indices, weights=_floats(_TERMS), term_counts=[_TERMS]),
-        multi_vector=MultiVectors(tokens=_floats(_TOKENS, DIMENSIONS), token_counts=[_TOKENS]),
+        dense=dense,
+        sparse=SparseVectors(
+            indices=Tensor(data_type=DATA_TYPE_INT32, shape=[terms], data=indices),
+            weights=_floats(terms),
+            term_counts=[_TERMS] * count,
+        ),
+        multi_vector=MultiVectors(tokens=_floats(count * _TOKENS, DIMENSIONS), token_counts=[_TOKENS] * count),
     ).SerializeToString()
-    dense = embedding_pb.EmbedResponse(model=_MODEL, dense=_floats(1, DIMENSIONS)).SerializeToString()
-
-    def answer(request: bytes) -> bytes:
-        kinds = embedding_pb.EmbedRequest.FromString(request).representations
-        return dense if list(kinds) == [embedding_pb.REPRESENTATION_DENSE] else whole
-
-    return answer
 
 
 def _retrieve() -> Answer:
@@ -112,12 +120,16 @@ def _collection() -> bytes:
 def _answers() -> dict[str, Answer]:
     """What each method answers, by its full name."""
     embedders = embedding_pb.ListModelsResponse(
-        models=[embedding_pb.EmbeddingModel(model=_MODEL, representations=_KINDS, dimensions=DIMENSIONS)]
+        models=[
+            embedding_pb.EmbeddingModel(
+                model=_MODEL, representations=_KINDS, dimensions=DIMENSIONS, similarity="cosine"
+            )
+        ]
     ).SerializeToString()
     rerankers = reranking_pb.ListModelsResponse(models=[reranking_pb.RerankingModel(model=_MODEL)]).SerializeToString()
     collection = _collection()
     return {
-        "/sluice.embedding.v1.EmbeddingService/Embed": _embed(),
+        "/sluice.embedding.v1.EmbeddingService/Embed": _embed,
         "/sluice.embedding.v1.EmbeddingService/ListModels": lambda _: embedders,
         "/sluice.retrieval.v1.RetrievalService/Retrieve": _retrieve(),
         "/sluice.retrieval.v1.RetrievalService/GetCollection": lambda _: collection,

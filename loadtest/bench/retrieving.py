@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any, Final
 
@@ -87,11 +88,14 @@ class Served:
 
 
 @contextmanager
-def served(schema: pb.Schema, *arguments: str, data: str = "") -> Iterator[Served]:
-    """A server with an empty collection for the block, on a new folder unless one is given."""
+def served(schema: pb.Schema, *arguments: str, data: str = "", tree: Path | None = None) -> Iterator[Served]:
+    """A server with an empty collection for the block; of another source tree, on an existing folder, when given."""
     with tempfile.TemporaryDirectory(prefix="sluice-data-") as folder:
         flags = ("--data", data or folder, "--recall-sample-every", "0", "--max-deadline-s", "600", *arguments)
-        with server("retrieval", *flags) as one, RetrievalClient(one.address, timeout_s=_TIMEOUT_S) as client:
+        with (
+            server("retrieval", *flags, tree=tree) as one,
+            RetrievalClient(one.address, timeout_s=_TIMEOUT_S) as client,
+        ):
             client.create_collection(COLLECTION, schema)
             yield Served(one, client)
 
