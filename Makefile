@@ -165,7 +165,7 @@ audit: ## Ask the advisory service of PyPI for known defects of the packages in 
 	  { echo "not clean, or not audited: the lines above name a package with an advisory, or say that none could be asked for" >&2; exit 1; }
 
 .PHONY: clean
-clean: ## Remove .venv, .demo and all that is built
+clean: ## Remove .venv, .demo, .gpu and all that is built
 	@$(BIN)/sluice down 2> /dev/null || true
-	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .demo .gpu build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
