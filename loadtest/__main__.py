@@ -45,7 +45,7 @@ def main() -> None:
         app(prog_name="python -m loadtest")
     except (SluiceError, CommandFailed) as error:
         print_failure(error)
-        sys.exit(1)
+        sys.exit(error.exit_status if isinstance(error, CommandFailed) else 1)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,20 @@ FOLDER/corpus.jsonl or corpus.jsonl.gz   {"_id": "a", "title": "...", "text": ".
 FOLDER/queries.jsonl or queries.jsonl.gz {"_id": "q1", "text": "..."}
 FOLDER/qrels/SPLIT.tsv                   query-id <TAB> corpus-id <TAB> score, after one line of headings
 
-Rule: a file is taken whole or not at all. A CollectionError names the file and the line.
+Rule: queries and judgements are taken whole or not at all; a CollectionError names the file and the line. A line of the
+corpus that is no document is refused alone, as `sluice index` does.
 """
 
 import gzip
-import json
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sluice.cli.console import CommandFailed
-from sluice.client import Document
+from sluice.cli.refusals import Refusal
+from sluice.client import Document, jsonl
 
 
 class CollectionError(CommandFailed):
@@ -25,17 +28,34 @@ Qrels = dict[str, dict[str, int]]
 """Grade of each judged document, by query and document id."""
 
 
-def documents(folder: Path) -> dict[str, Document]:
-    """The documents by id, in the order of the file; some collections have a few without title and text."""
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of a collection."""
+
+    documents: dict[str, Document]
+    """By id, in the order of the file, without metadata. Some collections have a few with neither title nor text."""
+    refused: list[Refusal]
+    """Lines that are no document."""
+
+
+def corpus(folder: Path) -> Corpus:
+    """Return the documents, and the lines that are none. Raises CollectionError when there is no document at all."""
     found: dict[str, Document] = {}
-    for where, record in _records(_file(folder, "corpus.jsonl")):
-        document_id = _id(record, where)
-        if document_id in found:
-            raise CollectionError(f"{where}: expected each _id once, got {document_id!r} again")
-        found[document_id] = Document(document_id, _text(record, "text", where), _text(record, "title", where))
+    refused: list[Refusal] = []
+    path = _file(folder, "corpus.jsonl")
+    for number, line in _lines(path, errors="surrogateescape"):
+        try:
+            document = _document(line)
+            if document.document_id in found:
+                raise ValueError(f"expected each _id once, got {document.document_id!r:.80} again; the first counts")
+        except ValueError as error:
+            refused.append(Refusal("INVALID_REQUEST", str(error), line=number))
+        else:
+            found[document.document_id] = document
     if not found:
-        raise CollectionError(f"{folder}: expected documents in corpus.jsonl, found none")
-    return found
+        why = f"; line {refused[0].line}: {refused[0].message}" if refused else ""
+        raise CollectionError(f"{path}: expected documents, found none{why}")
+    return Corpus(found, refused)
 
 
 def queries(folder: Path) -> dict[str, str]:
@@ -58,8 +78,9 @@ def qrels(folder: Path, split: str) -> Qrels:
         have = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
         raise CollectionError(f"{path}: expected a file of judgements, found none; there is {have}")
     found: Qrels = {}
-    for where, line in _lines(path):
-        if where.endswith(":1"):
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        if number == 1:
             continue
         parts = line.split("\t")
         if len(parts) != 3:
@@ -74,8 +95,8 @@ def qrels(folder: Path, split: str) -> Qrels:
 
 
 def passage(document: Document) -> str:
-    """What models read of a document: its title, when it has one, and its text below."""
-    return f"{document.title}\n{document.text}" if document.title else document.text
+    """Return what models read of a document: its title and, below it, its text; only one of them if one is blank."""
+    return "\n".join(part for part in (document.title, document.text) if part.strip())
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -85,22 +106,32 @@ def _file(folder: Path, name: str) -> Path:
     raise CollectionError(f"{folder}: expected {name} or {name}.gz, found neither")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """`FILE:LINE` and the line, for each that is not blank."""
+def _document(line: str) -> Document:
+    """Return the document of a line, without its metadata. Raises ValueError."""
+    record = jsonl.parsed(line)
+    return jsonl.document({**record, "metadata": None} if isinstance(record, dict) else record, frozenset())
+
+
+def _lines(path: Path, *, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """Yield the number, from 1, and the text of each line that is not blank.
+
+    errors  what to do with bytes that are not UTF-8
+    """
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as lines:
+        with opened(path, "rt", encoding="utf-8-sig", errors=errors) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"{path}:{number}", line.rstrip("\r\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                    yield number, line.rstrip("\r\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CollectionError(f"{path}: expected UTF-8 text: {error}") from error
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in _lines(path):
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
         try:
-            record = json.loads(line)
+            record = jsonl.parsed(line)
         except ValueError as error:
             raise CollectionError(f"{where}: expected JSON: {error}") from None
         if not isinstance(record, dict):

@@ -71,7 +71,7 @@ class Texts:
     @classmethod
     def of(cls, folder: Path) -> "Texts":
         """The texts of a collection in BEIR layout. Raises CommandFailed."""
-        passages = [collection.passage(document) for document in collection.documents(folder).values()]
+        passages = [collection.passage(document) for document in collection.corpus(folder).documents.values()]
         return cls(list(collection.queries(folder).values()), [passage for passage in passages if passage.strip()])
 
 

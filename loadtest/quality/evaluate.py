@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from sluice.cli.console import CommandFailed, err
+from sluice.cli.refusals import Refusals
 from sluice.client import EmbeddingClient, Pipeline, SearchClient
+from sluice.client.indexing import DEFAULT_PATIENCE_S
 
 from loadtest import machine, terminal
 from loadtest.calls import percentile_s
@@ -52,10 +54,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
     embedding: Annotated[str, typer.Option(metavar="HOST:PORT", help="And embedding.")] = Addresses.embed,
     collection_name: Annotated[str, typer.Option("--collection", "-c", help="(default: eval-DIR)")] = "",
     sample: Annotated[int, typer.Option(min=0, help="Documents for the label-free health; 0 leaves it out.")] = 2000,
+    patience: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="How long to index without one stored document.")
+    ] = DEFAULT_PATIENCE_S,
     quick: Annotated[bool, typer.Option("--quick", help="A look: 20 queries, few documents.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = RESULTS,
 ) -> None:
     """Measure nDCG@10, recall, MRR and MAP of every pipeline, where relevant documents are lost, and latency.
+
+    Documents that are refused, such as those with neither title nor text, are left out and reported at the end.
 
     [bold]Examples[/]
 
@@ -75,21 +82,39 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
         # Imported late: it computes what servers compute, and the other commands do without them.
         from loadtest.quality import tune  # noqa: PLC0415
 
-        tune.tune(folder, split, training, judged, made_of, tune.Chosen(name, pipeline or (), out, quick=quick))
+        tune.tune(
+            folder, split, training, judged, made_of, tune.Chosen(name, pipeline or (), out, patience, quick=quick)
+        )
         return
     with _addresses(made_of, Addresses(search=search, embed=embedding)) as addresses:
         with SearchClient(addresses.search) as client:
-            services.index(client, name, judged.documents)
+            judged, refusals = _stored(client, name, judged, patience)
             pipelines = _chosen(client.pipelines(), pipeline)
             searched = {one.name: services.search(client, name, one, judged.queries) for one in pipelines}
         with EmbeddingClient(addresses.embed) as embedder:
             figures = _figures(judged, searched, embedder, sample)
     options = {"folder": folder.resolve().name, "split": split, "train": training, "quick": quick}
-    told = {"documents": len(judged.documents), "queries": len(judged.queries)}
+    told = {"documents": len(judged.documents), "queries": len(judged.queries), **refusals.described()}
     path = out / f"eval-{folder.resolve().name}{'-quick' if quick else ''}.json"
     if quick:
         err.print("--quick: these figures only show that it runs", style="yellow")
     terminal.write_json(path, {**told, **figures, **options, **machine.describe()})
+    _tell(refusals)
+
+
+def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) -> tuple[Judged, Refusals]:
+    """Index a collection; return it without the documents that were refused, and those."""
+    refused = services.index(client, name, judged.documents, patience_s=patience_s)
+    refusals = Refusals()
+    refusals.add(*judged.refused, *refused)
+    ids = {one.document_id for one in refused}
+    return replace(judged, documents=[one for one in judged.documents if one.document_id not in ids]), refusals
+
+
+def _tell(refusals: Refusals) -> None:
+    if refusals.count:
+        err.print(f"{refusals.count:,} documents were refused; all figures are of the others", style="yellow")
+        refusals.show()
 
 
 @contextmanager

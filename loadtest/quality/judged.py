@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from sluice.cli.console import CommandFailed
+from sluice.cli.refusals import Refusal
 from sluice.client import Document
 
 from loadtest import collection
@@ -18,9 +19,10 @@ _QUICK_DOCUMENTS: Final = 200
 
 @dataclass(frozen=True)
 class Judged:
-    """A judged collection: documents with text, judged queries, judgements, and training queries."""
+    """A judged collection: documents, lines that are none, judged queries, judgements, and training queries."""
 
     documents: Sequence[Document]
+    refused: Sequence[Refusal]
     queries: Mapping[str, str]
     qrels: Qrels
     training: Sequence[str]
@@ -28,18 +30,19 @@ class Judged:
 
 def read(folder: Path, split: str, training: str) -> Judged:
     """A judged collection, checked as a whole. Raises CommandFailed naming what judgements do not fit."""
-    documents, queries = collection.documents(folder), collection.queries(folder)
+    corpus, queries = collection.corpus(folder), collection.queries(folder)
     qrels = collection.qrels(folder, split)
     where = folder / "qrels" / f"{split}.tsv"
     _known(qrels, queries, f"{where}: query")
-    _known((id_ for grades in qrels.values() for id_ in grades), documents, f"{where}: document")
+    _known((id_ for grades in qrels.values() for id_ in grades), corpus.documents, f"{where}: document")
     relevant = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if not relevant:
         raise CommandFailed(f"{where}: expected a query with a relevant document, found none")
     near = collection.qrels(folder, training) if training else {}
     _known(near, queries, f"{folder / 'qrels' / f'{training}.tsv'}: query")
     return Judged(
-        documents=[document for document in documents.values() if collection.passage(document).strip()],
+        documents=list(corpus.documents.values()),
+        refused=corpus.refused,
         queries={query: queries[query] for query in relevant},
         qrels=relevant,
         training=[queries[query] for query in near if query not in relevant],
@@ -60,4 +63,4 @@ def fewer(judged: Judged) -> Judged:
     others = random.Random(1).sample(list(judged.documents), min(_QUICK_DOCUMENTS, len(judged.documents)))  # noqa: S311
     kept = {document.document_id: document for document in others}
     kept |= {document.document_id: document for document in judged.documents if document.document_id in needed}
-    return Judged(list(kept.values()), queries, qrels, judged.training[:200])
+    return Judged(list(kept.values()), judged.refused, queries, qrels, judged.training[:200])

@@ -9,7 +9,9 @@ from typing import Final, Literal
 import numpy as np
 from rich.progress import track
 from sluice.cli.console import CommandFailed, err
+from sluice.cli.refusals import Refusal
 from sluice.client import Document, EmbeddingClient, Pipeline, SearchClient
+from sluice.client.indexing import DEFAULT_PATIENCE_S
 from sluice.embedding.v1.embedding_service_pb2 import REPRESENTATION_DENSE
 
 from loadtest.collection import passage
@@ -33,12 +35,22 @@ class Searched:
     degraded: int = 0
 
 
-def index(client: SearchClient, name: str, documents: Sequence[Document]) -> None:
-    """Index documents; those that are there already cost nothing. Raises CommandFailed when one is refused."""
-    acknowledgements = client.index(name, documents, create=True, patience_s=_EMBED_S)
-    for one in track(acknowledgements, "indexing", total=len(documents), console=err):
-        if one.outcome == "failed":
-            raise CommandFailed(f"document {one.document_id!r} was refused: {one.reason}: {one.message}")
+def index(
+    client: SearchClient, name: str, documents: Sequence[Document], *, patience_s: float = DEFAULT_PATIENCE_S
+) -> list[Refusal]:
+    """Index documents, and return those that were refused; those that are there already cost nothing.
+
+    Raises CommandFailed when all were refused, and Unavailable when `patience_s` ends.
+    """
+    acknowledgements = client.index(name, documents, create=True, patience_s=patience_s)
+    refused = [
+        Refusal(one.reason, one.message, document_id=one.document_id)
+        for one in track(acknowledgements, "indexing", total=len(documents), console=err)
+        if one.outcome == "failed"
+    ]
+    if documents and len(refused) == len(documents):
+        raise CommandFailed(f"all {len(refused):,} documents were refused; the first: {refused[0]}")
+    return refused
 
 
 def search(client: SearchClient, name: str, pipeline: Pipeline, queries: Mapping[str, str]) -> Searched:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import yaml
 from rich.progress import track
 from sluice.cli.console import CommandFailed, err, out
+from sluice.cli.refusals import Refusals
 from sluice.client import Result, SearchClient
 
 from loadtest import machine, terminal
@@ -46,6 +47,8 @@ class Chosen:
     pipelines: Sequence[str]
     """Names; none means all that have weights."""
     out: Path
+    patience_s: float
+    """How long indexing goes on without one stored document."""
     quick: bool
 
 
@@ -69,13 +72,22 @@ def tune(folder: Path, split: str, training: str, judged: Judged, made_of: Parts
         parts = Parts(made_of.bundles, made_of.reranker, made_of.index_fields, probes, made_of.data)
         with system(parts) as (addresses, _), SearchClient(addresses.search) as client:
             documents = {one.document_id: one for one in (*train.documents, *test.documents)}
-            services.index(client, chosen.collection, list(documents.values()))
+            refused = services.index(client, chosen.collection, list(documents.values()), patience_s=chosen.patience_s)
             queries = {**train.queries, **test.queries}
             probed = {name: _probed(client, chosen.collection, name, one, queries) for name, one in known.items()}
     found = {name: _tuned(pipeline, probed[name], train.qrels, test.qrels) for name, pipeline in known.items()}
     _tell(known, found, (len(train.queries), len(test.queries)))
     figures = {name: {"train": one.train, "test": one.test, "weights": dict(one.after)} for name, one in found.items()}
-    record = {"tuned": figures, "folder": folder.resolve().name, "split": split, "train": training or "half"}
+    refusals = Refusals()
+    refusals.add(*judged.refused, *refused)
+    refusals.show()
+    record = {
+        "tuned": figures,
+        **refusals.described(),
+        "folder": folder.resolve().name,
+        "split": split,
+        "train": training or "half",
+    }
     terminal.write_json(chosen.out / f"tune-{folder.resolve().name}.json", {**record, **machine.describe()})
 
 
@@ -135,6 +147,7 @@ def _sides(folder: Path, split: str, training: str, judged: Judged, *, quick: bo
     halves = [
         Judged(
             judged.documents,
+            judged.refused,
             {query: text for query, text in judged.queries.items() if query in side},
             {query: grades for query, grades in judged.qrels.items() if query in side},
             [],

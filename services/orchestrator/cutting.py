@@ -20,16 +20,15 @@ async def cut_all(
 ) -> dict[str, list[Document]]:
     """The chunks of each document, by its id."""
     assert target.chunking is not None
-    titles = {document.title for document in documents if document.title.strip()}
-    texts = [*titles, *(document.text for document in documents)]
+    texts = {text for document in documents for text in (document.title, document.text) if text.strip()}
     found: list[list[Span]] = []
-    for batch in _batches(texts):
+    for batch in _batches(list(texts)):
         found += await services.embedding.token_spans(batch, model=target.counting_model, deadline=deadline)
-    counts = {title: len(spans) for title, spans in zip(titles, found, strict=False)}
+    spans = dict(zip(texts, found, strict=True))
     added = target.added_tokens
     return {
-        document.document_id: chunks_of(document, spans, counts.get(document.title, 0) + added, target.chunking)
-        for document, spans in zip(documents, found[len(titles) :], strict=True)
+        one.document_id: chunks_of(one, spans.get(one.text, []), len(spans.get(one.title, ())) + added, target.chunking)
+        for one in documents
     }
 
 

@@ -5,7 +5,7 @@ Rule: pure; no calls, no clock.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sluice.common.v1.document_pb2 import Document
@@ -26,28 +26,35 @@ class DocumentLimits:
 
 
 def text_of(document: Document) -> str:
-    """What models read of a document: its title, when it has one, and its text below."""
-    return f"{document.title}\n{document.text}" if document.title else document.text
+    """Return what models read of a document: its title and, below it, its text; only one of them if one is blank."""
+    return "\n".join(part for part in (document.title, document.text) if part.strip())
 
 
 def problem(document: Document, limits: DocumentLimits) -> str | None:
-    """What is wrong with a document, expected and given; None when nothing is."""
-    if not document.document_id:
-        return f"document_id: expected 1 to {limits.max_id_bytes} bytes, got none"
+    """Return what is wrong with a document, expected and given; None when nothing is."""
+    return next(_problems(document, limits), None)
+
+
+def _problems(document: Document, limits: DocumentLimits) -> Iterator[str]:
+    id_ = document.document_id
+    if not id_:
+        yield f"document_id: expected 1 to {limits.max_id_bytes} bytes, got none"
+    if "\0" in id_:
+        yield f"document_id: expected an id without NUL characters, got one at {id_.index(chr(0))}"
     if taken := [name for name in limits.reserved if name in document.metadata]:
-        return f"metadata.{taken[0]}: expected none, because every chunk has one of its own"
-    if not document.text or document.text.isspace():
-        return "text: expected some text, got " + ("only white space" if document.text else "none")
+        yield f"metadata.{taken[0]}: expected none, because every chunk has one of its own"
+    text = text_of(document)
+    if not text:
+        given = "only white space" if document.title or document.text else "neither"
+        yield f"text: expected a title or a text, got {given}"
     sizes = (
-        ("document_id", len(document.document_id.encode()), limits.max_id_bytes),
-        ("text", len(text_of(document).encode()), limits.max_text_bytes),
-        ("document", document.ByteSize(), limits.max_document_bytes),
+        ("document_id", "", len(id_.encode()), limits.max_id_bytes),
+        ("text", " with the title", len(text.encode()), limits.max_text_bytes),
+        ("document", "", document.ByteSize(), limits.max_document_bytes),
     )
-    for what, size, most in sizes:
+    for what, with_title, size, most in sizes:
         if size > most:
-            with_title = " with the title" if what == "text" else ""
-            return f"{what}: expected at most {most:,} bytes{with_title}, got {size:,}"
-    return None
+            yield f"{what}: expected at most {most:,} bytes{with_title}, got {size:,}"
 
 
 def content_hash(document: Document, digests: Iterable[str]) -> str:

@@ -192,12 +192,39 @@ def test_index_reads_lines_and_tells_what_failed(search: ScriptedSearch, address
         '{"_id": "a", "text": "x", "metadata": {"on": "2024-05-01"}}\n\nnonsense\n{"id": "b", "text": "y"}\n'
     )
     ran = sluice("index", str(file), "-c", "books", "--create", "--filterable", "on=timestamp", "--address", address)
-    assert ran.returncode == 1
+    assert ran.returncode == 3
     assert "2 indexed, 0 unchanged, 1 failed" in ran.stdout
     assert "line 3: Expecting value" in ran.stderr
     assert search.documents["a"].metadata["on"].WhichOneof("value") == "timestamp_value"
     fields = [pb.FilterableField(name="on", type="timestamp")]
     assert search.openings == [pb.IndexRequest(collection="books", create_collection=True, filterable_fields=fields)]
+
+
+def test_index_goes_on_past_lines_that_cannot_be_sent_and_lists_them_as_json(
+    search: ScriptedSearch, address: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "corpus.jsonl"
+    lines = [
+        b'\xef\xbb\xbf{"id": "a", "text": "x"}',
+        b'{"id": "half", "text": "\\ud800"}',
+        b'{"id": "\\udfff", "text": "x"}',
+        b'{"id": "bytes", "text": "\xff"}',
+        b"[" * 100_000,
+        b'{"id": "deep", "text": "x", "metadata": {"on": ' + b"[" * 500 + b"]" * 500 + b"}}",
+        b'{"id": "early", "text": "x", "metadata": {"on": "0001-01-01T00:00:00+23:59"}}',
+        b'{"id": "names", "text": "x", "metadata": {"\\ud800": 1}}',
+        b'{"id": "object", "text": "x", "metadata": {"m": {"a": 1}}}',
+        b'{"id": "title", "title": "only a title"}',
+    ]
+    file.write_bytes(b"\n".join(lines))
+    ran = sluice("index", str(file), "--create", "--filterable", "on=timestamp", "--json", "--address", address)
+    assert ran.returncode == 3, ran.stderr
+    summary = json.loads(ran.stdout)
+    assert (summary["indexed"], summary["unchanged"], summary["failed"]) == (2, 0, 8)
+    ids = {failure.get("document_id", failure.get("line")) for failure in summary["failures"]}
+    assert ids == {"half", "\udfff", "bytes", 5, "early", "names", "object", 6}
+    assert set(search.documents) == {"a", "title"}
+    assert "8 documents were refused; all others are stored" in ran.stderr
 
 
 def test_index_from_standard_input(search: ScriptedSearch, address: str) -> None:

@@ -162,6 +162,8 @@ def test_a_run_without_a_call_is_refused(tiny_bi_encoder: Path, texts: Texts) ->
 @pytest.mark.slow
 def test_the_commands_load_and_evaluate_a_whole_system(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     folder = write_collection(tmp_path / "collection")
+    with (folder / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "bare", "title": "a title alone", "text": ""}\n{"_id": "blank", "text": " "}\nnonsense\n')
     out = tmp_path / "out"
     with running_system(tmp_path, tiny_bi_encoder) as system:
         where = ["--search", system.address, "--embedding", system.processes["embedding"].address]
@@ -182,7 +184,9 @@ def test_the_commands_load_and_evaluate_a_whole_system(tiny_bi_encoder: Path, tm
         loaded = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert loaded.exit_code == 0
     figures = json.loads((out / "eval-collection.json").read_text())
-    assert figures["documents"] == figures["queries"] == 40
+    assert (figures["documents"], figures["queries"], figures["failed"]) == (41, 40, 2)
+    assert [failure.get("document_id") or failure["line"] for failure in figures["failures"]] == [43, "blank"]
+    assert "2 documents were refused; all figures are of the others" in evaluated.stderr
     for one in figures["pipelines"].values():
         assert 0 < one["nDCG@10"] <= 1
         assert one["R@50"] >= one["R@10"]

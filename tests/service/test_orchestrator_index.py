@@ -138,7 +138,7 @@ def test_index_fails_documents_alone() -> None:
             [
                 document(1),
                 Document(text="no id"),
-                document(2, text=" \n"),
+                Document(document_id="d002", text=" \n"),
                 document(3, text="x" * 65_536),
                 document(1, text="again"),
                 Document(document_id="i" * 513, text="x"),
@@ -150,7 +150,7 @@ def test_index_fails_documents_alone() -> None:
         told = sorted(k.message for k in known if k.outcome == FAILED)
         assert told == [
             "documents[1].document_id: expected 1 to 512 bytes, got none",
-            "documents[2].text: expected some text, got only white space",
+            "documents[2].text: expected a title or a text, got only white space",
             "documents[3].text: expected at most 65,536 bytes with the title, got 65,544",
             "documents[4].document_id: expected unique ids in one message, got this one again; the first counts",
             "documents[5].document_id: expected at most 512 bytes, got 513",

@@ -47,6 +47,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server import Service, serving
 from services.rpc.settings import ServerSettings
 from services.rpc.tensor import to_tensor
+from services.rpc.validation import validating
 
 if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
@@ -111,6 +112,13 @@ def vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     return unit
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse blank texts, as the embedding service does."""
+    with validating() as violations:
+        for position, text in enumerate(texts):
+            violations.text(f"texts[{position}]", text, max_bytes=65_536)
+
+
 def sparse_vectors(texts: Sequence[str]) -> SparseVectors:
     """Counts of hashed words."""
     counts = [Counter(zlib.crc32(word.encode()) % 10_000 for word in words(text)) for text in texts]
@@ -150,6 +158,7 @@ class HashingEmbedder(Troubled, EmbeddingBase):
 
     async def Embed(self, request: Any, context: Any) -> Any:
         await self.met("Embed", request)
+        check_texts(request.texts)
         if request.model and request.model not in self.names:
             reason = ErrorReason.ERROR_REASON_UNKNOWN_MODEL
             raise NotFound(f"expected a model of {self.names}, got {request.model!r}", reason=reason)
@@ -181,6 +190,7 @@ class HashingEmbedder(Troubled, EmbeddingBase):
     async def Tokenize(self, request: Any, context: Any) -> Any:
         """Words are tokens."""
         await self.met("Tokenize", request)
+        check_texts(request.texts)
         texts = []
         for text in request.texts:
             spans = [match.span() for match in re.finditer(r"\w+", text)]

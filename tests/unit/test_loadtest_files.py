@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sluice.cli.console import CommandFailed
+from sluice.client import Document
 
 from loadtest import collection, scenario
 from loadtest.collection import CollectionError
@@ -14,10 +15,10 @@ from tests.support.collections import write_collection
 
 def test_a_collection_is_read_plain_or_compressed(tmp_path: Path) -> None:
     folder = write_collection(tmp_path / "c", 5)
-    documents = collection.documents(folder)
+    documents = collection.corpus(folder).documents
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress((folder / "corpus.jsonl").read_bytes()))
     (folder / "corpus.jsonl").unlink()
-    assert collection.documents(folder) == documents
+    assert collection.corpus(folder).documents == documents
     assert len(documents) == 5
     assert len(collection.queries(folder)) == 5
     judged = read(folder, "test", "")
@@ -27,18 +28,37 @@ def test_a_collection_is_read_plain_or_compressed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("{", "expected JSON"),
-        ("[1]", "expected an object, got list"),
-        ('{"text": "no id"}', 'expected "_id" to be a text, got None'),
-        ('{"_id": "a", "text": 7}', 'expected "text" to be a text, got 7'),
-        ('{"_id": "first", "text": "again"}', "expected each _id once, got 'first' again"),
+        (b"{", "Expecting property name"),
+        (b"[1]", "expected an object, got list"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"text": "no id"}', 'expected an "id" or "_id"'),
+        (b'{"_id": "a", "text": 7}', 'expected "text" to be a text, got int'),
+        (b'{"_id": "first", "text": "again"}', "expected each _id once, got 'first' again; the first counts"),
     ],
 )
-def test_a_malformed_corpus_names_the_line(tmp_path: Path, line: str, told: str) -> None:
-    (tmp_path / "corpus.jsonl").write_text(f'{{"_id": "first", "text": "t"}}\n\n{line}\n')
-    with pytest.raises(CollectionError) as caught:
-        collection.documents(tmp_path)
-    assert f"corpus.jsonl:3: {told}" in str(caught.value)
+def test_a_line_of_a_corpus_that_is_no_document_is_refused_alone(tmp_path: Path, line: bytes, told: str) -> None:
+    first, last = b'{"_id": "first", "text": "t"}', b'{"_id": "last", "title": "T", "text": null}'
+    (tmp_path / "corpus.jsonl").write_bytes(b"\n".join([first, b"", line, last]))
+    read = collection.corpus(tmp_path)
+    assert read.documents == {"first": Document("first", "t"), "last": Document("last", "", "T")}
+    [refused] = read.refused
+    assert refused.line == 3
+    assert told in refused.message
+
+
+def test_a_corpus_without_any_document_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text("[]\n")
+    with pytest.raises(CollectionError, match="found none; line 1: expected an object, got list"):
+        collection.corpus(tmp_path)
+
+
+def test_a_corpus_that_is_cut_off_or_damaged_is_refused(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"_id": "a", "text": "t"}\n' * 1000)
+    damaged = whole[:20] + bytes(byte ^ 255 for byte in whole[20:])
+    for content in (whole[:-10], damaged, b"no gzip"):
+        (tmp_path / "corpus.jsonl.gz").write_bytes(content)
+        with pytest.raises(CollectionError, match=r"corpus\.jsonl\.gz: expected UTF-8 text"):
+            collection.corpus(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +83,7 @@ def test_malformed_queries_and_judgements_are_named(tmp_path: Path, name: str, t
 
 def test_missing_files_are_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match=r"expected corpus\.jsonl or corpus\.jsonl\.gz, found neither"):
-        collection.documents(tmp_path)
+        collection.corpus(tmp_path)
     folder = write_collection(tmp_path / "c", 3)
     with pytest.raises(CollectionError, match=r"dev\.tsv: expected a file of judgements, found none; there is test"):
         collection.qrels(folder, "dev")

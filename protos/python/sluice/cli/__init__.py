@@ -6,7 +6,10 @@ from sluice.errors import SluiceError
 
 
 def main() -> None:
-    """Run the command line. Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    """Run the command line.
+
+    Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly, 3 when some documents were refused.
+    """
     from sluice.cli.app import app
     from sluice.cli.console import CommandFailed, print_failure
 
@@ -14,7 +17,7 @@ def main() -> None:
         app(prog_name="sluice")
     except (SluiceError, CommandFailed) as error:
         print_failure(error)
-        sys.exit(1)
+        sys.exit(error.exit_status if isinstance(error, CommandFailed) else 1)
     except BrokenPipeError:
         # Who read our output has enough, as `head` does. Nothing is left to flush to it.
         sys.stderr.close()

@@ -1,7 +1,7 @@
 """What people read: the two streams, and failures with what to do next."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,8 @@ _NEXT_BY_CODE: Final = {
 
 class CommandFailed(Exception):
     """A command that cannot go on; the message says why and what to do next. Not a defect."""
+
+    exit_status: ClassVar[int] = 1
 
 
 def print_failure(error: SluiceError | CommandFailed) -> None:

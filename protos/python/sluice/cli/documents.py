@@ -1,12 +1,14 @@
 """`sluice index` and `sluice delete`."""
 
+import io
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, TextIO
+from typing import Annotated, Any, Final, TextIO
 
 import typer
 from rich.progress import (
@@ -22,32 +24,41 @@ from rich.progress import (
 from sluice.cli import options
 from sluice.cli.access import access
 from sluice.cli.console import CommandFailed, err, out
+from sluice.cli.refusals import DocumentsRefused, Refusal, Refusals
 from sluice.client import Acknowledgement, Chunking, Document, SearchClient, jsonl
+from sluice.client.indexing import DEFAULT_PATIENCE_S
 
-_SHOWN_FAILURES: Final = 10
+_STORED: Final = ("indexed", "unchanged")
 
 
 @dataclass
 class Tally:
     """What happened to the documents of an index run."""
 
-    outcomes: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    stored: Counter[str] = field(default_factory=Counter)
+    refusals: Refusals = field(default_factory=Refusals)
 
     @property
     def done(self) -> int:
         """Documents with an outcome."""
-        return self.outcomes.total()
+        return self.stored.total() + self.refusals.count
 
-    def note(self, outcome: str, failure: str = "") -> None:
-        """Count an outcome; keep the first failures to show."""
-        self.outcomes[outcome] += 1
-        if failure and len(self.failures) < _SHOWN_FAILURES:
-            self.failures.append(failure)
+    def note(self, acknowledgement: Acknowledgement) -> None:
+        """Count a document."""
+        if acknowledgement.outcome == "failed":
+            one = acknowledgement
+            self.refusals.add(Refusal(one.reason, one.message, document_id=one.document_id))
+        else:
+            self.stored[acknowledgement.outcome] += 1
+
+    def described(self) -> dict[str, Any]:
+        """Return the counts and the first refusals as JSON has them."""
+        return {outcome: self.stored[outcome] for outcome in _STORED} | self.refusals.described()
 
     def words(self) -> str:
-        """`5,690 indexed, 3 unchanged, 0 failed`."""
-        return ", ".join(f"{self.outcomes[outcome]:,} {outcome}" for outcome in ("indexed", "unchanged", "failed"))
+        """Return `5,690 indexed, 3 unchanged, 0 failed`."""
+        counts = [*((outcome, self.stored[outcome]) for outcome in _STORED), ("failed", self.refusals.count)]
+        return ", ".join(f"{count:,} {outcome}" for outcome, count in counts)
 
 
 def index(
@@ -71,14 +82,19 @@ def index(
         int, typer.Option(min=0, metavar="N", help="Tokens that a chunk shares with the one before.")
     ] = 0,
     patience: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="How long to try when nothing is acknowledged.")
-    ] = 60.0,
+        float,
+        typer.Option(min=0.001, metavar="SECONDS", help="How long to go on while no document is acknowledged."),
+    ] = DEFAULT_PATIENCE_S,
+    as_json: options.Json = False,
     address: options.Address = options.DEFAULT_ADDRESS,
 ) -> None:
     """Index documents from a file of JSON lines.
 
     A line is {"id": …, "title": …, "text": …, "metadata": {…}}; BEIR's "_id" is read too. Indexing again is harmless:
     documents that did not change cost no model work.
+
+    A document that is refused, or a line that is no document, does not stop the run: all others are stored, then the
+    first refusals are shown and the exit status is 3. It is 0 when all were stored and 1 when the run could not go on.
 
     [bold]Examples[/]
 
@@ -97,7 +113,7 @@ def index(
             if isinstance(item, Document):
                 yield item
             else:
-                tally.note("failed", f"line {item.line}: {item.problem}")
+                tally.refusals.add(Refusal("INVALID_REQUEST", item.problem, line=item.line))
 
     total = _line_count(file)
     with SearchClient(address, **access()) as client, _opened(file) as lines:
@@ -109,13 +125,15 @@ def index(
             chunking=Chunking(chunk_tokens, chunk_overlap) if chunk_tokens or chunk_overlap else None,
             patience_s=patience,
         )
-        follow(acknowledgements, tally, total=total)
-    if tally.outcomes["failed"]:
-        raise CommandFailed(f"{tally.outcomes['failed']:,} documents failed; the others are on disk")
+        follow(acknowledgements, tally, total=total, as_json=as_json)
+    if tally.refusals.count:
+        raise DocumentsRefused(f"{tally.refusals.count:,} documents were refused; all others are stored")
 
 
-def follow(acknowledgements: Iterator[Acknowledgement], tally: Tally, *, total: int | None) -> None:
-    """Show a progress bar while documents are acknowledged, and then the tally and the first failures.
+def follow(
+    acknowledgements: Iterator[Acknowledgement], tally: Tally, *, total: int | None, as_json: bool = False
+) -> None:
+    """Show a progress bar while documents are acknowledged, and then the tally and the first refusals.
 
     total  documents to come, when known
 
@@ -126,14 +144,17 @@ def follow(acknowledgements: Iterator[Acknowledgement], tally: Tally, *, total: 
     try:
         with progress:
             for ack in acknowledgements:
-                tally.note(ack.outcome, f"{ack.document_id!r}: {ack.message}" if ack.outcome == "failed" else "")
+                tally.note(ack)
                 speed = progress.tasks[task].finished_speed or progress.tasks[task].speed
                 rate = f"{speed:,.0f}/s" if speed else ""
-                progress.update(task, completed=tally.done, rate=rate, failed=tally.outcomes["failed"])
+                progress.update(task, completed=tally.done, rate=rate, failed=tally.refusals.count)
     finally:
-        out.print(f"{tally.words()} in {progress.tasks[task].elapsed or 0:.1f} s")
-        for failure in tally.failures:
-            err.print(f"  failed: {failure}", markup=False, style="red", soft_wrap=True)
+        elapsed_s = progress.tasks[task].elapsed or 0.0
+        if as_json:
+            print(json.dumps({**tally.described(), "duration_s": round(elapsed_s, 3)}, indent=2))
+        else:
+            out.print(f"{tally.words()} in {elapsed_s:.1f} s")
+        tally.refusals.show()
 
 
 def delete(
@@ -169,11 +190,16 @@ def _fields(filterable: list[str]) -> dict[str, str]:
 
 
 def _opened(file: Path) -> AbstractContextManager[TextIO]:
-    """The file, or standard input for `-`. Raises CommandFailed."""
+    """Return the file, or standard input for `-`. Raises CommandFailed.
+
+    Bytes that are not UTF-8 become lone surrogates, so the document that has them is refused and not the whole file.
+    """
     if str(file) == "-":
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
         return nullcontext(sys.stdin)
     try:
-        return file.open(encoding="utf-8")
+        return file.open(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise CommandFailed(f"{file}: {error.strerror}") from error
 

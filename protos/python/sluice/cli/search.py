@@ -94,7 +94,7 @@ def _rendered(rank: int, result: Result, *, full: bool) -> RenderableType:
     lines = document.text.strip().splitlines()
     shown = lines if full else lines[:_PASSAGE_LINES]
     passage = Text("\n".join(shown).rstrip() + ("" if len(shown) == len(lines) else " …"))
-    parts: list[RenderableType] = [head, Padding(passage, (0, 2, 0, 4))]
+    parts: list[RenderableType] = [head, Padding(passage, (0, 2, 0, 4))] if lines else [head]
     if document.metadata:
         words = " · ".join(f"{name}: {_word(value)}" for name, value in sorted(document.metadata.items()))
         parts.append(Padding(Text(words, style="dim"), (0, 2, 0, 4)))

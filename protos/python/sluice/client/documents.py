@@ -13,12 +13,12 @@ MetadataValue = Scalar | Sequence[Scalar]
 
 @dataclass(frozen=True)
 class Document:
-    """What is indexed and found."""
+    """What is indexed and found. It needs a title or a text."""
 
     document_id: str
     """The caller's own id, 1 to 512 bytes of UTF-8. Indexing an id again replaces the document."""
     text: str
-    """The passage."""
+    """The passage; may be empty when there is a title."""
     title: str = ""
     """Short name for people; also embedded, in front of the text."""
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
@@ -26,8 +26,10 @@ class Document:
 
 
 def document_proto(document: Document) -> pb.Document:
-    """The proto of a document. Raises InvalidRequest naming the metadata value that cannot be sent."""
-    metadata = {name: value_proto(value, f"metadata.{name}") for name, value in document.metadata.items()}
+    """Return the proto of a document. Raises InvalidRequest naming the field that cannot be sent."""
+    for field_path in ("document_id", "title", "text"):
+        _check_text(getattr(document, field_path), field_path)
+    metadata = {name: value_proto(value, _metadata_path(name)) for name, value in document.metadata.items()}
     return pb.Document(document_id=document.document_id, title=document.title, text=document.text, metadata=metadata)
 
 
@@ -41,6 +43,7 @@ def value_proto(value: MetadataValue, where: str) -> pb.MetadataValue:
     """The proto of a metadata value. `where` names it in the InvalidRequest that an unfit one raises."""
     match value:
         case str():
+            _check_text(value, where)
             return pb.MetadataValue(string_value=value)
         case bool():
             return pb.MetadataValue(bool_value=value)
@@ -48,8 +51,10 @@ def value_proto(value: MetadataValue, where: str) -> pb.MetadataValue:
             return pb.MetadataValue(number_value=_number(value, where))
         case datetime():
             return _timestamp(value, where)
+        case bytes() | bytearray() | memoryview():
+            pass
         case Sequence():
-            elements = [value_proto(element, f"{where}[{i}]") for i, element in enumerate(value)]
+            elements = [_element(element, f"{where}[{i}]") for i, element in enumerate(value)]
             return pb.MetadataValue(list_value=pb.MetadataList(values=elements))
     raise unfit(where, f"expected a str, number, bool, datetime or list of them, got {type(value).__name__}")
 
@@ -74,6 +79,31 @@ def unfit(field_path: str, description: str) -> InvalidRequest:
     return InvalidRequest(f"{field_path}: {description}", violations=[Violation(field_path, description)])
 
 
+def _element(value: Scalar, where: str) -> pb.MetadataValue:
+    """Return the proto of an element of a list. Raises InvalidRequest for a list: lists do not nest."""
+    if isinstance(value, str | float | int | bool | datetime):
+        return value_proto(value, where)
+    raise unfit(where, f"expected a str, number, bool or datetime, got {type(value).__name__}")
+
+
+def _metadata_path(name: str) -> str:
+    if not isinstance(name, str):
+        raise unfit("metadata", f"expected names that are str, got {type(name).__name__}")
+    _check_text(name, "metadata")
+    return f"metadata.{name:.64}"
+
+
+def _check_text(value: str, where: str) -> None:
+    """Raise InvalidRequest for what is no str, or has no UTF-8: half of a surrogate pair."""
+    if not isinstance(value, str):
+        raise unfit(where, f"expected a str, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        given = f"{value[error.start]!a} at {error.start}"
+        raise unfit(where, f"expected text that can be written as UTF-8, got the lone surrogate {given}") from None
+
+
 def _number(value: float, where: str) -> float:
     """The double equal to a number; an int that has none is refused rather than rounded."""
     try:
@@ -89,5 +119,8 @@ def _timestamp(value: datetime, where: str) -> pb.MetadataValue:
     if value.tzinfo is None:
         raise unfit(where, f"expected a datetime with a time zone, got {value.isoformat()} without")
     proto = pb.MetadataValue()
-    proto.timestamp_value.FromDatetime(value)
+    try:
+        proto.timestamp_value.FromDatetime(value.astimezone(UTC))
+    except (OverflowError, ValueError):
+        raise unfit(where, f"expected a moment in the years 1 to 9999 of UTC, got {value.isoformat()}") from None
     return proto

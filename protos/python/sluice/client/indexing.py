@@ -18,6 +18,7 @@ from sluice.errors import BackendFailed, InvalidRequest
 from sluice.search.v1 import search_service_pb2 as pb
 
 MESSAGE_DOCUMENTS: Final = 64
+DEFAULT_PATIENCE_S: Final = 600.0
 # A message of documents stays well under the 16 MiB that servers take.
 MESSAGE_BYTES: Final = 4 * 2**20
 

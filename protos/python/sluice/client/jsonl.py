@@ -25,9 +25,18 @@ def documents(lines: Iterable[str], *, timestamps: frozenset[str] = frozenset())
         if not line.strip():
             continue
         try:
-            yield document(json.loads(line), timestamps)
+            yield document(parsed(line), timestamps)
         except ValueError as error:
             yield Unreadable(number, str(error))
+
+
+def parsed(line: str | bytes) -> object:
+    """Return the value of a line of JSON. Raises ValueError; also for one that nests too deeply to be read."""
+    try:
+        value: object = json.loads(line)
+    except RecursionError:
+        raise ValueError("expected JSON of a document, got one nested too deeply to be read") from None
+    return value
 
 
 def document(record: object, timestamps: frozenset[str]) -> Document:
@@ -57,5 +66,7 @@ def _moment(name: str, value: object) -> datetime:
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
-        raise ValueError(f'expected "{name}" to be a moment such as 2024-05-01T12:00:00Z, got {value!r}') from None
+        raise ValueError(
+            f'expected "{name}" to be a moment such as 2024-05-01T12:00:00Z, got {str(value)!r:.80}'
+        ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -16,7 +16,7 @@ from sluice.client.calls import AsyncClient, Client, wait_s
 from sluice.client.credentials import with_trace
 from sluice.client.documents import Document
 from sluice.client.filters import filter_proto
-from sluice.client.indexing import Chunking, Window, index_stream, opening
+from sluice.client.indexing import DEFAULT_PATIENCE_S, Chunking, Window, index_stream, opening
 from sluice.client.retry import Attempts, RetryPolicy
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
 
 DEFAULT_UNACKNOWLEDGED: Final = 512
-DEFAULT_PATIENCE_S: Final = 60.0
 # An index stream is opened again until the caller's patience ends, not so many times.
 _INDEX_RETRY: Final = RetryPolicy(attempts=1_000_000, initial_s=0.1)
 

@@ -113,4 +113,4 @@ def documents(answer: SearchAnswer) -> list[Document]:
 def _document(result: Result, *, degraded: bool) -> Document:
     found = result.document
     metadata = {**found.metadata, "title": found.title, "score": result.score, "degraded": degraded}
-    return Document(page_content=found.text, id=found.document_id, metadata=metadata)
+    return Document(page_content=found.text or found.title, id=found.document_id, metadata=metadata)

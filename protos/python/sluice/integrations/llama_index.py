@@ -99,6 +99,5 @@ def nodes(answer: SearchAnswer) -> list[NodeWithScore]:
 
 def _node(result: Result, *, degraded: bool) -> TextNode:
     found = result.document
-    return TextNode(
-        id_=found.document_id, text=found.text, metadata={**found.metadata, "title": found.title, "degraded": degraded}
-    )
+    metadata = {**found.metadata, "title": found.title, "degraded": degraded}
+    return TextNode(id_=found.document_id, text=found.text or found.title, metadata=metadata)

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Document(_message.Message):
-    """A document: what is indexed, stored and found."""
+    """A document: what is indexed, stored and found. It needs a title or a text; with neither, `Index` refuses it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -55,7 +55,7 @@ class Document(_message.Message):
     title: _builtins.str
     """Short name for people; also embedded, in front of the text. May be empty."""
     text: _builtins.str
-    """The passage."""
+    """The passage. May be empty when there is a title, which is then all that models read."""
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___MetadataValue]:
         """Values that filters and callers read, by name."""
