@@ -6,19 +6,20 @@
 A batch is embedded while the one before is stored. Every queue is bounded, so a slow part, the caller's reading
 included, stops the reading of documents: that is the back-pressure.
 
-Rule: what is wrong with one document fails that document; what is wrong with a service ends the stream.
+Rule: what is wrong with one document fails that document; what is wrong with a service ends the stream. A service that
+refuses for now is sent smaller batches, and is waited for (`pace.py`, `sending.py`).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import Final, Literal
 
 from sluice.common.v1.document_pb2 import Document
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import DeadlineExpired, InvalidRequest, PreconditionFailed, Unavailable
+from sluice.errors import InvalidRequest, Unavailable
 
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import MAX_CHUNKS, MAX_PARENT_BYTES, beyond, chunk_id
@@ -26,9 +27,12 @@ from services.orchestrator.cutting import cut_all, stored_surplus
 from services.orchestrator.documents import DocumentLimits, content_hash, problem, refused, text_of
 from services.orchestrator.inbox import Inbox
 from services.orchestrator.items import Item, grouped, refused_items, sliced
+from services.orchestrator.pace import Pace
+from services.orchestrator.prepared import Part, Prepared, columns_of
 from services.orchestrator.remote import Column, Services
+from services.orchestrator.sending import Sender
 from services.orchestrator.target import Opening, Target, open_target
-from services.orchestrator.vectors import Embedded, FieldKind
+from services.orchestrator.vectors import FieldKind
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import INDEXED
 
@@ -48,7 +52,9 @@ class IndexLimits:
     batch_documents: int
     batch_bytes: int
     batch_timeout_s: float
-    """For embedding a batch, and again for storing it."""
+    """For one try to embed a batch, or to store it."""
+    patience_s: float
+    """How long to go on while a service takes no document."""
     idle_timeout_s: float
     document: DocumentLimits
 
@@ -71,14 +77,6 @@ class Acknowledgement:
     message: str = ""
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Items with the vectors of their documents, slice by slice, to be stored."""
-
-    items: list[Item]
-    slices: list[tuple[list[tuple[Item, Document]], list[Column]]]
-
-
 class _Refused(Exception):
     """Items that a service did not take. Carries why, by their ids."""
 
@@ -95,7 +93,7 @@ class IndexStream:
     limits: IndexLimits
     _unacknowledged: int = 0
     _inbox: Inbox = field(init=False)
-    _prepared: "asyncio.Queue[_Prepared | None]" = field(init=False)
+    _prepared: "asyncio.Queue[Prepared | None]" = field(init=False)
     _acknowledged: "asyncio.Queue[list[Acknowledgement] | None]" = field(init=False)
     _unstored: set[str] = field(default_factory=set)
     _work: "asyncio.Task[None] | None" = None
@@ -104,8 +102,12 @@ class IndexStream:
     _busy_at: float = field(default_factory=monotonic)
     _is_draining: bool = False
     _is_cut: bool = False
+    _stored: int = 0
+    _embedding: Sender = field(init=False)
+    _retrieval: Sender = field(init=False)
 
     def __post_init__(self) -> None:
+        self._embedding, self._retrieval = self._sender("embedding"), self._sender("retrieval")
         self._inbox = Inbox(self.limits.batch_documents, self.limits.batch_bytes)
         self._prepared = asyncio.Queue(maxsize=1)
         self._acknowledged = asyncio.Queue(maxsize=4)
@@ -129,6 +131,8 @@ class IndexStream:
     def drain(self) -> None:
         """Read no further: what came is indexed and acknowledged, then the stream ends as UNAVAILABLE."""
         self._is_draining = True
+        for sender in (self._embedding, self._retrieval):
+            sender.drain()
         if self._reading is not None:
             self._reading.cancel()
 
@@ -151,9 +155,18 @@ class IndexStream:
 
     async def _open(self, opening: Opening) -> Target:
         limits = self.limits
-        return await open_target(
-            self.services, opening, model=limits.model, kinds=limits.kinds, deadline=self._deadline()
+        # Opened within one batch's time: a caller whose stream cannot even begin should know soon.
+        sender = Sender("opening", Pace(1, limits.batch_timeout_s), limits.batch_timeout_s)
+        return await sender.call(
+            lambda deadline: open_target(
+                self.services, opening, model=limits.model, kinds=limits.kinds, deadline=deadline
+            )
         )
+
+    def _sender(self, service: str) -> Sender:
+        limits = self.limits
+        pace = Pace(limits.batch_documents, limits.patience_s)
+        return Sender(service, pace, limits.batch_timeout_s, lambda: self._stored)
 
     async def _read(self, message: Message | None, messages: AsyncIterator[Message], target: Target) -> None:
         while message is not None:
@@ -217,20 +230,19 @@ class IndexStream:
             if self._unstored & {document.document_id for document in batch}:
                 await self._prepared.join()  # else an older version of a document would be compared with
             changed = await self._changed(target, batch)
-            items = await self._cut(target, changed) if target.chunking else _whole(target, changed)
-            for group in grouped(items, self.limits.batch_documents):
-                if prepared := await self._embedded(target, group):
-                    self._unstored |= {item.id for item in prepared.items}
-                    await self._prepared.put(prepared)
+            await self._prepare(
+                target, await self._cut(target, changed) if target.chunking else _whole(target, changed)
+            )
         await self._prepared.put(None)
 
     async def _changed(self, target: Target, batch: list[Document]) -> list[Document]:
         """The documents that are not stored as they are; the others are acknowledged."""
         ids = [document.document_id for document in batch]
         first = {id_: chunk_id(id_, 0) if target.chunking else id_ for id_ in ids}
-        with self._in_time():
-            asked = list(first.values())
-            stored = await self.services.retrieval.content_hashes(target.collection, asked, self._deadline())
+        asked = list(first.values())
+        stored = await self._retrieval.call(
+            lambda deadline: self.services.retrieval.content_hashes(target.collection, asked, deadline)
+        )
         unchanged = {
             document.document_id
             for document in batch
@@ -241,9 +253,10 @@ class IndexStream:
 
     async def _cut(self, target: Target, documents: list[Document]) -> list[Item]:
         """The documents as chunks; without those of too many, which are acknowledged."""
-        with self._in_time():
-            chunks = await cut_all(self.services, target, documents, self._deadline())
-            surplus = await stored_surplus(self.services, target.collection, chunks, self._deadline())
+        chunks = await self._embedding.call(lambda deadline: cut_all(self.services, target, documents, deadline))
+        surplus = await self._retrieval.call(
+            lambda deadline: stored_surplus(self.services, target.collection, chunks, deadline)
+        )
         failed = {
             id_: f"text: expected at most {MAX_CHUNKS:,} chunks, got {len(own):,}"
             for id_, own in chunks.items()
@@ -256,35 +269,48 @@ class IndexStream:
             if (id_ := document.document_id) not in failed
         ]
 
-    async def _embedded(self, target: Target, items: list[Item]) -> _Prepared | None:
-        """The items with their vectors; without those the model refuses, which are acknowledged. None when all are.
-
-        All vectors of an item are there before any of it is stored.
-        """
+    async def _prepare(self, target: Target, items: list[Item]) -> None:
+        """Hand items with their vectors over to be stored, as many at a time as the embedding service takes."""
         while items:
-            slices = list(sliced(items, self.limits.batch_documents, self.limits.batch_bytes))
+            group = next(grouped(items, self._embedding.pace.size))
             try:
-                columns = [await self._vectors(target, part) for part in slices]
+                prepared = await self._embedded(target, group)
             except _Refused as refusal:
                 items = await self._without_refused(items, refusal)
-            else:
-                return _Prepared(items, list(zip(slices, columns, strict=True)))
-        return None
+                continue
+            if prepared is not None:
+                items = items[len(group) :]
+                self._unstored |= {item.id for item in group}
+                await self._prepared.put(prepared)
 
-    async def _vectors(self, target: Target, part: list[tuple[Item, Document]]) -> list[Column]:
+    async def _embedded(self, target: Target, group: list[Item]) -> Prepared | None:
+        """The items with their vectors, all of them before any item is stored. None when fewer are to be tried.
+
+        Raises _Refused.
+        """
+        slices: list[tuple[Part, list[Column]]] = []
+        rest = [(item, document) for item in group for document in item.documents]
+        while rest:
+            part = next(sliced(rest, self._embedding.pace.size, self.limits.batch_bytes))
+            columns = await self._embedding.batch(len(part), partial(self._vectors, target, part))
+            if columns is not None:
+                slices.append((part, columns))
+                rest = rest[len(part) :]
+            elif len(group) > 1:
+                return None  # the slices of one item are kept: it may have many, and would never be whole
+        return Prepared(group, slices)
+
+    async def _vectors(self, target: Target, part: Part, deadline: Deadline) -> list[Column]:
         """Vectors of a slice for each field. Raises _Refused."""
-        texts, deadline = [text_of(document) for _, document in part], self._deadline()
+        texts = [text_of(document) for _, document in part]
         try:
-            with self._in_time():
-                by_model = {
-                    model: await self.services.embedding.embed_documents(
-                        texts, model=model, kinds=kinds, deadline=deadline
-                    )
-                    for model, kinds in target.encodings.items()
-                }
+            by_model = {
+                model: await self.services.embedding.embed_documents(texts, model=model, kinds=kinds, deadline=deadline)
+                for model, kinds in target.encodings.items()
+            }
         except InvalidRequest as error:
             raise _Refused(refused_items(part, refused(error, "texts", len(part)))) from None
-        return _columns(target, by_model)
+        return columns_of(target, by_model)
 
     async def _store_all(self, target: Target) -> None:
         while (prepared := await self._prepared.get()) is not None:
@@ -292,32 +318,47 @@ class IndexStream:
             self._unstored -= {item.id for item in prepared.items}
             self._prepared.task_done()
 
-    async def _store(self, target: Target, prepared: _Prepared) -> None:
-        """Store items whole: what is too much of their old chunks goes first, what says that they are there last."""
-        try:
-            surplus = {item.id: item.surplus_from for item in prepared.items if item.surplus_from is not None}
-            if surplus:
-                with self._in_time():
-                    await self.services.retrieval.delete(target.collection, [], beyond(surplus), self._deadline())
-            for part, columns in prepared.slices:
-                await self._upsert(target, part, columns)
-        except _Refused as refusal:
-            rest = await self._without_refused(prepared.items, refusal)
-            again = await self._embedded(target, rest)
-            if again:
-                await self._store(target, again)
-        else:
-            await self._acknowledge([Acknowledgement(item.id, "indexed") for item in prepared.items])
+    async def _store(self, target: Target, prepared: Prepared) -> None:
+        """Store items whole, but for those that retrieval refuses, which are acknowledged."""
+        while prepared.items:
+            try:
+                await self._write(target, prepared)
+            except _Refused as refusal:
+                prepared = prepared.without(refusal.reasons)
+                await self._fail(refusal.reasons)
+            else:
+                self._stored += len(prepared.items)
+                return await self._acknowledge([Acknowledgement(item.id, "indexed") for item in prepared.items])
 
-    async def _upsert(self, target: Target, part: list[tuple[Item, Document]], columns: list[Column]) -> None:
+    async def _write(self, target: Target, prepared: Prepared) -> None:
+        """Write items: what is too much of their old chunks goes first, what says that they are there last."""
+        surplus = {item.id: item.surplus_from for item in prepared.items if item.surplus_from is not None}
+        if surplus:
+            await self._retrieval.call(
+                lambda deadline: self.services.retrieval.delete(target.collection, [], beyond(surplus), deadline)
+            )
+        for part, columns in prepared.slices:
+            await self._write_part(target, part, columns)
+
+    async def _write_part(self, target: Target, part: Part, columns: list[Column]) -> None:
+        """Write a slice, as many documents at a time as retrieval takes."""
+        start = 0
+        while start < len(part):
+            end = min(len(part), start + self._retrieval.pace.size)
+            own = [column.part(start, end) for column in columns]
+            send = partial(self._upsert, target, part[start:end], own)
+            if await self._retrieval.batch(end - start, send) is not None:
+                start = end
+
+    async def _upsert(self, target: Target, part: Part, columns: list[Column], deadline: Deadline) -> bool:
         documents, hashes = [document for _, document in part], [item.content_hash for item, _ in part]
         try:
-            with self._in_time():
-                await self.services.retrieval.upsert(
-                    target.collection, documents, columns, content_hashes=hashes, deadline=self._deadline()
-                )
+            await self.services.retrieval.upsert(
+                target.collection, documents, columns, content_hashes=hashes, deadline=deadline
+            )
         except InvalidRequest as error:
             raise _Refused(refused_items(part, refused(error, "documents", len(part)))) from None
+        return True
 
     async def _without_refused(self, items: list[Item], refusal: _Refused) -> list[Item]:
         """The items that a service did not refuse; the others, at least one, are acknowledged."""
@@ -334,33 +375,6 @@ class IndexStream:
                 INDEXED.labels(acknowledgement.outcome).inc()
             await self._acknowledged.put(known)
 
-    def _deadline(self) -> Deadline:
-        return Deadline.after(self.limits.batch_timeout_s)
-
-    @contextmanager
-    def _in_time(self) -> Iterator[None]:
-        """Make a passed deadline of a batch what it is for the caller: something to send again."""
-        try:
-            yield
-        except DeadlineExpired as error:
-            raise Unavailable(
-                f"a batch was not done within {self.limits.batch_timeout_s:g} s: {error.message}",
-                reason=ErrorReason.ERROR_REASON_OVERLOADED,
-            ) from error
-
 
 def _whole(target: Target, documents: list[Document]) -> list[Item]:
     return [Item.of(document.document_id, [document], content_hash(document, target.seal)) for document in documents]
-
-
-def _columns(target: Target, by_model: Mapping[str, Embedded]) -> list[Column]:
-    """Vectors by field. Raises PreconditionFailed when a model changed while the stream was open."""
-    for field_ in target.fields:
-        digest = by_model[field_.model].model.digest
-        if digest != field_.digest:
-            raise PreconditionFailed(
-                f"field {field_.name!r} takes vectors of {field_.model} ({field_.digest:.12}), got {digest:.12}",
-                reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
-                metadata={"expected_digest": field_.digest, "given_digest": digest},
-            )
-    return [Column(field_.name, field_.kind, by_model[field_.model]) for field_ in target.fields]

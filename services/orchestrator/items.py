@@ -38,18 +38,19 @@ def grouped(items: Iterable[Item], most_documents: int) -> Iterator[list[Item]]:
         yield group
 
 
-def sliced(items: Sequence[Item], most_documents: int, most_bytes: int) -> Iterator[list[tuple[Item, Document]]]:
+def sliced(
+    documents: Iterable[tuple[Item, Document]], most_documents: int, most_bytes: int
+) -> Iterator[list[tuple[Item, Document]]]:
     """The documents of items, in order, in slices of at most so many; and of so many bytes, or one."""
     part: list[tuple[Item, Document]] = []
     size = 0
-    for item in items:
-        for document in item.documents:
-            bytes_ = document.ByteSize()
-            if part and (len(part) == most_documents or size + bytes_ > most_bytes):
-                yield part
-                part, size = [], 0
-            part.append((item, document))
-            size += bytes_
+    for item, document in documents:
+        bytes_ = document.ByteSize()
+        if part and (len(part) == most_documents or size + bytes_ > most_bytes):
+            yield part
+            part, size = [], 0
+        part.append((item, document))
+        size += bytes_
     if part:
         yield part
 

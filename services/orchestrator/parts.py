@@ -68,7 +68,8 @@ def _services(channels: Sequence[grpc.aio.Channel], lane: Lane) -> Services:
     embedding, retrieval, reranking = channels
 
     def downstream(name: str) -> Downstream:
-        return Downstream(name, lane, budget=RetryBudget(saved_max=_RETRIES[lane], saved=_RETRIES[lane]))
+        budget = RetryBudget(saved_max=_RETRIES[lane], saved=_RETRIES[lane])
+        return Downstream(name, lane, budget=budget, splits=lane == "bulk")
 
     return Services(
         Embedding(embedding, downstream("embedding")),

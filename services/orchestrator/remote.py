@@ -57,6 +57,10 @@ class Column:
     kind: Kind
     embedded: Embedded
 
+    def part(self, start: int, end: int) -> "Column":
+        """Return the vectors of the documents from `start` up to, and without, `end`."""
+        return Column(self.field, self.kind, self.embedded.part(start, end))
+
 
 class Embedding:
     """The embedding service."""

@@ -66,7 +66,11 @@ class OrchestratorSettings(ServerSettings):
     """Most bytes of documents stored at once; with their vectors they must fit the retrieval service's messages."""
 
     batch_timeout_s: float = Field(60.0, gt=0, le=3600)
-    """Longest time to embed a batch, and again to store it, retries included; then the stream ends as UNAVAILABLE."""
+    """Longest time of one try to embed a batch, or to store it; a batch that takes longer is sent again, smaller."""
+
+    patience_s: float = Field(600.0, gt=0, le=86_400)
+    """Longest time an index stream goes on while the embedding or the retrieval service takes none of its documents;
+    then it ends as UNAVAILABLE. Its batches are halved meanwhile, down to one document."""
 
     idle_timeout_s: float = Field(60.0, gt=0, le=3600)
     """Longest time an index stream may be open with no document coming and none under way."""
@@ -79,6 +83,7 @@ class OrchestratorSettings(ServerSettings):
             batch_documents=self.batch_documents,
             batch_bytes=self.batch_bytes,
             batch_timeout_s=self.batch_timeout_s,
+            patience_s=self.patience_s,
             idle_timeout_s=self.idle_timeout_s,
             document=DocumentLimits(max_text_bytes=self.max_text_bytes, max_document_bytes=self.max_document_bytes),
         )

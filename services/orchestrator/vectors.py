@@ -45,6 +45,18 @@ class Embedded:
             if not checks[kind]():
                 raise BackendFailed(f"embedding: expected {kind} vectors of {self.texts} texts, got none or others")
 
+    def part(self, start: int, end: int) -> "Embedded":
+        """Return the vectors of the texts from `start` up to, and without, `end`."""
+        dense, sparse, multi_vector = Tensor(), SparseVectors(), MultiVectors()
+        if "dense" in self.kinds:
+            columns = self.dense.shape[1]
+            dense = _part(self.dense, [end - start, columns], start * columns, end * columns)
+        if "sparse" in self.kinds:
+            sparse = _terms(self.sparse, start, end)
+        if "multi_vector" in self.kinds:
+            multi_vector = _tokens(self.multi_vector, start, end)
+        return Embedded(end - start, self.kinds, self.model, dense, sparse, multi_vector)
+
     def _dense_fits(self) -> bool:
         return _is_whole(self.dense, DATA_TYPE_FLOAT32, axes=2) and self.dense.shape[0] == self.texts
 
@@ -88,6 +100,25 @@ def multi_vector_rows(vectors: MultiVectors) -> list[Tensor]:
         _part(vectors.tokens, [end - start, columns], start * columns, end * columns)
         for start, end in _spans(vectors.token_counts)
     ]
+
+
+def _terms(vectors: SparseVectors, start: int, end: int) -> SparseVectors:
+    """Return the terms of the texts from `start` up to `end`."""
+    counts = vectors.term_counts[start:end]
+    first, count = sum(vectors.term_counts[:start]), sum(counts)
+    return SparseVectors(
+        indices=_part(vectors.indices, [count], first, first + count),
+        weights=_part(vectors.weights, [count], first, first + count),
+        term_counts=counts,
+    )
+
+
+def _tokens(vectors: MultiVectors, start: int, end: int) -> MultiVectors:
+    """Return the token vectors of the texts from `start` up to `end`."""
+    columns, counts = vectors.tokens.shape[1], vectors.token_counts[start:end]
+    first, count = sum(vectors.token_counts[:start]), sum(counts)
+    tokens = _part(vectors.tokens, [count, columns], first * columns, (first + count) * columns)
+    return MultiVectors(tokens=tokens, token_counts=counts)
 
 
 def _spans(counts: Sequence[int]) -> Iterator[tuple[int, int]]:

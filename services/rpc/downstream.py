@@ -44,6 +44,8 @@ class Downstream:
     """Which calls share this breaker and this budget."""
     breaker: Breaker = field(default_factory=Breaker)
     budget: RetryBudget = field(default_factory=RetryBudget)
+    splits: bool = False
+    """Raise a refusal as OVERLOADED at once: the caller waits, and sends less. Other refusals are tried again here."""
     chance: Callable[[], float] = random.random
     """Random numbers of 0 to 1, for the waits."""
 
@@ -65,7 +67,8 @@ class Downstream:
                 return await self._send(method, request, deadline)
             except Unavailable as error:
                 wait = wait_s(max(tries, 1), chance=self.chance(), asked_s=error.retry_after_s)
-                if not self._may_retry(tries, deadline, wait, patient=patient):
+                is_for_caller = self.splits and error.reason == ErrorReason.ERROR_REASON_OVERLOADED
+                if is_for_caller or not self._may_retry(tries, deadline, wait, patient=patient):
                     raise
             await asyncio.sleep(wait)
 

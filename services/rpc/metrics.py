@@ -95,6 +95,9 @@ SEARCH_LIMIT: Final = Gauge(
 RETRIES: Final = Counter("sluice_retries", "Calls sent again after UNAVAILABLE.", ["service", "lane"])
 BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times a circuit breaker opened.", ["service", "lane"])
 INDEXED: Final = Counter("sluice_documents_indexed", "Documents acknowledged, by outcome.", ["outcome"])
+INDEX_REFUSED: Final = Counter(
+    "sluice_index_refused", "Batches of index streams that a service refused for now.", ["service", "reason"]
+)
 
 LIVE_CANDIDATES: Final = Counter(
     "sluice_live_candidates",

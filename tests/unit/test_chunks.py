@@ -80,12 +80,17 @@ def item(name: str, count: int) -> Item:
     return Item.of(name, [Document(document_id=f"{name}#{n}", text="x" * 10) for n in range(count)], "hash")
 
 
+def pairs(id_: str, count: int) -> list[tuple[Item, Document]]:
+    own = item(id_, count)
+    return [(own, document) for document in own.documents]
+
+
 def test_items_are_grouped_and_a_large_one_is_alone() -> None:
     groups = grouped([item("a", 2), item("b", 2), item("c", 9), item("d", 1)], 4)
     assert [[one.id for one in group] for group in groups] == [["a", "b"], ["c"], ["d"]]
 
 
 def test_the_first_chunk_is_in_the_last_slice() -> None:
-    slices = [[document.document_id for _, document in part] for part in sliced([item("a", 5)], 2, 10_000)]
+    slices = [[document.document_id for _, document in part] for part in sliced(pairs("a", 5), 2, 10_000)]
     assert slices == [["a#1", "a#2"], ["a#3", "a#4"], ["a#0"]]
-    assert [len(part) for part in sliced([item("a", 3)], 9, 1)] == [1, 1, 1]
+    assert [len(part) for part in sliced(pairs("a", 3), 9, 1)] == [1, 1, 1]
