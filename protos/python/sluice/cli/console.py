@@ -19,7 +19,7 @@ _NEXT_BY_REASON: Final = {
     "COLLECTION_EXISTS": "choose another --collection, or drop it first with `sluice collections drop`",
     "MODEL_MISMATCH": "index into a new --collection, or serve the model that this one was made with",
     "STORAGE_UNWRITABLE": "free some space, or check the rights of the data folder; what is stored is safe",
-    "OVERLOADED": "the system is busy: try again, or give it longer with --timeout",
+    "OVERLOADED": "the system is busy: try again, or give it longer with --timeout (--patience when indexing)",
 }
 _NEXT_BY_CODE: Final = {
     "UNAVAILABLE": "is the system running? `sluice status` tells, `sluice up` starts it, --address says where it is",

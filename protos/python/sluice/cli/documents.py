@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from sluice.cli.console import CommandFailed, err, out
 from sluice.cli.refusals import DocumentsRefused, Refusal, Refusals
 from sluice.client import Acknowledgement, Chunking, Document, SearchClient, jsonl
 from sluice.client.indexing import DEFAULT_PATIENCE_S
+from sluice.errors import SluiceError
 
 _STORED: Final = ("indexed", "unchanged")
 
@@ -124,10 +125,24 @@ def index(
             filterable_fields=fields,
             chunking=Chunking(chunk_tokens, chunk_overlap) if chunk_tokens or chunk_overlap else None,
             patience_s=patience,
+            on_retry=_waiting(),
         )
         follow(acknowledgements, tally, total=total, as_json=as_json)
     if tally.refusals.count:
         raise DocumentsRefused(f"{tally.refusals.count:,} documents were refused; all others are stored")
+
+
+def _waiting() -> Callable[[SluiceError, float], None]:
+    """Return what prints why an index run waits, once for each reason in a row."""
+    last = ""
+
+    def tell(error: SluiceError, wait_s: float) -> None:
+        nonlocal last
+        if error.message != last:
+            err.print(f"  waiting: {error.message}", markup=False, style="yellow", soft_wrap=True)
+        last = error.message
+
+    return tell
 
 
 def follow(

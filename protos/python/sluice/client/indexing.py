@@ -45,6 +45,10 @@ def opening(
     return first
 
 
+class NoAnswer(Exception):
+    """No response came in time."""
+
+
 class Window:
     """Documents taken from the source and not yet acknowledged: at most `limit`, so memory is bounded.
 
@@ -55,6 +59,8 @@ class Window:
         self._limit = max(limit, MESSAGE_DOCUMENTS)
         self._waiting: deque[document_pb2.Document] = deque()
         self._sent: dict[str, document_pb2.Document] = {}
+        self.stored = 0
+        """Documents that the server acknowledged as stored."""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._sent)
@@ -91,6 +97,7 @@ class Window:
         for proto in response.acknowledgements:
             if self._sent.pop(proto.document_id, None) is None:
                 raise BackendFailed(f"the server acknowledged {proto.document_id!r}, which was not on its way")
+            self.stored += proto.outcome != pb.Acknowledgement.OUTCOME_FAILED
             yield acknowledgement(proto)
 
     def rewind(self) -> None:
@@ -129,12 +136,16 @@ async def index_stream(
     window: Window,
     source: AsyncIterator[Document],
     progressed: Callable[[int], None] = lambda documents: None,
+    ends_at: Callable[[], float | None] = lambda: None,
 ) -> AsyncGenerator[Acknowledgement]:
-    """The acknowledgements of one stream, to the end of the source. Raises grpc.RpcError when it breaks.
+    """The acknowledgements of one stream, to the end of the source.
+
+    Raises grpc.RpcError when the stream breaks, and NoAnswer when no response comes in time.
 
     call        the stub's `Index`
     first       what opens the stream
-    progressed  is told of documents that were taken from the source, or acknowledged
+    progressed  called with how many documents were taken from the source, or acknowledged
+    ends_at     when to stop waiting for the next answer, on the event loop's clock; None waits without limit
     """
     outgoing: asyncio.Queue[pb.IndexRequest | None] = asyncio.Queue()
     responses = call(_drained(outgoing))
@@ -152,12 +163,17 @@ async def index_stream(
                 _send(window, outgoing)
             if ended and not window.is_waiting:
                 outgoing.put_nowait(None)
-            response = await responses.read()
+            try:
+                async with asyncio.timeout_at(ends_at()):
+                    response = await responses.read()
+            except TimeoutError:
+                raise NoAnswer from None
             if not isinstance(response, pb.IndexResponse):
                 break
             progressed(len(response.acknowledgements))
             for acknowledgement in window.acknowledge(response):
                 yield acknowledgement
+            progressed(len(response.acknowledgements))  # again: whoever takes them may take their time
         window.expect_empty()
     finally:
         responses.cancel()

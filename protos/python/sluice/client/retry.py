@@ -58,6 +58,8 @@ class Attempts:
         self._throttle = throttle
         self._deadline = deadline
         self._tried = 0
+        self.last: SluiceError | None = None
+        """Why the last try failed."""
 
     def remaining_s(self, now: float) -> float:
         """Seconds left for the next try; never negative."""
@@ -66,6 +68,7 @@ class Attempts:
     def failed(self, error: SluiceError, *, now: float, jitter: float) -> float:
         """Seconds to wait before the next try. Raises `error` when there must be none, or no time for one."""
         self._tried += 1
+        self.last = error
         if isinstance(error, Unavailable):
             is_allowed = self._throttle is None or self._throttle.failed()
             wait_s = self._policy.wait_s(self._tried, asked_s=error.retry_after_s, jitter=jitter)

@@ -12,12 +12,12 @@ import grpc
 
 from sluice.client import answers
 from sluice.client.answers import Acknowledgement, Pipeline, SearchAnswer
-from sluice.client.calls import AsyncClient, Client, wait_s
+from sluice.client.calls import AsyncClient, Client
 from sluice.client.credentials import with_trace
 from sluice.client.documents import Document
 from sluice.client.filters import filter_proto
-from sluice.client.indexing import DEFAULT_PATIENCE_S, Chunking, Window, index_stream, opening
-from sluice.client.retry import Attempts, RetryPolicy
+from sluice.client.indexing import DEFAULT_PATIENCE_S, Chunking, NoAnswer, Window, index_stream, opening
+from sluice.client.patience import IndexJob, OnRetry, Watchdog
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
 
 DEFAULT_UNACKNOWLEDGED: Final = 512
-# An index stream is opened again until the caller's patience ends, not so many times.
-_INDEX_RETRY: Final = RetryPolicy(attempts=1_000_000, initial_s=0.1)
 
 
 class SearchClient(Client):
@@ -69,6 +67,7 @@ class SearchClient(Client):
         chunking: Chunking | None = None,
         max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
         patience_s: float = DEFAULT_PATIENCE_S,
+        on_retry: OnRetry | None = None,
     ) -> Iterator[Acknowledgement]:
         """An acknowledgement for each document, once it is on disk or refused; in any order, as they come.
 
@@ -78,12 +77,13 @@ class SearchClient(Client):
         create             create the collection when it is not there, for the server's embedding model
         filterable_fields  of a created collection: name to "string", "number", "bool", "timestamp" or "list"
         chunking           cut documents into chunks, which are found instead of them; None stores whole documents
-        patience_s         how long to try without one acknowledgement before Unavailable is raised
+        patience_s         how long to go on without one acknowledgement; then Unavailable says how many are stored
+        on_retry           called with the error and the seconds to wait, each time before the stream is opened again
 
         Raises SluiceError.
         """
         first = opening(collection, create, filterable_fields or {}, chunking)
-        job = _IndexJob(first, Window(max_unacknowledged), patience_s)
+        job = IndexJob(first, Window(max_unacknowledged), patience_s, on_retry)
         source = iter(documents)
         while True:
             try:
@@ -92,11 +92,12 @@ class SearchClient(Client):
             except grpc.RpcError as error:
                 time.sleep(job.broken(error))
 
-    def _index_stream(self, job: "_IndexJob", source: Iterator[Document]) -> Iterator[Acknowledgement]:
-        """One stream, to the end of the source. Raises grpc.RpcError when it breaks."""
+    def _index_stream(self, job: IndexJob, source: Iterator[Document]) -> Iterator[Acknowledgement]:
+        """One stream, to the end of the source. Raises grpc.RpcError when it breaks, Unavailable when patience ends."""
         window = job.window
         outgoing: SimpleQueue[pb.IndexRequest | None] = SimpleQueue()
         responses = self._stub.Index(iter(outgoing.get, None), metadata=with_trace(self._bearer))
+        watchdog = Watchdog(responses.cancel)
         try:
             outgoing.put(job.first)
             ended = False
@@ -110,14 +111,14 @@ class SearchClient(Client):
                     _send(window, outgoing)
                 if ended and not window.is_waiting:
                     outgoing.put(None)
-                if (response := next(responses, None)) is None:
+                if (response := watchdog.read(responses, job)) is None:
                     break
-                job.progressed(len(response.acknowledgements))
-                yield from window.acknowledge(response)
+                yield from job.acknowledge(response)
             window.expect_empty()
         finally:
             outgoing.put(None)
             responses.cancel()
+            watchdog.close()
 
     def delete(
         self,
@@ -175,10 +176,11 @@ class AsyncSearchClient(AsyncClient):
         chunking: Chunking | None = None,
         max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
         patience_s: float = DEFAULT_PATIENCE_S,
+        on_retry: OnRetry | None = None,
     ) -> AsyncIterator[Acknowledgement]:
         """What `SearchClient.index` does; the documents may come from an async iterable too."""
         first = opening(collection, create, filterable_fields or {}, chunking)
-        job = _IndexJob(first, Window(max_unacknowledged), patience_s)
+        job = IndexJob(first, Window(max_unacknowledged), patience_s, on_retry)
         source = documents.__aiter__() if isinstance(documents, AsyncIterable) else _each(documents)
         while True:
             try:
@@ -188,9 +190,12 @@ class AsyncSearchClient(AsyncClient):
                     job.window,
                     source,
                     job.progressed,
+                    lambda: job.ends_at - time.monotonic() + asyncio.get_running_loop().time(),
                 ):
                     yield acknowledgement
                 return
+            except NoAnswer:
+                raise job.given_up() from None
             except grpc.RpcError as error:
                 await asyncio.sleep(job.broken(error))
 
@@ -209,29 +214,6 @@ class AsyncSearchClient(AsyncClient):
     async def pipelines(self, *, timeout_s: float | None = None) -> list[Pipeline]:
         """The server's pipelines, by name. Raises SluiceError."""
         return answers.pipelines(await self._call(self._stub.ListPipelines, pb.ListPipelinesRequest(), timeout_s))
-
-
-class _IndexJob:
-    """An index call: its first message, its window, and its patience.
-
-    Patience is renewed by acknowledgements, and by documents from the source, which may have taken its time.
-    """
-
-    def __init__(self, first: pb.IndexRequest, window: Window, patience_s: float) -> None:
-        self.first = first
-        self.window = window
-        self._patience_s = patience_s
-        self.progressed(1)
-
-    def progressed(self, documents: int) -> None:
-        """Renew the patience, when there were documents at all."""
-        if documents:
-            self._attempts = Attempts(_INDEX_RETRY, None, deadline=time.monotonic() + self._patience_s)
-
-    def broken(self, error: grpc.RpcError) -> float:
-        """Seconds to wait before the next stream, which sends again. Raises SluiceError when there must be none."""
-        self.window.rewind()
-        return wait_s(self._attempts, error)
 
 
 def _search_request(

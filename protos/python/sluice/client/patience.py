@@ -1,0 +1,120 @@
+"""How long an index call goes on without an acknowledged document, and what it says when it gives up."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import grpc
+
+from sluice.client.answers import Acknowledgement
+from sluice.client.calls import wait_s
+from sluice.client.indexing import Window
+from sluice.client.retry import Attempts, RetryPolicy
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import SluiceError, Unavailable
+from sluice.search.v1 import search_service_pb2 as pb
+
+# An index stream is opened again until the caller's patience ends, not so many times.
+_RETRY: Final = RetryPolicy(attempts=1_000_000, initial_s=0.1)
+
+OnRetry = Callable[[SluiceError, float], None]
+
+
+class IndexJob:
+    """An index call: its first message, its window, its patience, and how many documents are stored.
+
+    Patience is renewed by acknowledgements, and by documents from the source, which may have taken its time.
+    """
+
+    def __init__(self, first: pb.IndexRequest, window: Window, patience_s: float, on_retry: OnRetry | None) -> None:
+        self.first = first
+        self.window = window
+        self.patience_s = patience_s
+        self._on_retry = on_retry
+        self._last: SluiceError | None = None
+        self.progressed(1)
+
+    def progressed(self, documents: int) -> None:
+        """Renew the patience, when there were documents at all."""
+        if documents:
+            self.ends_at = time.monotonic() + self.patience_s
+            self._attempts = Attempts(_RETRY, None, deadline=self.ends_at)
+
+    def acknowledge(self, response: pb.IndexResponse) -> Iterator[Acknowledgement]:
+        """Yield the acknowledgements of a response. The time that their receiver takes does not count."""
+        self.progressed(len(response.acknowledgements))
+        yield from self.window.acknowledge(response)
+        self.progressed(len(response.acknowledgements))
+
+    def broken(self, error: grpc.RpcError) -> float:
+        """Return the seconds to wait before the next stream, which sends again. Raises SluiceError when to end."""
+        self.window.rewind()
+        try:
+            seconds = wait_s(self._attempts, error)
+        except Unavailable as failure:
+            raise self.given_up(failure) from None
+        self._last = self._attempts.last
+        if self._on_retry and self._last:
+            self._on_retry(self._last, seconds)
+        return seconds
+
+    def given_up(self, failure: Unavailable | None = None) -> Unavailable:
+        """Return the error of patience that ended: what is stored, how to go on, and what the server said last."""
+        last = failure or self._last
+        stored = self.window.stored
+        return Unavailable(
+            f"no document was acknowledged for {self.patience_s:g} s; {stored:,} were stored before. Index the same "
+            f"documents again to go on: those that are stored are skipped. "
+            f"The server's last answer: {last.message if last else 'none'}",
+            reason=last.reason if last else ErrorReason.ERROR_REASON_OVERLOADED,
+            metadata={**(last.metadata if last else {}), "patience_s": self.patience_s, "stored": stored},
+            retry_after_s=last.retry_after_s if isinstance(last, Unavailable) else None,
+        )
+
+
+class Watchdog:
+    """Calls `cancel` when a wait lasts longer than it may: a read of a synchronous gRPC stream has no timeout."""
+
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
+        self._changed = threading.Condition()
+        self._due: float | None = None
+        self._is_closed = False
+        self.has_fired = False
+        self._thread = threading.Thread(target=self._run, name="sluice-index-patience", daemon=True)
+        self._thread.start()
+
+    def read(self, responses: Iterator[pb.IndexResponse], job: IndexJob) -> pb.IndexResponse | None:
+        """Return the next response; None at the end. Raises Unavailable when the job's patience ends before that."""
+        self._set(job.ends_at)
+        try:
+            return next(responses, None)
+        except grpc.RpcError:
+            if self.has_fired:
+                raise job.given_up() from None
+            raise
+        finally:
+            self._set(None)
+
+    def close(self) -> None:
+        """End the watch."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _set(self, due: float | None) -> None:
+        with self._changed:
+            self._due = due
+            self._changed.notify()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._is_closed and not self.has_fired:
+                left_s = None if self._due is None else self._due - time.monotonic()
+                self.has_fired = left_s is not None and left_s <= 0
+                if not self.has_fired:
+                    self._changed.wait(left_s)
+        if self.has_fired:
+            self._cancel()
