@@ -6,14 +6,17 @@ So a pipeline needs no model's name where the collection's field is bound to one
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import PreconditionFailed, SluiceError
 
 from services.orchestrator.chunks import is_chunked
 from services.orchestrator.pipelines import Pipeline, Refine, Retriever
-from services.orchestrator.schemas import Collection, EmbeddingModel, digests_of, kinds_of, named
+from services.orchestrator.schemas import Collection, EmbeddingModel, Vectors, kinds_of, named, searched_fields
 from services.orchestrator.vectors import FieldKind, Kind
+
+_OPEN: Final = Vectors()
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Bound:
     """Why it cannot."""
     is_left_out: bool = False
     """The collection has no field for it, and the pipeline calls it optional."""
+    takes: Vectors = _OPEN
+    """What the field takes."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def bind(name: str, pipeline: Pipeline, collection: Collection, models: Sequence
     models  that the embedding service serves; None when that is not known
     Raises PreconditionFailed when the collection has no field for any retriever.
     """
-    fields = digests_of(collection)
+    fields = searched_fields(collection)
     bound = {stage.name: _bound(name, stage, collection.name, fields, models) for stage in searching(pipeline)}
     if all(bound[retriever.name].is_left_out for retriever in pipeline.retrieve):
         wanted = " or ".join(dict.fromkeys(retriever.kind for retriever in pipeline.retrieve))
@@ -102,7 +107,7 @@ def _bound(
     name: str,
     stage: Retriever | Refine,
     collection: str,
-    fields: Mapping[FieldKind, Mapping[str, str]],
+    fields: Mapping[FieldKind, Mapping[str, Vectors]],
     models: Sequence[EmbeddingModel] | None,
 ) -> Bound:
     kind = kind_of(stage)
@@ -114,41 +119,48 @@ def _bound(
             return Bound(is_left_out=True)
         wanted = f"a {kind} field {stage.field!r}" if stage.field else f"one {kind} field, or its name in the pipeline"
         return Bound(error=_missing(f"{who}: expected {wanted}", collection, fields))
-    [field] = fitting
+    [chosen] = fitting
     if kind == "text":
-        return Bound(field)
+        return Bound(chosen)
+    takes = there[chosen]
     try:
-        return Bound(field, _model(f"{who}", stage, f"field {field!r} of {collection!r}", there[field], models))
+        model = _model(who, stage, f"field {chosen!r} of {collection!r}", takes, models)
     except PreconditionFailed as error:
-        return Bound(field, error=error)
+        return Bound(chosen, error=error)
+    return Bound(chosen, model, takes=takes)
 
 
 def _model(
-    who: str, stage: Retriever | Refine, where: str, digest: str, models: Sequence[EmbeddingModel] | None
+    who: str, stage: Retriever | Refine, where: str, takes: Vectors, models: Sequence[EmbeddingModel] | None
 ) -> str:
     """The name of the model to embed with; as the pipeline says where more is not known. Raises PreconditionFailed."""
     if models is None:
         return stage.model
-    if not digest:
-        giving = [model.model.name for model in models if kind_of(stage) in kinds_of(model)]
-        return stage.model or (giving[0] if len(giving) == 1 else "")
-    made_for = next((named(model) for model in models if model.model.digest == digest), f"the model {digest:.12}")
-    chosen = [model for model in models if (model.model.name == stage.model if stage.model else True)]
-    if any(model.model.digest == digest for model in chosen):
-        return next(model.model.name for model in chosen if model.model.digest == digest)
-    given = ", ".join(map(named, chosen))
+    chosen = [model for model in models if stage.model in {"", model.model.name}]
+    fitting = [model for model in chosen if takes.fit(model)]
+    if fitting and takes.digest:
+        return fitting[0].model.name
+    giving = [model for model in fitting if kind_of(stage) in kinds_of(model)]
+    if not takes.digest and (giving or not chosen):
+        return stage.model or (giving[0].model.name if len(giving) == 1 else "")
+    bound_to = next((model for model in models if model.model.digest == takes.digest), None)
+    made_for = named(bound_to) if bound_to else f"the model {takes.digest:.12}" if takes.digest else "any model"
+    # Dimensions are told where they are what differs.
+    sized = bound_to in chosen or not takes.digest
+    given = ", ".join(f"{named(one)} with {one.dimensions} dimensions" if sized else named(one) for one in chosen)
     if stage.model:
         given = f"the pipeline names {given or repr(stage.model) + ', which is not served'}"
     else:
         given = f"served are {given or 'none'}"
+    with_dimensions = f" with {takes.dimensions} dimensions" if sized else ""
     raise PreconditionFailed(
-        f"{who}: {where} takes vectors of {made_for}; {given}",
+        f"{who}: {where} takes vectors of {made_for}{with_dimensions}; {given}",
         reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
-        metadata={"expected_digest": digest},
+        metadata={"expected_digest": takes.digest, "expected_dimensions": takes.dimensions},
     )
 
 
-def _missing(expected: str, collection: str, fields: Mapping[FieldKind, Mapping[str, str]]) -> PreconditionFailed:
+def _missing(expected: str, collection: str, fields: Mapping[FieldKind, Mapping[str, Vectors]]) -> PreconditionFailed:
     have = ", ".join(f"{name} ({kind})" for kind, names in fields.items() for name in names)
     return PreconditionFailed(
         f"{expected}; collection {collection!r} has {have or 'none'}",

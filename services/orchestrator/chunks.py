@@ -54,6 +54,14 @@ def parent_of(id_: str) -> str:
     return id_.rpartition("#")[0]
 
 
+def is_chunk(document: Document) -> bool:
+    """Whether a document is a chunk: by its metadata and its id."""
+    parent, number = document.metadata.get(PARENT), document.metadata.get(NUMBER)
+    if parent is None or number is None:
+        return False
+    return document.document_id == f"{parent.string_value}#{number.number_value:.0f}"
+
+
 def best_of_each_parent(ranking: Ranking) -> Ranking:
     """The ranking with the best chunk of each parent alone."""
     best: dict[str, tuple[str, float]] = {}

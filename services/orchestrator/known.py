@@ -106,7 +106,7 @@ class Known:
 
     async def refresh(self) -> None:
         """Ask both services for their models; what one does not answer stays as it was."""
-        await asyncio.gather(self._refresh_embedders(), self._refresh_rerankers())
+        await asyncio.gather(self.refresh_embedders(), self._refresh_rerankers())
         self._asked_once.set()
 
     @property
@@ -114,7 +114,8 @@ class Known:
         """Seconds until the models should be asked for again."""
         return self._fresh_s if self.embedders is not None and self.rerankers is not None else _EAGER_S
 
-    async def _refresh_embedders(self) -> None:
+    async def refresh_embedders(self) -> None:
+        """Ask for the embedding models; they stay as they were when the service does not answer."""
         try:
             self.embedders = await self._asking.embedding.models(Deadline.after(_ANSWER_S), patient=False)
         except SluiceError as error:

@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from sluice.errors import BackendFailed, DeadlineExpired, SluiceError
+from sluice.errors import DeadlineExpired, PreconditionFailed, SluiceError, Unavailable
 
 from services.core.fusion import below, interpolate
 from services.core.ranking import Ranking
@@ -10,6 +10,7 @@ from services.orchestrator.budget import has_time_for
 from services.orchestrator.documents import text_of
 from services.orchestrator.pipelines import Refine, Rerank
 from services.orchestrator.queries import staged_queries
+from services.orchestrator.retrieving import Outdated, check_fit, is_misfit
 from services.orchestrator.run import Report, Run, Status
 from services.rpc.deadline import Deadline
 
@@ -65,7 +66,7 @@ async def _score_slice(run: Run, stage: Rerank, ids: tuple[str, ...], deadline: 
         patient=stage.on_error == "fail",
     )
     if run.models.setdefault(stage.name, model).digest != model.digest:
-        raise BackendFailed("reranking: expected one model for all candidates, got another one midway")
+        raise Unavailable("reranking: another model answered midway; scores of two models do not compare")
     return list(zip(ids, scores, strict=True))
 
 
@@ -75,12 +76,18 @@ async def _refine(run: Run, stage: Refine, given: Ranking) -> tuple[Ranking, Slu
     embedded = bound.error or run.embedded[bound.model]
     if isinstance(embedded, SluiceError) or not given:
         return Ranking(), embedded if isinstance(embedded, SluiceError) else None
+    try:
+        check_fit(bound, embedded, "multi_vector")
+    except PreconditionFailed as error:
+        raise Outdated(error) from error
     queries = staged_queries(embedded, list(run.asked.values()), field=bound.field)
     try:
         found = await run.services.retrieval.retrieve(
             run.query.collection, queries, only=run.query.only, deadline=run.stage_deadline(stage), ids_only=True
         )
     except SluiceError as error:
+        if is_misfit(error):
+            raise Outdated(error) from error
         return Ranking(), error
     scores = {id_: score for ranking in found.rankings for id_, score in ranking.items()}
     scored = Ranking.of((id_, scores[id_]) for id_ in given.ids if id_ in scores)
@@ -88,4 +95,5 @@ async def _refine(run: Run, stage: Refine, given: Ranking) -> tuple[Ranking, Slu
         return scored, None
     if found.coverage < 1:
         return scored, DeadlineExpired(f"retrieval: there was time to score {len(scored)} of {len(given)} candidates")
-    return scored, BackendFailed(f"retrieval: expected scores of {len(given)} candidates, got {len(scored)}")
+    gone = len(given) - len(scored)
+    return scored, Unavailable(f"{gone} of {len(given)} candidates were deleted, or replaced, during the search")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 
 from services.orchestrator.vectors import Embedded, Kind, dense_rows, multi_vector_rows, sparse_rows
@@ -44,6 +45,13 @@ def staged_queries(embedded: Embedded, asked: Sequence[Sequence[FieldQuery]], *,
         )
         for among in zip(*asked, strict=True)
     ]
+
+
+def is_sound(query: FieldQuery) -> bool:
+    """Whether the vectors of a query are finite and not all zero: what any field of their kind takes."""
+    tensors = [query.dense, query.sparse.weights, query.multi_vector]
+    values = [np.frombuffer(tensor.data, dtype="<f4") for tensor in tensors if tensor.data]
+    return all(np.isfinite(one).all() and one.any() for one in values) and all(map(is_sound, query.among))
 
 
 def moved_query(query: FieldQuery, weights: Mapping[str, float], *, depth: int) -> FieldQuery:

@@ -14,17 +14,18 @@ from typing import Any, Final
 import grpc
 from sluice.common.v1 import model_pb2
 from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
-from sluice.errors import BackendFailed, InvalidRequest, Violation
+from sluice.errors import BackendFailed, InvalidRequest, PreconditionFailed, Violation
 from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
 from sluice.reranking.v1.reranking_service_pb2_grpc import RerankingServiceStub
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 from services.core.ranking import Ranking
-from services.orchestrator.queries import FieldQuery
+from services.orchestrator.queries import FieldQuery, is_sound
 from services.orchestrator.schemas import REPRESENTATIONS, Collection, EmbeddingModel
 from services.orchestrator.vectors import Embedded, Kind, Model
 from services.rpc.deadline import Deadline
@@ -34,6 +35,8 @@ RerankingModel = reranking_pb.RerankingModel
 
 # Fields of other services' requests that mean the same to our caller.
 _SHARED_FIELDS: Final = ("filter", "collection")
+# What of a query has to fit the field: its name, and what is compared with it.
+_QUERY_PART: Final = re.compile(r"queries\[\d+\](\.among\[\d+\])?\.(field|text|dense|sparse|multi_vector|feedback)\b")
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Retrieval:
         try:
             response = await self._downstream.call(self._stub.Retrieve, request, deadline, patient=True)
         except InvalidRequest as error:
-            raise _ours_or_theirs(error) from None
+            raise _of_retrieve(error, queries) from None
         return _candidates(response, queries)
 
     async def collection(self, name: str, deadline: Deadline) -> Collection:
@@ -271,10 +274,12 @@ def _of_filterable_fields(error: InvalidRequest) -> InvalidRequest:
     return InvalidRequest(error.message, violations=named, metadata=error.metadata)
 
 
-def _of_queries(error: InvalidRequest) -> InvalidRequest | BackendFailed:
-    """What the model refused, by the names of our own request; our fault when it was not a text."""
+def _of_queries(error: InvalidRequest) -> InvalidRequest | PreconditionFailed | BackendFailed:
+    """Return what the model refused: texts by the names of our own request, or vectors that it no longer gives."""
     named = []
     for violation in error.violations:
+        if violation.field.startswith("representations"):
+            return PreconditionFailed(error.message, reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH)
         match = re.fullmatch(r"texts\[(\d+)\]", violation.field)
         if match is None:
             return BackendFailed(error.message, metadata=error.metadata)
@@ -283,8 +288,21 @@ def _of_queries(error: InvalidRequest) -> InvalidRequest | BackendFailed:
     return InvalidRequest(error.message, violations=named, metadata=error.metadata)
 
 
-def _ours_or_theirs(error: InvalidRequest) -> InvalidRequest | BackendFailed:
-    """The caller's fault when all it names is what the caller wrote; else ours: we built the rest of the request."""
-    if error.violations and all(violation.field.startswith(_SHARED_FIELDS) for violation in error.violations):
+def _of_retrieve(
+    error: InvalidRequest, queries: Sequence[FieldQuery]
+) -> InvalidRequest | PreconditionFailed | BackendFailed:
+    """Return whose fault a refused request is.
+
+    The caller's, when all it names is what the caller wrote. The collection's, when it lacks a field of that name and
+    kind: it is not the one that was looked at. Else ours: we built the rest of the request.
+    """
+    fields = [violation.field for violation in error.violations]
+    if fields and all(field.startswith(_SHARED_FIELDS) for field in fields):
         return error
+    is_of_queries = all(field.startswith(_SHARED_FIELDS) or _QUERY_PART.match(field) for field in fields)
+    if fields and is_of_queries and all(map(is_sound, queries)):
+        reason = ErrorReason.ERROR_REASON_COLLECTION_MISMATCH
+        return PreconditionFailed(
+            f"the collection does not have the fields that were planned for: {error.message}", reason=reason
+        )
     return BackendFailed(error.message, metadata=error.metadata)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import DeadlineExpired, PreconditionFailed, SluiceError
+from sluice.errors import DeadlineExpired, NotFound, PreconditionFailed, SluiceError
 
 from services.core.fusion import rrf, weighted_sum
 from services.core.ranking import Ranking
-from services.orchestrator.chunks import best_of_each_parent, parent_of
+from services.orchestrator.binding import Bound
+from services.orchestrator.chunks import best_of_each_parent, is_chunk, parent_of
 from services.orchestrator.pipelines import EMBED, FUSE, Retriever, Rrf, WeightedSum
 from services.orchestrator.queries import MAX_DEPTH, FieldQuery, text_queries, vector_queries
 from services.orchestrator.remote import Candidates
 from services.orchestrator.run import Report, Run, Status
-from services.orchestrator.vectors import Embedded
+from services.orchestrator.vectors import Embedded, Kind
 from services.rpc import traces
 from services.rpc.deadline import Deadline
 
@@ -26,7 +27,11 @@ _CHUNKS_A_PARENT = 4
 
 
 class Outdated(Exception):
-    """The collection takes vectors of another model than it did when it was looked at."""
+    """The collection, or the model, is not what it was when the search was planned. Carries what was refused."""
+
+    def __init__(self, reason: SluiceError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ async def _retrieve(
         started = perf_counter()
         found = await _found(run, stage, queries, deadline)
     except SluiceError as error:
-        if isinstance(error, PreconditionFailed) and run.may_be_outdated and not run.plan.bound[stage.name].error:
-            raise Outdated from error
+        if is_misfit(error) and not run.plan.bound[stage.name].error:
+            raise Outdated(error) from error
         if not stage.forgives(error):
             raise
         return None, Report(stage.name, "skipped", 0, 0, 0, perf_counter() - started, error)
@@ -131,6 +136,7 @@ async def _wanted(run: Run, stage: Retriever, embedding: "Mapping[str, asyncio.T
     vectors, _ = await embedding[bound.model]
     if isinstance(vectors, SluiceError):
         raise vectors
+    check_fit(bound, vectors, stage.kind)
     return vector_queries(vectors, stage.kind, field=bound.field, depth=depth)
 
 
@@ -140,6 +146,7 @@ async def _found(run: Run, stage: Retriever, queries: list[FieldQuery], deadline
         candidates = await run.services.retrieval.retrieve(
             run.query.collection, queries, only=run.query.only, deadline=deadline
         )
+        _check_chunked(run, candidates)
         ranking = _joined(candidates.rankings)
         depth = queries[0].depth
         if not run.by_parent:
@@ -150,6 +157,37 @@ async def _found(run: Run, stage: Retriever, queries: list[FieldQuery], deadline
             return _Found(ranking, candidates, queries)
         for query in queries:
             query.depth = min(MAX_DEPTH, depth * _CHUNKS_A_PARENT)
+
+
+def _check_chunked(run: Run, candidates: Candidates) -> None:
+    """Raise Outdated when a plan of a moment ago was for chunks and whole documents were found, or the other way."""
+    for document in candidates.documents.values():
+        if not run.is_fresh and is_chunk(document) != run.plan.is_chunked:
+            message = f"collection {run.query.collection!r} changed between chunks and whole documents"
+            reason = ErrorReason.ERROR_REASON_COLLECTION_MISMATCH
+            raise Outdated(PreconditionFailed(message, reason=reason))
+        return
+
+
+def is_misfit(error: SluiceError) -> bool:
+    """Whether an error says that the plan does not fit the collection, or the models, as they are now."""
+    if isinstance(error, NotFound):
+        return error.reason == ErrorReason.ERROR_REASON_UNKNOWN_MODEL
+    return isinstance(error, PreconditionFailed)
+
+
+def check_fit(bound: Bound, vectors: Embedded, kind: Kind) -> None:
+    """Raise PreconditionFailed when the vectors of a query are not those that the field takes."""
+    given, takes = vectors.dimensions(kind), bound.takes
+    if takes.digest in {"", vectors.model.digest} and takes.dimensions in {0, given}:
+        return
+    made_for = f"vectors of the model {takes.digest:.12}" if takes.digest else "vectors"
+    raise PreconditionFailed(
+        f"field {bound.field!r} takes {made_for} with {takes.dimensions} dimensions; the embedding service gives "
+        f"vectors of {vectors.model.name}@{vectors.model.version} ({vectors.model.digest:.12}) with {given} dimensions",
+        reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
+        metadata={"expected_digest": takes.digest, "given_digest": vectors.model.digest},
+    )
 
 
 def _lateness(coverage: float) -> DeadlineExpired | None:

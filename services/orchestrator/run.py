@@ -69,8 +69,8 @@ class Run:
     plan: Plan
     query: Query
     deadline: Deadline
-    may_be_outdated: bool = False
-    """The plan is of a moment ago: a collection that does not fit it is looked at again."""
+    is_fresh: bool = True
+    """The plan is for the collection as it was seen when the search began, not for one seen some seconds ago."""
     documents: dict[str, Document] = field(default_factory=dict)
     embedded: Mapping[str, Embedded | SluiceError] = field(default_factory=dict)
     """Vectors of the query by embedding model, or why there are none."""

@@ -1,6 +1,7 @@
 """Schemas of collections, and what they and models say of each other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
@@ -71,11 +72,27 @@ def types_of(collection: Collection) -> dict[str, str]:
     return {field.name: words[field.type] for field in collection.schema.metadata_fields}
 
 
-def digests_of(collection: Collection) -> dict[FieldKind, dict[str, str]]:
-    """The model digest (empty when open, and for words) of each field that documents are found by, by kind and name."""
-    found: dict[FieldKind, dict[str, str]] = {"text": {field.name: "" for field in collection.schema.text_fields}}
-    for name, kind, _, digest in fields_of(collection):
-        found.setdefault(kind, {})[name] = digest
+@dataclass(frozen=True)
+class Vectors:
+    """What a field that documents are found by takes; of words, nothing is set."""
+
+    digest: str = ""
+    """Of the model; empty when the field takes vectors of any."""
+    dimensions: int = 0
+    """0 when there is no such number."""
+
+    def fit(self, model: EmbeddingModel) -> bool:
+        """Whether they may be of this model."""
+        return self.digest in {"", model.model.digest} and self.dimensions in {0, model.dimensions}
+
+
+def searched_fields(collection: Collection) -> dict[FieldKind, dict[str, Vectors]]:
+    """Return what each field that documents are found by takes, by kind and name."""
+    found: dict[FieldKind, dict[str, Vectors]] = {
+        "text": {field.name: Vectors() for field in collection.schema.text_fields}
+    }
+    for name, kind, dimensions, digest in fields_of(collection):
+        found.setdefault(kind, {})[name] = Vectors(digest, dimensions)
     return found
 
 

@@ -8,8 +8,11 @@ Rule: a stage that may be skipped never makes a search fail, and whatever it did
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
+from typing import Final
 
 from sluice.common.v1.document_pb2 import Document
+from sluice.errors import PreconditionFailed, SluiceError
 
 from services.core.ranking import Ranking
 from services.orchestrator.binding import Plan, bind
@@ -25,6 +28,8 @@ from services.rpc import traces
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import SEARCHES
 
+# So often a search is planned anew. Once is enough unless the collection changes again under it.
+_RENEWALS: Final = 2
 # Part of the time that the first search of all may wait to know which models there are.
 _PATIENCE_SHARE = 0.2
 
@@ -55,15 +60,24 @@ async def search(
     services: Services, known: Known, named: tuple[str, Pipeline], query: Query, deadline: Deadline
 ) -> Answer:
     """The answer of a pipeline within the deadline. Raises what a stage raised that may not be skipped."""
-    plan, is_fresh = await _plan(known, named, query.collection, deadline)
-    try:
-        answer = await _run(Run(services, plan, query, deadline, may_be_outdated=not is_fresh))
-    except Outdated:
-        # An alias may mean another collection now, with another model: the query is embedded anew, for that.
+    for renewals in count():
+        is_fresh = renewals > 0
+        try:
+            plan, is_fresh = await _plan(known, named, query.collection, deadline)
+            answer = await _run(Run(services, plan, query, deadline, is_fresh=is_fresh))
+            break
+        except PreconditionFailed as error:
+            # What was wrong with a plan of a moment ago may be wrong no longer.
+            if is_fresh:
+                raise
+            reason: SluiceError = error
+        except Outdated as outdated:
+            reason = outdated.reason
+        if renewals == _RENEWALS:
+            raise reason
+        # An alias may mean another collection now, with other fields: the query is planned and embedded for that.
         known.forget(query.collection)
-        await known.refresh()
-        plan, _ = await _plan(known, named, query.collection, deadline)
-        answer = await _run(Run(services, plan, query, deadline))
+        await known.refresh_embedders()
     SEARCHES.labels(plan.name, "degraded" if answer.degraded else "full").inc()
     traces.note({"sluice.pipeline": plan.name, "sluice.degraded": answer.degraded, "sluice.coverage": answer.coverage})
     return answer

@@ -45,6 +45,12 @@ class Embedded:
             if not checks[kind]():
                 raise BackendFailed(f"embedding: expected {kind} vectors of {self.texts} texts, got none or others")
 
+    def dimensions(self, kind: Kind) -> int:
+        """Return how many numbers a vector of this kind has; 0 for weighted terms."""
+        if kind == "sparse":
+            return 0
+        return self.dense.shape[1] if kind == "dense" else self.multi_vector.tokens.shape[1]
+
     def part(self, start: int, end: int) -> "Embedded":
         """Return the vectors of the texts from `start` up to, and without, `end`."""
         dense, sparse, multi_vector = Tensor(), SparseVectors(), MultiVectors()
