@@ -1,6 +1,7 @@
 """The stages that order candidates anew: refinement by stored token vectors, rerankers, and relevance feedback."""
 
 from time import perf_counter
+from typing import Final
 
 from sluice.errors import DeadlineExpired, PreconditionFailed, SluiceError, Unavailable
 
@@ -13,6 +14,9 @@ from services.orchestrator.queries import staged_queries
 from services.orchestrator.retrieving import Outdated, check_fit, is_misfit
 from services.orchestrator.run import Report, Run, Status
 from services.rpc.deadline import Deadline
+
+# What a reranker reads of a document with neither title nor text, which only retrieval's own clients can store.
+_NO_TEXT: Final = "-"
 
 
 async def narrow(run: Run, stage: Refine | Rerank, before: Ranking) -> Ranking:
@@ -60,7 +64,7 @@ async def score(
 async def _score_slice(run: Run, stage: Rerank, ids: tuple[str, ...], deadline: Deadline) -> list[tuple[str, float]]:
     scores, model = await run.services.reranking.score(
         run.query.text,
-        [text_of(run.documents[id_]) for id_ in ids],
+        [text_of(run.documents[id_]) or _NO_TEXT for id_ in ids],
         model=stage.model,
         deadline=deadline,
         patient=stage.on_error == "fail",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -225,6 +226,26 @@ def test_index_goes_on_past_lines_that_cannot_be_sent_and_lists_them_as_json(
     assert ids == {"half", "\udfff", "bytes", 5, "early", "names", "object", 6}
     assert set(search.documents) == {"a", "title"}
     assert "8 documents were refused; all others are stored" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["search", b"half a word: \xff"], 1, "expected arguments that can be written as utf-8, got '\\udcff'"),
+        (["search", "a word", "-c", b"\xff"], 1, "expected arguments that can be written as utf-8"),
+        (["delete", b"\xff"], 1, "expected arguments that can be written as utf-8"),
+        (["search", "a word", "-k", "99999999999"], 2, "is not in"),
+        (["index", "-", "--chunk-tokens", "99999999999"], 2, "is not in"),
+    ],
+)
+def test_arguments_that_cannot_be_sent_are_refused(
+    search: ScriptedSearch, address: str, arguments: list[Any], status: int, told: str
+) -> None:
+    given = [os.fsdecode(argument) for argument in arguments]
+    ran = sluice(*given, "--address", address)
+    assert ran.returncode == status, ran.stderr
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_index_from_standard_input(search: ScriptedSearch, address: str) -> None:

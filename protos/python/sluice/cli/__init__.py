@@ -18,6 +18,11 @@ def main() -> None:
     except (SluiceError, CommandFailed) as error:
         print_failure(error)
         sys.exit(error.exit_status if isinstance(error, CommandFailed) else 1)
+    except UnicodeEncodeError as error:
+        # An argument with bytes that are not UTF-8, which Python keeps as lone surrogates.
+        given = f"{error.object[error.start : error.end]!a:.40}"
+        print_failure(CommandFailed(f"expected arguments that can be written as {error.encoding}, got {given}"))
+        sys.exit(1)
     except BrokenPipeError:
         # Who read our output has enough, as `head` does. Nothing is left to flush to it.
         sys.stderr.close()

@@ -77,10 +77,13 @@ def index(
         ),
     ] = None,
     chunk_tokens: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Store chunks of at most N tokens; 0 stores whole documents.")
+        int,
+        typer.Option(
+            min=0, max=options.MOST, metavar="N", help="Store chunks of at most N tokens; 0 stores whole documents."
+        ),
     ] = 0,
     chunk_overlap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Tokens that a chunk shares with the one before.")
+        int, typer.Option(min=0, max=options.MOST, metavar="N", help="Tokens that a chunk shares with the one before.")
     ] = 0,
     patience: Annotated[
         float,

@@ -55,6 +55,9 @@ Variant = Annotated[
 ]
 DEFAULT_VARIANT: Final = "auto"
 
+# Counts travel as 32-bit integers.
+MOST: Final = 2**31 - 1
+
 Json = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 
 Home = Annotated[

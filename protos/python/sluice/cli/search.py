@@ -22,7 +22,7 @@ _PASSAGE_LINES: Final = 5
 def search(
     query: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     collection: options.Collection = options.DEFAULT_COLLECTION,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many results.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=options.MOST, help="How many results.")] = 5,
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline; empty is the server's default.")] = "",
     filter: options.Filter = None,
     also: Annotated[
