@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from sluice.cli import options
 from sluice.cli.console import CommandFailed, err
 from sluice.cli.refusals import Refusals
 from sluice.client import EmbeddingClient, Pipeline, SearchClient
@@ -54,9 +55,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
     embedding: Annotated[str, typer.Option(metavar="HOST:PORT", help="And embedding.")] = Addresses.embed,
     collection_name: Annotated[str, typer.Option("--collection", "-c", help="(default: eval-DIR)")] = "",
     sample: Annotated[int, typer.Option(min=0, help="Documents for the label-free health; 0 leaves it out.")] = 2000,
-    patience: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="How long to index without one stored document.")
-    ] = DEFAULT_PATIENCE_S,
+    patience: options.Patience = DEFAULT_PATIENCE_S,
     quick: Annotated[bool, typer.Option("--quick", help="A look: 20 queries, few documents.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = RESULTS,
 ) -> None:
@@ -82,9 +81,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
         # Imported late: it computes what servers compute, and the other commands do without them.
         from loadtest.quality import tune  # noqa: PLC0415
 
-        tune.tune(
-            folder, split, training, judged, made_of, tune.Chosen(name, pipeline or (), out, patience, quick=quick)
-        )
+        chosen = tune.Chosen(name, pipeline or (), out, patience, quick=quick)
+        tune.tune(folder, split, training, judged, made_of, chosen)
         return
     with _addresses(made_of, Addresses(search=search, embed=embedding)) as addresses:
         with SearchClient(addresses.search) as client:
@@ -93,13 +91,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
             searched = {one.name: services.search(client, name, one, judged.queries) for one in pipelines}
         with EmbeddingClient(addresses.embed) as embedder:
             figures = _figures(judged, searched, embedder, sample)
-    options = {"folder": folder.resolve().name, "split": split, "train": training, "quick": quick}
+    given = {"folder": folder.resolve().name, "split": split, "train": training, "quick": quick}
     told = {"documents": len(judged.documents), "queries": len(judged.queries), **refusals.described()}
     path = out / f"eval-{folder.resolve().name}{'-quick' if quick else ''}.json"
-    if quick:
-        err.print("--quick: these figures only show that it runs", style="yellow")
-    terminal.write_json(path, {**told, **figures, **options, **machine.describe()})
-    _tell(refusals)
+    terminal.write_json(path, {**told, **figures, **given, **machine.describe()})
+    _tell(refusals, quick=quick)
 
 
 def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) -> tuple[Judged, Refusals]:
@@ -111,7 +107,10 @@ def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) 
     return replace(judged, documents=[one for one in judged.documents if one.document_id not in ids]), refusals
 
 
-def _tell(refusals: Refusals) -> None:
+def _tell(refusals: Refusals, *, quick: bool) -> None:
+    """Print what the figures do not say: how little they mean, and which documents are not in them."""
+    if quick:
+        err.print("--quick: these figures only show that it runs", style="yellow")
     if refusals.count:
         err.print(f"{refusals.count:,} documents were refused; all figures are of the others", style="yellow")
         refusals.show()

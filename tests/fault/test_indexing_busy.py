@@ -180,7 +180,7 @@ def test_a_stream_that_is_never_taken_ends_with_what_was_stored_and_how_to_go_on
 def test_a_stream_that_waits_for_room_ends_at_once_when_the_server_drains() -> None:
     """The service asks for a longer wait than any test has."""
 
-    async def ended(**addresses: str) -> SluiceError:
+    async def ended(**addresses: Any) -> SluiceError:
         settings = OrchestratorSettings(
             listen="127.0.0.1:0", reranking=NOWHERE, drain_grace_s=100.0, patience_s=80_000.0, **addresses
         )

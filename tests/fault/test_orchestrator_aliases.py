@@ -51,12 +51,11 @@ maxsim:
   retrieve: [{name: dense, kind: dense, depth: 5}]
   refine: {name: maxsim, depth: 5, on_error: fail}
 """
-FITTING = {"dense_fields": [retrieval_pb.DenseField(name="dense", dimensions=DIMENSIONS, model_digest=DIGEST)]}
 SCHEMAS = {
     "fitting": retrieval_pb.Schema(
         text_fields=[retrieval_pb.TextField(name="text")],
         multi_vector_fields=[retrieval_pb.MultiVectorField(name="tokens", dimensions=DIMENSIONS, model_digest=DIGEST)],
-        **FITTING,
+        dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=DIMENSIONS, model_digest=DIGEST)],
     ),
     "other names": retrieval_pb.Schema(
         dense_fields=[retrieval_pb.DenseField(name="vectors", dimensions=DIMENSIONS, model_digest=DIGEST)],
@@ -193,7 +192,9 @@ def test_no_search_is_an_internal_error_while_an_alias_moves(tmp_path: Path) -> 
                 seen[code(await running.found(pipeline))] += 1
             return seen
 
-        _, *seen = await asyncio.gather(move(), *(search(one) for one in ("default", "words", "named", "maxsim") * 2))
+        searches = [asyncio.create_task(search(one)) for one in ("default", "words", "named", "maxsim") * 2]
+        await move()
+        seen = [await one for one in searches]
         assert set().union(*seen) <= {"OK", "FAILED_PRECONDITION"}, seen
 
     run(tmp_path, check)

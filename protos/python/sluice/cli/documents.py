@@ -85,10 +85,7 @@ def index(
     chunk_overlap: Annotated[
         int, typer.Option(min=0, max=options.MOST, metavar="N", help="Tokens that a chunk shares with the one before.")
     ] = 0,
-    patience: Annotated[
-        float,
-        typer.Option(min=0.001, metavar="SECONDS", help="How long to go on while no document is acknowledged."),
-    ] = DEFAULT_PATIENCE_S,
+    patience: options.Patience = DEFAULT_PATIENCE_S,
     as_json: options.Json = False,
     address: options.Address = options.DEFAULT_ADDRESS,
 ) -> None:
@@ -112,18 +109,11 @@ def index(
     timestamps = frozenset(name for name, kind in fields.items() if kind == "timestamp")
     tally = Tally()
 
-    def documents(lines: Iterable[str]) -> Iterator[Document]:
-        for item in jsonl.documents(lines, timestamps=timestamps):
-            if isinstance(item, Document):
-                yield item
-            else:
-                tally.refusals.add(Refusal("INVALID_REQUEST", item.problem, line=item.line))
-
     total = _line_count(file)
     with SearchClient(address, **access()) as client, _opened(file) as lines:
         acknowledgements = client.index(
             collection,
-            documents(lines),
+            _documents(lines, timestamps, tally),
             create=create,
             filterable_fields=fields,
             chunking=Chunking(chunk_tokens, chunk_overlap) if chunk_tokens or chunk_overlap else None,
@@ -133,6 +123,15 @@ def index(
         follow(acknowledgements, tally, total=total, as_json=as_json)
     if tally.refusals.count:
         raise DocumentsRefused(f"{tally.refusals.count:,} documents were refused; all others are stored")
+
+
+def _documents(lines: Iterable[str], timestamps: frozenset[str], tally: Tally) -> Iterator[Document]:
+    """Yield the documents of lines, and count the lines that are none."""
+    for item in jsonl.documents(lines, timestamps=timestamps):
+        if isinstance(item, Document):
+            yield item
+        else:
+            tally.refusals.add(Refusal("INVALID_REQUEST", item.problem, line=item.line))
 
 
 def _waiting() -> Callable[[SluiceError, float], None]:

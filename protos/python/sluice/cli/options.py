@@ -55,6 +55,11 @@ Variant = Annotated[
 ]
 DEFAULT_VARIANT: Final = "auto"
 
+Patience = Annotated[
+    float,
+    typer.Option(min=0.001, metavar="SECONDS", help="How long indexing goes on while no document is acknowledged."),
+]
+
 # Counts travel as 32-bit integers.
 MOST: Final = 2**31 - 1
 
