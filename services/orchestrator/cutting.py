@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from sluice.common.v1.document_pb2 import Document
+from sluice.errors import InvalidRequest
 
 from services.orchestrator.chunks import Span, chunk_id, chunks_of
 from services.orchestrator.remote import Services
@@ -30,6 +31,27 @@ async def cut_all(
         one.document_id: chunks_of(one, spans.get(one.text, []), len(spans.get(one.title, ())) + added, target.chunking)
         for one in documents
     }
+
+
+async def cut_alone(
+    services: Services, target: Target, documents: Sequence[Document], deadline: Deadline
+) -> tuple[dict[str, list[Document]], dict[str, str]]:
+    """Return the chunks of each document, and why others were refused, by their ids.
+
+    Only when the service refuses them together is each sent alone, to find those that it means.
+    """
+    try:
+        return await cut_all(services, target, documents, deadline), {}
+    except InvalidRequest as error:
+        if len(documents) == 1:
+            return {}, {documents[0].document_id: error.message}
+    chunks: dict[str, list[Document]] = {}
+    refused: dict[str, str] = {}
+    for document in documents:
+        own, why = await cut_alone(services, target, [document], deadline)
+        chunks |= own
+        refused |= why
+    return chunks, refused
 
 
 async def stored_surplus(

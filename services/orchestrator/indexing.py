@@ -23,7 +23,7 @@ from sluice.errors import InvalidRequest, Unavailable
 
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import MAX_CHUNKS, MAX_PARENT_BYTES, beyond, chunk_id
-from services.orchestrator.cutting import cut_all, stored_surplus
+from services.orchestrator.cutting import cut_alone, stored_surplus
 from services.orchestrator.documents import DocumentLimits, content_hash, problem, refused, text_of
 from services.orchestrator.inbox import Inbox
 from services.orchestrator.items import Item, grouped, refused_items, sliced
@@ -253,11 +253,13 @@ class IndexStream:
 
     async def _cut(self, target: Target, documents: list[Document]) -> list[Item]:
         """The documents as chunks; without those of too many, which are acknowledged."""
-        chunks = await self._embedding.call(lambda deadline: cut_all(self.services, target, documents, deadline))
+        chunks, failed = await self._embedding.call(
+            lambda deadline: cut_alone(self.services, target, documents, deadline)
+        )
         surplus = await self._retrieval.call(
             lambda deadline: stored_surplus(self.services, target.collection, chunks, deadline)
         )
-        failed = {
+        failed |= {
             id_: f"text: expected at most {MAX_CHUNKS:,} chunks, got {len(own):,}"
             for id_, own in chunks.items()
             if len(own) > MAX_CHUNKS

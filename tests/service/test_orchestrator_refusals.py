@@ -72,3 +72,17 @@ def test_an_odd_document_is_refused_alone(tmp_path: Path, odd: Document, chunkin
         assert outcomes == {"before": INDEXED, odd.document_id: FAILED, "after": INDEXED}
 
     check_stream(tmp_path, check)
+
+
+@CHUNKINGS
+def test_a_text_that_the_embedding_service_alone_refuses_is_refused_alone(
+    tmp_path: Path, chunking: pb.Chunking | None
+) -> None:
+    """Its own limit is below the orchestrator's here."""
+
+    async def check(running: Chunked) -> None:
+        long = Document(document_id="long", text="x" * 65_540)
+        outcomes = await running.index(plain("before"), long, plain("after"), chunking=chunking)
+        assert outcomes == {"before": INDEXED, "long": FAILED, "after": INDEXED}
+
+    run(tmp_path, check, max_text_bytes=100_000)
