@@ -28,7 +28,7 @@ class Document:
 def document_proto(document: Document) -> pb.Document:
     """Return the proto of a document. Raises InvalidRequest naming the field that cannot be sent."""
     for field_path in ("document_id", "title", "text"):
-        _check_text(getattr(document, field_path), field_path)
+        check_unicode(getattr(document, field_path), field_path)
     metadata = {name: value_proto(value, _metadata_path(name)) for name, value in document.metadata.items()}
     return pb.Document(document_id=document.document_id, title=document.title, text=document.text, metadata=metadata)
 
@@ -43,7 +43,7 @@ def value_proto(value: MetadataValue, where: str) -> pb.MetadataValue:
     """The proto of a metadata value. `where` names it in the InvalidRequest that an unfit one raises."""
     match value:
         case str():
-            _check_text(value, where)
+            check_unicode(value, where)
             return pb.MetadataValue(string_value=value)
         case bool():
             return pb.MetadataValue(bool_value=value)
@@ -74,6 +74,18 @@ def value_of(proto: pb.MetadataValue) -> MetadataValue:
     return proto.string_value
 
 
+def check_unicode(text: str, where: str) -> None:
+    """Raise InvalidRequest when a text has lone surrogates, which UTF-8 cannot hold."""
+    if not isinstance(text, str):
+        raise unfit(where, f"expected a str, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        description = f"expected Unicode text, got the lone surrogate U+{code:04X} at character {error.start + 1:,}"
+        raise unfit(where, description) from None
+
+
 def unfit(field_path: str, description: str) -> InvalidRequest:
     """The error for one field that cannot be sent."""
     return InvalidRequest(f"{field_path}: {description}", violations=[Violation(field_path, description)])
@@ -89,19 +101,8 @@ def _element(value: Scalar, where: str) -> pb.MetadataValue:
 def _metadata_path(name: str) -> str:
     if not isinstance(name, str):
         raise unfit("metadata", f"expected names that are str, got {type(name).__name__}")
-    _check_text(name, "metadata")
+    check_unicode(name, "metadata")
     return f"metadata.{name:.64}"
-
-
-def _check_text(value: str, where: str) -> None:
-    """Raise InvalidRequest for what is no str, or has no UTF-8: half of a surrogate pair."""
-    if not isinstance(value, str):
-        raise unfit(where, f"expected a str, got {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        given = f"{value[error.start]!a} at {error.start}"
-        raise unfit(where, f"expected text that can be written as UTF-8, got the lone surrogate {given}") from None
 
 
 def _number(value: float, where: str) -> float:
@@ -122,5 +123,5 @@ def _timestamp(value: datetime, where: str) -> pb.MetadataValue:
     try:
         proto.timestamp_value.FromDatetime(value.astimezone(UTC))
     except (OverflowError, ValueError):
-        raise unfit(where, f"expected a moment in the years 1 to 9999 of UTC, got {value.isoformat()}") from None
+        raise unfit(where, f"expected a moment in the years 1 to 9999 in UTC, got {value.isoformat()}") from None
     return proto

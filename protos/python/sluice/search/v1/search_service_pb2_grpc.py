@@ -62,7 +62,8 @@ class SearchServiceServicer:
     """
 
     def Search(self, request, context):
-        """Runs a pipeline for a query, within the caller's deadline.
+        """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
+        pipeline, or its fields take vectors of another model or size than those that are served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +72,8 @@ class SearchServiceServicer:
     def Index(self, request_iterator, context):
         """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
         Acknowledgements come in any order. The server reads no further while it is busy.
+        While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
+        UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
         After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

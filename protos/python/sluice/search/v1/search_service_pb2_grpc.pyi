@@ -34,10 +34,14 @@ class SearchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]
-    """Runs a pipeline for a query, within the caller's deadline."""
+    """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
+    pipeline, or its fields take vectors of another model or size than those that are served.
+    """
     Index: _grpc.StreamStreamMultiCallable[_search_service_pb2.IndexRequest, _search_service_pb2.IndexResponse]
     """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
     Acknowledgements come in any order. The server reads no further while it is busy.
+    While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
+    UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
     After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.DeleteRequest, _search_service_pb2.DeleteResponse]
@@ -51,10 +55,14 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]  # type: ignore[assignment]
-    """Runs a pipeline for a query, within the caller's deadline."""
+    """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
+    pipeline, or its fields take vectors of another model or size than those that are served.
+    """
     Index: _aio.StreamStreamMultiCallable[_search_service_pb2.IndexRequest, _search_service_pb2.IndexResponse]  # type: ignore[assignment]
     """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
     Acknowledgements come in any order. The server reads no further while it is busy.
+    While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
+    UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
     After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_search_service_pb2.DeleteRequest, _search_service_pb2.DeleteResponse]  # type: ignore[assignment]
@@ -71,7 +79,9 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.SearchResponse, _abc.Awaitable[_search_service_pb2.SearchResponse]]:
-        """Runs a pipeline for a query, within the caller's deadline."""
+        """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
+        pipeline, or its fields take vectors of another model or size than those that are served.
+        """
 
     @_abc_1.abstractmethod
     def Index(
@@ -81,6 +91,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_search_service_pb2.IndexResponse], _abc.AsyncIterator[_search_service_pb2.IndexResponse]]:
         """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
         Acknowledgements come in any order. The server reads no further while it is busy.
+        While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
+        UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
         After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
         """
 
