@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
@@ -49,6 +50,9 @@ class Column(Protocol):
     def compare(self, how: Operator, value: Scalar) -> Bool:
         """bool[N]: where the field compares so with a value of its type."""
 
+    def among(self, members: "Members") -> Bool:
+        """bool[N]: where the field equals one of the members, which are of its type."""
+
     def contains(self, value: Scalar) -> Bool:
         """bool[N]: where the field is a list with that element."""
 
@@ -68,6 +72,16 @@ class Column(Protocol):
 
 
 State = tuple[dict[str, NDArray[Any]], Sequence[Scalar]]
+Members = tuple[str, ...] | NDArray[Any]
+"""Distinct values in rising order: strings, or an array of numbers, bools or microseconds."""
+
+
+def members_of(values: Sequence[Scalar]) -> Members:
+    """Return the values of a membership, all of one type, as columns look them up."""
+    words = {value for value in values if isinstance(value, str)}
+    if words:
+        return tuple(sorted(words))
+    return np.unique([value.us if isinstance(value, Timestamp) else value for value in values])
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,13 @@ class ScalarColumn:
         """bool[N]: where the field compares so with the value."""
         plain = value.us if isinstance(value, Timestamp) else value
         result: Bool = COMPARE[how](self.values, plain) & self.present
+        return result
+
+    def among(self, members: Members) -> Bool:
+        """bool[N]: where the field equals one of the members."""
+        assert isinstance(members, np.ndarray)
+        places = np.minimum(np.searchsorted(members, self.values), len(members) - 1)
+        result: Bool = (members[places] == self.values) & self.present
         return result
 
     def contains(self, value: Scalar) -> Bool:
@@ -152,6 +173,16 @@ class StringColumn:
                 result = (self.codes < low) | (self.codes >= high)
         return result & self.present
 
+    def among(self, members: Members) -> Bool:
+        """bool[N]: where the field equals one of the members."""
+        # The last place is where the code -1, absent, looks.
+        is_member = np.zeros(len(self.words) + 1, dtype=np.bool_)
+        for member in members:
+            place = bisect_left(self.words, member)
+            if place < len(self.words) and self.words[place] == member:
+                is_member[place] = True
+        return is_member[self.codes]
+
     def contains(self, value: Scalar) -> Bool:
         """Nowhere: a string is not a list."""
         return np.zeros(len(self.codes), dtype=np.bool_)
@@ -192,6 +223,10 @@ class ListColumn:
     codes: I32
     elements: tuple[Element, ...]
 
+    @cached_property
+    def _code_of(self) -> dict[Element, int]:
+        return {element: code for code, element in enumerate(self.elements)}
+
     @classmethod
     def of(cls, values: Sequence[Value | None]) -> Self:
         """The column of these values; None is absent."""
@@ -210,12 +245,16 @@ class ListColumn:
         """Nowhere: a list is not a scalar."""
         return np.zeros(len(self.present), dtype=np.bool_)
 
+    def among(self, members: Members) -> Bool:
+        """Nowhere: a list is not a scalar."""
+        return np.zeros(len(self.present), dtype=np.bool_)
+
     def contains(self, value: Scalar) -> Bool:
         """bool[N]: where the list has that element."""
         result = np.zeros(len(self.present), dtype=np.bool_)
-        key = (kind_of(value), value)
-        if key in self.elements:
-            result[self.owners[self.codes == self.elements.index(key)]] = True
+        code = self._code_of.get((kind_of(value), value))
+        if code is not None:
+            result[self.owners[self.codes == code]] = True
         return result
 
     def take(self, positions: I64) -> Self:

@@ -29,10 +29,11 @@ from services.retrieval.loading import load_view, remove_leftovers, remove_other
 from services.retrieval.moment import Moment
 from services.retrieval.reader import Stored
 from services.retrieval.schema import Schema
-from services.retrieval.search import masks_of, rows_of
+from services.retrieval.search import matching, rows_of
 from services.retrieval.segments import copy_segments
 from services.retrieval.statistics import Statistics, folder_bytes, memory_bytes, statistics
 from services.retrieval.store import DATABASE, SEGMENTS, Store, unwritable
+from services.retrieval.workers import check
 from services.rpc.server import StartFailed
 
 logger = logging.getLogger(__name__)
@@ -159,14 +160,23 @@ class Engine:
         return Upserted(len(block.ids) - replaced, replaced, written.version)
 
     def delete(self, collection: Collection, chosen: Sequence[str] | Filter) -> Deleted:
-        """Delete by ids, or by a filter that was checked against the schema. Raises NotFound when it was dropped."""
+        """Delete by ids, or by a filter that was checked against the schema.
+
+        Raises NotFound when it was dropped, and DeadlineExpired or Cancelled, with nothing deleted, when the caller
+        waits no longer.
+        """
+        # A filter takes its time here, where it keeps no other write waiting; under the lock only new blocks are left.
+        before = collection.view
+        known = {} if isinstance(chosen, Sequence) else matching(before, chosen, check)
         with self._lock:
             present = self._catalogue.same(collection)
             with self._store.writing() as writer:
                 if isinstance(chosen, Sequence):
                     rows = writer.rows(present.key, chosen)
                 else:
-                    rows = rows_of(present.view, masks_of(present.view, chosen))
+                    found = matching(present.view, chosen, check, known)
+                    alive = [part.alive & found[id(part.block)] for part in present.view.parts]
+                    rows = rows_of(present.view, alive)
                 if not len(rows):
                     return Deleted(0, present.view.version)
                 written = writer.delete(present.key, rows)

@@ -1,16 +1,23 @@
 """A filter as a typed tree, and where it is true.
 
-Rule: trees are built by `wire.filters`, which checks every field and value against the schema; nothing is checked here.
+Rule: trees are built by `wire.filters`, which checks every field and value against the schema and bounds their number;
+nothing is checked here. Each condition first calls `check`, which raises when nobody waits for the result any more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
 
 from services.core.arrays import Bool
-from services.retrieval.columns import Column, Operator
+from services.retrieval.columns import Column, Members, Operator, members_of
 from services.retrieval.documents import Scalar
 
 Columns = Mapping[str, Column]
+Check = Callable[[], object]
+"""Raises when the work is to stop."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +26,9 @@ class AllOf:
 
     conditions: tuple["Filter", ...]
 
-    def matches(self, columns: Columns) -> Bool:
-        """bool[N]: where it is true of the N documents behind the columns."""
-        result = self.conditions[0].matches(columns)
-        for condition in self.conditions[1:]:
-            result = result & condition.matches(columns)
-        return result
+    def matches(self, columns: Columns, check: Check) -> Bool:
+        """Return where it is true, bool[N], of the N documents behind the columns."""
+        return _joined(np.logical_and, self.conditions, columns, check)
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,9 @@ class AnyOf:
 
     conditions: tuple["Filter", ...]
 
-    def matches(self, columns: Columns) -> Bool:
-        """bool[N]: where it is true."""
-        return _any([condition.matches(columns) for condition in self.conditions])
+    def matches(self, columns: Columns, check: Check) -> Bool:
+        """Return where it is true, bool[N]."""
+        return _joined(np.logical_or, self.conditions, columns, check)
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class NoneOf:
 
     conditions: tuple["Filter", ...]
 
-    def matches(self, columns: Columns) -> Bool:
-        """bool[N]: where it is true."""
-        return ~_any([condition.matches(columns) for condition in self.conditions])
+    def matches(self, columns: Columns, check: Check) -> Bool:
+        """Return where it is true, bool[N]."""
+        return ~_joined(np.logical_or, self.conditions, columns, check)
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class Comparison:
     how: Operator
     value: Scalar
 
-    def matches(self, columns: Columns) -> Bool:
-        """bool[N]: where it is true."""
+    def matches(self, columns: Columns, check: Check) -> Bool:
+        """Return where it is true, bool[N]."""
+        check()
         return columns[self.field].compare(self.how, self.value)
 
 
@@ -69,9 +74,15 @@ class Membership:
     field: str
     values: tuple[Scalar, ...]
 
-    def matches(self, columns: Columns) -> Bool:
-        """bool[N]: where it is true."""
-        return _any([columns[self.field].compare(Operator.EQUAL, value) for value in self.values])
+    @cached_property
+    def members(self) -> Members:
+        """The values as columns look them up, prepared once for all parts of a collection."""
+        return members_of(self.values)
+
+    def matches(self, columns: Columns, check: Check) -> Bool:
+        """Return where it is true, bool[N]."""
+        check()
+        return columns[self.field].among(self.members)
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,9 @@ class Contains:
     field: str
     value: Scalar
 
-    def matches(self, columns: Columns) -> Bool:
-        """bool[N]: where it is true."""
+    def matches(self, columns: Columns, check: Check) -> Bool:
+        """Return where it is true, bool[N]."""
+        check()
         return columns[self.field].contains(self.value)
 
 
@@ -92,16 +104,16 @@ class Exists:
 
     field: str
 
-    def matches(self, columns: Columns) -> Bool:
-        """bool[N]: where it is true."""
+    def matches(self, columns: Columns, check: Check) -> Bool:
+        """Return where it is true, bool[N]."""
+        check()
         return columns[self.field].present
 
 
 Filter = AllOf | AnyOf | NoneOf | Comparison | Membership | Contains | Exists
 
 
-def _any(masks: Sequence[Bool]) -> Bool:
-    result = masks[0]
-    for mask in masks[1:]:
-        result = result | mask
+def _joined(join: Callable[[Any, Any], Any], conditions: Sequence[Filter], columns: Columns, check: Check) -> Bool:
+    """The masks of all conditions as one; only two of them are in memory at a time."""
+    result: Bool = reduce(join, (condition.matches(columns, check) for condition in conditions))
     return result

@@ -15,6 +15,7 @@ from services.retrieval.reader import Reader
 from services.retrieval.schema import Schema
 from services.retrieval.scoring import IsOver
 from services.retrieval.search import Candidates, Query, Staged, masks_of, rows_of, search
+from services.retrieval.workers import check
 
 # Characters of text in one page, so that it fits into a message of the default limit, 16 MiB.
 _PAGE_BYTES: Final = 4 * 2**20
@@ -51,7 +52,7 @@ class Moment:
         When the time is over, each query ends early with what it found.
         """
         view = self.collection.view
-        masks = masks_of(view, condition)
+        masks = masks_of(view, condition, check)
         candidates = [search(view, query, masks, is_over) for query in together(queries, view, masks)]
         if with_documents:
             rows = {int(row) for found in candidates for row in found.rows}
@@ -83,7 +84,7 @@ class Moment:
         view = self.collection.view
         if condition is None:
             return view.document_count
-        return sum(int(np.count_nonzero(mask)) for mask in masks_of(view, condition))
+        return sum(int(np.count_nonzero(mask)) for mask in masks_of(view, condition, check))
 
     def page(self, after: str, size: int, condition: Filter | None) -> tuple[list[Document], bool]:
         """Up to `size` documents with ids above `after` that match, by id; and whether there are more.
@@ -92,9 +93,10 @@ class Moment:
         """
         matching = None
         if condition is not None:
-            matching = rows_of(self.collection.view, masks_of(self.collection.view, condition))
+            matching = rows_of(self.collection.view, masks_of(self.collection.view, condition, check))
         rows: list[int] = []
         while len(rows) <= size:
+            check()
             listed = self.reader.rows_after(self.collection.key, after, _LISTED)
             if not listed:
                 break

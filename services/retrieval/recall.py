@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 
+from services.retrieval.coarse import Stopped
 from services.retrieval.dense import DenseQuery
 from services.retrieval.filters import Filter
 from services.retrieval.index import View
@@ -26,6 +27,7 @@ class LiveRecall:
         self._every = every
         self._numbers = count(1)
         self._busy = threading.Lock()
+        self._stopped = threading.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="recall", initializer=give_way, initargs=(LOWEST,))
 
     def note(
@@ -37,19 +39,30 @@ class LiveRecall:
         return self._executor.submit(self._repeat, view, queries, condition, found)
 
     def close(self) -> None:
-        """Wait for the repetition that runs, and end."""
+        """Stop the repetition that runs, and end."""
+        self._stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _repeat(
         self, view: View, queries: Sequence[Query | Staged], condition: Filter | None, found: Sequence[Candidates]
     ) -> None:
         try:
-            masks = masks_of(view, condition)
+            masks = masks_of(view, condition, self._check)
             for query, candidates in zip(queries, found, strict=True):
                 if isinstance(query, DenseQuery | MultiVectorQuery) and query.is_approximate:
-                    truth = search(view, replace(query, is_exact=True), masks, lambda: False)
+                    truth = search(view, replace(query, is_exact=True), masks, self._is_over)
                     hits = len(set(truth.ids) & set(candidates.ids))
                     LIVE_CANDIDATES.labels("found").inc(hits)
                     LIVE_CANDIDATES.labels("missed").inc(len(truth.ids) - hits)
+        except Stopped:
+            return
         finally:
             self._busy.release()
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+
+    def _is_over(self) -> bool:
+        self._check()
+        return False

@@ -8,6 +8,7 @@ from services.core.arrays import F32, I64, Bool
 from services.retrieval.index import Part, View
 
 IsOver = Callable[[], bool]
+"""Whether the time of a search is over. May raise when nobody waits for what was found."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Search of a view: the candidates of every part, ranked together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from services.core.arrays import F32, I64, Bool
 from services.core.selection import top_k
 from services.retrieval.dense import DenseQuery
-from services.retrieval.filters import Filter
+from services.retrieval.filters import Check, Filter
 from services.retrieval.index import View
 from services.retrieval.late import MultiVectorQuery
 from services.retrieval.scoring import IsOver, Scorer
@@ -59,7 +59,8 @@ def _best(view: View, query: Scorer, masks: Sequence[Bool], is_over: IsOver) -> 
         rows.append(piece.part.block.rows[piece.positions])
         scores.append(piece.scores)
         covered += piece.covered
-        if covered and is_over():
+        # Asked after every piece: it raises when nobody waits any more.
+        if is_over() and covered:
             break
     all_scores = np.concatenate(scores)
     best = top_k(all_scores, ids, query.depth)
@@ -67,11 +68,22 @@ def _best(view: View, query: Scorer, masks: Sequence[Bool], is_over: IsOver) -> 
     return Candidates([ids[position] for position in best], np.concatenate(rows)[best], all_scores[best], coverage)
 
 
-def masks_of(view: View, condition: Filter | None) -> list[Bool]:
-    """bool[N] for each part: alive, and matching the condition when there is one."""
+def masks_of(view: View, condition: Filter | None, check: Check) -> list[Bool]:
+    """bool[N] for each part: alive, and matching the condition when there is one. Raises what `check` raises."""
     if condition is None:
         return [part.alive for part in view.parts]
-    return [part.alive & condition.matches(part.block.columns) for part in view.parts]
+    found = matching(view, condition, check)
+    return [part.alive & found[id(part.block)] for part in view.parts]
+
+
+def matching(view: View, condition: Filter, check: Check, known: Mapping[int, Bool] | None = None) -> dict[int, Bool]:
+    """Return where the condition is true in each block, by the block's identity; `known` ones are not evaluated again.
+
+    Blocks never change, so what was found in one stays true when documents in it have died.
+    """
+    known = known or {}
+    blocks = [part.block for part in view.parts]
+    return {id(one): known[id(one)] if id(one) in known else condition.matches(one.columns, check) for one in blocks}
 
 
 def rows_of(view: View, masks: Sequence[Bool]) -> I64:

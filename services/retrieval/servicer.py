@@ -19,7 +19,8 @@ from services.retrieval.opening import Opened, now_us, opened
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.snapshots import Snapshots
 from services.retrieval.wire import documents, queries, schemas, snapshots
-from services.retrieval.workers import Jobs, Lane
+from services.retrieval.wire.filters import check_bytes
+from services.retrieval.workers import Jobs, Lane, check
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import RANKINGS
 from services.rpc.readings import exposed
@@ -49,8 +50,8 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         """Create a collection, or find the equal one."""
-        name, schema = schemas.new_collection(request)
         deadline = self._deadline(context)
+        name, schema = await self._reads.run(deadline, schemas.new_collection, request)
         created = await self._writes.run(deadline, self._engine.create, name, schema)
         return pb.CreateCollectionResponse(collection=await self._reads.run(deadline, self._described, created))
 
@@ -70,7 +71,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         """Point an alias at a collection."""
-        await self._writes.run(self._deadline(context), self._engine.set_alias, *schemas.alias(request))
+        await self._writes.run(self._deadline(context), lambda: self._engine.set_alias(*schemas.alias(request)))
         return pb.SetAliasResponse()
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
@@ -94,6 +95,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Context) -> pb.DeleteDocumentsResponse:
         """Delete documents."""
+        check_bytes(request.filter)
         deadline = self._deadline(context)
         collection, chosen = await self._reads.run(deadline, self._chosen, request)
         done = await self._writes.run(deadline, self._engine.delete, collection, chosen)
@@ -105,14 +107,17 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
         """List documents."""
+        check_bytes(request.filter)
         return await self._reads.run(self._deadline(context), self._list_documents, request)
 
     async def CountDocuments(self, request: pb.CountDocumentsRequest, context: Context) -> pb.CountDocumentsResponse:
         """Count documents."""
+        check_bytes(request.filter)
         return await self._reads.run(self._deadline(context), self._count_documents, request)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
         """Find candidates."""
+        check_bytes(request.filter)
         deadline = self._deadline(context)
         return await self._reads.run(deadline, self._retrieve, request, deadline.earlier_by(_ANSWER_S))
 
@@ -185,7 +190,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         with self._engine.moment(request.collection) as moment:
             asked = queries.search(request, moment.schema, max_depth=self._settings.max_depth)
             asked = replace(asked, queries=[moment.fed_back(query) for query in asked.queries])
-            answered = answer(moment, asked, lambda: deadline.remaining_s() <= 0, max_depth=self._settings.max_depth)
+            answered = answer(moment, asked, lambda: _is_over(deadline), max_depth=self._settings.max_depth)
         candidates = answered.found.candidates
         self._note(moment, asked.queries, asked.condition, candidates)
         for one in candidates:
@@ -194,6 +199,12 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.of(context, default_s=self._settings.max_deadline_s)
+
+
+def _is_over(deadline: Deadline) -> bool:
+    """Whether a search is to answer with what it has. Raises DeadlineExpired or Cancelled when nobody waits."""
+    check()
+    return deadline.remaining_s() <= 0
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import DeadlineExpired, Unavailable
+from sluice.errors import Cancelled, DeadlineExpired, Unavailable
 
 from services.retrieval.coarse import Stopped
 from services.rpc.deadline import Deadline
@@ -24,8 +25,16 @@ _RETRY_AFTER_S = 0.5
 _JOBS: Final = 2
 _JOBS_MAX: Final = 16
 
-# Of the work that this thread runs.
-_deadline: Final[ContextVar[Deadline]] = ContextVar("deadline")
+
+@dataclass
+class _Caller:
+    """The caller of the work that a thread runs: until when it waits, and whether it has gone."""
+
+    deadline: Deadline
+    is_gone: bool = False
+
+
+_caller: Final[ContextVar[_Caller]] = ContextVar("caller")
 
 
 def remaining_s(*, otherwise: float) -> float:
@@ -33,8 +42,22 @@ def remaining_s(*, otherwise: float) -> float:
 
     Raises DeadlineExpired when there are none.
     """
-    deadline = _deadline.get(None)
-    return otherwise if deadline is None else deadline.timeout_s()
+    caller = _caller.get(None)
+    return otherwise if caller is None else caller.deadline.timeout_s()
+
+
+def check() -> None:
+    """Raise DeadlineExpired or Cancelled when the caller of the work that this thread runs waits no longer.
+
+    Work whose amount a caller chooses calls this between its steps. Outside of a lane nothing is raised.
+    """
+    caller = _caller.get(None)
+    if caller is None:
+        return
+    if caller.is_gone:
+        raise Cancelled("the caller is gone; the work was stopped")
+    if caller.deadline.remaining_s() <= 0:
+        raise DeadlineExpired("the deadline passed during the work, which was stopped")
 
 
 class Lane:
@@ -50,7 +73,7 @@ class Lane:
         """What `work` returns or raises, in a thread.
 
         Raises Unavailable when too many calls wait, and DeadlineExpired when the time ends before it starts. A call
-        that is cancelled while it waits never starts; one that has started ends.
+        that is cancelled while it waits never starts; one that has started ends at its next `check`.
         """
         if self._taken >= self._max_taken:
             LANE_REFUSED.labels(self._name).inc()
@@ -61,20 +84,26 @@ class Lane:
                 retry_after_s=_RETRY_AFTER_S,
             )
 
+        caller = _Caller(deadline)
+
         def start() -> R:
             if deadline.remaining_s() <= 0:
                 raise DeadlineExpired("the deadline passed while the call waited; nothing was done")
-            token = _deadline.set(deadline)
+            token = _caller.set(caller)
             try:
                 return work(*args, **kwargs)
             finally:
-                _deadline.reset(token)
+                _caller.reset(token)
 
         future = self._executor.submit(start)
         self._taken += 1
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: _call_soon(loop, self._release))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            caller.is_gone = True
+            raise
 
     def close(self) -> None:
         """Wait for the work that has started, and end the threads."""

@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluice.client import to_text, where
+from sluice.client import filters, to_text, where
 from sluice.client.documents import Scalar, value_proto
 from sluice.common.v1.filter_pb2 import Comparison, Contains, Filter, FilterList, Membership
 from sluice.errors import InvalidRequest
+
+from services.retrieval.wire import filters as servers
 
 
 def compare(field: str, operator: Comparison.Operator.ValueType, value: Scalar) -> Filter:
@@ -105,6 +107,17 @@ def test_where_reads(text: str, expected: Filter) -> None:
         ("a == timestamp(2024)", "expected a moment such as"),
         ("(" * 33 + "a == 1" + ")" * 33, "expected at most 32 levels of nesting, got more"),
         ("not " * 10_000 + "a == 1", "expected at most 32 levels of nesting, got more"),
+        ("(" * 100_000, "expected at most 32 levels of nesting, got more"),
+        ("a == 1 or " * 256 + "a == 1", 'expected at most 256 conditions joined by "or", got more'),
+        ("a == 1 and " * 256 + "a == 1", 'expected at most 256 conditions joined by "and", got more'),
+        (f"a in ({', '.join(['1'] * 1025)})", "expected at most 1,024 values of a, got more"),
+        (" or ".join([f"a in ({', '.join(['1'] * 1024)})"] * 8), "expected at most 8,192 conditions and values in all"),
+        ("a" * 2_000_000, "expected at most 1,048,576 characters, got 2,000,000"),
+        ("a == " + "1" * 100_000 + "x", "expected a name, value or operator at column 6, got 1{20}$"),
+        ("a == " + "b" * 100_000, "expected a value: .*, got b{64}$"),
+        ("a == 'x\ud800'", r"expected Unicode text, got the lone surrogate U\+D800 at character 8"),
+        ("a == timestamp('0001-01-01T00:00:00+14:00')", "expected a moment in the years 1 to 9999 in UTC, got 0001"),
+        ("a == timestamp('9999-12-31T23:59:59-14:00')", "expected a moment in the years 1 to 9999 in UTC, got 9999"),
     ],
 )
 def test_where_refuses(text: str, message: str) -> None:
@@ -115,6 +128,15 @@ def test_where_refuses(text: str, message: str) -> None:
 
 def test_nesting_up_to_the_limit_is_read() -> None:
     assert where("(" * 31 + "a == 1" + ")" * 31) == A
+
+
+def test_limits_are_those_of_the_servers() -> None:
+    assert (filters.MAX_DEPTH, filters.MAX_SIZE, filters.MAX_BYTES) == (
+        servers.DEPTH_MAX,
+        servers.SIZE_MAX,
+        servers.BYTES_MAX,
+    )
+    assert (filters.MAX_CONDITIONS, filters.MAX_VALUES) == (servers.CONDITIONS_MAX, servers.VALUES_MAX)
 
 
 def test_text_of_an_empty_filter_is_refused() -> None:

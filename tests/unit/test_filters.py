@@ -80,7 +80,7 @@ def test_a_filter_is_true_where_it_is_true_of_the_document(
     documents: list[dict[str, Value]], condition: Filter
 ) -> None:
     expected = [naive(condition, document) for document in documents]
-    assert condition.matches(columns_of(documents)).tolist() == expected
+    assert condition.matches(columns_of(documents), lambda: None).tolist() == expected
 
 
 @settings(max_examples=300)
@@ -97,7 +97,7 @@ def test_cutting_and_joining_columns_changes_nothing(
         for name, first in cut[0].items()
     }
     documents = [block[place] for block, places in zip(blocks, kept, strict=True) for place in places]
-    assert condition.matches(joined).tolist() == [naive(condition, document) for document in documents]
+    assert condition.matches(joined, lambda: None).tolist() == [naive(condition, document) for document in documents]
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(SCALARS, LISTS, VALUES[Kind.TIMESTAMP]), max_size=5))
@@ -121,4 +121,26 @@ CASES = [
 @pytest.mark.parametrize(("condition", "expected"), CASES)
 def test_absent_fields_and_types_are_told_apart(condition: Filter, expected: list[bool]) -> None:
     documents: list[dict[str, Value]] = [{"string": "a", "list": (1.0,)}, {"string": "b", "list": (True,)}, {}]
-    assert condition.matches(columns_of(documents)).tolist() == expected
+    assert condition.matches(columns_of(documents), lambda: None).tolist() == expected
+
+
+class Stop(Exception):
+    pass
+
+
+def test_each_condition_asks_whether_to_stop() -> None:
+    many = AnyOf(tuple(AllOf((Exists("bool"), Membership("number", (1.0, 2.0)))) for _ in range(10)))
+    columns = columns_of([{"number": 1.0}, {"bool": True}])
+    left = 15
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Stop
+
+    with pytest.raises(Stop):
+        many.matches(columns, check)
+    left = 21
+    assert many.matches(columns, check).tolist() == [False, False]
+    assert left == 1

@@ -1,4 +1,4 @@
-"""Filters from protos: every field, value and depth is checked against the schema."""
+"""Filters from protos: every field and value is checked against the schema, and their depth and number are bounded."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -11,11 +11,16 @@ from services.retrieval.documents import Scalar, kind_of
 from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
 from services.retrieval.schema import Kind, Schema
 from services.retrieval.wire.documents import scalar
-from services.rpc.validation import Violations
+from services.rpc.validation import Violations, validating
 
 DEPTH_MAX: Final = 32
-_CONDITIONS_MAX: Final = 256
-_VALUES_MAX: Final = 1024
+CONDITIONS_MAX: Final = 256
+VALUES_MAX: Final = 1024
+# Conditions and values in all. A condition takes about 1 ms for a million documents, so a filter takes some seconds
+# at most. Eight memberships of the largest size fit.
+SIZE_MAX: Final = 8192
+# Encoded. A membership of 1,024 of the longest document ids takes half of it.
+BYTES_MAX: Final = 2**20
 
 _Group = type[AllOf | AnyOf | NoneOf]
 
@@ -33,6 +38,15 @@ _UNORDERED: Final = frozenset({Operator.EQUAL, Operator.NOT_EQUAL})
 _REFUSED: Final = Exists("")
 
 
+def check_bytes(given: pb.Filter) -> None:
+    """Raise InvalidRequest when a filter is too large to be read at all.
+
+    This is called before a request waits for a thread, so that no large filter is kept waiting in memory.
+    """
+    with validating() as violations:
+        violations.count("filter", given.ByteSize(), low=0, high=BYTES_MAX, what="bytes of filter")
+
+
 class FilterReader:
     """Reads the filters of one request against a schema, and notes what is wrong with them."""
 
@@ -40,8 +54,15 @@ class FilterReader:
         self._schema = schema
         self._violations = violations
 
-    def read(self, path: str, given: pb.Filter, depth: int = 1) -> Filter:
-        """The condition; something harmless when it was refused."""
+    def read(self, path: str, given: pb.Filter) -> Filter:
+        """Return the whole filter; something harmless when it was refused."""
+        if not _is_within(given, SIZE_MAX):
+            description = f"expected at most {SIZE_MAX:,} conditions and values in all, got more"
+            self._violations.add(path, description, expected_max=SIZE_MAX)
+            return _REFUSED
+        return self._read(path, given, 1)
+
+    def _read(self, path: str, given: pb.Filter, depth: int) -> Filter:
         which = given.WhichOneof("condition")
         if which is None:
             return self._refuse(path, "expected a condition, got none")
@@ -59,10 +80,10 @@ class FilterReader:
     def _group(self, path: str, group: _Group, given: pb.FilterList, depth: int) -> Filter:
         if depth >= DEPTH_MAX:
             return self._refuse(path, f"expected conditions nested at most {DEPTH_MAX} deep, got deeper ones")
-        self._violations.count(f"{path}.filters", len(given.filters), low=1, high=_CONDITIONS_MAX, what="conditions")
+        self._violations.count(f"{path}.filters", len(given.filters), low=1, high=CONDITIONS_MAX, what="conditions")
         # What is over the limit is not read: the request is refused anyway.
-        inner = enumerate(given.filters[:_CONDITIONS_MAX])
-        return group(tuple(self.read(f"{path}.filters[{i}]", one, depth + 1) for i, one in inner))
+        inner = enumerate(given.filters[:CONDITIONS_MAX])
+        return group(tuple(self._read(f"{path}.filters[{i}]", one, depth + 1) for i, one in inner))
 
     def _comparison(self, path: str, given: pb.Comparison) -> Filter:
         kind = self._kind(f"{path}.field", given.field)
@@ -77,10 +98,10 @@ class FilterReader:
 
     def _membership(self, path: str, given: pb.Membership) -> Filter:
         kind = self._kind(f"{path}.field", given.field)
-        self._violations.count(f"{path}.values", len(given.values), low=1, high=_VALUES_MAX, what="values")
+        self._violations.count(f"{path}.values", len(given.values), low=1, high=VALUES_MAX, what="values")
         if kind is Kind.LIST:
             return self._refuse(f"{path}.field", f"expected a field that is no list, got {given.field!r}; use contains")
-        return Membership(given.field, self._values(f"{path}.values", given.values[:_VALUES_MAX], kind))
+        return Membership(given.field, self._values(f"{path}.values", given.values[:VALUES_MAX], kind))
 
     def _contains(self, path: str, given: pb.Contains) -> Filter:
         kind = self._kind(f"{path}.field", given.field)
@@ -113,3 +134,22 @@ class FilterReader:
     def _refuse(self, path: str, description: str) -> Filter:
         self._violations.add(path, description)
         return _REFUSED
+
+
+def _is_within(given: pb.Filter, most: int) -> bool:
+    """Whether a filter has at most so many conditions and values. It is not looked at beyond them."""
+    waiting, size = [given], 0
+    while waiting and size <= most:
+        one = waiting.pop()
+        which = one.WhichOneof("condition")
+        size += 1
+        if which in _GROUPS:
+            inner = getattr(one, which).filters
+            if len(inner) > most:
+                return False
+            waiting.extend(inner)
+        elif which == "membership":
+            size += len(one.membership.values)
+        if len(waiting) > most:
+            return False
+    return size <= most

@@ -14,15 +14,22 @@ kind == 'function' and (year >= 2020 or not lang in ('en', 'de'))
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from sluice.client.documents import Scalar, unfit, value_of, value_proto
+from sluice.client.documents import Scalar, check_unicode, unfit, value_of, value_proto
 from sluice.common.v1 import filter_pb2 as pb
 from sluice.common.v1.document_pb2 import MetadataValue
 
+# The limits of the servers, checked here too: a text is refused where it is too large, and read no further.
 MAX_DEPTH: Final = 32
+MAX_CONDITIONS: Final = 256
+MAX_VALUES: Final = 1024
+MAX_SIZE: Final = 8192
+MAX_BYTES: Final = 2**20
+# Characters of a text that an error repeats.
+_SHOWN: Final = 64
 _OPERATORS: Final[dict[str, pb.Comparison.Operator.ValueType]] = {
     "==": pb.Comparison.OPERATOR_EQUAL,
     "!=": pb.Comparison.OPERATOR_NOT_EQUAL,
@@ -36,7 +43,7 @@ _WORDS: Final = frozenset({"and", "or", "not", "in", "exists", "true", "false", 
 _TOKEN: Final = re.compile(
     r"""\s*(?:
         (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
-      | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+      | (?P<number>[+-]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?(?![\w.]))
       | (?P<name>[^\W\d]\w*)
       | `(?P<quoted>[^`]+)`
       | (?P<symbol>==|!=|<=|>=|[<>(),])
@@ -47,6 +54,9 @@ _TOKEN: Final = re.compile(
 
 def where(text: str) -> pb.Filter:
     """The filter that a text says. Raises InvalidRequest: what was expected at which column, and what was found."""
+    if len(text) > MAX_BYTES:
+        raise unfit("filter", f"expected at most {MAX_BYTES:,} characters, got {len(text):,}")
+    check_unicode(text, "filter")
     parser = _Parser(text)
     found = parser.expression(depth=1)
     parser.expect_end()
@@ -98,7 +108,8 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._tokens = _tokens(text)
-        self._next = 0
+        self._token = next(self._tokens)
+        self._size = 0
 
     def expression(self, depth: int) -> pb.Filter:
         parts = self._separated(self._all, "or", depth)
@@ -115,13 +126,17 @@ class _Parser:
     def _separated(self, rule: Callable[[int], pb.Filter], word: str, depth: int) -> list[pb.Filter]:
         parts = [rule(depth)]
         while self._take_word(word):
+            if len(parts) == MAX_CONDITIONS:
+                raise unfit("filter", f'expected at most {MAX_CONDITIONS} conditions joined by "{word}", got more')
             parts.append(rule(depth))
+        self._count(len(parts) > 1)
         return parts
 
     def _part(self, depth: int) -> pb.Filter:
         if depth > MAX_DEPTH:
             raise unfit("filter", f"expected at most {MAX_DEPTH} levels of nesting, got more")
         if self._take_word("not"):
+            self._count()
             return pb.Filter(none_of=pb.FilterList(filters=[self._part(depth + 1)]))
         if self._take_symbol("("):
             inner = self.expression(depth + 1)
@@ -130,6 +145,7 @@ class _Parser:
         return self._condition()
 
     def _condition(self) -> pb.Filter:
+        self._count()
         token = self._peek()
         if self._take_word("exists"):
             self._expect_symbol("(")
@@ -145,37 +161,44 @@ class _Parser:
     def _about_field(self, name: str) -> pb.Filter:
         if self._take_word("in"):
             self._expect_symbol("(")
-            values = [value_proto(self._value(), "filter")]
+            values = [self._member()]
             while self._take_symbol(","):
-                values.append(value_proto(self._value(), "filter"))
+                if len(values) == MAX_VALUES:
+                    raise unfit("filter", f"expected at most {MAX_VALUES:,} values of {name[:_SHOWN]}, got more")
+                values.append(self._member())
             self._expect_symbol(")")
             return pb.Filter(membership=pb.Membership(field=name, values=values))
         operator = _OPERATORS.get(self._peek().text)
         if operator is None or self._peek().kind != "symbol":
             raise self._unexpected('"==", "!=", "<", "<=", ">", ">=" or "in"')
-        self._next += 1
+        self._advance()
         value = value_proto(self._value(), "filter")
         return pb.Filter(comparison=pb.Comparison(field=name, operator=operator, value=value))
 
     def _field(self) -> str:
         token = self._peek()
         if token.kind == "quoted" or (token.kind == "name" and token.text not in _WORDS):
-            self._next += 1
+            self._advance()
             return token.text
         raise self._unexpected("the name of a field")
 
+    def _member(self) -> MetadataValue:
+        self._count()
+        return value_proto(self._value(), "filter")
+
     def _value(self) -> Scalar:
         token = self._peek()
-        self._next += 1
         if token.kind == "text":
+            self._advance()
             return _unquoted(token.text)
         if token.kind == "number":
+            self._advance()
             return float(token.text)
         if token.is_word("true") or token.is_word("false"):
+            self._advance()
             return token.text == "true"
-        if token.is_word("timestamp"):
+        if self._take_word("timestamp"):
             return self._timestamp()
-        self._next -= 1
         raise self._unexpected("a value: 'text', a number, true, false or timestamp('...')")
 
     def _timestamp(self) -> datetime:
@@ -187,22 +210,32 @@ class _Parser:
             moment = datetime.fromisoformat(_unquoted(token.text))
         except ValueError:
             raise self._unexpected("a moment such as '2024-05-01T12:00:00Z'") from None
-        self._next += 1
+        self._advance()
         self._expect_symbol(")")
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
+    def _count(self, more: int = 1) -> None:
+        """Count conditions and values. Raises InvalidRequest when there are too many of them."""
+        self._size += more
+        if self._size > MAX_SIZE:
+            raise unfit("filter", f"expected at most {MAX_SIZE:,} conditions and values in all, got more")
+
     def _peek(self) -> _Token:
-        return self._tokens[self._next]
+        return self._token
+
+    def _advance(self) -> None:
+        self._token = next(self._tokens)
 
     def _take_word(self, word: str) -> bool:
-        found = self._peek().is_word(word)
-        self._next += found
-        return found
+        return self._take(self._peek().is_word(word))
 
     def _take_symbol(self, symbol: str) -> bool:
-        found = self._peek().kind == "symbol" and self._peek().text == symbol
-        self._next += found
-        return found
+        return self._take(self._peek().kind == "symbol" and self._peek().text == symbol)
+
+    def _take(self, is_there: bool) -> bool:
+        if is_there:
+            self._advance()
+        return is_there
 
     def _expect_symbol(self, symbol: str) -> None:
         if not self._take_symbol(symbol):
@@ -214,24 +247,27 @@ class _Parser:
 
     def _unexpected(self, expected: str) -> Exception:
         token = self._peek()
-        found = "the end" if token.kind == "end" else token.text
+        found = "the end" if token.kind == "end" else token.text[:_SHOWN]
         return unfit("filter", f"expected {expected} at column {token.column}, got {found}")
 
 
-def _tokens(text: str) -> list[_Token]:
-    """The tokens of a text, and one of kind `end`. Raises InvalidRequest at what is no token."""
-    tokens = []
+def _tokens(text: str) -> Iterator[_Token]:
+    """Yield the tokens of a text as they are needed, and at last one of kind `end`.
+
+    Raises InvalidRequest at what is no token.
+    """
     position = 0
     end = len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)
         if match is None or match.lastgroup is None:
-            start = position + len(text[position:]) - len(text[position:].lstrip())
+            rest = text[position:]
+            start = position + len(rest) - len(rest.lstrip())
             raise unfit("filter", f"expected a name, value or operator at column {start + 1}, got {text[start:][:20]}")
         kind = match.lastgroup
-        tokens.append(_Token(kind, match[kind], match.start(kind) + 1))
+        yield _Token(kind, match[kind], match.start(kind) + 1)
         position = match.end()
-    return [*tokens, _Token("end", "", end + 1)]
+    yield _Token("end", "", end + 1)
 
 
 def _unquoted(token: str) -> str:

@@ -22,7 +22,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Filter(_message.Message):
-    """A condition on a document's metadata. Nesting deeper than 32 is refused.
+    """A condition on a document's metadata. A filter is nested at most 32 deep, has at most 8,192 conditions and values in all,
+    and takes at most 1 MiB encoded; a larger one is INVALID_ARGUMENT. A filter that is not evaluated when the deadline passes
+    ends the call with DEADLINE_EXCEEDED.
     A comparison with a field the document does not have is false.
     """
 
