@@ -108,7 +108,7 @@ def block_of(schema: Schema, rows: I64, batch: Batch) -> Block:
 
 def terms_of(field: TextField, documents: Sequence[Document]) -> Terms:
     """The terms of each document's title and text, with how often they are there."""
-    analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words)
+    analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words, version=field.analysis)
     counted = [np.unique(analysis.keys(f"{one.title}\n{one.text}"), return_counts=True) for one in documents]
     return Terms.of([(keys, counts.astype(np.float32)) for keys, counts in counted])
 

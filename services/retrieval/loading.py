@@ -3,13 +3,16 @@
 import logging
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from services.retrieval.index import Block, Part, View, block_of
+from services.retrieval.index import Block, Part, View, block_of, terms_of
+from services.retrieval.postings import Postings, Terms
 from services.retrieval.reader import Reader, Stored
-from services.retrieval.segments import Damaged, load, segment_folders
+from services.retrieval.schema import ANALYSIS
+from services.retrieval.segments import Damaged, Segment, load, save_postings, segment_folders
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +56,31 @@ def _remove(folder: Path, kept: Collection[str]) -> None:
 
 def _part(reader: Reader, stored: Stored, path: Path) -> tuple[Part, int]:
     """A segment with those of its documents that are still in the store, and its last row. Raises Damaged."""
-    block, last_row = load(path, stored.schema)
-    living = reader.rows(stored.key, last_row)
-    alive = np.isin(block.rows, living, assume_unique=True)
+    segment = load(path, stored.schema)
+    living = reader.rows(stored.key, segment.last_row)
+    alive = np.isin(segment.block.rows, living, assume_unique=True)
     if np.count_nonzero(alive) != len(living):
         raise Damaged(f"{path}: expected all {len(living):,} documents of the store, found {np.count_nonzero(alive):,}")
-    return Part(block, alive), last_row
+    block = segment.block
+    if stored.schema.text and segment.analysis != ANALYSIS:
+        block = _analyzed(reader, stored, segment)
+        logger.info("words analyzed anew", extra={"collection": stored.name, "documents": len(living)})
+        try:
+            save_postings(block, path)
+        except OSError as error:
+            logger.warning("the next start analyzes words again: segment not written: %s", error)
+    return Part(block, alive), segment.last_row
+
+
+def _analyzed(reader: Reader, stored: Stored, segment: Segment) -> Block:
+    """The block of a segment with the words of its living documents as they are analyzed now."""
+    lists: dict[str, list[Postings]] = {field.name: [] for field in stored.schema.text}
+    positions = [np.empty(0, dtype=np.int64)]
+    for rows, documents in reader.texts(stored.key, segment.last_row):
+        positions.append(np.searchsorted(segment.block.rows, rows))
+        for field in stored.schema.text:
+            lists[field.name].append(Postings.of(terms_of(field, documents)))
+    living, count = np.concatenate(positions), len(segment.block.rows)
+    empty = Postings.of(Terms.of([]))
+    spread = {name: Postings.joined([empty, *several]).spread(living, count) for name, several in lists.items()}
+    return replace(segment.block, postings={**segment.block.postings, **spread})

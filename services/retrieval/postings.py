@@ -4,7 +4,7 @@ Terms are int64 keys: hashes of words, or indices of a model's vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,12 @@ class Postings:
         place[positions] = np.arange(len(positions), dtype=np.int32)
         kept = place[self.documents] >= 0
         return _listed(self._expanded()[kept], place[self.documents[kept]], self.values[kept], self.sums[positions])
+
+    def spread(self, positions: I64, count: int) -> "Postings":
+        """The lists of `count` documents, of which those at these rising positions are the ones here."""
+        sums = np.zeros(count, dtype=np.float32)
+        sums[positions] = self.sums
+        return replace(self, documents=positions.astype(np.int32)[self.documents], sums=sums)
 
     @classmethod
     def joined(cls, several: Sequence["Postings"]) -> "Postings":

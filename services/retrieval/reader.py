@@ -109,6 +109,17 @@ class Reader:
         )
         return found.fetchall()
 
+    def texts(self, key: int, up_to: int) -> Iterator[tuple[I64, list[Document]]]:
+        """Rows, and documents with title and text alone, of a collection up to that row, some thousands at a time."""
+        found = self._connection.execute(
+            "SELECT row, title, text FROM documents INDEXED BY documents_by_row"
+            " WHERE collection = ? AND row <= ? ORDER BY row",
+            (key, up_to),
+        )
+        while chunk := found.fetchmany(_LOAD_ROWS):
+            rows = np.array([row for row, _, _ in chunk], dtype=np.int64)
+            yield rows, [Document("", title, text) for _, title, text in chunk]
+
     def load(self, key: int, schema: Schema, after: int) -> Iterator[Loaded]:
         """The documents of a collection with rows above `after`, by row, some thousands at a time."""
         texts = "title, text" if schema.text else "'', ''"

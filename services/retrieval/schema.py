@@ -1,8 +1,12 @@
 """What a collection holds."""
 
 from enum import StrEnum
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+ANALYSIS: Final = 2
+"""Version of the analysis of text. 1 took each run of letters for a word, also in languages without spaces."""
 
 
 class Metric(StrEnum):
@@ -69,6 +73,8 @@ class TextField(_Part):
     keeps_stop_words: bool
     k1: float
     b: float
+    analysis: int = Field(ANALYSIS, exclude=True)
+    """Version of the analysis by which its words were stored; an engine knows it, schemas are stored without it."""
 
 
 class SparseField(_Part):

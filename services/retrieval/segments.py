@@ -1,7 +1,7 @@
 """Segments on disk: blocks with their coarse indexes, so that a start need not build them again.
 
     segments/KEY/LAST_ROW/
-        manifest.json        format, last row, size and CRC-32 of every other file
+        manifest.json        format, last row, version of the analysis, size and CRC-32 of every other file
         ids.json             ids in the order of the rows, and the words of the columns
         arrays.npz           rows, lengths, columns, inverted lists
         vectors-FIELD.npy    float32[N, D], mapped into memory
@@ -18,7 +18,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,11 +30,14 @@ from services.retrieval.columns import COLUMNS
 from services.retrieval.encoded import encoded_fields
 from services.retrieval.index import Block, Vectors
 from services.retrieval.postings import Postings
-from services.retrieval.schema import Schema, TokenType
+from services.retrieval.schema import ANALYSIS, Schema, TokenType
 from services.retrieval.tokens import Tokens
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+# Format 1 does not name its analysis, which was the first.
+_FORMATS: Final = (1, FORMAT)
 MANIFEST: Final = "manifest.json"
+_ARRAYS: Final = "arrays.npz"
 _CHUNK_BYTES: Final = 1 << 20
 _COPY_TRIES: Final = 10
 
@@ -59,18 +62,42 @@ def save(block: Block, last_row: int, folder: Path) -> Path:
     draft.mkdir(parents=True)
     try:
         _write(block, draft)
-        files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in sorted(draft.iterdir())}
-        manifest = {"format": FORMAT, "last_row": last_row, "files": files}
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        for path in (*draft.iterdir(), draft):
-            sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
-        sync(folder)
+        _finish(draft, final, last_row)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return final
+
+
+def save_postings(block: Block, segment: Path) -> None:
+    """Put a segment with the block's arrays in the place of one that differs from it in its inverted lists alone.
+
+    The larger files are linked, not written again. Raises OSError when the disk does not take it.
+    """
+    draft = segment.with_name(f"{segment.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        for path in segment.iterdir():
+            if path.name not in {MANIFEST, _ARRAYS}:
+                _link(path, draft / path.name)
+        np.savez(draft / _ARRAYS, allow_pickle=False, **_arrays(block))
+        _finish(draft, segment, int(segment.name))
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _finish(draft: Path, final: Path, last_row: int) -> None:
+    """Describe the files of a draft, wait until they are on disk, and let it take its place."""
+    files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in sorted(draft.iterdir())}
+    manifest = {"format": FORMAT, "last_row": last_row, "analysis": ANALYSIS, "files": files}
+    (draft / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    for path in (*draft.iterdir(), draft):
+        sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    sync(final.parent)
 
 
 def copy_segments(folder: Path, target: Path) -> None:
@@ -111,17 +138,26 @@ def _link(path: Path, target: Path) -> None:
         sync(target)
 
 
-def load(folder: Path, schema: Schema) -> tuple[Block, int]:
-    """The block of a segment, and the last row of the state it was made from. Raises Damaged."""
+@dataclass(frozen=True)
+class Segment:
+    """A segment as it was read: its block, the last row of its state, and the version of the analysis of its words."""
+
+    block: Block
+    last_row: int
+    analysis: int
+
+
+def load(folder: Path, schema: Schema) -> Segment:
+    """Return the segment in a folder. Raises Damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
+        if manifest["format"] not in _FORMATS:
             raise Damaged(f"{folder}: expected format {FORMAT}, found {manifest['format']}")
         if manifest["last_row"] != int(folder.name):
             raise Damaged(f"{folder}: expected last row {folder.name}, found {manifest['last_row']}")
         for name, expected in manifest["files"].items():
             _check(folder / name, expected)
-        return _read(folder, schema), int(manifest["last_row"])
+        return Segment(_read(folder, schema), int(manifest["last_row"]), int(manifest.get("analysis", 1)))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise Damaged(f"{folder}: {error}") from error
 
@@ -152,32 +188,36 @@ def mapped(block: Block, folder: Path) -> Block:
 
 
 def _write(block: Block, folder: Path) -> None:
-    arrays: dict[str, NDArray[Any]] = {"rows": block.rows}
-    words: dict[str, Any] = {}
     for name, vectors in block.vectors.items():
         np.save(folder / f"vectors-{name}.npy", vectors.matrix)
-        arrays[f"lengths-{name}"] = vectors.lengths
         if vectors.coarse is not None:
             vectors.coarse.save(folder / f"coarse-{name}.faiss")
-    for name, column in block.columns.items():
-        parts, words[name] = column.state()
-        arrays |= {f"column-{name}-{part}": array for part, array in parts.items()}
-    for name, postings in block.postings.items():
-        arrays |= {f"postings-{name}-{part}": array for part, array in postings.state().items()}
     for name, tokens in block.tokens.items():
         np.save(folder / f"tokens-{name}.npy", tokens.vectors)
-        arrays[f"tokens-{name}"] = tokens.starts
         if tokens.scales is not None:
             np.save(folder / f"scales-{name}.npy", tokens.scales)
         if tokens.coarse is not None:
             tokens.coarse.save(folder / f"coarse-{name}.faiss")
-    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
+    np.savez(folder / _ARRAYS, allow_pickle=False, **_arrays(block))
+    words = {name: column.state()[1] for name, column in block.columns.items()}
     (folder / "ids.json").write_text(json.dumps({"ids": block.ids, "words": words}), encoding="utf-8")
+
+
+def _arrays(block: Block) -> dict[str, NDArray[Any]]:
+    """The arrays of a block that are read into memory."""
+    arrays: dict[str, NDArray[Any]] = {"rows": block.rows}
+    arrays |= {f"lengths-{name}": vectors.lengths for name, vectors in block.vectors.items()}
+    arrays |= {f"tokens-{name}": tokens.starts for name, tokens in block.tokens.items()}
+    for name, column in block.columns.items():
+        arrays |= {f"column-{name}-{part}": array for part, array in column.state()[0].items()}
+    for name, postings in block.postings.items():
+        arrays |= {f"postings-{name}-{part}": array for part, array in postings.state().items()}
+    return arrays
 
 
 def _read(folder: Path, schema: Schema) -> Block:
     texts = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
-    with np.load(folder / "arrays.npz", allow_pickle=False) as file:
+    with np.load(folder / _ARRAYS, allow_pickle=False) as file:
         arrays = dict(file)
     vectors = {
         field.name: Vectors(

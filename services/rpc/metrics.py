@@ -107,6 +107,7 @@ LIVE_CANDIDATES: Final = Counter(
 LANE_REFUSED: Final = Counter(
     "sluice_lane_refused", "Calls of retrieval refused because too many wait: `reads` or `writes`.", ["lane"]
 )
+WORDS_CUT: Final = Counter("sluice_words_cut", "Words of texts and queries that were cut at 255 bytes.")
 RANKINGS: Final = Counter("sluice_rankings", "Rankings of retrieval: `full`, or `cut` by the deadline.", ["outcome"])
 
 # Of each collection, by name: there are at most `max_collections`. Read when they are asked for, never kept.

@@ -284,7 +284,7 @@ def test_a_coarse_index_that_is_damaged_or_of_another_form_is_not_used(
     schema = Schema(
         dense=tuple(field_of(*form) for form in FORMS), metadata=(MetadataField(name="share", kind=Kind.NUMBER),)
     )
-    assert len(load(folder, schema)[0].rows) == DOCUMENTS
+    assert len(load(folder, schema).block.rows) == DOCUMENTS
     harm(folder, name, damage)
     with pytest.raises(Damaged, match=name):
         load(folder, schema)

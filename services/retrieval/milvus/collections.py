@@ -37,6 +37,15 @@ class Definition(BaseModel):
     created_us: int
     dense_index: str
     definition: Schema
+    analysis: int = 1
+    """Version of the analysis that wrote its words; those of earlier releases do not name it."""
+
+    @property
+    def analyzed(self) -> Schema:
+        """What it holds, with the analysis of its words."""
+        analysis = {"analysis": self.analysis}
+        text = tuple(field.model_copy(update=analysis) for field in self.definition.text)
+        return self.definition.model_copy(update={"text": text})
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,8 @@ class MilvusCollection:
 
     @property
     def schema(self) -> Schema:
-        """What it holds."""
-        return self._definition.definition
+        """What it holds, with the analysis of its words."""
+        return self._definition.analyzed
 
     @property
     def key(self) -> int:

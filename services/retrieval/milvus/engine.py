@@ -29,7 +29,7 @@ from services.retrieval.milvus.connection import STRONG, Address, Connection
 from services.retrieval.milvus.expressions import ids_in
 from services.retrieval.milvus.fields import Index
 from services.retrieval.milvus.moment import MilvusMoment
-from services.retrieval.schema import Schema
+from services.retrieval.schema import ANALYSIS, Schema
 from services.retrieval.statistics import Statistics
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class MilvusEngine:
         # Another replica may have been first: what is in Milvus counts. One that ended while it created it may have
         # left it without an index, or not loaded.
         found = self._catalogue.find(name)
-        if found.schema != schema:
+        if found.stored.schema != schema:
             raise AlreadyExists(f"collection {name!r} exists with another schema", metadata={"collection": name})
         try:
             self._finish(found.place, fields.indexes(schema, found.dense_index))
@@ -183,11 +183,18 @@ class MilvusEngine:
         self._prepare_versions()
         key = secrets.randbits(_KEY_BITS)
         definition = Definition(
-            name=name, key=key, created_us=self._now_us(), dense_index=self._dense_index, definition=schema
+            name=name,
+            key=key,
+            created_us=self._now_us(),
+            dense_index=self._dense_index,
+            definition=schema,
+            analysis=ANALYSIS,
         )
         made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         fields.add_fields(made, schema, DataType, _bm25)
-        self._create(in_milvus(name), made, {PROPERTY: definition.model_dump_json()})
+        # Without words there is no analysis to name, and earlier releases can read it.
+        written = definition.model_dump_json(exclude=None if schema.text else {"analysis"})
+        self._create(in_milvus(name), made, {PROPERTY: written})
         return key
 
     def _create(self, place: str, schema: Any, properties: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ def _check_texts(documents: Sequence[Document], violations: Violations) -> None:
 def _add_words(
     made: Sequence[dict[str, Any]], documents: Sequence[Document], field: TextField, violations: Violations
 ) -> None:
-    analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words)
+    analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words, version=field.analysis)
     for i, (row, document) in enumerate(zip(made, documents, strict=True)):
         keys = analysis.keys(f"{document.title}\n{document.text}")
         violations.count(f"documents[{i}].text", len(keys), low=0, high=_WORDS_MAX, what="words in Milvus")

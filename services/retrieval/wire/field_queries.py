@@ -118,7 +118,8 @@ class QueryReader:
 
     def _text(self, path: str, given: pb.FieldQuery, field: TextField) -> Query:
         self._violations.text(f"{path}.text", given.text, max_bytes=_TEXT_BYTES_MAX)
-        keys = analyzer(field.language, keeps_stop_words=field.keeps_stop_words).keys(given.text)
+        analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words, version=field.analysis)
+        keys = analysis.query_keys(given.text[:_TEXT_BYTES_MAX])
         return TextQuery(field, *np.unique(keys, return_counts=True), given.depth)
 
     def _sparse(self, path: str, given: pb.FieldQuery, field: SparseField) -> Query | None:

@@ -124,6 +124,7 @@ def collection_message(collection: Collection, statistics: Statistics) -> pb.Col
         version=held.version,
         create_time=created,
         statistics=statistics_message(statistics),
+        text_analysis=min((field.analysis for field in collection.schema.text), default=0),
     )
 
 

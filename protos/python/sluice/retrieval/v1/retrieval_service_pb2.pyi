@@ -232,7 +232,8 @@ Global___DenseField: _TypeAlias = DenseField  # noqa: Y015
 @_typing.final
 class TextField(_message.Message):
     """A field over the words of each document's title and text, ranked by BM25 in Lucene's form. Nothing is sent for it at
-    upsert.
+    upsert. Text is normalized to NFKC. Runs of Chinese, Japanese and Korean characters are indexed as their bigrams and single
+    characters, and never stemmed. Of words over 255 bytes of UTF-8, the first 255 count.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -427,12 +428,18 @@ class Collection(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    TEXT_ANALYSIS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: 1 to 128 of [a-z0-9_-], starting with a letter."""
     document_count: _builtins.int
     """Documents in it."""
     version: _builtins.int
     """Sequence number of its last write; rises with every write."""
+    text_analysis: _builtins.int
+    """Version of the analysis of its text fields; 0 when it has none. 2 finds words within Chinese, Japanese and Korean text.
+    1 does not: it is that of collections which an earlier release created in Milvus. Index their documents into a new
+    collection to get the current one. Embedded collections are analyzed anew when the server starts.
+    """
     @_builtins.property
     def schema(self) -> Global___Schema:
         """What it holds."""
@@ -454,10 +461,11 @@ class Collection(_message.Message):
         version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         statistics: Global___CollectionStatistics | None = ...,
+        text_analysis: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "schema", b"schema", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "document_count", b"document_count", "name", b"name", "schema", b"schema", "statistics", b"statistics", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "document_count", b"document_count", "name", b"name", "schema", b"schema", "statistics", b"statistics", "text_analysis", b"text_analysis", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
