@@ -305,3 +305,30 @@ def test_rankings_are_fused_and_documents_grouped(place: Place) -> None:
         assert [one.document_id for one in fused.documents] == ["0", "1", "6", "7"]
 
     place.run(check)
+
+
+@pytest.mark.parametrize("metric", SIMILARITIES)
+def test_equal_vectors_score_equally_wherever_they_lie(place: Place, metric: pb.Metric.ValueType) -> None:
+    """Also among many, in several dimensions, and at the end of a ranking."""
+    rng = np.random.default_rng(11)
+    name, width = new_name(), 100
+    create = new_collection(name, metric)
+    create.schema.dense_fields[0].dimensions = width
+    equal = rng.standard_normal(width).astype(np.float32)
+    vectors = np.stack([equal if i % 4 else rng.standard_normal(width).astype(np.float32) for i in range(64)])
+    wanted = [f"{i:02}" for i in range(64) if i % 4]
+
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(create)
+        for start in range(0, 64, 16):
+            documents = [document(f"{i:02}") for i in range(start, start + 16)]
+            await stub.Upsert(upsert(documents, vectors[start : start + 16], collection=name))
+        for depth in (40, 48):
+            asked = pb.RetrieveRequest(collection=name, queries=[query(equal + 0.1, depth=depth)])
+            ranking = (await stub.Retrieve(asked)).rankings[0]
+            assert list(ranking.document_ids) == wanted[:depth]
+            assert len(set(ranking.scores)) == 1
+            truth = SIMILARITIES[metric](equal + np.float32(0.1), equal[None])
+            assert ranking.scores[0] == pytest.approx(float(truth[0]), rel=1e-6)
+
+    place.run(check)

@@ -29,6 +29,8 @@ HASH: Final = "Hash"
 DOCUMENT: Final = (ID, TITLE, TEXT, METADATA, HASH)
 
 ID_BYTES: Final = 512
+# Most that a search of Milvus finds.
+LIMIT_MAX: Final = 16_384
 # What a VARCHAR of Milvus holds.
 STRING_BYTES: Final = 65_535
 K1_MAX: Final = 3.0
@@ -117,5 +119,5 @@ def indexes(schema: Schema, dense_index: str) -> list[Index]:
 
 def search_parameters(field: DenseField, dense_index: str, depth: int) -> dict[str, Any]:
     """How to search a dense field: the graph is followed as far as recall of about 0.99 needs."""
-    params = {"ef": max(2 * depth, 128)} if dense_index == "HNSW" else {}
+    params = {"ef": max(2 * depth, 144)} if dense_index == "HNSW" else {}
     return {"metric_type": METRICS[field.metric], "params": params}

@@ -12,6 +12,7 @@ from sluice.errors import InvalidRequest, Violation
 
 from services.core.arrays import F32
 from services.core.selection import top_k
+from services.core.similarity import cosine, dot, l2
 from services.retrieval.dense import DenseQuery
 from services.retrieval.documents import Document
 from services.retrieval.filters import Filter
@@ -26,6 +27,13 @@ from services.retrieval.search import Candidates, Query, Staged
 from services.retrieval.terms import SparseQuery, TextQuery
 
 R = TypeVar("R")
+
+# Found beyond the depth: of equal scores at its end, so many more are compared by id.
+_MORE: Final = 16
+# Numbers of vectors that a search may bring along, which pymilvus makes Python objects of: some 70 MB of them. A depth
+# of 1,000 with 2,048 dimensions is just within.
+_NUMBERS_MAX: Final = 1016 * 2048
+_SIMILARITIES: Final = {Metric.COSINE: cosine, Metric.DOT: dot, Metric.L2: l2}
 
 
 @dataclass(frozen=True)
@@ -141,18 +149,19 @@ class MilvusMoment:
         if asked is None:
             return _NONE
         data, parameters = asked
+        vectors = (query.field.name,) if rescored(query) else ()
         (found,) = self._connection.call(
             "search",
             self.collection.place,
             data=[data],
             anns_field=query.field.name,
             filter=expression,
-            limit=query.depth,
-            output_fields=list(output),
+            limit=min(query.depth + _MORE, fields.LIMIT_MAX) if vectors else query.depth,
+            output_fields=[*output, *vectors],
             search_params=parameters,
             consistency_level=STRONG,
         )
-        return _hits(query, [(hit["distance"], rows.document(hit["entity"])) for hit in found])
+        return hits(query, found)
 
     def _begin(self, work: Callable[[], R]) -> Callable[[], R]:
         """Let another thread do it, with the deadline of this one; the result when it is called."""
@@ -180,17 +189,34 @@ def _asked(query: Query, dense_index: str) -> tuple[Any, dict[str, Any]] | None:
     raise AssertionError("multi-vector fields are refused when a collection is created")
 
 
-def _hits(query: Query, found: Sequence[tuple[float, Document]]) -> Hits:
-    """Scores as ours are, best first, equal ones by id."""
-    scores = _scores(query, np.array([distance for distance, _ in found], dtype=np.float32))
-    ids = [document.document_id for _, document in found]
+def rescored(query: Query) -> bool:
+    """Whether scores are computed here, from vectors that Milvus sends with what it found.
+
+    Milvus sums products in float32 and in an order that depends on where a vector lies, so scores of equal vectors
+    differ in their last bits. Rounding cannot make them equal: two neighbors may lie on both sides of any border. Ours
+    depend on the query and the document alone.
+    """
+    if not isinstance(query, DenseQuery):
+        return False
+    return (query.depth + _MORE) * query.field.dimensions <= _NUMBERS_MAX
+
+
+def hits(query: Query, found: Sequence[Mapping[str, Any]]) -> Hits:
+    """Return what a search found with scores as ours are, best first, equal ones by id."""
+    scores = _scores(query, found)
+    documents = [rows.document(hit["entity"]) for hit in found]
+    ids = [document.document_id for document in documents]
     best = top_k(scores, ids, query.depth)
     candidates = Candidates([ids[place] for place in best], np.full(len(best), -1), scores[best], 1.0)
-    return Hits(candidates, [document for _, document in found])
+    return Hits(candidates, [documents[place] for place in best])
 
 
-def _scores(query: Query, distances: F32) -> F32:
+def _scores(query: Query, found: Sequence[Mapping[str, Any]]) -> F32:
+    distances = np.array([hit["distance"] for hit in found], dtype=np.float32)
     match query:
+        case DenseQuery() if rescored(query) and found:
+            vectors = np.array([hit["entity"][query.field.name] for hit in found], dtype=np.float32)
+            return _SIMILARITIES[query.field.metric](query.vector, vectors)
         case DenseQuery():
             if query.field.metric is Metric.L2:
                 return -distances
