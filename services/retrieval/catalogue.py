@@ -1,7 +1,9 @@
 """All collections and aliases of one moment: an immutable value, replaced as a whole at every write."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import NotFound
@@ -9,6 +11,11 @@ from sluice.errors import NotFound
 from services.retrieval.index import View
 from services.retrieval.reader import Stored
 from services.retrieval.schema import Schema
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
+"""What a collection or an alias may be called."""
+# Characters of an unknown name that an error repeats.
+_SHOWN: Final = 128
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Catalogue:
         """The collection that has that name itself. Raises NotFound when there is none."""
         found = self.collections.get(name)
         if found is None:
-            raise unknown(f"no collection {name!r}", name)
+            raise missing(name)
         return found
 
     def same(self, collection: Collection) -> Collection:
@@ -68,6 +75,11 @@ class Catalogue:
         """The catalogue with the alias meaning that collection; None takes the alias away."""
         others = {key: meant for key, meant in self.aliases.items() if key != alias}
         return replace(self, aliases=others if name is None else {**others, alias: name})
+
+
+def missing(name: str) -> NotFound:
+    """Return the error for a name that no collection and no alias has."""
+    return unknown(f"no collection {name[:_SHOWN]!r}", name[:_SHOWN])
 
 
 def unknown(message: str, name: str) -> NotFound:

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from sluice.errors import InvalidRequest, Violation
+
+# Some hundred fit into a status; a request of the largest message could break a million rules.
+_KEPT: Final = 1024
 
 
 class Violations:
@@ -14,13 +18,20 @@ class Violations:
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
+        self._count = 0
         self._metadata: dict[str, object] = {}
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def add(self, field: str, description: str, **numbers: object) -> None:
-        """Note a broken rule; `numbers` repeat those of the description for machines."""
+        """Note a broken rule; `numbers` repeat those of the description for machines.
+
+        Beyond the first _KEPT they are counted alone.
+        """
+        self._count += 1
+        if self._count > _KEPT:
+            return
         self._found.append(Violation(field, description))
         self._metadata.update(numbers)
 
@@ -43,7 +54,7 @@ class Violations:
         """Raise InvalidRequest naming all that was noted; the first is the message."""
         if self._found:
             first = self._found[0]
-            more = f" (and {len(self._found) - 1} more)" if len(self._found) > 1 else ""
+            more = f" (and {self._count - 1} more)" if self._count > 1 else ""
             message = f"{first.field}: {first.description}{more}"
             raise InvalidRequest(message, violations=self._found, metadata=self._metadata)
 

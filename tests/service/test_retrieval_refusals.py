@@ -340,3 +340,39 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, name: str) -> None:
 
     with pytest.raises(ValidationError, match=name):
         RetrievalSettings(data=tmp_path, **{name: 0})  # type: ignore[arg-type]
+
+
+def many_fields() -> pb.Schema:
+    return schema(*[dense(name=f"d{i}", metric=9) for i in range(100_000)])
+
+
+def with_list(count: int) -> doc.Document:
+    return document("a", tags=["t"] * count)
+
+
+TOO_MANY = [
+    ("CreateCollection", lambda: create("x", schema=many_fields()), ["schema"]),
+    ("Upsert", lambda: upsert([doc.Document()] * 100_000, ONES), ["documents"]),
+    ("Upsert", lambda: upsert([document("a")], ONES, content_hashes=["x" * 129] * 100_000), ["content_hashes"]),
+    ("Upsert", lambda: upsert([with_list(100_000)], ONES), ["documents[0].metadata"]),
+    ("GetDocuments", lambda: pb.GetDocumentsRequest(collection="books", document_ids="a" * 100_000), ["document_ids"]),
+    ("Retrieve", lambda: pb.RetrieveRequest(collection="books", queries=[query([1, 0, 0, 0])] * 17), ["queries"]),
+    ("ListDocuments", lambda: pb.ListDocumentsRequest(collection="books", page_token="a\0b"), ["page_token"]),
+    ("ListDocuments", lambda: pb.ListDocumentsRequest(collection="books", page_token="a" * 10_000_000), ["page_token"]),
+    ("GetCollection", lambda: pb.GetCollectionRequest(name="x" * 10_000_000), []),
+    ("DropCollection", lambda: pb.DropCollectionRequest(name="a\0b"), []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(TOO_MANY)))
+def test_what_is_far_over_a_limit_is_refused_by_its_number(tmp_path: Path, number: int) -> None:
+    method, request, fields = TOO_MANY[number]
+
+    async def check(stub: Stub) -> None:
+        await stub.CreateCollection(new_collection())
+        error = await error_of(getattr(stub, method)(request()))
+        assert isinstance(error, InvalidRequest if fields else NotFound)
+        if isinstance(error, InvalidRequest):
+            assert [violation.field for violation in error.violations] == fields
+
+    in_server(tmp_path, check)

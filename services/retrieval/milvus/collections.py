@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sluice.errors import NotFound
 
-from services.retrieval.catalogue import unknown
+from services.retrieval.catalogue import NAME, missing, unknown
 from services.retrieval.milvus import fields
 from services.retrieval.milvus.connection import STRONG, Connection
 from services.retrieval.reader import Stored
@@ -134,9 +134,10 @@ class MilvusCatalogue:
 
     def find(self, name: str) -> MilvusCollection:
         """The collection of that name or alias. Raises NotFound when there is none."""
-        found = self.described(in_milvus(name))
+        # Other names are not asked for: Milvus refuses some, and takes a capital for a hyphen of ours.
+        found = self.described(in_milvus(name)) if NAME.fullmatch(name) else None
         if found is None:
-            raise unknown(f"no collection {name!r}", name)
+            raise missing(name)
         return found
 
     def own(self, name: str) -> MilvusCollection:

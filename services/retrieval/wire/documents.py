@@ -39,6 +39,9 @@ def batch(request: pb.UpsertRequest, schema: Schema) -> Batch:
     with validating() as violations:
         count = len(request.documents)
         violations.count("documents", count, low=1, high=DOCUMENTS_MAX, what="documents")
+        if max(count, len(request.content_hashes)) > DOCUMENTS_MAX:
+            violations.count("content_hashes", len(request.content_hashes), low=0, high=DOCUMENTS_MAX, what="hashes")
+            violations.raise_if_any()  # and nothing is read of so many
         hashes = _hashes(request, violations)
         documents = [
             _document(f"documents[{i}]", given, hash_, schema, violations)
@@ -72,15 +75,20 @@ def messages(found: Sequence[Document], *, with_documents: bool) -> tuple[list[D
 
 def check_ids(path: str, ids: Sequence[str], violations: Violations) -> None:
     """Note ids that are empty, too long, or with a NUL."""
-    for i, id_ in enumerate(ids):
+    for i, id_ in enumerate(ids[:DOCUMENTS_MAX]):
         _check_id(f"{path}[{i}]", id_, violations)
 
 
 def _check_id(path: str, id_: str, violations: Violations) -> None:
     violations.count(path, len(id_.encode()), low=1, high=ID_BYTES_MAX, what="bytes of UTF-8")
     # SQLite's JSON functions end a string at a NUL: such an id would be taken for another one.
-    if "\0" in id_:
-        violations.add(path, f"expected an id without NUL characters, got one at {id_.index(chr(0))}")
+    check_no_nul(path, id_, violations)
+
+
+def check_no_nul(path: str, text: str, violations: Violations) -> None:
+    """Note a text with a NUL character."""
+    if "\0" in text:
+        violations.add(path, f"expected an id without NUL characters, got one at {text.index(chr(0))}")
 
 
 def scalar(path: str, given: MetadataValue, violations: Violations) -> Scalar:
@@ -118,10 +126,15 @@ def _document(path: str, given: DocumentMessage, hash_: str, schema: Schema, vio
     violations.count(f"{path}.title", len(given.title.encode()), low=0, high=_TITLE_BYTES_MAX, what=bytes_)
     violations.count(f"{path}.text", len(given.text.encode()), low=0, high=_TEXT_BYTES_MAX, what=bytes_)
     violations.count(f"{path}.metadata", len(given.metadata), low=0, high=_METADATA_KEYS_MAX, what="keys")
-    metadata = {
-        name: _value(f"{path}.metadata[{name[:64]!r}]", name, value, schema, violations)
-        for name, value in given.metadata.items()
-    }
+    metadata: dict[str, Value] = {}
+    # Each element takes a byte or more, so such lists are too large in any case: they are not read.
+    if sum(len(value.list_value.values) for value in given.metadata.values()) > _METADATA_BYTES_MAX:
+        violations.add(f"{path}.metadata", f"expected at most {_METADATA_BYTES_MAX:,} bytes as JSON, got more")
+    elif len(given.metadata) <= _METADATA_KEYS_MAX:
+        metadata = {
+            name: _value(f"{path}.metadata[{name[:64]!r}]", name, value, schema, violations)
+            for name, value in given.metadata.items()
+        }
     if metadata:
         size = len(to_json(metadata).encode())
         violations.count(f"{path}.metadata", size, low=0, high=_METADATA_BYTES_MAX, what="bytes as JSON")

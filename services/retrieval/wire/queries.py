@@ -12,7 +12,7 @@ from services.retrieval.hybrid import Answer, Asked, Fused, Grouped
 from services.retrieval.schema import Schema
 from services.retrieval.search import Candidates
 from services.retrieval.wire import hybrid
-from services.retrieval.wire.documents import DOCUMENTS_MAX, ID_BYTES_MAX, check_ids, message
+from services.retrieval.wire.documents import DOCUMENTS_MAX, ID_BYTES_MAX, check_ids, check_no_nul, message
 from services.retrieval.wire.field_queries import QueryReader
 from services.retrieval.wire.filters import FilterReader
 from services.rpc.validation import Violations, validating
@@ -26,7 +26,7 @@ def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> As
     with validating() as violations:
         violations.count("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
         reader = QueryReader(schema, violations, max_depth=max_depth, is_exact=request.exact)
-        queries = [reader.read(f"queries[{i}]", query) for i, query in enumerate(request.queries)]
+        queries = [reader.read(f"queries[{i}]", query) for i, query in enumerate(request.queries[:_QUERIES_MAX])]
         condition = _filter(request, schema, violations)
         with_documents = wants_documents(request.view, violations)
         fusion = hybrid.fusion(request, violations, max_depth=max_depth)
@@ -86,6 +86,7 @@ def page(request: pb.ListDocumentsRequest, schema: Schema) -> Page:
         condition = _filter(request, schema, violations)
         violations.count("page_size", request.page_size, low=0, high=DOCUMENTS_MAX, what="documents")
         violations.count("page_token", len(request.page_token.encode()), low=0, high=ID_BYTES_MAX, what="bytes")
+        check_no_nul("page_token", request.page_token, violations)
         with_documents = wants_documents(request.view, violations)
     return Page(request.page_token, request.page_size or _PAGE_SIZE, condition, with_documents)
 

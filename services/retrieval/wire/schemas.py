@@ -9,6 +9,7 @@ from sluice.common.v1 import tensor_pb2 as tns
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.analysis import LANGUAGES
+from services.retrieval.catalogue import NAME
 from services.retrieval.interface import Collection
 from services.retrieval.schema import (
     Coarse,
@@ -37,7 +38,6 @@ _PARTITION_BITS_MAX: Final = 8
 _ENCODED_MAX: Final = 16_384
 _ENCODED_WHOLE_MAX: Final = 65_536
 
-_COLLECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,127}")
 _COLLECTION_NAME_RULE: Final = "a letter and up to 127 of [a-z0-9_-]"
 _FIELD_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 _FIELD_NAME_RULE: Final = "1 to 64 of [a-z0-9_], not starting with a digit"
@@ -76,7 +76,7 @@ _KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
     """Name and schema of the collection to create. Raises InvalidRequest."""
     with validating() as violations:
-        _name("name", request.name, _COLLECTION_NAME, _COLLECTION_NAME_RULE, violations)
+        _name("name", request.name, NAME, _COLLECTION_NAME_RULE, violations)
         given = request.schema
         kinds: tuple[Sized, ...] = (
             given.dense_fields,
@@ -89,6 +89,8 @@ def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
         violations.count(
             "schema.metadata_fields", len(given.metadata_fields), low=0, high=_METADATA_FIELDS_MAX, what="fields"
         )
+        if count > _SEARCH_FIELDS_MAX or len(given.metadata_fields) > _METADATA_FIELDS_MAX:
+            violations.raise_if_any()  # and nothing is read of so many
         dense = [_dense(f"schema.dense_fields[{i}]", field, violations) for i, field in enumerate(given.dense_fields)]
         metadata = [
             _metadata(f"schema.metadata_fields[{i}]", field, violations)
@@ -144,8 +146,8 @@ def statistics_message(statistics: Statistics) -> pb.CollectionStatistics:
 def alias(request: pb.SetAliasRequest) -> tuple[str, str]:
     """The alias, and the name of the collection it is to mean. Raises InvalidRequest."""
     with validating() as violations:
-        _name("alias.alias", request.alias.alias, _COLLECTION_NAME, _COLLECTION_NAME_RULE, violations)
-        _name("alias.collection", request.alias.collection, _COLLECTION_NAME, _COLLECTION_NAME_RULE, violations)
+        _name("alias.alias", request.alias.alias, NAME, _COLLECTION_NAME_RULE, violations)
+        _name("alias.collection", request.alias.collection, NAME, _COLLECTION_NAME_RULE, violations)
     return request.alias.alias, request.alias.collection
 
 
@@ -154,7 +156,7 @@ def unique(named: Iterable[tuple[str, str]], violations: Violations) -> None:
     first: dict[str, str] = {}
     for path, value in named:
         if first.setdefault(value, path) != path:
-            violations.add(path, f"expected a unique value, got {value!r} as in {first[value]}")
+            violations.add(path, f"expected a unique value, got {value[:64]!r} as in {first[value]}")
 
 
 def _names(given: pb.Schema) -> Iterable[tuple[str, str]]:
