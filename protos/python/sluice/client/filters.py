@@ -41,8 +41,8 @@ _OPERATORS: Final[dict[str, pb.Comparison.Operator.ValueType]] = {
 _SYMBOLS: Final = {operator: symbol for symbol, operator in _OPERATORS.items()}
 _WORDS: Final = frozenset({"and", "or", "not", "in", "exists", "true", "false", "timestamp"})
 _TOKEN: Final = re.compile(
-    r"""\s*(?:
-        (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+    r"""\s*+(?:
+        (?P<text>'(?:[^'\\]++|\\.)*+'|"(?:[^"\\]++|\\.)*+")
       | (?P<number>[+-]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?(?![\w.]))
       | (?P<name>[^\W\d]\w*)
       | `(?P<quoted>[^`]+)`
