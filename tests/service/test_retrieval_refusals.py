@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +343,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, name: str) -> None:
         RetrievalSettings(data=tmp_path, **{name: 0})  # type: ignore[arg-type]
 
 
-def many_fields() -> pb.Schema:
+def many_fields() -> Any:
     return schema(*[dense(name=f"d{i}", metric=9) for i in range(100_000)])
 
 
@@ -350,7 +351,7 @@ def with_list(count: int) -> doc.Document:
     return document("a", tags=["t"] * count)
 
 
-TOO_MANY = [
+TOO_MANY: list[tuple[str, Callable[[], Any], list[str]]] = [
     ("CreateCollection", lambda: create("x", schema=many_fields()), ["schema"]),
     ("Upsert", lambda: upsert([doc.Document()] * 100_000, ONES), ["documents"]),
     ("Upsert", lambda: upsert([document("a")], ONES, content_hashes=["x" * 129] * 100_000), ["content_hashes"]),
