@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -10,6 +11,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """An RPC as reflection describes it."""
+
+    name: str
+    """`/package.Service/Method`"""
+    given: Any
+    """Descriptor of its request message."""
+    taken: Any
+    """Descriptor of its response message."""
+    is_unary: bool
+    """Whether one request gets one response."""
 
 
 class Reflected:
@@ -24,6 +39,20 @@ class Reflected:
     def services(self) -> set[str]:
         """Full names of the services it lists."""
         return set(self._database.get_services())
+
+    @property
+    def methods(self) -> list[Method]:
+        """All methods of all services it lists, by name."""
+        return [
+            Method(
+                f"/{service}/{method.name}",
+                method.input_type,
+                method.output_type,
+                not (method.client_streaming or method.server_streaming),
+            )
+            for service in sorted(self.services)
+            for method in self._pool.FindServiceByName(service).methods
+        ]
 
     def health(self, service: str) -> str:
         """What the health service says of one: SERVING or NOT_SERVING."""
@@ -71,3 +100,9 @@ def reflected(address: str) -> Iterator[Reflected]:
     """A client for the block."""
     with grpc.insecure_channel(address) as channel:
         yield Reflected(channel)
+
+
+def methods_at(address: str) -> list[Method]:
+    """All methods of the server at an address."""
+    with reflected(address) as client:
+        return client.methods
