@@ -6,6 +6,7 @@ from collections.abc import Callable
 from services.rpc.gate import Gate
 from services.rpc.interceptor import HEALTH, REFLECTION, CallInterceptor
 from services.rpc.metrics import CERTIFICATE_EXPIRY
+from services.rpc.open_calls import OpenCalls
 from services.rpc.settings import ServerSettings
 from services.rpc.tls import of_server
 
@@ -18,11 +19,15 @@ class Guards:
         self.gate = Gate(settings.tokens) if settings.tokens else None
         self._tell_expiry()
 
-    def interceptor(self, settings: ServerSettings, reads: Callable[[], frozenset[str]]) -> CallInterceptor:
+    def interceptor(
+        self, settings: ServerSettings, open_calls: OpenCalls, reads: Callable[[], frozenset[str]]
+    ) -> CallInterceptor:
         """What surrounds every call; `reads` are methods that change nothing though their protos do not say so."""
         policies = ((HEALTH, settings.health), (REFLECTION, settings.reflection))
         return CallInterceptor(
             max_deadline_s=settings.max_deadline_s,
+            max_calls=settings.max_calls,
+            open_calls=open_calls,
             gate=self.gate,
             guarded=tuple(prefix for prefix, policy in policies if policy == "token"),
             reads=reads,

@@ -15,19 +15,24 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, to_status
+from sluice.errors import BackendFailed, DeadlineExpired, InvalidRequest, QuotaExceeded, SluiceError, to_status
 
 from services.rpc import traces
 from services.rpc.dialects import code_of
-from services.rpc.gate import Gate, kind_of, lull
+from services.rpc.gate import Charge, Gate, kind_of
 from services.rpc.logs import begin_call
 from services.rpc.metrics import HANDLED, HANDLING, IN_FLIGHT
+from services.rpc.open_calls import OpenCalls
+from services.rpc.requests import each, lull, only
 from services.rpc.tokens import Kind, Token
 
 logger = logging.getLogger(__name__)
 
 HEALTH: Final = "/grpc.health."
 REFLECTION: Final = "/grpc.reflection."
+OPEN: Final = (HEALTH, REFLECTION)
+# Refused streams that are read for a moment before they end. Beyond, they end at once: a refusal must cost little.
+_MOST_LULLS: Final = 64
 # Come by the thousand just when the machine has no time for them; a metric counts them.
 _UNLOGGED: Final = frozenset({ErrorReason.ERROR_REASON_OVERLOADED, ErrorReason.ERROR_REASON_QUOTA_EXCEEDED})
 
@@ -36,9 +41,11 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler but those of health and reflection.
+    """Wraps every handler.
 
-    max_deadline_s  bounds calls with one response; streams bound themselves
+    max_deadline_s  bounds calls with one response, from their headers on; streams bound themselves
+    max_calls       calls at a time; those of health and reflection are not among them
+    open_calls      places of the calls of health and reflection
     gate            whom to let in; None lets in everybody
     guarded         which of health and reflection ask for a token too
     reads           methods that change nothing though their protos do not say so
@@ -48,14 +55,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self,
         *,
         max_deadline_s: float,
+        max_calls: int,
+        open_calls: OpenCalls,
         gate: Gate | None = None,
         guarded: tuple[str, ...] = (),
         reads: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._max_deadline_s = max_deadline_s
+        self._max_calls = max_calls
+        self._open_calls = open_calls
         self._gate = gate
         self._guarded = guarded
         self._reads = reads
+        self._running = 0
+        self._refusals = 0
 
     async def intercept_service(
         self,
@@ -71,13 +84,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         try:
-            if method.startswith((HEALTH, REFLECTION)):
+            if method.startswith(OPEN):
                 if self._gate and method.startswith(self._guarded):
                     self._gate.identify(metadata)
-                return handler
+                return self._opened(handler, method)
             token = self._gate.enter(metadata, method, self._kind(method)) if self._gate else None
         except SluiceError as error:
-            return _refusing(method, error, is_stream=handler.request_streaming)
+            return self._refusing(method, error, is_stream=handler.request_streaming)
         return self._wrapped(handler, method, token)
 
     def _wrapped(self, handler: Handler, method: str, token: Token | None) -> Handler:
@@ -87,60 +100,118 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return self._collecting(handler, method, token)
         return self._unary(handler, method, token)
 
-    def _checked(self, token: Token | None, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """The messages of a stream that its caller may send."""
-        return self._gate.checked(token, requests) if self._gate and token else requests
-
     def _kind(self, method: str) -> Kind:
         return "read" if method in self._reads() else kind_of(method)
 
     def _unary(self, handler: Handler, method: str, token: Token | None) -> Handler:
+        """Read as a stream, so that a message that does not come, or does not parse, is refused like any other."""
         inner: Any = handler.unary_unary
 
-        async def call(request: Any, context: Context) -> Any:
+        async def call(raw: AsyncIterator[bytes], context: Context) -> Any:
             async with watched(method, context):
-                if self._gate and token:
-                    self._gate.check(token, request)
-                try:
-                    async with asyncio.timeout(self._max_deadline_s):
-                        return await inner(request, context)
-                except TimeoutError:
-                    raise DeadlineExpired(
-                        f"took longer than the server's limit of {self._max_deadline_s:g} s"
-                    ) from None
+                with self._counted(), self._refunding(token) as charge:
+                    try:
+                        async with asyncio.timeout(self._max_deadline_s):
+                            request = await only(raw, handler.request_deserializer)
+                            if self._gate and token:
+                                charge.texts = self._gate.check(token, request)
+                            return self._shown(token, await inner(request, context))
+                    except TimeoutError:
+                        raise DeadlineExpired(
+                            f"took longer than the server's limit of {self._max_deadline_s:g} s"
+                        ) from None
 
-        return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     def _collecting(self, handler: Handler, method: str, token: Token | None) -> Handler:
         inner: Any = handler.stream_unary
 
-        async def call(request: Any, context: Context) -> Any:
+        async def call(raw: AsyncIterator[bytes], context: Context) -> Any:
             async with watched(method, context):
-                return await inner(self._checked(token, request), context)
+                with self._counted(), self._refunding(token) as charge:
+                    requests = self._checked(token, each(raw, handler.request_deserializer), charge)
+                    return self._shown(token, await inner(requests, context))
 
-        return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     def _streaming(self, handler: Handler, method: str, token: Token | None) -> Handler:
         inner: Any = handler.stream_stream
 
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def call(raw: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             async with watched(method, context):
-                async for response in inner(self._checked(token, request), context):
-                    yield response
+                with self._counted(), self._refunding(token) as charge:
+                    requests = self._checked(token, each(raw, handler.request_deserializer), charge)
+                    async for response in inner(requests, context):
+                        yield self._shown(token, response)
 
-        return grpc.stream_stream_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
+    def _opened(self, given: Handler, method: str) -> Handler:
+        """Serve health or reflection. The handler writes the responses itself, so its time also ends while it writes."""
+        handler: Any = given
 
-def _refusing(method: str, error: SluiceError, *, is_stream: bool) -> Handler:
-    """A handler that answers with the error, and decodes nothing of what was sent."""
+        async def call(raw: AsyncIterator[bytes], context: Context) -> None:
+            async with watched(method, context), self._open_calls.place(context) as open_call:
+                if handler.request_streaming:
+                    responses = handler.stream_stream(each(raw, handler.request_deserializer), context)
+                else:
+                    request = await only(raw, handler.request_deserializer)
+                    if not handler.response_streaming:
+                        await open_call.write(await handler.unary_unary(request, context))
+                        return
+                    open_call.lengthen()
+                    responses = handler.unary_stream(request, context)
+                async for response in responses:
+                    await open_call.write(response)
 
-    async def call(requests: Any, context: Context) -> None:
-        async with watched(method, context):
-            if is_stream:
-                await lull(requests)
-            raise error
+        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
-    return grpc.stream_stream_rpc_method_handler(call)
+    def _refusing(self, method: str, error: SluiceError, *, is_stream: bool) -> Handler:
+        """A handler that answers with the error, and decodes nothing of what was sent."""
+
+        async def call(raw: AsyncIterator[bytes], context: Context) -> None:
+            async with watched(method, context):
+                if is_stream and self._refusals < _MOST_LULLS:
+                    self._refusals += 1
+                    try:
+                        await lull(raw)
+                    finally:
+                        self._refusals -= 1
+                raise error
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
+    def _checked(self, token: Token | None, requests: AsyncIterator[Any], charge: Charge) -> AsyncIterator[Any]:
+        """The messages of a stream that its caller may send."""
+        return self._gate.checked(token, requests, charge) if self._gate and token else requests
+
+    def _shown(self, token: Token | None, response: Any) -> Any:
+        """The response without what its caller may not see."""
+        if self._gate and token:
+            self._gate.show(token, response)
+        return response
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a call among those that run. Raises QuotaExceeded when there are enough."""
+        if self._running >= self._max_calls:
+            raise QuotaExceeded(f"expected at most {self._max_calls:,} calls at a time on this server; try again later")
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    @contextmanager
+    def _refunding(self, token: Token | None) -> Iterator[Charge]:
+        """Give back what a request cost in texts when it turns out invalid, in a stream what its last message cost."""
+        charge = Charge()
+        try:
+            yield charge
+        except InvalidRequest:
+            if self._gate and token:
+                self._gate.refund(token, charge.texts)
+            raise
 
 
 @asynccontextmanager
@@ -172,7 +243,7 @@ def _observed(method: str, context: Context, code: Callable[[], grpc.StatusCode]
     """The call's id; trace, count and time the block, which ends with `code`."""
     service, name = method.removeprefix("/").split("/", 1)
     metadata = context.invocation_metadata() or ()
-    span = traces.served(method, metadata)
+    span = traces.none() if method.startswith(OPEN) else traces.served(method, metadata)
     started = perf_counter()
     IN_FLIGHT.labels(service).inc()
     try:

@@ -30,6 +30,14 @@ CERTIFICATE_EXPIRY: Final = Gauge(
 SPANS: Final = Counter(
     "sluice_spans", "Spans of traces: `ended`, `exported` to the collector, or `failed` to be.", ["outcome"]
 )
+OPEN_CALLS: Final = Gauge(
+    "sluice_open_calls_in_flight", "Calls of health and reflection that hold one of the places for such calls."
+)
+OPEN_CALLS_ENDED: Final = Counter(
+    "sluice_open_calls_ended",
+    "Calls of health and reflection ended by the server: `lifetime`, `displaced` by a newer one, or `refused`.",
+    ["reason"],
+)
 IN_FLIGHT: Final = Gauge("sluice_calls_in_flight", "Calls being handled.", ["grpc_service"])
 
 HTTP_HANDLED: Final = Counter("sluice_http_requests", "HTTP requests answered, by status.", ["route", "status"])

@@ -27,8 +27,10 @@ from services.rpc import traces
 from services.rpc.exposition import serve_metrics
 from services.rpc.guards import Guards
 from services.rpc.health import Health, Trouble
+from services.rpc.interceptor import CallInterceptor
 from services.rpc.logs import configure_logging
 from services.rpc.metrics import SERVER_INFO
+from services.rpc.open_calls import OpenCalls
 from services.rpc.settings import ServerSettings
 from services.rpc.tls import Certificates, TlsError, of_calls
 from services.rpc.tokens import TokensError
@@ -37,8 +39,13 @@ logger = logging.getLogger(__name__)
 
 # A connection that has not shown by then who it is, is closed.
 _HANDSHAKE_MS: Final = 10_000
-# Calls at a time of the door for health: probes, and watchers.
-_HEALTH_CALLS: Final = 100
+# A peer that does not answer a ping, because it is gone or reads nothing, is disconnected: what it holds is freed.
+_KEEPALIVE_MS: Final = 60_000
+_KEEPALIVE_TIMEOUT_MS: Final = 20_000
+# Only `identity` of the compression algorithms. gRPC refuses the others as UNIMPLEMENTED.
+_IDENTITY_ONLY: Final = ("grpc.compression_enabled_algorithms_bitset", 1)
+# Largest message of the door for health: it takes the name of a service.
+_HEALTH_MESSAGE_BYTES: Final = 4096
 
 
 class StartFailed(Exception):
@@ -70,29 +77,28 @@ async def serving(settings: ServerSettings, build: Build) -> AsyncIterator["Runn
     """
     guards = guards_of(settings)
     served: list[Service] = []
-    server = grpc.aio.server(
-        interceptors=[guards.interceptor(settings, lambda: frozenset().union(*(one.reads for one in served)))],
-        options=_options(settings),
-        maximum_concurrent_rpcs=settings.max_calls,
-    )
+    open_calls = _open_calls(settings)
+    interceptor = guards.interceptor(settings, open_calls, lambda: frozenset().union(*(one.reads for one in served)))
+    server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
     address = bind(server, settings.listen, guards.certificates)
     health = Health()
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_health_door(settings.health_listen, health))
+        await stack.enter_async_context(_health_door(settings, health))
         services = await stack.enter_async_context(build())
         served.extend(services)
         await _register(server, services, health, reflects=settings.reflection != "off")
         await server.start()
-        await health.become("ready", {service.name: service.trouble for service in services})
+        health.become("ready", {service.name: service.trouble for service in services})
         for watching in (asyncio.create_task(health.watch()), asyncio.create_task(guards.watch(settings.reload_s))):
             stack.callback(watching.cancel)
         try:
             yield Running(address)
         finally:
-            await health.become("draining")
+            health.become("draining")
             await asyncio.sleep(settings.drain_delay_s)
             for service in services:
                 service.drain()
+            open_calls.end_all()
             await server.stop(settings.drain_grace_s)
 
 
@@ -147,8 +153,15 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_deadline_s)),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.so_reuseport", 0),
+        *([] if settings.compression else [_IDENTITY_ONLY]),
     ]
+
+
+def _open_calls(settings: ServerSettings) -> OpenCalls:
+    return OpenCalls(settings.max_open_calls, settings.max_open_connection_calls, settings.max_watch_s)
 
 
 async def _register(server: grpc.aio.Server, services: Sequence[Service], health: Health, *, reflects: bool) -> None:
@@ -161,15 +174,19 @@ async def _register(server: grpc.aio.Server, services: Sequence[Service], health
 
 
 @asynccontextmanager
-async def _health_door(listen: str, health: Health) -> AsyncIterator[None]:
-    """Health alone, in plain text and from before the server has loaded, where `listen` says; nowhere when empty."""
-    if not listen:
+async def _health_door(settings: ServerSettings, health: Health) -> AsyncIterator[None]:
+    """Health alone, in plain text and from before the server has loaded, where the settings say; nowhere when empty."""
+    if not settings.health_listen:
         yield
         return
-    door = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_HEALTH_CALLS)
+    interceptor = CallInterceptor(
+        max_deadline_s=settings.max_deadline_s, max_calls=settings.max_calls, open_calls=_open_calls(settings)
+    )
+    small = ("grpc.max_receive_message_length", _HEALTH_MESSAGE_BYTES)
+    door = grpc.aio.server(interceptors=[interceptor], options=[*_options(settings), small])
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, door)
-    address = bind(door, listen)
-    await health.become("loading")
+    address = bind(door, settings.health_listen)
+    health.become("loading")
     await door.start()
     logger.info("health", extra={"address": address})
     try:

@@ -107,8 +107,26 @@ class ServerSettings(BaseSettings):
     """Share of the calls that are traced, of those whose caller did not decide it already."""
 
     max_calls: int = Field(4096, ge=1, le=1_000_000)
-    """Most calls at a time, of all callers together; one more is refused as RESOURCE_EXHAUSTED by gRPC itself. A call
-    that waits holds its request, so this many of the usual size take some 100 MB."""
+    """Most calls at a time, of all callers together; one more is refused as RESOURCE_EXHAUSTED. A call that waits holds
+    its request, so this many of the usual size take some 100 MB. Calls of health and reflection do not count."""
+
+    max_open_calls: int = Field(1000, ge=1, le=1_000_000)
+    """Most calls of health and reflection at a time, which need no token; apart from `max_calls`. With one more, the
+    oldest ends as UNAVAILABLE. A watch of health takes some 20 KB. Raise it when more clients than this check health
+    by a watch."""
+
+    max_open_connection_calls: int = Field(32, ge=1, le=1_000_000)
+    """Most calls of health and reflection of one connection; with one more, its oldest ends. A client has one watch for
+    each service it calls; raise it when many clients come through one proxy and share its connection."""
+
+    max_watch_s: float = Field(1200.0, gt=0, le=86_400)
+    """Longest time of one watch of health, in seconds; then it ends as UNAVAILABLE, and clients start another. Longer
+    than `max_connection_age_s`, which ends watches without any client noticing."""
+
+    compression: bool = False
+    """Accept compressed requests (gzip, deflate). Off, they are refused as UNIMPLEMENTED before they are unpacked. On,
+    only what callers send is bounded: gRPC unpacks a message whole before it looks at `max_message_bytes`, and gzip
+    packs up to 1,000 times, so one message of 16 MiB can take 16 GiB of memory. For trusted callers alone."""
 
     max_connections: int = Field(4096, ge=1, le=1_000_000)
     """Most connections at a time; one more is closed. Each takes a file descriptor and some 50 KiB."""

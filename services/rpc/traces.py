@@ -94,6 +94,11 @@ def served(method: str, metadata: "Iterable[tuple[str, str | bytes]]") -> Span:
     return _OFF if _tracing is None else _tracing.served(method, metadata)
 
 
+def none() -> Span:
+    """The span of a call that is not traced."""
+    return _OFF
+
+
 def call(service: str, method: str) -> AbstractContextManager[Span]:
     """The span of a call to another service."""
     return _OFF if _tracing is None else _tracing.call(service, method)

@@ -70,10 +70,11 @@ def _readable(method: Method, payload: bytes) -> str:
 @asynccontextmanager
 async def served(folder: Path, encoder: Path, scorer: Path) -> AsyncIterator[dict[str, str]]:
     """All four servers; their addresses by name."""
-    models: dict[str, Any] = {"listen": "127.0.0.1:0", "max_text_bytes": 4096, "threads": 1}
+    shared: dict[str, Any] = {"listen": "127.0.0.1:0", "max_watch_s": 0.05}
+    models = {**shared, "max_text_bytes": 4096, "threads": 1}
     embed = EmbeddingSettings(bundles=[encoder], repository=encoder.parents[1], **models)
     rerank = RerankingSettings(bundles=[encoder, scorer], repository=scorer.parents[1], **models)
-    retrieve = RetrievalSettings(listen="127.0.0.1:0", data=folder / "data", snapshots=folder / "snapshots")
+    retrieve = RetrievalSettings(data=folder / "data", snapshots=folder / "snapshots", **shared)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         addresses = {
@@ -81,7 +82,7 @@ async def served(folder: Path, encoder: Path, scorer: Path) -> AsyncIterator[dic
             "reranking": (await enter(serving(rerank, lambda: reranking(rerank)))).address,
             "retrieval": (await enter(serving(retrieve, partial(build, retrieve)))).address,
         }
-        search = OrchestratorSettings(listen="127.0.0.1:0", pipelines=PIPELINES, max_text_bytes=4096, **addresses)
+        search = OrchestratorSettings(pipelines=PIPELINES, max_text_bytes=4096, **shared, **addresses)
         addresses["orchestrator"] = (await enter(serving(search, lambda: parts(search)))).address
         yield addresses
 
@@ -175,7 +176,9 @@ async def test_no_request_is_a_defect(
 async def _check(channel: grpc.aio.Channel, calls: Sequence[Call], codes: Counter[str]) -> None:
     for first in range(0, len(calls), AT_ONCE):
         some = calls[first : first + AT_ONCE]
-        for call, (code, details) in zip(some, await asyncio.gather(*(ended(channel, one) for one in some)), strict=True):
+        for call, (code, details) in zip(
+            some, await asyncio.gather(*(ended(channel, one) for one in some)), strict=True
+        ):
             codes[code.name] += 1
             if code in FAULTS:
                 small = await smallest(channel, call)

@@ -74,9 +74,7 @@ _UPSERT = retrieval.UpsertRequest(
     dense=[retrieval.DenseColumn(field="dense", vectors=_ROWS)],
     sparse=[retrieval.SparseColumn(field="terms", vectors=_TERMS)],
     multi_vectors=[
-        retrieval.MultiVectorColumn(
-            field="tokens", vectors=tensor_pb2.MultiVectors(tokens=_ROWS, token_counts=[1, 1])
-        )
+        retrieval.MultiVectorColumn(field="tokens", vectors=tensor_pb2.MultiVectors(tokens=_ROWS, token_counts=[1, 1]))
     ],
 )
 _DENSE_QUERY = retrieval.FieldQuery(field="dense", dense=to_tensor(np.ones(4, np.float32)), depth=2)
@@ -126,16 +124,13 @@ RETRIEVAL: Sequence[Message] = (
         queries=_QUERIES[:2],
         exact=True,
         fusion=retrieval.Fusion(
-            weighted_sum=retrieval.WeightedSum(
-                weights=[1, 2], normalisation=retrieval.SCORE_NORMALISATION_MIN_MAX
-            )
+            weighted_sum=retrieval.WeightedSum(weights=[1, 2], normalisation=retrieval.SCORE_NORMALISATION_MIN_MAX)
         ),
     ),
     retrieval.OptimizeCollectionRequest(name=COLLECTION),
     retrieval.CreateSnapshotRequest(name="first", keep=2),
     retrieval.DeleteSnapshotRequest(name="first"),
 )
-
 
 
 def _kserve(model: str, outputs: Sequence[str], **texts: Sequence[bytes]) -> kserve.ModelInferRequest:

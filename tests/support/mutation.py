@@ -73,7 +73,9 @@ class Mutator:
             lambda: _with_surrogates(self._made(rng.choice(others)).SerializeToString()),
             lambda: whole + self._made(descriptor).SerializeToString(),
             lambda: _flipped(whole, rng),
-            lambda: _nested(rng.choice(descriptor.fields).number, rng.choice((50, 120, 2000))) if descriptor.fields else b"",
+            lambda: (
+                _nested(rng.choice(descriptor.fields).number, rng.choice((50, 120, 2000))) if descriptor.fields else b""
+            ),
         )
         return rng.choice(makers)()
 

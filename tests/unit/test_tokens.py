@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluice.common.v1.document_pb2 import Document
-from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sluice.embedding.v1 import embedding_service_pb2  # noqa: F401 - makes its methods known
 from sluice.errors import PermissionDenied, Unauthenticated
-from sluice.kserve.v2 import inference_service_pb2 as kserve_pb
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as search_pb
-from sluice.tei.v1 import tei_service_pb2 as tei_pb
 
-from services.rpc.gate import collections_of, kind_of, methods_of, text_count
+from services.rpc.gate import kind_of, methods_of
+from services.rpc.named import collections_of, hide
 from services.rpc.quota import Bucket
 from services.rpc.tokens import Callers, Token, TokensError, check_allowed, check_collections, load
 
@@ -146,17 +144,54 @@ def test_every_collection_that_a_request_names_is_found() -> None:
     assert collections_of(search_pb.ListPipelinesRequest()) == []
 
 
-def test_texts_are_counted() -> None:
-    assert text_count(search_pb.SearchRequest(collection="docs", query="x")) == 1
-    assert text_count(search_pb.IndexRequest(documents=[Document(), Document()])) == 2
-    assert text_count(search_pb.ListPipelinesRequest()) == 0
-    assert text_count(embedding_pb.EmbedRequest(texts=["a", "b", "c"])) == 3
-    assert text_count(tei_pb.EmbedRequest(inputs="one")) == 1
-    assert text_count(tei_pb.RerankRequest(query="q", texts=["a", "b"])) == 3
-    tensors = [kserve_pb.ModelInferRequest.InferInputTensor(shape=[5, 1]) for _ in range(2)]
-    assert text_count(kserve_pb.ModelInferRequest(inputs=tensors)) == 5
-    tensors[0].shape[0] = -1000
-    assert text_count(kserve_pb.ModelInferRequest(inputs=tensors[:1])) == 1
+def named(kind: Any, *names: str) -> list[Any]:
+    return [kind(name=name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("response", "shown"),
+    [
+        (
+            retrieval_pb.ListCollectionsResponse(collections=named(retrieval_pb.Collection, "public", "secret")),
+            retrieval_pb.ListCollectionsResponse(collections=named(retrieval_pb.Collection, "public")),
+        ),
+        (
+            retrieval_pb.ListAliasesResponse(
+                aliases=[
+                    retrieval_pb.Alias(alias=alias, collection=collection)
+                    for alias in ("public", "secret")
+                    for collection in ("public", "secret")
+                ]
+            ),
+            retrieval_pb.ListAliasesResponse(aliases=[retrieval_pb.Alias(alias="public", collection="public")]),
+        ),
+        (
+            retrieval_pb.ListSnapshotsResponse(
+                snapshots=[
+                    retrieval_pb.Snapshot(
+                        name="secret-of-names-only",
+                        collections=named(retrieval_pb.SnapshotCollection, "secret", "public", "secret"),
+                    )
+                ]
+            ),
+            retrieval_pb.ListSnapshotsResponse(
+                snapshots=[
+                    retrieval_pb.Snapshot(
+                        name="secret-of-names-only", collections=named(retrieval_pb.SnapshotCollection, "public")
+                    )
+                ]
+            ),
+        ),
+        (
+            search_pb.ListPipelinesResponse(pipelines=named(search_pb.Pipeline, "secret")),
+            search_pb.ListPipelinesResponse(pipelines=named(search_pb.Pipeline, "secret")),
+        ),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_lists_show_the_collections_that_a_token_may_use(response: Any, shown: Any) -> None:
+    hide(response, token(collections=["public"]).allows)
+    assert response == shown
 
 
 def test_quotas_that_stay_are_not_forgotten_when_the_file_changes() -> None:

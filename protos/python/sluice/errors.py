@@ -35,6 +35,8 @@ _ENDED_UNDER_A_WRITE: Final = "Internal error from Core"
 # Together below gRPC's 8 KiB of metadata: the message travels twice, once percent-encoded, the rest once in base64.
 _TEXT_BYTES: Final = 700
 _VIOLATIONS_BYTES: Final = 2048
+# A year: google.protobuf.Duration holds no more than some 10,000.
+_LONGEST_DELAY_S: Final = 365 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def to_status(error: SluiceError) -> status_pb2.Status:
         status.details.append(_packed(error_details_pb2.QuotaFailure(violations=[violation])))
     if isinstance(error, Unavailable | QuotaExceeded) and error.retry_after_s is not None:
         delay = duration_pb2.Duration(nanos=0)
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        delay.FromNanoseconds(int(min(error.retry_after_s, _LONGEST_DELAY_S) * 1e9))
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status
 
