@@ -22,10 +22,10 @@ from sluice.errors import SluiceError
 
 from services.rpc.changes import mark_of
 from services.rpc.metrics import RELOADS, TOKEN_CALLS
-from services.rpc.named import collections_of as collections_of
+from services.rpc.named import collections_of as collections_of  # noqa: PLC0414 - callers of the gate take it from here
 from services.rpc.named import hide, names_collections
 from services.rpc.requests import lull
-from services.rpc.texts import text_count as text_count
+from services.rpc.texts import text_count as text_count  # noqa: PLC0414 - callers of the gate take it from here
 from services.rpc.tokens import Callers, Kind, Token, TokensError, check_allowed, check_collections, load, over_quota
 
 logger = logging.getLogger(__name__)

@@ -147,7 +147,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
     def _opened(self, given: Handler, method: str) -> Handler:
-        """Serve health or reflection. The handler writes the responses itself, so its time also ends while it writes."""
+        """Serve health or reflection. The handler writes its responses itself, so its time ends during a write too."""
         handler: Any = given
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:

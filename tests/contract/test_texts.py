@@ -17,7 +17,7 @@ from sluice.tei.v1 import tei_service_pb2 as tei
 from services.rpc.texts import text_count
 
 FILES: Final[tuple[Any, ...]] = (embedding, kserve, reranking, retrieval, search, tei)
-# Fields of requests that hold strings, bytes, lists or messages and are no texts: names, ids, filters, vectors, options.
+# Fields of requests that hold strings, bytes, lists or messages and no texts: names, ids, filters, vectors, options.
 NOT_TEXTS: Final = {
     "alias", "chunking", "collection", "content_hashes", "dense", "document_ids", "field", "filter",
     "filterable_fields", "fusion", "grouping", "id", "model", "model_name", "model_version", "multi_vectors", "name",

@@ -115,15 +115,16 @@ async def test_a_connection_over_its_limit_loses_its_own_oldest_watch_only() -> 
     ],
 )
 async def test_calls_without_a_message_give_way_too(method: str) -> None:
-    async with embedding_server(HashingEmbedder(), max_open_calls=3) as address:
-        async with grpc.aio.insecure_channel(address) as channel:
-            calls = [silent(channel, method) for _ in range(6)]
-            ended = [await code(call) for call in calls[:3]]
-            assert await check(channel) == SERVING
-            await list_models(channel)
-            assert ended == [UNAVAILABLE] * 3
-            for call in calls:
-                call.cancel()
+    async with (
+        embedding_server(HashingEmbedder(), max_open_calls=3) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        calls = [silent(channel, method) for _ in range(6)]
+        assert [await code(call) for call in calls[:3]] == [UNAVAILABLE] * 3
+        assert await check(channel) == SERVING
+        await list_models(channel)
+        for call in calls:
+            call.cancel()
 
 
 async def test_a_watch_whose_time_ends_is_taken_up_again_without_a_failed_call() -> None:
@@ -168,7 +169,8 @@ async def troubled(trouble: list[str], **settings: Any) -> AsyncIterator[str]:
     @asynccontextmanager
     async def build() -> AsyncIterator[Sequence[Service]]:
         def register(server: grpc.aio.Server) -> None:
-            add_EmbeddingServiceServicer_to_server(HashingEmbedder(), server)
+            embedder: Any = HashingEmbedder()
+            add_EmbeddingServiceServicer_to_server(embedder, server)
 
         yield [Service(NAME, register, trouble=lambda: trouble[0])]
 

@@ -19,11 +19,26 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
 from sluice.client import SearchClient
 from sluice.common.v1.document_pb2 import Document
-from sluice.errors import PermissionDenied, QuotaExceeded, SluiceError, Unauthenticated, from_rpc_error
+from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from sluice.errors import (
+    InvalidRequest,
+    PermissionDenied,
+    QuotaExceeded,
+    SluiceError,
+    Unauthenticated,
+    from_rpc_error,
+)
+from sluice.kserve.v2 import inference_service_pb2 as kserve_pb
+from sluice.kserve.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1 import search_service_pb2 as pb
 
 from services.rpc.server import StartFailed
 from tests.support.processes import running
+from tests.support.retrieval import channel_to_retrieval
+from tests.support.servers import embedding_server
 from tests.support.stand_ins import System, system
 from tests.support.waiting import until
 
@@ -250,3 +265,45 @@ def test_what_cannot_be_a_token_is_refused_without_being_told(token: str) -> Non
     with pytest.raises(ValueError, match="expected a token of 1 to 1,024") as caught:
         SearchClient("127.0.0.1:1", token=token)
     assert not token or token not in str(caught.value)
+
+
+async def test_a_request_that_is_invalid_costs_no_texts(tmp_path: Path, tiny_bi_encoder: Path) -> None:
+    """Neither what it says of itself, nor what it brings."""
+    token, lines = made("model", "--texts", "1")
+    (tmp_path / "tokens.yaml").write_text(lines)
+    shape = kserve_pb.ModelInferRequest(model_name="tiny")
+    shape.inputs.add(name="text", datatype="BYTES", shape=[2**62, 1])
+    many = embedding_pb.EmbedRequest(texts=[""] * 100_000)
+    async with embedding_server(tiny_bi_encoder, tokens=tmp_path / "tokens.yaml") as channel:
+        bad = (
+            GRPCInferenceServiceStub(channel).ModelInfer(shape, metadata=bearing(token)),
+            EmbeddingServiceStub(channel).Embed(many, metadata=bearing(token)),
+        )
+        for call in bad:
+            assert isinstance(await error_of(call), InvalidRequest)
+        good = embedding_pb.EmbedRequest(texts=["one"], representations=[embedding_pb.REPRESENTATION_DENSE])
+        await EmbeddingServiceStub(channel).Embed(good, metadata=bearing(token))
+
+
+async def test_lists_of_collections_show_a_token_its_own(tmp_path: Path) -> None:
+    reader, reader_lines = made("reader", "-c", "public", "-c", "mine")
+    admin, admin_lines = made("admin", "--admin", "--write")
+    (tmp_path / "tokens.yaml").write_text(reader_lines + admin_lines)
+    folders: dict[str, Any] = {"snapshots": tmp_path / "snapshots", "tokens": tmp_path / "tokens.yaml"}
+    schema = retrieval_pb.Schema(text_fields=[retrieval_pb.TextField(name="text")])
+    async with channel_to_retrieval(tmp_path / "data", **folders) as channel:
+        stub, all_, own = RetrievalServiceStub(channel), bearing(admin), bearing(reader)
+        for name in ("public", "secret"):
+            await stub.CreateCollection(retrieval_pb.CreateCollectionRequest(name=name, schema=schema), metadata=all_)
+        for alias, collection in (("mine", "public"), ("theirs", "secret")):
+            set_alias = retrieval_pb.SetAliasRequest(alias=retrieval_pb.Alias(alias=alias, collection=collection))
+            await stub.SetAlias(set_alias, metadata=all_)
+        await stub.CreateSnapshot(retrieval_pb.CreateSnapshotRequest(name="first"), metadata=all_)
+        for metadata, hidden in ((own, True), (all_, False)):
+            shown = [
+                await stub.ListCollections(retrieval_pb.ListCollectionsRequest(), metadata=metadata),
+                await stub.ListAliases(retrieval_pb.ListAliasesRequest(), metadata=metadata),
+                await stub.ListSnapshots(retrieval_pb.ListSnapshotsRequest(), metadata=metadata),
+            ]
+            assert all("public" in str(response) for response in shown)
+            assert [("secret" in str(response) or "theirs" in str(response)) for response in shown] == [not hidden] * 3

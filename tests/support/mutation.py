@@ -53,7 +53,7 @@ class Mutator:
         """Return the bytes of one message, right or wrong; `others` are messages of other methods."""
         rng, choice = self._rng, self._rng.random()
         if choice < 0.10:
-            return self._started(descriptor).SerializeToString()
+            return bytes(self._started(descriptor).SerializeToString())
         if choice < 0.70:
             message = self._started(descriptor)
             for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -66,6 +66,7 @@ class Mutator:
     def _broken(self, descriptor: Descriptor, others: Sequence[Descriptor]) -> bytes:
         """Return bytes that most often are no message, or not one of this method."""
         rng, whole = self._rng, self._started(descriptor).SerializeToString()
+        numbers = [field.number for field in descriptor.fields] or [1]
         makers: tuple[Callable[[], bytes], ...] = (
             lambda: rng.randbytes(rng.randrange(200)),
             lambda: b"\x0a\x02\xff\xfe",
@@ -73,9 +74,7 @@ class Mutator:
             lambda: _with_surrogates(self._made(rng.choice(others)).SerializeToString()),
             lambda: whole + self._made(descriptor).SerializeToString(),
             lambda: _flipped(whole, rng),
-            lambda: (
-                _nested(rng.choice(descriptor.fields).number, rng.choice((50, 120, 2000))) if descriptor.fields else b""
-            ),
+            lambda: _nested(rng.choice(numbers), rng.choice((50, 120, 2000))),
         )
         return rng.choice(makers)()
 
@@ -135,21 +134,18 @@ class Mutator:
             entries[key].CopyFrom(self._made(value.message_type, depth + 1))
 
     def _value(self, field: FieldDescriptor, depth: int) -> Any:
-        rng = self._rng
         if field.message_type is not None:
             return self._made(field.message_type, depth + 1)
-        if field.enum_type is not None:
-            return rng.choice(_ENUMS)
-        if field.type == F.TYPE_BYTES:
-            return rng.choice(_BYTES)
-        if field.type == F.TYPE_STRING:
-            return rng.choice(self._strings)
-        if field.type == F.TYPE_BOOL:
-            return rng.random() < 0.5
         if limits := _RANGES.get(field.cpp_type):
             low, high = limits
-            return rng.choice([number for number in (*_INTEGERS, low, high) if low <= number <= high])
-        return rng.choice(_FLOATS)
+            return self._rng.choice([number for number in (*_INTEGERS, low, high) if low <= number <= high])
+        values: Mapping[int, Sequence[Any]] = {
+            F.TYPE_ENUM: _ENUMS,
+            F.TYPE_BYTES: _BYTES,
+            F.TYPE_STRING: self._strings,
+            F.TYPE_BOOL: (False, True),
+        }
+        return self._rng.choice(values.get(field.type, _FLOATS))
 
 
 def smaller(message: Any) -> list[Any]:
