@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
@@ -19,7 +19,7 @@ from services.retrieval.opening import Opened, now_us, opened
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.snapshots import Snapshots
 from services.retrieval.wire import documents, queries, schemas, snapshots
-from services.retrieval.wire.filters import check_bytes
+from services.retrieval.wire.parsing import Registry
 from services.retrieval.workers import Jobs, Lane, check
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import RANKINGS
@@ -95,7 +95,6 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def DeleteDocuments(self, request: pb.DeleteDocumentsRequest, context: Context) -> pb.DeleteDocumentsResponse:
         """Delete documents."""
-        check_bytes(request.filter)
         deadline = self._deadline(context)
         collection, chosen = await self._reads.run(deadline, self._chosen, request)
         done = await self._writes.run(deadline, self._engine.delete, collection, chosen)
@@ -107,17 +106,14 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
         """List documents."""
-        check_bytes(request.filter)
         return await self._reads.run(self._deadline(context), self._list_documents, request)
 
     async def CountDocuments(self, request: pb.CountDocumentsRequest, context: Context) -> pb.CountDocumentsResponse:
         """Count documents."""
-        check_bytes(request.filter)
         return await self._reads.run(self._deadline(context), self._count_documents, request)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
         """Find candidates."""
-        check_bytes(request.filter)
         deadline = self._deadline(context)
         return await self._reads.run(deadline, self._retrieve, request, deadline.earlier_by(_ANSWER_S))
 
@@ -241,7 +237,9 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
                 yield [
                     Service(
                         _NAME,
-                        lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server),
+                        lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(
+                            servicer, cast(Any, Registry(server))
+                        ),
                         trouble=lambda: disk.trouble if disk and not settings.ready_unwritable else "",
                     )
                 ]

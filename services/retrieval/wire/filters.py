@@ -38,13 +38,10 @@ _UNORDERED: Final = frozenset({Operator.EQUAL, Operator.NOT_EQUAL})
 _REFUSED: Final = Exists("")
 
 
-def check_bytes(given: pb.Filter) -> None:
-    """Raise InvalidRequest when a filter is too large to be read at all.
-
-    This is called before a request waits for a thread, so that no large filter is kept waiting in memory.
-    """
+def check_bytes(given: int) -> None:
+    """Raise InvalidRequest when a filter takes too many bytes to be parsed at all."""
     with validating() as violations:
-        violations.count("filter", given.ByteSize(), low=0, high=BYTES_MAX, what="bytes of filter")
+        violations.count("filter", given, low=0, high=BYTES_MAX, what="bytes of filter")
 
 
 class FilterReader:
