@@ -76,6 +76,7 @@ async def decode(
     caller: Caller, sequences: Sequence[Sequence[int]], *, field: str, model: str = "", skip_special: bool = True
 ) -> list[str]:
     """The texts of token ids. Raises SluiceError, which names `field` and the position among all."""
+    caller.rights.pay_texts(len(sequences))
     texts: list[str] = []
     for start, part in _parts(sequences, len, _CALL_IDS):
         if any(not 0 <= number < 2**32 for ids in part for number in ids):
@@ -94,6 +95,7 @@ async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
     is_bulk = len(texts) > caller.upstream.settings.interactive_inputs
     lane = model_pb2.LANE_BULK if is_bulk else model_pb2.LANE_INTERACTIVE
     embedded = Embedded()
+    caller.rights.pay_texts(len(texts))
     for start, part in _parts(texts, _bytes_at_most, _CALL_BYTES):
         request = pb.EmbedRequest(
             model=wish.model,

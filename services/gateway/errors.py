@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import InvalidRequest, SluiceError, Unavailable, Violation
+from sluice.errors import InvalidRequest, QuotaExceeded, SluiceError, Unavailable, Violation
 from starlette.responses import Response
 
 from services.gateway.answers import json_response
@@ -133,7 +133,7 @@ def error_response(error: SluiceError, path: str) -> Response:
 
 
 def _headers(error: SluiceError, status: int) -> dict[str, str]:
-    if isinstance(error, Unavailable) and error.retry_after_s is not None:
+    if isinstance(error, (Unavailable, QuotaExceeded)) and error.retry_after_s is not None:
         # Whole seconds are all that Retry-After knows; OpenAI's clients read the milliseconds.
         milliseconds = max(1, math.ceil(1000 * error.retry_after_s))
         return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}

@@ -16,9 +16,9 @@ from sluice.errors import SluiceError, Unavailable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.gateway.access import Access
 from services.gateway.errors import ClientGone, Refused, error_response
 from services.gateway.settings import GatewaySettings
-from services.rpc.gate import Gate
 from services.rpc.metrics import HTTP_HANDLED, HTTP_HANDLING
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 class Guard:
     """The application, guarded."""
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings, gate: Gate | None) -> None:
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, access: Access) -> None:
         self._app = app
-        self._gate = gate
+        self._access = access
         self._settings = settings
         self._held_bytes = 0
         is_local = settings.listen.rpartition(":")[0] in _LOOPBACK
@@ -68,8 +68,8 @@ class Guard:
         self._check_host(headers)
         if scope["method"] not in _SAFE:
             check_same_origin(headers)
-        if self._gate and not scope["path"].startswith(_OPEN) and scope["path"] != "/":
-            self._gate.identify([("authorization", headers.get("authorization", ""))])
+        if not scope["path"].startswith(_OPEN) and scope["path"] != "/":
+            scope["state"]["rights"] = self._access.admit(headers)
         if (scope["method"], scope["path"]) == STREAMED:
             stream = _Stream(receive, self._settings.body_timeout_s)
             await _until_gone(self._app(scope, stream.receive, send), stream.gone())

@@ -6,7 +6,6 @@ Rule: nothing is tried twice here. Documents that were not acknowledged are the 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import grpc
@@ -78,8 +77,8 @@ async def index(
     caller: Caller, job: Job, source: AsyncIterator[Document | Unreadable], tally: Tally
 ) -> AsyncIterator[None]:
     """Send documents; a step for each one that was acknowledged, and one at the end. Raises SluiceError."""
-    call = partial(caller.upstream.search.Index, metadata=caller.metadata)
     first = opening(job.collection, job.create, job.filterable_fields)
+    call = await caller.stream(caller.upstream.search.Index, first)
     known = index_stream(call, first, Window(_UNACKNOWLEDGED), _readable(source, tally))
     try:
         async with aclosing(known):

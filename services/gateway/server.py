@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
+from services.gateway.access import Access
 from services.gateway.app import application
 from services.gateway.connection import limited
 from services.gateway.guard import Guard
@@ -45,9 +46,10 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
     guards, upstream = guards_of(settings), Upstream(settings)
     bound = _bind(settings.listen)
     app = application(settings, upstream)
-    server = _Server(_configuration(settings, Guard(app, settings, guards.gate), guards.certificates))
+    access = Access(settings, guards.gate, upstream.search.ListPipelines.rpc)
+    server = _Server(_configuration(settings, Guard(app, settings, access), guards.certificates))
     task = asyncio.create_task(server.serve([bound]))
-    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream)]
+    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream, access)]
     host = settings.listen.rpartition(":")[0]
     try:
         READY.set(1)

@@ -1,6 +1,6 @@
 """Settings of the gateway: SLUICE_GATEWAY_*."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -30,6 +30,10 @@ class GatewaySettings(ServerSettings):
 
     reranking: str = Field("127.0.0.1:50053", pattern=_ADDRESS)
     """Address of the reranking service."""
+
+    inner_routes: Literal["follow", "open"] = "follow"
+    """Who may use the routes to embedding, retrieval and reranking of a gateway without `tokens`: `follow` opens them
+    only while the orchestrator answers calls without a token, `open` always: for a gateway without an orchestrator."""
 
     scrape: list[Annotated[str, Field(pattern=_SCRAPED)]] = Field([], max_length=64)
     """Metrics pages that the console draws, each NAME=HOST:PORT, e.g. embedding=10.0.0.7:9090. No others are read."""

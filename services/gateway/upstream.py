@@ -4,8 +4,9 @@ Rule: the gateway tries nothing twice. Its callers have their own retries, and `
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Final
 
 import grpc
@@ -18,6 +19,7 @@ from sluice.reranking.v1.reranking_service_pb2_grpc import RerankingServiceStub
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
+from services.gateway.access import Method, Rights
 from services.gateway.settings import GatewaySettings
 from services.rpc.channel import connect
 from services.rpc.deadline import Deadline
@@ -25,7 +27,8 @@ from services.rpc.server import certificates_of_calls
 
 DEADLINE_HEADER: Final = "x-deadline-ms"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_MAX_AUTHORIZATION_CHARACTERS: Final = 4096
+# What gRPC takes as the value of metadata, and no more than a token can have.
+_AUTHORIZATION: Final = re.compile(r"[ -~]{1,4096}")
 
 
 class Upstream:
@@ -43,14 +46,15 @@ class Upstream:
                 ("reranking", settings.reranking),
             )
         }
-        # Typed as Any: the stubs of mypy-protobuf know the sync API alone.
-        self.search: Any = SearchServiceStub(self._channels["orchestrator"])
-        self.embedding: Any = EmbeddingServiceStub(self._channels["embedding"])
-        self.retrieval: Any = RetrievalServiceStub(self._channels["retrieval"])
-        self.reranking: Any = RerankingServiceStub(self._channels["reranking"])
-        self.health: Mapping[str, Any] = {
-            name: health_pb2_grpc.HealthStub(channel) for name, channel in self._channels.items()
+        methods: dict[str, Any] = {
+            name: _Methods(one, is_inner=name != "orchestrator") for name, one in self._channels.items()
         }
+        # Typed as Any: the stubs of mypy-protobuf know the sync API alone.
+        self.search: Any = SearchServiceStub(methods["orchestrator"])
+        self.embedding: Any = EmbeddingServiceStub(methods["embedding"])
+        self.retrieval: Any = RetrievalServiceStub(methods["retrieval"])
+        self.reranking: Any = RerankingServiceStub(methods["reranking"])
+        self.health: Mapping[str, Any] = {name: health_pb2_grpc.HealthStub(one) for name, one in methods.items()}
 
     async def watch(self, every_s: float) -> None:
         """Follow the files of certificates, until cancelled."""
@@ -63,30 +67,69 @@ class Upstream:
             await channel.close()
 
 
+class _Methods:
+    """A channel whose stubs have methods that only a `Caller` can call."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, is_inner: bool) -> None:
+        self._channel = channel
+        self._is_inner = is_inner
+
+    def unary_unary(self, path: str, *serializers: Any, **options: Any) -> Method:
+        rpc = self._channel.unary_unary(path, *serializers, **options)
+        return Method(path, is_inner=self._is_inner, rpc=rpc)
+
+    def unary_stream(self, path: str, *serializers: Any, **options: Any) -> Method:
+        return self._stream(self._channel.unary_stream, path, *serializers, **options)
+
+    def stream_unary(self, path: str, *serializers: Any, **options: Any) -> Method:
+        return self._stream(self._channel.stream_unary, path, *serializers, **options)
+
+    def stream_stream(self, path: str, *serializers: Any, **options: Any) -> Method:
+        return self._stream(self._channel.stream_stream, path, *serializers, **options)
+
+    def _stream(self, make: Any, path: str, *serializers: Any, **options: Any) -> Method:
+        # Made for each stream: a channel by TLS is another one after its certificates changed.
+        return Method(path, is_inner=self._is_inner, rpc=partial(make, path, *serializers, **options))
+
+
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, how long they wait, and what is passed on with each call for them."""
+    """Who asks, how long they wait, what they may do, and what is passed on with each call for them."""
 
     upstream: Upstream
     deadline: Deadline
+    rights: Rights
     metadata: tuple[tuple[str, str], ...] = ()
 
     def within(self, seconds: float) -> "Caller":
         """The same caller, who waits no longer than this."""
         return replace(self, deadline=Deadline(min(self.deadline.at, Deadline.after(seconds).at)))
 
-    async def call(self, method: Any, request: Any) -> Any:
-        """The response of a call. Raises SluiceError. Cancelling this cancels the call."""
+    async def call(self, method: Method, request: Any) -> Any:
+        """Return the response of a call. Raises SluiceError. Cancelling this cancels the call."""
+        await self.rights.check(method, request)
         try:
-            return await method(request, timeout=self.deadline.timeout_s(), metadata=self.metadata)
+            return await method.rpc(request, timeout=self.deadline.timeout_s(), metadata=self.metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+
+    async def stream(self, method: Method, first: Any) -> Any:
+        """Return what opens a stream: a function of its messages, of which `first` will be the first.
+
+        Raises SluiceError unless the caller may open it.
+        """
+        await self.rights.check(method, first)
+
+        def opened(messages: AsyncIterator[Any]) -> Any:
+            return method.rpc()(self.rights.throttled(messages), metadata=self.metadata)
+
+        return opened
 
 
 def _caller(request: Request) -> Caller:
     upstream: Upstream = request.app.state.upstream
     timeout_s = _timeout_s(request.headers, upstream.settings.max_deadline_s)
-    return Caller(upstream, Deadline.after(timeout_s), tuple(_metadata(request.headers)))
+    return Caller(upstream, Deadline.after(timeout_s), request.state.rights, tuple(_metadata(request.headers)))
 
 
 Called = Annotated[Caller, Depends(_caller)]
@@ -107,8 +150,10 @@ def _metadata(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """What travels with every call: the caller's credentials and trace."""
     passed = []
     if authorization := headers.get("authorization"):
-        if len(authorization) > _MAX_AUTHORIZATION_CHARACTERS or not authorization.isascii():
-            raise Unauthenticated(f"expected at most {_MAX_AUTHORIZATION_CHARACTERS:,} ASCII characters of credentials")
+        if not _AUTHORIZATION.fullmatch(authorization):
+            raise Unauthenticated(
+                "authorization: expected at most 4,096 printable ASCII characters, got something else"
+            )
         passed.append(("authorization", authorization))
     # A trace that is not in W3C's form is nobody's: it is left out, as the specification says.
     if _TRACEPARENT.fullmatch(trace := headers.get("traceparent", "")):

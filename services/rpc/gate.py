@@ -22,11 +22,20 @@ from sluice.errors import SluiceError
 
 from services.rpc.changes import mark_of
 from services.rpc.metrics import RELOADS, TOKEN_CALLS
-from services.rpc.named import collections_of as collections_of  # noqa: PLC0414 - callers of the gate take it from here
-from services.rpc.named import hide, names_collections
+from services.rpc.named import collections_of, hide, names_collections
 from services.rpc.requests import lull
-from services.rpc.texts import text_count as text_count  # noqa: PLC0414 - callers of the gate take it from here
-from services.rpc.tokens import Callers, Kind, Token, TokensError, check_allowed, check_collections, load, over_quota
+from services.rpc.texts import text_count
+from services.rpc.tokens import (
+    Callers,
+    Kind,
+    Token,
+    TokensError,
+    check_allowed,
+    check_burst,
+    check_collections,
+    load,
+    over_quota,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +110,41 @@ class Gate:
     def show(self, token: Token, response: Any) -> None:
         """Remove from a response the entries that name a collection which the caller may not use."""
         hide(response, token.allows)
+
+    def admit(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
+        """Identify the caller and charge one call: an HTTP request is one call, however many RPCs it takes.
+
+        Raises Unauthenticated and QuotaExceeded. `check_rights` and `pay_texts` do the rest.
+        """
+        try:
+            token = self.identify(metadata)
+        except SluiceError:
+            TOKEN_CALLS.labels("", "unauthenticated").inc()
+            raise
+        self._pay(token, "calls", 1)
+        TOKEN_CALLS.labels(token.name, "admitted").inc()
+        return token
+
+    def check_rights(self, token: Token, method: str, request: Any) -> None:
+        """Raise PermissionDenied unless the caller may call the method with the collections that a request names."""
+        try:
+            check_allowed(token, kind_of(method), method)
+            check_collections(token, collections_of(request))
+        except SluiceError:
+            TOKEN_CALLS.labels(token.name, "denied").inc()
+            raise
+
+    def pay_texts(self, token: Token, texts: int, *, paid: int = 0) -> None:
+        """Charge the texts of an HTTP request, of which some are paid for already. Raises QuotaExceeded.
+
+        More than the burst is refused, not postponed: a caller can send fewer.
+        """
+        try:
+            check_burst(token, texts)
+        except SluiceError:
+            TOKEN_CALLS.labels(token.name, "over_quota").inc()
+            raise
+        self._pay(token, "texts", texts - paid)
 
     async def checked(
         self, token: Token, requests: AsyncIterator[Any], charge: Charge | None = None

@@ -20,6 +20,7 @@ and no two are equal. What is compared is the hash, in constant time, with every
 
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -173,6 +174,18 @@ def check_collections(token: Token, names: Sequence[str]) -> None:
                 f"token {token.name!r} may not use the collection {name!r}",
                 metadata={"token": token.name, "collection": name},
             )
+
+
+def check_burst(token: Token, texts: int) -> None:
+    """Raise QuotaExceeded for more texts in one request than the token may ever send at once."""
+    rate, burst = token.rate("texts") or (0.0, math.inf)
+    if texts > burst:
+        raise QuotaExceeded(
+            f"token {token.name!r} may send {rate:g} texts a second, {burst:g} at once; the request has {texts:,}: "
+            "send fewer at a time",
+            metadata={"token": token.name, "texts_per_s": f"{rate:g}", "burst": f"{burst:g}", "given": texts},
+            subject=f"token:{token.name}",
+        )
 
 
 def over_quota(token: Token, what: Literal["calls", "texts"], wait_s: float) -> QuotaExceeded:

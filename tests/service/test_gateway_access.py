@@ -38,7 +38,8 @@ async def test_a_gateway_serves_and_calls_by_tls(tmp_path: Path, mutual: bool) -
     authority = Authority(tmp_path / "ca")
     shown = settings_of(authority, authority.issue(), mutual=mutual)
     async with embedding_server(HashingEmbedder(), **shown) as embedding:
-        settings = GatewaySettings(listen="127.0.0.1:0", embedding=embedding, downstream_tls_ca=authority.ca, **shown)
+        places = {"listen": "127.0.0.1:0", "embedding": embedding, "inner_routes": "open"}
+        settings = GatewaySettings(**places, downstream_tls_ca=authority.ca, **shown)
         trust = ssl.create_default_context(cafile=str(authority.ca))
         async with serving(settings) as served:
             if mutual:

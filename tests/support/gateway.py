@@ -37,6 +37,7 @@ async def gateway(embedder: HashingEmbedder | None = None, **settings: Any) -> A
             "reranking": reranking,
             "orchestrator": "127.0.0.1:1",
             "retrieval": "127.0.0.1:1",
+            "inner_routes": "open",
             **settings,
         }
         async with serving(GatewaySettings(**given)) as served:

@@ -120,6 +120,13 @@ def container(workload: Object) -> Object:
     return dict(only)
 
 
-def environment(workload: Object) -> dict[str, str]:
-    """What its container is told; what comes from a Secret is left out."""
-    return {one["name"]: one["value"] for one in container(workload).get("env", []) if "value" in one}
+def environment(workload: Object, found: Sequence[Object] = ()) -> dict[str, str]:
+    """What its container is told, from the ConfigMaps among `found` too; what comes from a Secret is left out."""
+    held = {name: one.get("data", {}) for name, one in of_kind(found, "ConfigMap").items()}
+    told: dict[str, str] = {}
+    for one in container(workload).get("env", []):
+        key = one.get("valueFrom", {}).get("configMapKeyRef", {})
+        value = one.get("value", held.get(key.get("name"), {}).get(key.get("key")))
+        if value is not None:
+            told[one["name"]] = value
+    return told

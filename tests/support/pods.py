@@ -2,7 +2,7 @@
 
 import http.client
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -32,9 +32,12 @@ def places(home: Path, bundle: Path, servers: Mapping[str, ServerProcess]) -> di
     return here | {"/bundles/all-MiniLM-L6-v2/1": str(bundle), "/data/": f"{home}/data/", "/pipelines/": f"{home}/"}
 
 
-def told(name: str, workload: Object, here: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a container, for this machine; nobody waits here for load balancers."""
-    values = {key: replaced(value, here) for key, value in environment(workload).items()}
+def told(name: str, workload: Object, here: Mapping[str, str], found: Sequence[Object] = ()) -> dict[str, str]:
+    """The environment of a container, for this machine; nobody waits here for load balancers.
+
+    found  what was rendered with it: ConfigMaps are read
+    """
+    values = {key: replaced(value, here) for key, value in environment(workload, found).items()}
     return values | {f"SLUICE_{name.upper()}_DRAIN_DELAY_S": "0"}
 
 

@@ -239,6 +239,10 @@ class ExactRetrieval(Troubled, RetrievalBase):
         await self.met("GetCollection", request)
         return retrieval_pb.GetCollectionResponse(collection=self.described(request.name))
 
+    async def ListCollections(self, request: Any, context: Any) -> Any:
+        await self.met("ListCollections", request)
+        return retrieval_pb.ListCollectionsResponse(collections=[self.described(name) for name in self.collections])
+
     async def Upsert(self, request: Any, context: Any) -> Any:
         await self.met("Upsert", request)
         stored = self.stored(request.collection)

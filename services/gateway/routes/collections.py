@@ -20,9 +20,10 @@ Collection = Annotated[str, Query(description="Where.")]
 
 @router.get("/collections")
 async def collections(caller: Called) -> Response:
-    """All collections by name: size, fields, how they are held."""
+    """The collections that the caller may use, by name: size, fields, how they are held."""
     response = await caller.call(caller.upstream.retrieval.ListCollections, pb.ListCollectionsRequest())
-    return json_response({"collections": [_collection(one) for one in response.collections]})
+    visible = [one for one in response.collections if caller.rights.may_see(one.name)]
+    return json_response({"collections": [_collection(one) for one in visible]})
 
 
 @router.get("/collections/{name}")

@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter
 from grpc_health.v1 import health_pb2
 from sluice.embedding.v1 import embedding_service_pb2
-from sluice.errors import SluiceError
+from sluice.errors import SluiceError, Unavailable
 from sluice.reranking.v1 import reranking_service_pb2
 from starlette.responses import Response
 
@@ -24,12 +24,21 @@ _TIMEOUT_S: Final = 2.0
 async def services(caller: Called) -> Response:
     """Health and models of each service, and its metrics where the gateway was told of their page."""
     names = ("orchestrator", "embedding", "retrieval", "reranking")
-    scraped = caller.upstream.settings.scraped()
+    scraped = await _readable(caller)
     states, pages = await asyncio.gather(
         asyncio.gather(*(_state(caller.within(_TIMEOUT_S), name) for name in names)),
         asyncio.gather(*(_samples(address) for address in scraped.values())),
     )
     return json_response({"services": states, "metrics": dict(zip(scraped, pages, strict=True))})
+
+
+async def _readable(caller: Caller) -> dict[str, str]:
+    """The metrics pages by name; none while it is not known whether the caller may read them. Raises SluiceError."""
+    try:
+        await caller.rights.check_inner()
+    except Unavailable:
+        return {}
+    return caller.upstream.settings.scraped()
 
 
 async def _state(caller: Caller, name: str) -> dict[str, Any]:

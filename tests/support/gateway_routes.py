@@ -1,0 +1,62 @@
+"""Every route of the gateway, and a request that each takes."""
+
+import re
+from typing import Any, Final
+
+from starlette.routing import Route
+
+from services.gateway.app import application
+from services.gateway.settings import GatewaySettings
+from services.gateway.upstream import Upstream
+
+OPEN: Final = ("/", "/health", "/health/live", "/console/{name:path}")
+# Those that reach the orchestrator and nothing else, or no service at all.
+NOT_INNER: Final = ("/search", "/pipelines", "/metrics", "/openapi.json", "DELETE /documents")
+BODIES: Final[dict[str, Any]] = {
+    "/v1/embeddings": {"model": "hashing", "input": "some words"},
+    "/v2/embed": {"model": "hashing", "input_type": "search_query", "texts": ["some words"]},
+    "/v2/rerank": {"model": "overlap", "query": "some", "documents": ["some words"]},
+    "/v1/rerank": {"query": "some", "documents": ["some words"]},
+    "/embed": {"inputs": "some words"},
+    "/embed_sparse": {"inputs": "some words"},
+    "/embed_all": {"inputs": "some words"},
+    "/rerank": {"query": "some", "texts": ["some words"]},
+    "/tokenize": {"inputs": "some words"},
+    "/decode": {"ids": [1, 2]},
+    "/search": {"query": "some words", "collection": "secret"},
+    "/documents": {"documents": [{"id": "a", "text": "some words"}]},
+}
+
+
+async def routes() -> list[tuple[str, str]]:
+    """Method and path of every route, from the application's own table."""
+    upstream = Upstream(GatewaySettings())
+    app = application(upstream.settings, upstream)
+    await upstream.close()
+    found = [(method, one.path) for one in flattened(app.routes) for method in one.methods or () if method != "HEAD"]
+    assert len(found) >= 25
+    return sorted(found)
+
+
+def flattened(found: Any) -> list[Route]:
+    """The routes of an application, those of its routers among them."""
+    table: list[Route] = []
+    for one in found:
+        table += [one] if isinstance(one, Route) else flattened(one.original_router.routes)
+    return table
+
+
+def request_of(method: str, path: str) -> dict[str, Any]:
+    """A request that a route takes, as arguments of httpx."""
+    url = re.sub(r"\{[^}]+\}", "secret", path)
+    body = BODIES.get(path) if method == "POST" else None
+    return {"method": method, "url": url, "params": {"collection": "secret"}, "json": body}
+
+
+async def inner_routes() -> list[tuple[str, str]]:
+    """Those that reach a service behind the orchestrator."""
+    return [
+        (method, path)
+        for method, path in await routes()
+        if path not in OPEN + NOT_INNER and f"{method} {path}" not in NOT_INNER
+    ]
