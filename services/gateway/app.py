@@ -1,5 +1,6 @@
 """The routes, joined; and what becomes of what they raise."""
 
+import reprlib
 from importlib.metadata import version
 from typing import Final
 
@@ -15,7 +16,10 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
 
 _SHAPES: Final = (health, openai, cohere, rerank, tei, search, documents, collections, system, console)
-_FORM_TYPES: Final = ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data", "")
+
+# A representation that does not walk through all of a large value.
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 4, 60
 
 
 def application(settings: GatewaySettings, upstream: Upstream) -> FastAPI:
@@ -43,40 +47,35 @@ def application(settings: GatewaySettings, upstream: Upstream) -> FastAPI:
 
 async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, SluiceError)
-    return error_response(error, request.url.path)
+    return error_response(error, request.scope["path"])
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     """A request of the wrong shape, told like one that a service refuses."""
     assert isinstance(error, RequestValidationError)
-    given_type = request.headers.get("content-type", "").partition(";")[0]
-    if request.method == "POST" and given_type in _FORM_TYPES:
-        return error_response(
-            Refused(415, f"expected application/json, got {given_type or 'no content-type'}"), request.url.path
-        )
     found: dict[str, list[str]] = {}
     for item in error.errors():
         found.setdefault(_path(item["loc"]), []).append(_expected(item["msg"], item.get("input")))
     violations = [Violation(field, " or ".join(dict.fromkeys(expected))) for field, expected in found.items()]
     message = f"{violations[0].field}: {violations[0].description}"
-    return error_response(InvalidRequest(message, violations=violations), request.url.path)
+    return error_response(InvalidRequest(message, violations=violations), request.scope["path"])
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    return error_response(Refused(error.status_code, message), request.url.path)
+    message = f"{request.method} {request.scope['path']}: {error.detail}"
+    return error_response(Refused(error.status_code, message), request.scope["path"])
 
 
 async def _defect(request: Request, error: Exception) -> Response:
     """The caller learns that it is our fault; the log gets the traceback from the server."""
-    return error_response(BackendFailed("internal error"), request.url.path)
+    return error_response(BackendFailed("internal error"), request.scope["path"])
 
 
 def _expected(message: str, given: object) -> str:
     """The words of pydantic in ours: `expected a valid string, got 3`."""
     said = message.removeprefix("Input should be ")
-    return f"expected {said}, got {given!r:.60}" if said != message else f"{message[0].lower()}{message[1:]}"
+    return f"expected {said}, got {_SHORT.repr(given):.60}" if said != message else f"{message[0].lower()}{message[1:]}"
 
 
 def _path(location: tuple[str | int, ...]) -> str:

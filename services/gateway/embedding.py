@@ -24,6 +24,8 @@ MULTI_VECTOR: Final = pb.REPRESENTATION_MULTI_VECTOR
 _CALL_TEXTS: Final = 256
 _CALL_BYTES: Final = 4 * 2**20
 _CALL_IDS: Final = 262_144
+# Bytes that a byte of a vector takes until it is sent: itself, and its part of the JSON.
+_ANSWER_SIZE: Final = 4
 
 T = TypeVar("T")
 
@@ -107,9 +109,11 @@ async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
             dimensions=wish.dimensions,
         )
         try:
-            _add(embedded, await caller.call(caller.upstream.embedding.Embed, request))
+            response = await caller.call(caller.upstream.embedding.Embed, request)
         except InvalidRequest as error:
             raise _moved(error, start) from None
+        caller.answer.add(_ANSWER_SIZE * response.ByteSize())
+        _add(embedded, response)
     return embedded
 
 

@@ -7,17 +7,17 @@ streams of documents are read by their route, part by part.
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from sluice.common.v1.error_reason_pb2 import ErrorReason
-from sluice.errors import SluiceError, Unavailable
+from sluice.errors import SluiceError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.access import Access
 from services.gateway.errors import ClientGone, Refused, error_response
+from services.gateway.held import Budget, Share
 from services.gateway.settings import GatewaySettings
 from services.rpc.metrics import HTTP_HANDLED, HTTP_HANDLING
 
@@ -27,6 +27,14 @@ STREAMED: Final = ("POST", "/documents")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # Probes, and the files of the console: they tell nothing.
 _OPEN: Final = ("/health", "/console/")
+# An answer goes to the connection in parts of this size, so that one which is not read waits here, counted.
+_PART_BYTES: Final = 65_536
+# What the connection itself may hold of a stream of documents: uvicorn's buffer, and one read of the socket.
+_STREAM_BYTES: Final = 5 * 65_536
+# Digits of a content-length that is still looked at.
+_LENGTH_DIGITS: Final = 18
+# Headers that decide who is asked, by whom and for what.
+_ONCE: Final = ("host", "authorization", "content-type", "content-length", "origin")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -37,7 +45,8 @@ class Guard:
         self._app = app
         self._access = access
         self._settings = settings
-        self._held_bytes = 0
+        self._bodies = Budget(settings.max_held_bytes, "bodies of requests")
+        self._answers = Budget(settings.max_answer_bytes, "answers that are not read yet")
         is_local = settings.listen.rpartition(":")[0] in _LOOPBACK
         self._hosts = frozenset(settings.hosts or (_LOOPBACK if is_local else ()))
 
@@ -46,40 +55,37 @@ class Guard:
         if scope["type"] != "http":
             raise AssertionError(f"only HTTP is served, got {scope['type']}")
         started = perf_counter()
-        status = 499
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._answer(scope, receive, noted)
-        except SluiceError as error:
-            await error_response(error, scope["path"])(scope, receive, noted)
-        except ClientGone:
-            pass
-        finally:
-            _note(scope, status, perf_counter() - started)
+        with self._answers.share(scope["state"]["abort"]) as share:
+            answer = Answer(send, share)
+            scope["state"]["answer"] = share
+            try:
+                await self._answer(scope, receive, answer.send)
+            except AnswerTooLarge as error:
+                await error_response(error.reason, scope["path"])(scope, receive, answer.send)
+            except SluiceError as error:
+                await error_response(error, scope["path"])(scope, receive, answer.send)
+            except ClientGone:
+                pass
+            finally:
+                _note(scope, answer.status, perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        check_head(scope, headers)
         self._check_host(headers)
         if scope["method"] not in _SAFE:
             check_same_origin(headers)
         if not scope["path"].startswith(_OPEN) and scope["path"] != "/":
             scope["state"]["rights"] = self._access.admit(headers)
-        if (scope["method"], scope["path"]) == STREAMED:
-            stream = _Stream(receive, self._settings.body_timeout_s)
-            await _until_gone(self._app(scope, stream.receive, send), stream.gone())
-            return
-        body = bytearray()
-        try:
-            await self._read(headers, receive, body)
-            await _until_gone(self._app(scope, _given(bytes(body), receive), send), receive())
-        finally:
-            self._held_bytes -= len(body)
+        with self._bodies.share() as share:
+            scope["state"]["held"] = share
+            if (scope["method"], scope["path"]) == STREAMED:
+                share.add(_STREAM_BYTES)
+                stream = _Stream(receive, self._settings.body_timeout_s)
+                await _until_gone(self._app(scope, stream.receive, send), stream.gone())
+                return
+            scope["state"]["body"] = await self._read(headers, receive, share)
+            await _until_gone(self._app(scope, receive, send), receive())
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """Raise Refused for a name that is not ours."""
@@ -90,28 +96,26 @@ class Guard:
         if name not in self._hosts:
             raise Refused(421, f"host: expected {', '.join(sorted(self._hosts))}, got {name!r:.80}: see --hosts")
 
-    async def _read(self, headers: Mapping[str, str], receive: Receive, body: bytearray) -> None:
-        """Read the whole body into `body`. Raises Refused for too large or too slow, Unavailable without room."""
+    async def _read(self, headers: Mapping[str, str], receive: Receive, share: Share) -> bytearray:
+        """Return the whole body. Raises Refused for too large or too slow, Unavailable without room."""
         most = self._settings.max_body_bytes
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > most:
-            raise Refused(413, f"expected a body of at most {most:,} bytes, got {int(length):,}")
+        if len(length) > _LENGTH_DIGITS or int(length) > most:
+            raise Refused(413, f"expected a body of at most {most:,} bytes, got {length[:_LENGTH_DIGITS]}")
+        body = bytearray()
         more = True
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 while more:
                     message = await receive()
                     more = _expect_part(message).get("more_body", False)
-                    part = message.get("body", b"")
-                    body += part
-                    self._held_bytes += len(part)
+                    body += message.get("body", b"")
+                    share.resize(len(body))
                     if len(body) > most:
                         raise Refused(413, f"expected a body of at most {most:,} bytes, got more")
-                    if self._held_bytes > self._settings.max_held_bytes:
-                        reason = ErrorReason.ERROR_REASON_OVERLOADED
-                        raise Unavailable("too many large requests at once", reason=reason, retry_after_s=1.0)
         except TimeoutError:
             raise Refused(408, f"expected the body within {self._settings.body_timeout_s:g} s") from None
+        return body
 
 
 class _Stream:
@@ -139,12 +143,76 @@ class _Stream:
         await self._receive()
 
 
+class AnswerTooLarge(Exception):
+    """An answer that there is no room for. Not a SluiceError: the routes' handlers come too late for it."""
+
+    def __init__(self, reason: SluiceError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
+class Answer:
+    """An answer, sent part by part, as fast as its caller reads."""
+
+    def __init__(self, send: Send, share: Share) -> None:
+        self.status = 499
+        self._send = send
+        self._share = share
+        self._start: Message | None = None
+
+    async def send(self, message: Message) -> None:
+        """Send a message of ASGI. Raises AnswerTooLarge, before anything was sent."""
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        body = message.get("body", b"")
+        if self._start:
+            self._hold(len(body))
+            self.status, start, self._start = self._start["status"], self._start, None
+            await self._send(start)
+        for at in range(0, max(1, len(body)), _PART_BYTES):
+            more = message.get("more_body", False) or at + _PART_BYTES < len(body)
+            self._share.waits_since = monotonic()
+            await self._send({"type": message["type"], "body": body[at : at + _PART_BYTES], "more_body": more})
+        self._share.waits_since = None
+
+    def _hold(self, size: int) -> None:
+        try:
+            self._share.resize(size if size > _PART_BYTES else 0)
+        except SluiceError as error:
+            self._start = None
+            raise AnswerTooLarge(error) from None
+
+
+def check_head(scope: Scope, headers: Headers) -> None:
+    """Raise Refused for a head that would be read in one way here and in another elsewhere."""
+    for name in _ONCE:
+        if len(headers.getlist(name)) > 1:
+            raise Refused(400, f"{name}: expected one, got {len(headers.getlist(name))}")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise Refused(415, f"content-encoding: expected none, got {headers['content-encoding']!r:.40}")
+    for what, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
+        try:
+            raw.decode("ascii")
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            raise Refused(400, f"{what}: expected UTF-8, percent-encoded, got something else") from None
+
+
 def check_same_origin(headers: Mapping[str, str]) -> None:
     """Raise Refused for what a browser sends for a page of another site. Other clients send neither header."""
     site = headers.get("sec-fetch-site", "same-origin")
     origin = headers.get("origin")
-    if site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc != headers.get("host")):
+    if site not in ("same-origin", "none") or (origin and _place(origin) != headers.get("host")):
         raise Refused(403, "expected a request from the gateway's own pages or from no page, got one from another site")
+
+
+def _place(origin: str) -> str | None:
+    """The host and port of an origin; None when it is no URL."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 async def _until_gone(answering: Awaitable[None], going: Awaitable[Any]) -> None:
@@ -160,16 +228,6 @@ async def _until_gone(answering: Awaitable[None], going: Awaitable[Any]) -> None
         if not answer.done():
             answer.cancel()
             await asyncio.wait((answer,))
-
-
-def _given(body: bytes, receive: Receive) -> Receive:
-    """`receive`, for a body that is here already."""
-    parts = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def given() -> Message:
-        return next(parts, None) or await receive()
-
-    return given
 
 
 def _expect_part(message: Message) -> Message:

@@ -15,9 +15,12 @@ from sluice.client.indexing import Window, index_stream, opening
 from sluice.client.jsonl import Unreadable
 from sluice.errors import from_rpc_error
 
+from services.gateway.held import StreamMemory
 from services.gateway.upstream import Caller
 
 _UNACKNOWLEDGED: Final = 512
+# Two messages of the largest size.
+_UNACKNOWLEDGED_BYTES: Final = 8 * 2**20
 _KEPT_FAILURES: Final = 100
 
 
@@ -74,12 +77,13 @@ class Tally:
 
 
 async def index(
-    caller: Caller, job: Job, source: AsyncIterator[Document | Unreadable], tally: Tally
+    caller: Caller, job: Job, source: AsyncIterator[Document | Unreadable], held: StreamMemory, tally: Tally
 ) -> AsyncIterator[None]:
     """Send documents; a step for each one that was acknowledged, and one at the end. Raises SluiceError."""
     first = opening(job.collection, job.create, job.filterable_fields)
     call = await caller.stream(caller.upstream.search.Index, first)
-    known = index_stream(call, first, Window(_UNACKNOWLEDGED), _readable(source, tally))
+    window = Window(_UNACKNOWLEDGED, max_bytes=_UNACKNOWLEDGED_BYTES)
+    known = index_stream(call, first, window, _readable(source, tally), lambda _: held.wait(window.byte_count))
     try:
         async with aclosing(known):
             async for acknowledgement in known:

@@ -70,7 +70,11 @@ def _configuration(settings: GatewaySettings, app: Guard, certificates: Certific
     tls = _tls(settings, certificates) if certificates else None
     return uvicorn.Config(
         app,
-        http=limited(head_timeout_s=settings.head_timeout_s, max_head_bytes=settings.max_head_bytes),
+        http=limited(
+            head_timeout_s=settings.head_timeout_s,
+            max_head_bytes=settings.max_head_bytes,
+            write_timeout_s=settings.write_timeout_s,
+        ),
         ssl_context_factory=(lambda *_: tls) if tls else None,
         ws="none",
         lifespan="off",

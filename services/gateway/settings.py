@@ -51,8 +51,20 @@ class GatewaySettings(ServerSettings):
     head_timeout_s: float = Field(10.0, gt=0, le=600)
     """Longest time from a connection's start, or a request's first byte, to the end of its headers, in seconds."""
 
+    max_body_values: int = Field(500_000, ge=1000, le=100_000_000)
+    """Most values and keys in the JSON of one body. A body of 16 MiB can have millions, each of which takes 10 to 30
+    times its bytes in memory. A line of a stream of documents has this limit / 16."""
+
     max_held_bytes: int = Field(256 * 2**20, ge=2**20, le=2**40)
-    """Most bytes of bodies held at once, of all requests together; one more is answered with 503."""
+    """Most bytes of bodies held at once, of all requests together: what came, what its JSON takes in memory, and the
+    documents of streams that are not acknowledged yet. A request beyond it is answered with 503."""
+
+    max_answer_bytes: int = Field(96 * 2**20, ge=2**20, le=2**40)
+    """Most bytes of answers held at once, of all requests together, each over 64 KiB. Beyond it an answer that was not
+    read for a second is cut, or the new request gets 503 when all are being read."""
+
+    write_timeout_s: float = Field(30.0, gt=0, le=3600)
+    """Longest time a caller may take to read the next 64 KiB of its answer, in seconds; then its connection is cut."""
 
     body_timeout_s: float = Field(30.0, gt=0, le=3600)
     """Longest time for a body to arrive, in seconds; of a stream of documents, between two parts of it."""

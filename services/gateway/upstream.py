@@ -20,6 +20,7 @@ from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
 from services.gateway.access import Method, Rights
+from services.gateway.held import Share
 from services.gateway.settings import GatewaySettings
 from services.rpc.channel import connect
 from services.rpc.deadline import Deadline
@@ -99,6 +100,8 @@ class Caller:
     upstream: Upstream
     deadline: Deadline
     rights: Rights
+    answer: Share
+    """What the answer takes of the memory that answers may hold."""
     metadata: tuple[tuple[str, str], ...] = ()
 
     def within(self, seconds: float) -> "Caller":
@@ -128,8 +131,9 @@ class Caller:
 
 def _caller(request: Request) -> Caller:
     upstream: Upstream = request.app.state.upstream
+    state = request.state
     timeout_s = _timeout_s(request.headers, upstream.settings.max_deadline_s)
-    return Caller(upstream, Deadline.after(timeout_s), request.state.rights, tuple(_metadata(request.headers)))
+    return Caller(upstream, Deadline.after(timeout_s), state.rights, state.answer, tuple(_metadata(request.headers)))
 
 
 Called = Annotated[Caller, Depends(_caller)]

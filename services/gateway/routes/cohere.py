@@ -18,9 +18,10 @@ from services.gateway.answers import json_response
 from services.gateway.body import Body
 from services.gateway.embedding import Wish, embed
 from services.gateway.reranking import Rerank, rerank
+from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 
-router = APIRouter(tags=["Cohere"])
+router = APIRouter(tags=["Cohere"], route_class=JsonRoute)
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 InputType = Literal["search_document", "search_query", "classification", "clustering"]

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway.answers import json_bytes, json_response
 from services.gateway.errors import OWN
+from services.gateway.held import StreamMemory
 from services.gateway.indexing import Job, Tally, index
 from services.gateway.jsonl import from_json, from_lines
 from services.gateway.routes.collections import metadata_type
@@ -65,13 +66,14 @@ async def add(
     """Index documents: `{"id": …, "title": …, "text": …, "metadata": {…}}` each."""
     fields = _fields(filterable or [])
     timestamps = await _timestamps(caller, collection, fields, create=create)
-    most = caller.upstream.settings.max_body_bytes
-    if request.headers.get("content-type", "").partition(";")[0] in _LINE_TYPES:
-        source = from_lines(request.receive, timestamps, most_bytes=most // _LINES_OF_A_BODY)
-    else:
-        source = from_json(request.receive, timestamps, most_bytes=most)
+    settings = caller.upstream.settings
+    held = StreamMemory(request.state.held)
+    is_lines = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _LINE_TYPES
+    read, part = (from_lines, _LINES_OF_A_BODY) if is_lines else (from_json, 1)
+    limits = {"max_bytes": settings.max_body_bytes // part, "max_values": settings.max_body_values // part}
+    source = read(request.receive, timestamps, held, **limits)
     tally = Tally()
-    steps = index(caller, Job(collection, create, fields), source, tally)
+    steps = index(caller, Job(collection, create, fields), source, held, tally)
     if _EVENTS in request.headers.get("accept", ""):
         # What fails before anything was done, such as a collection that is not there, still has a status.
         await anext(steps)

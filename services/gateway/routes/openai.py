@@ -18,9 +18,10 @@ from services.core.arrays import F32
 from services.gateway.answers import json_response
 from services.gateway.body import Body
 from services.gateway.embedding import Inputs, Wish, embed, texts_of
+from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 _ROLES: Final = {
     "query": model_pb2.TEXT_ROLE_QUERY,

@@ -13,9 +13,10 @@ from starlette.responses import Response
 from services.gateway.answers import json_response
 from services.gateway.body import Body
 from services.gateway.reranking import Rerank, rerank
+from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 
-router = APIRouter(tags=["Cohere", "Jina"])
+router = APIRouter(tags=["Cohere", "Jina"], route_class=JsonRoute)
 
 _COHERE_FIELDS = {"rank_fields", "max_chunks_per_doc"}
 

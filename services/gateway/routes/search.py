@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from services.gateway.answers import json_response
 from services.gateway.body import Body
+from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 
-router = APIRouter(tags=["Sluice"])
+router = APIRouter(tags=["Sluice"], route_class=JsonRoute)
 
 
 class SearchRequest(Body):

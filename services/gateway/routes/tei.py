@@ -19,9 +19,10 @@ from services.gateway.body import Body
 from services.gateway.embedding import DENSE, MULTI_VECTOR, SPARSE, Embedded, Inputs, Wish, decode, embed, texts_of
 from services.gateway.errors import Refused
 from services.gateway.reranking import Rerank, rerank
+from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called, Caller
 
-router = APIRouter(tags=["TEI"])
+router = APIRouter(tags=["TEI"], route_class=JsonRoute)
 
 Direction = Literal["left", "right", "Left", "Right"]
 _ROLES: Final = {

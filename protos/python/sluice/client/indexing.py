@@ -6,6 +6,7 @@ age); what was not acknowledged is then sent again, which is harmless: indexing 
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,11 +53,17 @@ class NoAnswer(Exception):
 class Window:
     """Documents taken from the source and not yet acknowledged: at most `limit`, so memory is bounded.
 
+    With `max_bytes` no more are taken while those that are there have as many bytes.
+
     An id is on its way once at most: an equal one waits for its acknowledgement, so that the later document wins.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, max_bytes: float = math.inf) -> None:
         self._limit = max(limit, MESSAGE_DOCUMENTS)
+        self._max_bytes = max_bytes
+        self.byte_count = 0
+        """Bytes of all of them."""
+        self._waiting_bytes = 0
         self._waiting: deque[document_pb2.Document] = deque()
         self._sent: dict[str, document_pb2.Document] = {}
         self.stored = 0
@@ -66,6 +73,11 @@ class Window:
         return len(self._waiting) + len(self._sent)
 
     @property
+    def is_full(self) -> bool:
+        """True when the documents that are still to be sent fill a message."""
+        return self._waiting_bytes >= MESSAGE_BYTES
+
+    @property
     def is_waiting(self) -> bool:
         """True when a document that was taken in is still to be sent."""
         return bool(self._waiting)
@@ -73,6 +85,7 @@ class Window:
     def room(self) -> int:
         """How many documents to take from the source now: none, or enough for a whole message."""
         has_room = not self._waiting and len(self._sent) + MESSAGE_DOCUMENTS <= self._limit
+        has_room = has_room and self.byte_count < self._max_bytes
         return MESSAGE_DOCUMENTS if has_room else 0
 
     def add(self, documents: Iterable[Document]) -> Iterator[Acknowledgement]:
@@ -85,6 +98,9 @@ class Window:
                 yield Acknowledgement(document.document_id, "failed", error.reason_name, error.message)
             else:
                 self._waiting.append(proto)
+                size = proto.ByteSize()
+                self.byte_count += size
+                self._waiting_bytes += size
 
     def messages(self) -> Iterator[pb.IndexRequest]:
         """What can be sent now, in order; noted as sent."""
@@ -95,14 +111,17 @@ class Window:
     def acknowledge(self, response: pb.IndexResponse) -> Iterator[Acknowledgement]:
         """Let go of the documents that a response acknowledges. Raises BackendFailed for one that was not sent."""
         for proto in response.acknowledgements:
-            if self._sent.pop(proto.document_id, None) is None:
+            known = self._sent.pop(proto.document_id, None)
+            if known is None:
                 raise BackendFailed(f"the server acknowledged {proto.document_id!r}, which was not on its way")
             self.stored += proto.outcome != pb.Acknowledgement.OUTCOME_FAILED
+            self.byte_count -= known.ByteSize()
             yield acknowledgement(proto)
 
     def rewind(self) -> None:
         """Forget that documents were sent: they are sent again, first and in order, on the next stream."""
         self._waiting.extendleft(reversed(self._sent.values()))
+        self._waiting_bytes = self.byte_count
         self._sent.clear()
 
     def expect_empty(self) -> None:
@@ -121,6 +140,7 @@ class Window:
             if on_its_way or (batch and size > MESSAGE_BYTES):
                 break
             batch[document.document_id] = self._waiting.popleft()
+            self._waiting_bytes -= document.ByteSize()
         return list(batch.values())
 
 
@@ -154,11 +174,9 @@ async def index_stream(
         ended = False
         while True:
             _send(window, outgoing)
-            while not ended and (room := window.room()):
-                taken = await _take(source, room)
-                ended = len(taken) < room
-                progressed(len(taken))
-                for refused in window.add(taken):
+            while not ended and window.room():
+                unfit, ended = await _take(window, source, progressed)
+                for refused in unfit:
                     yield refused
                 _send(window, outgoing)
             if ended and not window.is_waiting:
@@ -190,9 +208,17 @@ async def _drained(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncItera
         yield message
 
 
-async def _take(source: AsyncIterator[Document], count: int) -> list[Document]:
-    """The next `count` documents; fewer at the end."""
-    taken: list[Document] = []
-    while len(taken) < count and (document := await anext(source, None)) is not None:
-        taken.append(document)
-    return taken
+async def _take(
+    window: Window, source: AsyncIterator[Document], progressed: Callable[[int], None]
+) -> tuple[list[Acknowledgement], bool]:
+    """Take documents until they fill a message; return those that cannot be sent, and whether the source has ended."""
+    unfit: list[Acknowledgement] = []
+    for _ in range(window.room()):
+        document = await anext(source, None)
+        if document is None:
+            return unfit, True
+        unfit += window.add([document])
+        progressed(1)
+        if window.is_full:
+            break
+    return unfit, False
