@@ -1,6 +1,20 @@
 """What the bodies of requests share."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, FailFast
+
+T = TypeVar("T")
+
+
+class _FirstError(FailFast):
+    """`FailFast` with the hash that a type in a union needs."""
+
+    __hash__ = object.__hash__
+
+
+Many = Annotated[list[T], _FirstError()]
+"""A list of any length. The first item that does not fit is told and no other: an error for each takes a kilobyte."""
 
 
 class Body(BaseModel):

@@ -35,12 +35,14 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller is there: its first head begins."""
         super().connection_made(transport)
+        self._gone = asyncio.Event()
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller is gone."""
         self._end_head()
         self._end_write()
+        self._gone.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -55,7 +57,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request came."""
         super().on_message_begin()
-        self.scope["state"]["abort"] = self.transport.abort
+        self.scope["state"] |= {"abort": self.transport.abort, "gone": self._gone}
         if self._head_timer is None:
             self._begin_head()
 

@@ -14,6 +14,7 @@ from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.errors import InvalidRequest
 
 from services.core.arrays import F32
+from services.gateway.body import Many
 from services.gateway.errors import relabelled
 from services.gateway.upstream import Caller
 
@@ -29,7 +30,7 @@ _ANSWER_SIZE: Final = 4
 
 T = TypeVar("T")
 
-Inputs = str | list[str] | list[int] | list[list[int]]
+Inputs = str | Many[str] | Many[int] | Many[Many[int]]
 """One text, several, one text's token ids, several texts' token ids."""
 
 
@@ -78,6 +79,9 @@ async def decode(
     caller: Caller, sequences: Sequence[Sequence[int]], *, field: str, model: str = "", skip_special: bool = True
 ) -> list[str]:
     """The texts of token ids. Raises SluiceError, which names `field` and the position among all."""
+    most = caller.upstream.settings.max_inputs
+    if not 1 <= len(sequences) <= most:
+        raise unfit(field, f"expected 1 to {most:,} sequences of token ids, got {len(sequences):,}")
     caller.rights.pay_texts(len(sequences))
     texts: list[str] = []
     for start, part in _parts(sequences, len, _CALL_IDS):

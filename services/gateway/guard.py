@@ -19,6 +19,7 @@ from services.gateway.access import Access
 from services.gateway.errors import ClientGone, Refused, error_response
 from services.gateway.held import Budget, Share
 from services.gateway.settings import GatewaySettings
+from services.gateway.trim import trim_memory
 from services.rpc.metrics import HTTP_HANDLED, HTTP_HANDLING
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class Guard:
         self._answers = Budget(settings.max_answer_bytes, "answers that are not read yet")
         is_local = settings.listen.rpartition(":")[0] in _LOOPBACK
         self._hosts = frozenset(settings.hosts or (_LOOPBACK if is_local else ()))
+
+    async def watch(self, every_s: float) -> None:
+        """Give freed memory back to the system, until cancelled."""
+        await trim_memory((self._bodies, self._answers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -82,7 +87,7 @@ class Guard:
             if (scope["method"], scope["path"]) == STREAMED:
                 share.add(_STREAM_BYTES)
                 stream = _Stream(receive, self._settings.body_timeout_s)
-                await _until_gone(self._app(scope, stream.receive, send), stream.gone())
+                await _until_gone(self._app(scope, stream.receive, send), scope["state"]["gone"].wait())
                 return
             scope["state"]["body"] = await self._read(headers, receive, share)
             await _until_gone(self._app(scope, receive, send), receive())
@@ -124,7 +129,6 @@ class _Stream:
     def __init__(self, receive: Receive, timeout_s: float) -> None:
         self._receive = receive
         self._timeout_s = timeout_s
-        self._ended = asyncio.Event()
 
     async def receive(self) -> Message:
         """The next part. Raises Refused when it is too late."""
@@ -133,14 +137,7 @@ class _Stream:
                 message = await self._receive()
         except TimeoutError:
             raise Refused(408, f"expected another part of the body within {self._timeout_s:g} s") from None
-        if not message.get("more_body", False):
-            self._ended.set()
         return message
-
-    async def gone(self) -> None:
-        """Returns when the caller has gone, after the end of the body; before that its reader notices."""
-        await self._ended.wait()
-        await self._receive()
 
 
 class AnswerTooLarge(Exception):

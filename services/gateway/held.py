@@ -43,6 +43,7 @@ class Share:
         if held_bytes > self.held_bytes:
             self.budget.make_room(held_bytes - self.held_bytes, monotonic())
         self.budget.held_bytes += held_bytes - self.held_bytes
+        self.budget.freed_bytes += max(0, self.held_bytes - held_bytes)
         self.held_bytes = held_bytes
 
     def add(self, more_bytes: int) -> None:
@@ -83,6 +84,8 @@ class Budget:
     what: str
     """What is full when it is, for the message."""
     held_bytes: int = 0
+    freed_bytes: int = 0
+    """All that was ever given back."""
     _shares: set[Share] = field(default_factory=set)
 
     @contextmanager

@@ -47,9 +47,10 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
     bound = _bind(settings.listen)
     app = application(settings, upstream)
     access = Access(settings, guards.gate, upstream.search.ListPipelines.rpc)
-    server = _Server(_configuration(settings, Guard(app, settings, access), guards.certificates))
+    guard = Guard(app, settings, access)
+    server = _Server(_configuration(settings, guard, guards.certificates))
     task = asyncio.create_task(server.serve([bound]))
-    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream, access)]
+    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream, access, guard)]
     host = settings.listen.rpartition(":")[0]
     try:
         READY.set(1)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from services.core.arrays import F32
 from services.core.representation import binarize, quantize_int8
 from services.gateway.answers import json_response
-from services.gateway.body import Body
+from services.gateway.body import Body, Many
 from services.gateway.embedding import Wish, embed
 from services.gateway.reranking import Rerank, rerank
 from services.gateway.route import JsonRoute
@@ -55,7 +55,7 @@ class Content(Body):
 class Input(Body):
     """An input of several parts."""
 
-    content: list[Content] = Field(min_length=1, max_length=64)
+    content: Many[Content] = Field(min_length=1, max_length=64)
     """Its parts, joined by line breaks."""
 
 
@@ -66,11 +66,11 @@ class EmbedRequest(Body):
     """Name of a served model."""
     input_type: InputType
     """What the texts are: `search_query` for queries, all others mean documents."""
-    texts: list[str] | None = None
+    texts: Many[str] | None = None
     """1 to 96 texts."""
-    inputs: list[Input] | None = None
+    inputs: Many[Input] | None = None
     """Instead of `texts`."""
-    embedding_types: list[EmbeddingType] | None = None
+    embedding_types: Many[EmbeddingType] | None = Field(None, max_length=6)
     """Forms of the vectors; `float` unless given."""
     truncate: Literal["NONE", "START", "END"] = "END"
     """What to do with texts over the model's limit."""
@@ -85,7 +85,7 @@ class RerankRequest(Body):
     """Name of a served model."""
     query: str
     """The question."""
-    documents: list[str]
+    documents: Many[str]
     """1 to 1,024 texts."""
     top_n: int | None = Field(None, ge=1)
     """Only the best so many."""

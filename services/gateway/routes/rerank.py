@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from services.gateway.answers import json_response
-from services.gateway.body import Body
+from services.gateway.body import Body, Many
 from services.gateway.reranking import Rerank, rerank
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
@@ -33,7 +33,7 @@ class RerankRequest(Body):
 
     query: str
     """The question."""
-    documents: list[str | Text]
+    documents: Many[str | Text]
     """1 to 1,024 texts."""
     model: str = Field("", max_length=256)
     """Name of a served model; empty when there is one."""
@@ -41,7 +41,7 @@ class RerankRequest(Body):
     """Only the best so many."""
     return_documents: bool | None = None
     """Return the texts too."""
-    rank_fields: list[str] | None = None
+    rank_fields: Many[str] | None = None
     """Cohere's: only `text` is known."""
     max_chunks_per_doc: int | None = None
     """Cohere's: of no effect, texts are read up to the model's limit."""

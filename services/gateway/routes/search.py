@@ -8,7 +8,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 from starlette.responses import Response
 
 from services.gateway.answers import json_response
-from services.gateway.body import Body
+from services.gateway.body import Body, Many
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 
@@ -28,7 +28,7 @@ class SearchRequest(Body):
     """How many results; 0 means 10."""
     filter: str = Field("", max_length=65_536)
     """Only documents that match, e.g. `kind == 'function' and year >= 2020`."""
-    more_queries: list[str] = Field([], max_length=7)
+    more_queries: Many[str] = Field([], max_length=7)
     """Other wordings of the question."""
 
 

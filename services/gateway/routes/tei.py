@@ -15,7 +15,7 @@ from starlette.responses import Response
 from services.core.arrays import F32
 from services.core.similarity import unit
 from services.gateway.answers import json_response
-from services.gateway.body import Body
+from services.gateway.body import Body, Many
 from services.gateway.embedding import DENSE, MULTI_VECTOR, SPARSE, Embedded, Inputs, Wish, decode, embed, texts_of
 from services.gateway.errors import Refused
 from services.gateway.reranking import Rerank, rerank
@@ -68,7 +68,7 @@ class RerankRequest(Truncating):
 
     query: str
     """The question."""
-    texts: list[str]
+    texts: Many[str]
     """1 to 1,024 texts."""
     raw_scores: bool = False
     """The model's own logits."""
@@ -79,7 +79,7 @@ class RerankRequest(Truncating):
 class TokenizeRequest(Body):
     """Texts to split."""
 
-    inputs: str | list[str]
+    inputs: str | Many[str]
     """A text, or several."""
     add_special_tokens: bool = True
     """Those too that the model is given with a text."""
@@ -90,7 +90,7 @@ class TokenizeRequest(Body):
 class DecodeRequest(Body):
     """Token ids to put together."""
 
-    ids: list[int] | list[list[int]]
+    ids: Many[int] | Many[Many[int]]
     """Those of a text, or of several."""
     skip_special_tokens: bool = True
     """Leave special tokens out."""

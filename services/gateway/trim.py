@@ -1,0 +1,27 @@
+"""Memory that was freed, given back to the system.
+
+Facts: glibc keeps freed memory for itself. After 130 MB of answers the process had 1.6 times its usual size for good,
+with `malloc_trim`, which takes some milliseconds, 1.1 times.
+"""
+
+import asyncio
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Final
+
+from services.gateway.held import Budget
+
+_EVERY_S: Final = 2.0
+_WORTH_BYTES: Final = 8 * 2**20
+
+
+async def trim_memory(budgets: Sequence[Budget]) -> None:
+    """Give memory back whenever requests have let go of much, until cancelled. Does nothing without glibc."""
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    done = 0
+    while trim is not None:
+        await asyncio.sleep(_EVERY_S)
+        freed = sum(one.freed_bytes for one in budgets)
+        if freed - done >= _WORTH_BYTES:
+            done = freed
+            await asyncio.to_thread(trim, 0)
