@@ -7,6 +7,7 @@ streams of documents are read by their route, part by part.
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -32,6 +33,8 @@ _OPEN: Final = ("/health", "/console/")
 _PART_BYTES: Final = 65_536
 # What the connection itself may hold of a stream of documents: uvicorn's buffer, and one read of the socket.
 _STREAM_BYTES: Final = 5 * 65_536
+# Longest time that the rest of a refused body is read and dropped, in seconds.
+_LINGER_S: Final = 2.0
 # Digits of a content-length that is still looked at.
 _LENGTH_DIGITS: Final = 18
 # Headers that decide who is asked, by whom and for what.
@@ -61,7 +64,7 @@ class Guard:
             raise AssertionError(f"only HTTP is served, got {scope['type']}")
         started = perf_counter()
         with self._answers.share(scope["state"]["abort"]) as share:
-            answer = Answer(send, share)
+            answer = Answer(receive, send, share)
             scope["state"]["answer"] = share
             try:
                 await self._answer(scope, receive, answer.send)
@@ -151,9 +154,11 @@ class AnswerTooLarge(Exception):
 class Answer:
     """An answer, sent part by part, as fast as its caller reads."""
 
-    def __init__(self, send: Send, share: Share) -> None:
+    def __init__(self, receive: Receive, send: Send, share: Share) -> None:
         self.status = 499
+        self._receive = receive
         self._send = send
+        self._is_last = False
         self._share = share
         self._start: Message | None = None
 
@@ -166,12 +171,23 @@ class Answer:
         if self._start:
             self._hold(len(body))
             self.status, start, self._start = self._start["status"], self._start, None
+            self._is_last = (b"connection", b"close") in start["headers"]
             await self._send(start)
         for at in range(0, max(1, len(body)), _PART_BYTES):
-            more = message.get("more_body", False) or at + _PART_BYTES < len(body)
+            more = message.get("more_body", False) or at + _PART_BYTES < len(body) or self._is_last
             self._share.waits_since = monotonic()
             await self._send({"type": message["type"], "body": body[at : at + _PART_BYTES], "more_body": more})
         self._share.waits_since = None
+        if self._is_last and not message.get("more_body", False):
+            await self._linger()
+            await self._send({"type": message["type"], "body": b"", "more_body": False})
+
+    async def _linger(self) -> None:
+        """Drop what is left of the request: a caller whose bytes meet a closed connection never sees the answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while (await self._receive()).get("more_body", False):
+                    pass
 
     def _hold(self, size: int) -> None:
         try:

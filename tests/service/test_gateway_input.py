@@ -1,0 +1,256 @@
+"""Bodies and heads that are wrong, too large or not read: each is refused clearly, and costs no more than it may."""
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from sluice.retrieval.v1.retrieval_service_pb2 import Schema
+
+from services.gateway.json_input import JsonError, memory_bytes, structure
+from tests.support.gateway import gateway, raw
+from tests.support.scripted_search import ScriptedSearch
+from tests.support.stand_ins import ExactRetrieval, Stored, retrieval_server
+
+EMBED = b'{"inputs": %s}'
+JSON = {"content-type": "application/json"}
+LINES = {"content-type": "application/jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"[1,2,3]", (3, 1)),
+        (b'{"a":1,"b":[2]}', (5, 2)),
+        (b'"[[[{{{,,,:::"', (0, 0)),
+        (rb'["\"[[[", "\\", [1]]', (4, 2)),
+        (rb'["\\\"[[", 1]', (2, 1)),
+        (b"]]]][", (1, 0)),
+        (b"", (0, 0)),
+        (b'"' + b"a" * 2**20 + b'[[",[]', (2, 1)),
+    ],
+)
+def test_values_and_levels_are_counted_outside_of_strings(text: bytes, expected: tuple[int, int]) -> None:
+    assert structure(text, max_values=100) == expected
+
+
+@pytest.mark.parametrize("unit", ["1", "1.5", '"a"', '{"a":1}', "[]", "[1]", "null", '{"a":{}}'])
+def test_values_beyond_the_limit_are_refused_whatever_they_are(unit: str) -> None:
+    text = f"[{','.join([unit] * 2000)}]".encode()
+    with pytest.raises(JsonError, match="1,000 values"):
+        memory_bytes(text, max_values=1000)
+    # What takes the most for its length is charged with more than it takes.
+    assert memory_bytes(text, max_values=100_000) > 10 * len(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (rb'"\ud800"', "surrogate"),
+        (rb'["a", "\udc00\ud800"]', "surrogate"),
+        (b"[" * 3000 + b"]" * 3000, "levels"),
+        (b"[" * 33 + b"]" * 33, "levels"),
+        (b"NaN", "expected JSON"),
+        (b"-Infinity", "expected JSON"),
+        (b"1e999", "expected JSON"),
+        (b'"\xff"', "expected JSON"),
+        (b'"\x00"', "expected JSON"),
+        (b"[" + b"1," * 2000 + b"1]", "values"),
+    ],
+)
+async def test_json_that_is_not_taken_is_named(given: bytes, said: str) -> None:
+    async with gateway(max_body_values=1000) as there:
+        for key in (EMBED % given, b'{"inputs": "a", "more": %s}' % given):
+            answer = await there.http.post("/embed", content=key, headers=JSON)
+            assert (answer.status_code, answer.json()["error_type"]) == (422, "Validation")
+            assert said in answer.json()["error"]
+        assert not there.embedder.calls
+
+
+async def test_a_surrogate_in_a_key_is_refused_too() -> None:
+    async with gateway() as there:
+        answer = await there.http.post("/embed", content=rb'{"inputs": "a", "\ud800": 1}', headers=JSON)
+        assert answer.status_code == 422
+
+
+BAD_LINES = [
+    r'{"id": "x", "text": "\ud800"}',
+    r'{"id": "\udfff", "text": "a"}',
+    r'{"id": "x", "text": "a", "metadata": {"\ud800": 1}}',
+    '{"id": "x", "text": "a", "metadata": {"k": ' + "[" * 900 + "]" * 900 + "}}",
+    '{"id": "x", "text": "a", "metadata": {"k": [[1]]}}',
+    "[" * 5000,
+    '{"id": "x", "text": "a", "metadata": {"k": NaN}}',
+    '{"id": "x", "text": "a", "metadata": {"at": "0001-01-01T00:00:00+23:59"}}',
+    '{"id": "x", "text": "a", "metadata": {"at": "9999-12-31T23:59:59-23:59"}}',
+    "\x00",
+    '"\xff',
+    '{"id": "x", "text": "a", "metadata": {"k": [' + "1," * 40_000 + "1]}}",
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda line: line[:50].encode("unicode_escape").decode())
+async def test_a_line_that_is_no_document_is_one_failure_and_the_stream_goes_on(bad: str) -> None:
+    async with documents(ScriptedSearch()) as there:
+        content = b'{"id": "a", "text": "one"}\n' + bad.encode("latin-1") + b'\n{"id": "b", "text": "two"}\n'
+        url = "/documents?collection=books&create=true&filterable=at=timestamp"
+        answer = await there.post(url, content=content, headers=LINES)
+        told = answer.json()
+        assert (answer.status_code, told["indexed"], told["failed"]) == (200, 2, 1), told
+        assert len(told["failures"][0]["message"]) < 500
+
+
+@asynccontextmanager
+async def documents(script: ScriptedSearch, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway in front of a search service that does as it is told."""
+    retrieval = ExactRetrieval(collections={"books": Stored(Schema())})
+    async with (
+        script.served() as orchestrator,
+        retrieval_server(retrieval) as address,
+        gateway(orchestrator=orchestrator, retrieval=address, **settings) as there,
+    ):
+        yield there.http
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (["origin: http://["], 403),
+        (["origin: http://a", "origin: http://b"], 422),
+        (["authorization: Bearer a\tb"], 401),
+        (["authorization: Bearer \xe9"], 401),
+        (["authorization: Bearer " + "a" * 5000], 401),
+        (["authorization: Bearer a", "authorization: Bearer b"], 422),
+        (["content-encoding: gzip"], 415),
+        (["content-type: text/plain"], 422),
+        (["content-length: 5"], 400),
+        (["content-length: -1"], 400),
+        (["content-length: \xb2"], 400),
+        (["content-length: 99999999999999999999999"], 400),
+        (["host: other"], 422),
+        (["x-deadline-ms: \xb2"], 422),
+        (["x: " + "a" * 40_000], 431),
+        ([f"x{number}: a" for number in range(5000)], 431),
+    ],
+)
+async def test_a_head_that_is_wrong_is_refused(headers: list[str], status: int) -> None:
+    async with gateway() as there:
+        own = [f"host: {there.address}", "content-type: application/json", "content-length: 15", "connection: close"]
+        head = "\r\n".join(["POST /embed HTTP/1.1", *own, *headers])
+        answer = await asyncio.to_thread(raw, there.address, head.encode("latin-1") + b'\r\n\r\n{"inputs": "a"}')
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+        assert answer.count(b"HTTP/1.1") == 1
+        assert not there.embedder.calls
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "", "a b", "127.0.0.1:x:y", "evil.example"])
+async def test_a_host_that_is_none_is_refused(host: str) -> None:
+    async with gateway() as there:
+        for path in ("/health", "/no/such/path", "/console/none"):
+            request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+            answer = await asyncio.to_thread(raw, there.address, request.encode())
+            assert re.match(rb"HTTP/1.1 4(00|21) ", answer), answer
+
+
+@pytest.mark.parametrize(
+    "target", ["/collections/%ff", "/documents/%ED%A0%80", "/documents/a?collection=%ff", "/documents/a?%c3=1"]
+)
+async def test_percent_escapes_that_are_no_utf8_are_refused(target: str) -> None:
+    async with gateway() as there:
+        request = f"GET {target} HTTP/1.1\r\nhost: {there.address}\r\nconnection: close\r\n\r\n"
+        assert (await asyncio.to_thread(raw, there.address, request.encode())).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_an_error_shows_a_little_of_what_was_given() -> None:
+    async with gateway() as there:
+        given = {"inputs": [[{"a": list(range(1000))}] * 10] * 10, "dimensions": {"x": "y" * 10_000}}
+        answer = await there.http.post("/embed", json=given)
+        assert answer.status_code == 422
+        assert len(answer.text) < 1000
+
+
+async def test_documents_without_acknowledgement_are_held_in_bounds() -> None:
+    """A stream is read no further while what it sent waits; streams beyond the bound get 503."""
+    line = json.dumps({"id": "ID", "text": "x" * 200_000})
+    content = "\n".join(line.replace("ID", str(number)) for number in range(40))
+    async with documents(ScriptedSearch(keeps_silent=True), max_held_bytes=2**20) as http:
+        answer = await http.post("/documents?collection=books", content=content, headers=LINES)
+        assert answer.status_code == 413
+    more = f"{content}\n" * 3
+    # The first of two streams fits, and waits; there is no room for the second.
+    script = ScriptedSearch(keeps_silent=True)
+    async with documents(script, max_held_bytes=32 * 2**20) as http:
+        first = asyncio.ensure_future(http.post("/documents?collection=books", content=more, headers=LINES))
+        while sum(script.message_sizes) < 40:  # noqa: ASYNC110 - told by another server, not by an event
+            await asyncio.sleep(0.01)
+        answer = await http.post("/documents?collection=books", content=more, headers=LINES)
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "OVERLOADED")
+        assert answer.headers["retry-after"] == "1"
+        first.cancel()
+    script = ScriptedSearch()
+    async with documents(script, max_held_bytes=40 * 2**20) as http:
+        for _ in range(3):  # what was acknowledged is held no longer
+            answer = await http.post("/documents?collection=books", content=more, headers=LINES)
+            assert answer.status_code == 200, answer.text
+
+
+async def test_what_json_becomes_counts_as_held() -> None:
+    async with gateway(max_held_bytes=2**20) as there:
+        answer = await there.http.post("/embed", content=EMBED % (b"[" + b"[]," * 30_000 + b"[]]"), headers=JSON)
+        assert answer.status_code == 413
+        assert (await there.http.post("/embed", json={"inputs": "a" * 100_000})).status_code == 200
+
+
+def unread(address: str) -> socket.socket:
+    """A connection that asks for 10 MB of vectors, more than the kernel keeps, and reads nothing."""
+    body = json.dumps({"inputs": ["word " * 20] * 2048}).encode()
+    host, _, port = address.rpartition(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(60)
+    connection.connect((host, int(port)))
+    head = f"POST /embed_all HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n"
+    connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+def rest(connection: socket.socket) -> int:
+    """How many bytes are there until the server ends the connection."""
+    size = 0
+    with connection, contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65_536):
+            size += len(part)
+    return size
+
+
+async def test_a_caller_that_does_not_read_its_answer_is_cut() -> None:
+    async with gateway(write_timeout_s=0.2) as there:
+        connection = await asyncio.to_thread(unread, there.address)
+        page = ""
+        while 'sluice_http_requests_total{route="/embed_all",status="200"}' not in page:
+            page = (await there.http.get("/metrics")).text
+        assert await asyncio.to_thread(rest, connection) < 8_000_000
+
+
+async def test_answers_that_nobody_reads_make_room_for_those_that_are_read() -> None:
+    async with gateway(max_answer_bytes=60 * 2**20) as there:
+        silent = [await asyncio.to_thread(unread, there.address) for _ in range(2)]
+        async with asyncio.timeout(60):
+            body = {"inputs": ["word " * 20] * 2048}
+            while (await there.http.post("/embed_all", json=body)).status_code != 200:  # noqa: ASYNC110 - told over HTTP
+                await asyncio.sleep(0.05)  # 503 until one of them has read nothing for a second
+        for connection in silent:
+            connection.close()
+
+
+async def test_an_answer_that_never_fits_is_refused() -> None:
+    async with gateway(max_answer_bytes=2**20) as there:
+        answer = await there.http.post("/v1/embeddings", json={"model": "hashing", "input": ["word"] * 2048})
+        assert answer.status_code == 413
+        assert (await there.http.post("/embed", json={"inputs": "word"})).status_code == 200
