@@ -2,7 +2,7 @@
 
 Facts: glibc keeps freed memory for itself. After 130 MB of answers the process had 1.6 times its usual size for good,
 with `malloc_trim`, which takes some milliseconds, 1.1 times. A stream that fails leaves reference cycles with
-all that it held, and an idle process collects none. What was there at the start is frozen, so that a collection is short.
+all that it held, and an idle process collects none. What was there at the start is frozen, so a collection is short.
 """
 
 import asyncio
