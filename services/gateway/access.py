@@ -20,8 +20,8 @@ from sluice.search.v1.search_service_pb2 import ListPipelinesRequest
 
 from services.gateway.settings import GatewaySettings
 from services.rpc.gate import Gate
-from services.rpc.texts import text_count
 from services.rpc.interceptor import HEALTH
+from services.rpc.texts import text_count
 from services.rpc.tokens import Token, check_allowed
 
 logger = logging.getLogger(__name__)
