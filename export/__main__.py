@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluice.signals import stop_on_signals
 
 from export.checkpoint import ExportError, Pooling, Similarity, Task
 from export.options import Options
@@ -102,4 +103,5 @@ def _run(checkpoint: str, out: Path, options: Options, *, tensorrt: bool, force:
 
 
 if __name__ == "__main__":
+    stop_on_signals()
     app()

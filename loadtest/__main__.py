@@ -5,6 +5,7 @@ import sys
 import typer
 from sluice.cli.console import CommandFailed, print_failure
 from sluice.errors import SluiceError
+from sluice.signals import stop_on_signals
 
 from loadtest.compare import compare
 from loadtest.load import load
@@ -41,6 +42,7 @@ def bench(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command line. Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    stop_on_signals()
     try:
         app(prog_name="python -m loadtest")
     except (SluiceError, CommandFailed) as error:

@@ -32,7 +32,7 @@ ALLOWED = {
     "services/retrieval": {"services.core", "services.retrieval", "services.rpc", "sluice"},
     "services/orchestrator": {"services.core", "services.orchestrator", "services.rpc", "sluice"},
     "services/gateway": {"services.core", "services.gateway", "services.rpc", "sluice"},
-    "export": {"export", "services.model"},
+    "export": {"export", "services.model", "sluice.signals"},
 }
 # Parts that are callers of the services, and so may use what callers have.
 CALLERS = {"services/gateway": {"sluice.cli"}}

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from sluice.signals import stop_on_signals
+
 from services.retrieval.segments import sync
 from services.retrieval.snapshot import DATA, BadSnapshot, File, Manifest, read_manifest
 
@@ -72,6 +74,7 @@ def _copy(source: Path, target: Path, expected: File) -> None:
 
 def main() -> int:
     """Run the command. Returns 0 when the data folder is there, 1 when it was refused."""
+    stop_on_signals()
     parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=__doc__)
     parser.add_argument("snapshot", type=Path, metavar="SNAPSHOT", help="folder of the snapshot")
     parser.add_argument(

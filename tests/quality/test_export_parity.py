@@ -17,6 +17,7 @@ from services.model.bundle import BundleError, open_bundle
 from services.model.session import Session
 from services.model.tokenizer import Tokenizer
 from tests.support.checkpoints import MAX_TOKEN_COUNT, write_bi_encoder, write_cross_encoder
+from tests.support.processes import IGNORING_SIGINT, command_running
 
 # Lengths from empty to truncated, and characters that the vocabulary does not have.
 TEXTS = ["", "x", "What does yield do?", "größer than ☃", "a class is a callable " * 3, "for each item in turn " * 40]
@@ -295,7 +296,7 @@ def test_an_interrupted_export_leaves_nothing_that_looks_like_a_bundle(tmp_path:
 
     checkpoint, out = write_cross_encoder(tmp_path / "model"), tmp_path / "out"
     command = [sys.executable, "-m", "export", str(checkpoint), "--out", str(out), "--no-int8"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with command_running([*IGNORING_SIGINT, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout
         for line in process.stdout:
             if "measuring" in line:  # graphs and tokenizer are written

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.waiting import GUARD_S
+
 ROOT: Final = Path(__file__).parents[2]
-_START_S: Final = 60.0
-_STOP_S: Final = 60.0
+# Put before a command, starts it as `command &` in a script does.
+IGNORING_SIGINT: Final = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
 
 
 class StartRefused(Exception):
@@ -56,8 +58,8 @@ class ServerProcess:
         return self.wait()
 
     def wait(self) -> int:
-        """Wait until it has ended, and return its exit status. Raises TimeoutExpired after a minute."""
-        status = self.popen.wait(_STOP_S)
+        """Wait until it has ended, and return its exit status. Raises TimeoutExpired when it does not end."""
+        status = self.popen.wait(GUARD_S)
         if self._reader is not None:
             self._reader.join()
         return status
@@ -90,12 +92,22 @@ class ServerProcess:
             self._ready.set()
 
 
+@contextmanager
+def command_running(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command for the block, with its output as text; killed at the end if it still runs, so no test waits for it."""
+    with subprocess.Popen(arguments, text=True, **options) as popen:
+        try:
+            yield popen
+        finally:
+            popen.kill()
+
+
 def start(
     module: str,
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
-    timeout_s: float = _START_S,
+    timeout_s: float = GUARD_S,
 ) -> ServerProcess:
     """A ready `python -m module` on a free port. `prefix` is a command to run it under, such as `prlimit`.
 

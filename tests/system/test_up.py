@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 from sluice.cli.system import Process, running, stop
 
-from tests.support.waiting import until
+from tests.support.processes import IGNORING_SIGINT, command_running
+from tests.support.waiting import GUARD_S, until
 
 pytestmark = pytest.mark.slow
 
 
 def sluice(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), check=False, capture_output=True, text=True, timeout=120, env=environment(home)
+        command(*arguments), check=False, capture_output=True, text=True, timeout=GUARD_S, env=environment(home)
     )
 
 
@@ -84,29 +85,27 @@ def test_up_detached_serves_until_down(tiny_bi_encoder: Path, home: Path, port: 
 def test_up_in_front_stops_all_when_it_is_stopped(
     tiny_bi_encoder: Path, home: Path, port: str, number: signal.Signals
 ) -> None:
-    up = command("up", "--bundle", str(tiny_bi_encoder), "--port", port)
-    with subprocess.Popen(up, stdout=subprocess.PIPE, text=True, env=environment(home)) as process:
+    up = [*IGNORING_SIGINT, *command("up", "--bundle", str(tiny_bi_encoder), "--port", port)]
+    with command_running(up, stdout=subprocess.PIPE, env=environment(home)) as process:
         assert process.stdout is not None
         assert any("^C stops it" in line for line in process.stdout)
         services = running(home)
         assert len(services) == 5
         process.send_signal(number)
-        assert process.wait(60) == 0
+        assert process.wait(GUARD_S) == 0
     assert not any(service.is_alive() for service in services)
     assert not (home / "system.json").exists()
 
 
 def test_up_ends_when_a_service_ends(tiny_bi_encoder: Path, home: Path, port: str) -> None:
     up = command("up", "--bundle", str(tiny_bi_encoder), "--port", port)
-    with subprocess.Popen(
-        up, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(home)
-    ) as process:
+    with command_running(up, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home)) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert any("^C stops it" in line for line in process.stdout)
         services = {service.name: service for service in running(home)}
         services["retrieval"].signal(signal.SIGKILL)
-        assert process.wait(60) == 1
+        assert process.wait(GUARD_S) == 1
         assert "retrieval ended by itself" in process.stderr.read()
     assert not any(service.is_alive() for service in services.values())
 

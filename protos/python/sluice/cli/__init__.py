@@ -3,6 +3,7 @@
 import sys
 
 from sluice.errors import SluiceError
+from sluice.signals import stop_on_signals
 
 
 def main() -> None:
@@ -10,6 +11,7 @@ def main() -> None:
 
     Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly, 3 when some documents were refused.
     """
+    stop_on_signals()
     from sluice.cli.app import app
     from sluice.cli.console import CommandFailed, print_failure
 
