@@ -2,14 +2,11 @@
 
 import json
 import os
-import random
 import shutil
 import sqlite3
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -19,20 +16,18 @@ from sluice.errors import PreconditionFailed, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from services.retrieval.engine import Engine
 from services.retrieval.restore import restore
 from services.retrieval.store import DATABASE, FORMAT_VERSION
+from tests.support.kills import KEPT, kill_in_parallel
 from tests.support.processes import ServerProcess, StartRefused, running, start
 from tests.support.retrieval import document, new_collection, query, upsert
 
 MODULE = "services.retrieval"
-# `make nightly` sets both.
+# `make nightly` sets the first two.
 CYCLES = int(os.environ.get("KILL_CYCLES", "24"))
 SEED = int(os.environ.get("KILL_SEED", "11"))
-DOCUMENTS = 6
-# Groups 0 to 7 are of documents; a write to one of these moves an alias to `odd` or `books`, merges, makes a snapshot.
-ALIAS, OPTIMIZE, SNAPSHOT = 8, 9, 10
-KEPT = 3
+# Servers that are killed at a time, each with data of its own.
+JOBS = int(os.environ.get("KILL_JOBS", "2"))
 
 
 @contextmanager
@@ -41,157 +36,11 @@ def client(server: ServerProcess) -> Iterator[RetrievalServiceStub]:
         yield RetrievalServiceStub(channel)
 
 
-@dataclass
-class Writes:
-    """What one client knows: the acknowledged generation of each group of documents, and the write on its way.
-
-    A generation g > 0 of a group is all its documents upserted with the text `g`; a negative one is all deleted.
-    """
-
-    acknowledged: dict[int, int] = field(default_factory=dict)
-    pending: tuple[int, int] | None = None
-    count: int = 0
-    snapshots: dict[str, dict[int, int]] = field(default_factory=dict)
-    """What each snapshot must have: what was acknowledged when it was begun."""
-    restored: set[str] = field(default_factory=set)
-
-    def run(self, stub: RetrievalServiceStub, rng: random.Random) -> None:
-        """Write without end; return when the server is gone."""
-        try:
-            while True:
-                group = rng.randrange(SNAPSHOT + 1)
-                self.count += 1
-                generation = self.count if rng.random() < 0.7 else -self.count
-                self.pending = (group, generation)
-                if group == SNAPSHOT:
-                    self.snapshots[name_of(generation)] = dict(self.acknowledged)
-                write(stub, group, generation)
-                self.acknowledged[group] = generation
-                self.pending = None
-        except grpc.RpcError as error:
-            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
-                raise
-
-
-def ids_of(group: int) -> list[str]:
-    return [f"{group}/{number}" for number in range(DOCUMENTS)]
-
-
-def name_of(generation: int) -> str:
-    return f"s{abs(generation):06}"
-
-
-def write(stub: RetrievalServiceStub, group: int, generation: int) -> None:
-    if group == SNAPSHOT:
-        stub.CreateSnapshot(pb.CreateSnapshotRequest(name=name_of(generation), keep=KEPT), timeout=20)
-        return
-    if group == OPTIMIZE:
-        stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"), timeout=20)
-        return
-    if group == ALIAS:
-        name = "odd" if generation % 2 else "books"
-        stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(alias="live", collection=name)), timeout=20)
-        return
-    if generation < 0:
-        stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=ids_of(group)), timeout=20)
-        return
-    documents = [document(id_, str(generation), year=generation) for id_ in ids_of(group)]
-    stub.Upsert(upsert(documents, np.full((DOCUMENTS, 4), [1, generation, 0, 0])), timeout=20)
-
-
-def stored(stub: RetrievalServiceStub, group: int) -> set[str]:
-    """The texts of a group's documents: one text when it is whole, none when it is deleted."""
-    got = stub.GetDocuments(pb.GetDocumentsRequest(collection="books", document_ids=ids_of(group)), timeout=20)
-    assert len(got.documents) in {0, DOCUMENTS}
-    return {one.text for one in got.documents}
-
-
-def check(stub: RetrievalServiceStub, writes: Writes) -> None:
-    """Every group is as it was acknowledged, or as the write on its way would have made it: wholly."""
-    total = 0
-    for group in range(ALIAS):
-        allowed = [writes.acknowledged.get(group, -1)]
-        if writes.pending and writes.pending[0] == group:
-            allowed.append(writes.pending[1])
-        texts = stored(stub, group)
-        assert texts in [{str(generation)} if generation > 0 else set() for generation in allowed]
-        writes.acknowledged[group] = int(texts.pop()) if texts else -1
-        total += DOCUMENTS * (writes.acknowledged[group] > 0)
-    check_alias(stub, writes)
-    writes.pending = None
-    found = stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query([1, 1, 0, 0], depth=100)]), timeout=20)
-    assert {one.document_id: one.text for one in found.documents} == {
-        id_: str(generation)
-        for group, generation in writes.acknowledged.items()
-        if group < ALIAS and generation > 0
-        for id_ in ids_of(group)
-    }
-    assert stub.CountDocuments(pb.CountDocumentsRequest(collection="books")).document_count == total
-
-
-def check_snapshots(stub: RetrievalServiceStub, writes: Writes, folder: Path) -> None:
-    """Every snapshot that is listed can be restored, and has what was acknowledged when it was begun, nothing else."""
-    names = [one.name for one in stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots]
-    if SNAPSHOT in writes.acknowledged:
-        assert name_of(writes.acknowledged[SNAPSHOT]) in names
-    for name in set(names) - writes.restored:
-        data = folder / f"restored-{name}"
-        restore(folder / "snapshots" / name, data)
-        engine = Engine(data, now_us=lambda: 0, max_collections=9, segment_documents=20_000)
-        try:
-            with engine.moment("books") as moment:
-                texts = {one.document_id: one.text for one in moment.page("", 1000, None)[0]}
-        finally:
-            engine.close()
-        assert texts == {
-            id_: str(generation)
-            for group, generation in writes.snapshots[name].items()
-            if group < ALIAS and generation > 0
-            for id_ in ids_of(group)
-        }
-        shutil.rmtree(data)
-        writes.restored.add(name)
-
-
-def check_alias(stub: RetrievalServiceStub, writes: Writes) -> None:
-    """The alias means what was acknowledged, or what the write on its way would have made it mean."""
-    allowed = [writes.acknowledged.pop(ALIAS, 0)]
-    if writes.pending and writes.pending[0] == ALIAS:
-        allowed.append(writes.pending[1])
-    listed = stub.ListAliases(pb.ListAliasesRequest(), timeout=20).aliases
-    name = listed[0].collection if listed else ""
-    assert name in [("odd" if generation % 2 else "books") if generation else "" for generation in allowed]
-    if name:
-        writes.acknowledged[ALIAS] = 1 if name == "odd" else 2
-
-
 def test_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_no_halves(tmp_path: Path) -> None:
-    rng = random.Random(SEED)
-    writes = Writes()
-    folders = ("--data", str(tmp_path / "data"), "--snapshots", str(tmp_path / "snapshots"))
-    for _ in range(CYCLES):
-        # With 20, segments are built all the time, and left half done by the kill.
-        server = start(MODULE, *folders, "--segment-documents", rng.choice(["20", "20000"]))
-        with client(server) as stub:
-            stub.CreateCollection(new_collection(), timeout=20)
-            stub.CreateCollection(new_collection("odd"), timeout=20)
-            check(stub, writes)
-            check_snapshots(stub, writes, tmp_path)
-            thread = threading.Thread(target=writes.run, args=(stub, rng))
-            thread.start()
-            # Not a synchronisation: the kill may come at any moment, and the wait is what makes it any.
-            thread.join(rng.random() * 0.15)
-            server.kill()
-            thread.join()
-    assert writes.count > CYCLES
-    assert writes.restored
-    with running(MODULE, *folders) as server, client(server) as stub:
-        check(stub, writes)
-        check_snapshots(stub, writes, tmp_path)
-        # What the kills left half done, and what they left to be deleted, is gone after the next snapshot.
-        write(stub, SNAPSHOT, writes.count + 1)
-        assert len(stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots) == KEPT
-    assert not list(tmp_path.glob("snapshots/*.draft"))
+    tally = kill_in_parallel(tmp_path, SEED, CYCLES, JOBS)
+    assert tally.kills >= CYCLES
+    assert tally.acknowledged > 0
+    assert tally.snapshots >= JOBS * KEPT
 
 
 def test_stopping_kindly_ends_with_status_0_and_leaves_no_log_behind(tmp_path: Path) -> None:
