@@ -116,6 +116,10 @@ down: setup ## Stop the system that `make up` left running
 test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
+.PHONY: stress
+stress: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole suite three times beside busy loops, twice in random order
+	@.ci/stress
+
 .PHONY: nightly
 nightly: setup ## Kill retrieval a thousand times at random moments and check what it acknowledged; half an hour
 	@export KILL_CYCLES=$${KILL_CYCLES:-1000} KILL_SEED=$${KILL_SEED:-$$RANDOM} KILL_JOBS=$${KILL_JOBS:-2}; \
