@@ -1,6 +1,8 @@
 """What tests of every layer share: bundles exported once a run from real checkpoints."""
 
 import asyncio
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,26 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     asyncio.run(pyfuncitem.obj(**arguments))
     return True
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_closes_what_it_opens() -> Iterator[None]:
+    """Collect garbage after each module, so that what it left open is reported at its last test and at no other."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _test_closes_what_it_opens() -> Iterator[None]:
+    """Collect garbage after each test: a warning about what it left open is a failure of this test.
+
+    Objects from before are frozen, so this takes milliseconds.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
