@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from sluice.common.v1.document_pb2 import Document
-from sluice.errors import BackendFailed, SluiceError, Unavailable, from_rpc_error
+from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailable, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
@@ -28,6 +28,7 @@ from tests.support.stand_ins import (
     retrieval_server,
 )
 from tests.support.trouble import BOOKS, SEARCH, always, failure, hang, run
+from tests.support.waiting import GUARD_S, longer_and_longer
 
 
 def test_a_caller_that_goes_stops_its_index_stream() -> None:
@@ -50,13 +51,19 @@ def test_a_caller_that_goes_stops_its_index_stream() -> None:
 
 @pytest.mark.parametrize("error", [Unavailable("restarting"), BackendFailed("broken")])
 def test_an_index_stream_ends_with_what_is_wrong_with_a_service(error: SluiceError) -> None:
+    seen: list[type[SluiceError]] = []
+
     async def check(running: System) -> None:
         running.embedder.before = always(error)
         ended = await failure(index(running, [Document(document_id="n", text="new")]))
-        assert type(ended) is type(error)
+        seen.append(type(ended))
         assert "n" not in running.retrieval.collections["books"].documents
 
-    run(check, batch_timeout_s=0.5, patience_s=0.5)
+    for batch_s in longer_and_longer(0.5):
+        run(check, batch_timeout_s=batch_s, patience_s=batch_s)
+        if not issubclass(seen[-1], DeadlineExpired):  # on a busy machine, the time of the batch was over first
+            break
+    assert seen[-1] is type(error)
 
 
 def test_an_index_stream_whose_batch_takes_too_long_is_to_be_sent_again() -> None:
@@ -117,7 +124,7 @@ def test_an_index_stream_of_a_server_that_stops_ends_in_good_order() -> None:
                 await go_on.wait()
 
         stand_in.before = wait
-        settings = OrchestratorSettings(listen="127.0.0.1:0", drain_grace_s=20.0, **addresses)
+        settings = OrchestratorSettings(listen="127.0.0.1:0", drain_grace_s=GUARD_S, **addresses)
         async with AsyncExitStack() as server:
             running = await server.enter_async_context(serving(settings, lambda: parts(settings)))
             async with grpc.aio.insecure_channel(running.address) as channel:
@@ -146,8 +153,9 @@ def test_a_rolling_restart_of_two_replicas_fails_no_search() -> None:
     async def main() -> None:
         retrieval = ExactRetrieval()
         async with retrieval_server(retrieval) as retrieval_address, AsyncExitStack() as replicas:
-            embedders = [await replica(replicas, embedding_server(HashingEmbedder(), drain_grace_s=5.0)) for _ in "ab"]
-            rerankers = [await replica(replicas, reranking_server(OverlapReranker(), drain_grace_s=5.0)) for _ in "ab"]
+            patient = {"drain_grace_s": GUARD_S}
+            embedders = [await replica(replicas, embedding_server(HashingEmbedder(), **patient)) for _ in "ab"]
+            rerankers = [await replica(replicas, reranking_server(OverlapReranker(), **patient)) for _ in "ab"]
             addresses = {
                 "embedding": "ipv4:" + ",".join(address for address, _ in embedders),
                 "retrieval": retrieval_address,
@@ -160,11 +168,11 @@ def test_a_rolling_restart_of_two_replicas_fails_no_search() -> None:
                 stopped = asyncio.Event()
                 loops = [asyncio.create_task(search_until(stopped, system)) for _ in range(4)]
                 await embedders[0][1]()
-                again = embedding_server(HashingEmbedder(), listen=embedders[0][0], drain_grace_s=5.0)
+                again = embedding_server(HashingEmbedder(), listen=embedders[0][0], **patient)
                 await replicas.enter_async_context(again)
                 await embedders[1][1]()
                 await rerankers[0][1]()
-                again = reranking_server(OverlapReranker(), listen=rerankers[0][0], drain_grace_s=5.0)
+                again = reranking_server(OverlapReranker(), listen=rerankers[0][0], **patient)
                 await replicas.enter_async_context(again)
                 await rerankers[1][1]()
                 stopped.set()

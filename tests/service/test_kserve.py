@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,22 @@ PAIRS, PAIRS_3 = "tiny-pairs", "tiny-pairs-3"
 
 @pytest.fixture(scope="module")
 def embedder(tiny_bi_encoder: Path, tiny_sparse: Path) -> Iterator[str]:
+    with embedder_of(tiny_bi_encoder, tiny_sparse) as address:
+        yield address
+
+
+@contextmanager
+def embedder_of(tiny_bi_encoder: Path, tiny_sparse: Path) -> Iterator[str]:
     flags = ["--bundles", str(tiny_bi_encoder), "--bundles", str(tiny_sparse), "--max-texts", "2048"]
     with running("services.embedding", *flags) as one:
         yield one.address
+
+
+@pytest.fixture
+def unused_embedder(tiny_bi_encoder: Path, tiny_sparse: Path) -> Iterator[str]:
+    """A server that has counted nothing yet."""
+    with embedder_of(tiny_bi_encoder, tiny_sparse) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +89,8 @@ def matrix(tensor: Any) -> NDArray[Any]:
     return np.frombuffer(tensor.data, dtype="<f2" if tensor.data_type == 2 else "<f4").reshape(tensor.shape)
 
 
-def test_tritonclient_gets_the_vectors_of_the_native_api(embedder: str) -> None:
+def test_tritonclient_gets_the_vectors_of_the_native_api(unused_embedder: str) -> None:
+    embedder = unused_embedder
     both = (embedding_pb.REPRESENTATION_DENSE, embedding_pb.REPRESENTATION_MULTI_VECTOR)
     expected = native(embedder, TEXTS, ENCODER, *both)
     half = native(embedder, TEXTS, ENCODER, embedding_pb.REPRESENTATION_DENSE, data_type=2)

@@ -42,10 +42,10 @@ def model_of(folder: Path, cost: Cost, *, token_cache_bytes: int = 2**20) -> Ite
 async def test_kept_ids_are_those_of_the_tokenizer(tiny_bi_encoder: Path) -> None:
     with model_of(tiny_bi_encoder, QUICK) as model:
         expected = model.tokenizer.tokenize(TEXTS)
-        assert await model.tokenize(TEXTS, within(60)) == expected
+        assert await model.tokenize(TEXTS, within(300)) == expected
         assert len(model.seen) == 2
         mixed = [TEXTS[1], "something new", TEXTS[0]]
-        assert await model.tokenize(mixed, within(60)) == model.tokenizer.tokenize(mixed)
+        assert await model.tokenize(mixed, within(300)) == model.tokenizer.tokenize(mixed)
 
 
 async def test_bulk_texts_are_not_kept(tiny_bi_encoder: Path) -> None:
@@ -57,7 +57,7 @@ async def test_bulk_texts_are_not_kept(tiny_bi_encoder: Path) -> None:
 async def test_kept_texts_stay_within_their_bytes(tiny_bi_encoder: Path) -> None:
     with model_of(tiny_bi_encoder, QUICK, token_cache_bytes=2000) as model:
         for number in range(50):
-            await model.tokenize([f"text number {number}"], within(60))
+            await model.tokenize([f"text number {number}"], within(300))
         assert 0 < model.seen.bytes <= 2000
 
 
@@ -66,8 +66,8 @@ async def test_new_texts_that_would_come_too_late_are_refused_and_seen_ones_go_o
 ) -> None:
     with model_of(tiny_bi_encoder, SLOW) as model:
         known = await model.tokenize(TEXTS, within(10_000))
-        assert await model.tokenize(TEXTS, within(1)) == known
+        assert await model.tokenize(TEXTS, within(30)) == known
         with pytest.raises(Unavailable) as caught:
-            await model.tokenize([*TEXTS, "something new"], within(1))
+            await model.tokenize([*TEXTS, "something new"], within(30))
         assert caught.value.reason_name == "OVERLOADED"
         assert len(model.seen) == 2

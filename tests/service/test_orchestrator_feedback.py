@@ -16,6 +16,7 @@ from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server import serving
 from tests.support.stand_ins import HashingEmbedder, OverlapReranker, embedding_server, orchestrator, reranking_server
+from tests.support.trouble import search_with_time
 
 if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
@@ -114,7 +115,13 @@ def test_a_second_pass_that_takes_too_long_leaves_the_first_and_the_answer_says_
                 await asyncio.Event().wait()
 
         reranker.before = hang_later
-        answer = await search.Search(asking(), timeout=4.0)
+
+        def is_called_twice(_: pb.SearchResponse) -> bool:
+            calls = reranker.count("Rerank")
+            reranker.calls.clear()
+            return calls > 1
+
+        answer = await search_with_time(search, asking(), is_called_twice, first_s=4.0)
         assert ids(answer) == ["ore", "dishes"]
         again = answer.stages[-1]
         assert (again.stage, again.status) == ("again", pb.StageReport.STATUS_SKIPPED)

@@ -25,6 +25,7 @@ from services.rpc.server import Service, StartFailed, bind
 from services.rpc.settings import ServerSettings
 from tests.support.processes import StartRefused, running, start
 from tests.support.servers import channel_to, embedding_server
+from tests.support.waiting import GUARD_S
 
 NAME = "sluice.embedding.v1.EmbeddingService"
 
@@ -168,11 +169,12 @@ def test_settings_that_are_wrong_are_all_named_before_anything_starts(tiny_bi_en
 
 
 def test_sigterm_lets_calls_in_flight_end_and_the_process_end_with_0(tiny_bi_encoder: Path) -> None:
-    with running(*embed_bundle(tiny_bi_encoder)) as server, grpc.insecure_channel(server.address) as channel:
+    command = (*embed_bundle(tiny_bi_encoder), f"--drain-grace-s={GUARD_S}", f"--max-deadline-s={GUARD_S}")
+    with running(*command) as server, grpc.insecure_channel(server.address) as channel:
         texts = [f"{'word ' * 50} {number}" for number in range(256)]
         stub = EmbeddingServiceStub(channel)
         stub.Embed(pb.EmbedRequest(texts=texts[:1]))
-        calls = [stub.Embed.future(pb.EmbedRequest(texts=texts), timeout=60) for _ in range(4)]
+        calls = [stub.Embed.future(pb.EmbedRequest(texts=texts), timeout=GUARD_S) for _ in range(4)]
         first = calls[0].result()
         assert first.dense.shape[0] == 256
         assert server.terminate() == 0

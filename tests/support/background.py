@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
 
+from tests.support.waiting import GUARD_S
+
 T = TypeVar("T")
 
 
@@ -29,7 +31,7 @@ def in_background(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
     thread = threading.Thread(target=lambda: asyncio.run(hold()))
     thread.start()
     try:
-        value, loop, leave = entered.result(timeout=30)
+        value, loop, leave = entered.result(timeout=GUARD_S)
         try:
             yield value
         finally:

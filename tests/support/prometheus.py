@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support.missing import missing
+from tests.support.waiting import GUARD_S
 
 ROOT: Final = Path(__file__).parents[2]
 MONITORING: Final = ROOT / "k8s" / "components" / "monitoring"
@@ -72,7 +73,7 @@ def scraping(targets: Sequence[str], folder: Path, *, every: str = "200ms") -> I
         finally:
             popen.terminate()
             log.read()
-            popen.wait(30)
+            popen.wait(GUARD_S)
 
 
 def _address(log: Any) -> str:

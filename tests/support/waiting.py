@@ -1,7 +1,7 @@
 """Waiting for what must come true, without guessing how long it takes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 # For whatever a test waits for: a guard against hanging, far over what any wait takes on a busy machine.
@@ -14,3 +14,15 @@ def until(condition: Callable[[], bool], *, timeout_s: float = GUARD_S) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not so within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+def longer_and_longer(first_s: float) -> Iterator[float]:
+    """Times for a test about a timeout or a deadline: a short one, and longer ones for a machine that is too busy.
+
+    Leave the loop once what the test is about has happened. Raises AssertionError when the longest was not enough.
+    """
+    time_s = first_s
+    while time_s <= GUARD_S:
+        yield time_s
+        time_s *= 4
+    raise AssertionError(f"not so with {time_s / 4:g} s either")

@@ -32,7 +32,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-WAIT_MS = 60_000
+WAIT_MS = 300_000
 expect.set_options(timeout=WAIT_MS)
 VIEWS = ("search", "compare", "collections", "services", "index")
 SCRIPT = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'><b>bold</b>"
