@@ -1,5 +1,6 @@
 """What the compatible APIs share with the native one: codes, prompts, lengths of vectors, models that come and go."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,20 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str, int]:
 
 async def test_overload_is_told_in_each_apis_code(tiny_bi_encoder: Path) -> None:
     async with embedding_server(tiny_bi_encoder, max_deadline_s=0.001) as channel:  # less than an answer takes
-        native = await refusal(EmbeddingServiceStub(channel).Embed(pb.EmbedRequest(texts=[TEXT])))
-        assert (native[0], native[2]) == (grpc.StatusCode.UNAVAILABLE, 14)
-        theirs = await refusal(EmbedStub(channel).Embed(tei.EmbedRequest(inputs=TEXT)))
-        assert (theirs[0], theirs[2]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 8)
-        triton = await refusal(GRPCInferenceServiceStub(channel).ModelInfer(ask()))
-        assert (triton[0], triton[2]) == (grpc.StatusCode.UNAVAILABLE, 14)
+        native = await overload(lambda: EmbeddingServiceStub(channel).Embed(pb.EmbedRequest(texts=[TEXT])))
+        assert native == (grpc.StatusCode.UNAVAILABLE, 14)
+        theirs = await overload(lambda: EmbedStub(channel).Embed(tei.EmbedRequest(inputs=TEXT)))
+        assert theirs == (grpc.StatusCode.RESOURCE_EXHAUSTED, 8)
+        triton = await overload(lambda: GRPCInferenceServiceStub(channel).ModelInfer(ask()))
+        assert triton == (grpc.StatusCode.UNAVAILABLE, 14)
+
+
+async def overload(call: Callable[[], Any]) -> tuple[grpc.StatusCode, int]:
+    """The codes of a refusal; calls again while a busy machine looks at the call only after its millisecond."""
+    code, detail = grpc.StatusCode.DEADLINE_EXCEEDED, 4
+    while code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        code, _, detail = await refusal(call())
+    return code, detail
 
 
 async def test_prompts_are_chosen_by_name(tiny_bi_encoder: Path, tmp_path: Path) -> None:

@@ -23,9 +23,12 @@ from tests.support.certificates import Authority
 from tests.support.collections import write_collection
 from tests.support.processes import ServerProcess, running
 from tests.support.system import running_system
+from tests.support.waiting import GUARD_S, longer_and_longer
 
-EMBED = {"name": "embed", "rpc": "embed", "deadline_s": 5}
-BULK = {"name": "bulk", "rpc": "embed", "deadline_s": 20, "concurrency": 2, "texts": "documents", "batch": 4}
+# A server may be late on a busy machine: deadlines are no part of these tests, unless they say so.
+PATIENT = f"--max-deadline-s={GUARD_S}"
+EMBED = {"name": "embed", "rpc": "embed", "deadline_s": GUARD_S}
+BULK = {"name": "bulk", "rpc": "embed", "deadline_s": GUARD_S, "concurrency": 2, "texts": "documents", "batch": 4}
 
 
 class Quiet:
@@ -55,7 +58,7 @@ def texts(tmp_path: Path) -> Texts:
 
 
 def scenario(**fields: Any) -> Scenario:
-    return parse({"description": "a test"} | fields, source="test")
+    return parse({"description": "a test", "outage_s": GUARD_S} | fields, source="test")
 
 
 def measured(address: str, texts: Texts, wanted: Scenario, workers: int = 1) -> Result:
@@ -66,18 +69,23 @@ def measured(address: str, texts: Texts, wanted: Scenario, workers: int = 1) -> 
 def test_a_run_counts_every_call_and_writes_all_that_is_to_know(
     tiny_bi_encoder: Path, texts: Texts, tmp_path: Path
 ) -> None:
-    phases = [
-        {"name": "warm-up", "duration_s": 0.5, "rate": 20, "measured": False},
-        {"name": "steady", "duration_s": 1.5, "rate": 20},
-    ]
-    wanted = scenario(workloads=[EMBED | {"arrivals": "constant"}, BULK], phases=phases)
-    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
-        result = measured(server.address, texts, wanted, workers=2)
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder), PATIENT) as server:
+        for steady_s in longer_and_longer(1.5):
+            phases = [
+                {"name": "warm-up", "duration_s": 0.5, "rate": 20, "measured": False},
+                {"name": "steady", "duration_s": steady_s, "rate": 20},
+            ]
+            wanted = scenario(workloads=[EMBED | {"arrivals": "constant"}, BULK], phases=phases)
+            result = measured(server.address, texts, wanted, workers=2)
+            # On a busy machine a run may be over before a call of the bulk workload ends.
+            bulk_codes = {call.code for call in result.outcome.calls if call.workload == 1}
+            if bulk_codes:
+                break
+    assert bulk_codes == {"OK"}
     embed, bulk = result.outcome.summaries
-    assert (embed.phase, embed.offered) == ("steady", 30)
-    assert embed.codes == {"OK": 30}
-    assert sum(call.workload == 0 for call in result.outcome.calls) == 40
-    assert {call.code for call in result.outcome.calls if call.workload == 1} == {"OK"}
+    assert (embed.phase, embed.offered) == ("steady", 20 * steady_s)
+    assert embed.codes == {"OK": embed.offered}
+    assert sum(call.workload == 0 for call in result.outcome.calls) == 10 + embed.offered
     assert bulk.codes.keys() <= {"OK"}, "a call of the bulk workload may outlast the phase on a busy machine"
 
     page = report.write(tmp_path / "out", result).read_text()
@@ -98,7 +106,7 @@ def test_capacity_is_found_and_phases_are_its_multiples(tiny_bi_encoder: Path, t
     wanted = scenario(
         workloads=[EMBED | {"arrivals": "constant"}],
         capacity={
-            "slo": {"p99_s": 5, "error_share": 0.01},
+            "slo": {"p99_s": GUARD_S, "error_share": 0.01},
             "low_rate": 10,
             "high_rate": 20,
             "probe_s": 0.5,
@@ -107,7 +115,7 @@ def test_capacity_is_found_and_phases_are_its_multiples(tiny_bi_encoder: Path, t
         rate_unit="capacity",
         phases=[{"name": "twice", "duration_s": 1, "rate": 2}],
     )
-    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder), PATIENT) as server:
         outcome = measured(server.address, texts, wanted).outcome
     assert [probe.rate for probe in outcome.probes] == [10, 20]
     assert outcome.capacity == 20
@@ -116,7 +124,7 @@ def test_capacity_is_found_and_phases_are_its_multiples(tiny_bi_encoder: Path, t
 
 def test_calls_over_their_deadline_are_not_good(tiny_bi_encoder: Path, texts: Texts) -> None:
     wanted = scenario(workloads=[EMBED | {"deadline_s": 1e-6}], phases=[{"name": "p", "duration_s": 0.5, "rate": 20}])
-    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder), PATIENT) as server:
         (one,) = measured(server.address, texts, wanted).outcome.summaries
     assert one.good == 0
     assert one.error_share == 1
@@ -125,7 +133,7 @@ def test_calls_over_their_deadline_are_not_good(tiny_bi_encoder: Path, texts: Te
 
 def test_a_server_that_dies_ends_the_run_without_a_report(tiny_bi_encoder: Path, texts: Texts, tmp_path: Path) -> None:
     wanted = scenario(workloads=[EMBED], phases=[{"name": "p", "duration_s": 60, "rate": 50}], outage_s=0.5)
-    with running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server:
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder), PATIENT) as server:
         options = Options(Addresses(embed=server.address))
         result = run_scenario("test", wanted, texts, options, Killer(server))
     assert "stopped answering" in result.outcome.lost
@@ -144,7 +152,7 @@ def test_an_unreachable_target_is_named_before_any_load(texts: Texts) -> None:
 def test_a_refusing_target_is_named_before_any_load(tiny_bi_encoder: Path, texts: Texts) -> None:
     wanted = scenario(workloads=[EMBED | {"model": "other"}], phases=[{"name": "p", "duration_s": 1, "rate": 1}])
     with (
-        running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server,
+        running("services.embedding", "--bundles", str(tiny_bi_encoder), PATIENT) as server,
         pytest.raises(CommandFailed, match="NOT_FOUND: no model 'other'"),
     ):
         measured(server.address, texts, wanted)
@@ -153,7 +161,7 @@ def test_a_refusing_target_is_named_before_any_load(tiny_bi_encoder: Path, texts
 def test_a_run_without_a_call_is_refused(tiny_bi_encoder: Path, texts: Texts) -> None:
     wanted = scenario(workloads=[EMBED], phases=[{"name": "p", "duration_s": 1, "rate": 0}])
     with (
-        running("services.embedding", "--bundles", str(tiny_bi_encoder)) as server,
+        running("services.embedding", "--bundles", str(tiny_bi_encoder), PATIENT) as server,
         pytest.raises(CommandFailed, match="expected at least one call"),
     ):
         measured(server.address, texts, wanted)
@@ -165,7 +173,7 @@ def test_the_commands_load_and_evaluate_a_whole_system(tiny_bi_encoder: Path, tm
     with (folder / "corpus.jsonl").open("a") as corpus:
         corpus.write('{"_id": "bare", "title": "a title alone", "text": ""}\n{"_id": "blank", "text": " "}\nnonsense\n')
     out = tmp_path / "out"
-    with running_system(tmp_path, tiny_bi_encoder) as system:
+    with running_system(tmp_path, tiny_bi_encoder, PATIENT) as system:
         where = ["--search", system.address, "--embedding", system.processes["embedding"].address]
         evaluation = ["eval", str(folder), *where, "-c", "docs", "--out", str(out)]
         evaluated = CliRunner().invoke(app, evaluation, catch_exceptions=False)
@@ -173,11 +181,11 @@ def test_the_commands_load_and_evaluate_a_whole_system(tiny_bi_encoder: Path, tm
         others = [f"--{name}={system.processes[name].address}" for name in ("retrieval", "reranking")]
         wanted = tmp_path / "all.yaml"
         wanted.write_text(
-            "description: each RPC\n"
+            f"description: each RPC\noutage_s: {GUARD_S}\n"
             "workloads:\n"
-            "  - {name: search, rpc: search, deadline_s: 10}\n"
-            "  - {name: retrieve, rpc: retrieve, deadline_s: 10}\n"
-            "  - {name: rerank, rpc: rerank, deadline_s: 10, batch: 4}\n"
+            f"  - {{name: search, rpc: search, deadline_s: {GUARD_S}}}\n"
+            f"  - {{name: retrieve, rpc: retrieve, deadline_s: {GUARD_S}}}\n"
+            f"  - {{name: rerank, rpc: rerank, deadline_s: {GUARD_S}, batch: 4}}\n"
             "phases: [{name: p, duration_s: 2, rate: 5}]\n"
         )
         arguments = ["load", str(wanted), "--data", str(folder), *where, *others, "--out", str(out / "run")]
@@ -233,7 +241,7 @@ def test_a_secured_system_is_loaded_with_a_token_and_a_certificate(
     }
     wanted = scenario(workloads=[EMBED], phases=[{"name": "steady", "duration_s": 1, "rate": 10}])
     options = [f"--{name}={value}" for name, value in flags.items()]
-    with running("services.embedding", "--bundles", str(tiny_bi_encoder), *options) as secured:
+    with running("services.embedding", "--bundles", str(tiny_bi_encoder), PATIENT, *options) as secured:
         with pytest.raises(CommandFailed, match="embed does not work"):
             measured(secured.address, texts, wanted)
         for name, value in {
