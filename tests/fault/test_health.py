@@ -22,7 +22,7 @@ from tests.support.certificates import Authority
 from tests.support.processes import ServerProcess, running
 from tests.support.servers import embedding_server
 from tests.support.slow_model import SLOW_WORD, with_slow_word
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_S, until
 
 EMBEDDING = "sluice.embedding.v1.EmbeddingService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -37,7 +37,7 @@ async def states(channel: grpc.aio.Channel, *names: str) -> list[int]:
 async def until_ready(channel: grpc.aio.Channel, ready: bool) -> None:
     """Wait, by the stream that load balancers watch."""
     health: Any = health_pb2_grpc.HealthStub(channel)
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(GUARD_S):
         watching = health.Watch(health_pb2.HealthCheckRequest(service=""))
         async for response in watching:
             if (response.status == SERVING) is ready:
@@ -49,14 +49,23 @@ async def test_a_stuck_batch_makes_a_server_unready_but_not_dead_until_it_ends(
     tiny_bi_encoder: Path, tmp_path: Path
 ) -> None:
     bundle = with_slow_word(tiny_bi_encoder, tmp_path, turns=4_000_000)
-    async with embedding_server(bundle, stuck_s=0.2, threads=2, max_deadline_s=300) as channel:
+    async with embedding_server(bundle, stuck_s=0.2, threads=2, max_deadline_s=3600) as channel:
         stub = EmbeddingServiceStub(channel)
-        await until_ready(channel, True)
-        stuck = asyncio.ensure_future(stub.Embed(request(SLOW_WORD), timeout=240))
-        await until_ready(channel, False)
+        for words in (1, 4, 16):
+            await until_ready(channel, True)
+            # No text twice: its vector is kept.
+            stuck = asyncio.ensure_future(stub.Embed(request(f"{SLOW_WORD} " * words), timeout=3600))
+            unready = asyncio.ensure_future(until_ready(channel, False))
+            await asyncio.wait({stuck, unready}, return_when=asyncio.FIRST_COMPLETED)
+            seen = await states(channel, EMBEDDING, "startup", "liveness")
+            await stub.Embed(request(f"another thread answers {words}"), timeout=GUARD_S)
+            if not stuck.done():
+                break
+            unready.cancel()
+            await asyncio.wait({unready})
         assert not stuck.done()
-        assert await states(channel, EMBEDDING, "startup", "liveness") == [NOT_SERVING, SERVING, SERVING]
-        await stub.Embed(request("another thread answers"), timeout=60)
+        assert seen == [NOT_SERVING, SERVING, SERVING]
+        await unready
         await stuck
         await until_ready(channel, True)
         assert await states(channel, EMBEDDING) == [SERVING]
