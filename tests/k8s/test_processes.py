@@ -26,7 +26,10 @@ System = tuple[Path, dict[str, ServerProcess]]
 def system(
     request: pytest.FixtureRequest, tiny_bi_encoder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
-    """The processes of an overlay, told what is there; only ports, paths, names and the drain delay are ours."""
+    """The processes of an overlay, told what is there; only ports, paths, names and the drain delay are ours.
+
+    All must end with status 0 after SIGTERM.
+    """
     home, servers = tmp_path_factory.mktemp("pods"), dict[str, ServerProcess]()
     for one in of_kind(objects(request.param), "ConfigMap").values():
         for name, text in one["data"].items():
@@ -37,6 +40,9 @@ def system(
             variables = told(name, workload, places(home, tiny_bi_encoder, servers))
             servers[name] = stack.enter_context(running(module_of(workload), environment=variables))
         yield request.param, servers
+        # That their settings leave time for it within the grace period is a test of the manifests.
+        for server in reversed(servers.values()):
+            assert server.terminate() == 0, server.log
 
 
 @pytest.mark.slow
@@ -77,14 +83,6 @@ def test_the_load_job_runs_its_scenario_and_leaves_a_report(system: System, tmp_
     (summary,) = record["summaries"]
     assert sum(summary["codes"].values()) == summary["offered"] > 0
     assert summary["codes"].keys() <= {"OK", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
-
-
-@pytest.mark.slow
-def test_the_processes_end_by_themselves_after_sigterm(system: System) -> None:
-    """That their settings leave time for it within the grace period is a test of the manifests."""
-    _, servers = system
-    for server in reversed(servers.values()):
-        assert server.terminate() == 0, server.log
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.manifests import Object, container, environment
 from tests.support.processes import ServerProcess
+from tests.support.waiting import GUARD_S
 
 # Each after those that it is told the addresses of.
 ORDER: Final = ("embedding", "reranking", "retrieval", "orchestrator")
@@ -50,7 +51,7 @@ def module_of(workload: Object) -> str:
 
 def answers(probe: Mapping[str, Any], ports: Mapping[str, int], where: Mapping[int, str]) -> bool:
     """What the kubelet finds. `where` has the address here of each port there."""
-    timeout_s = float(probe.get("timeoutSeconds", 1)) + 10  # this machine may be busy
+    timeout_s = GUARD_S  # this machine may be busier than a kubelet allows
     if "grpc" in probe:
         request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
         with grpc.insecure_channel(where[probe["grpc"]["port"]]) as channel:
