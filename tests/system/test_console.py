@@ -20,6 +20,7 @@ from tests.support.missing import missing
 from tests.support.scripted_search import ScriptedSearch
 from tests.support.stand_ins import ExactRetrieval, retrieval_server
 from tests.support.system import System, running_system
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -169,6 +170,8 @@ def test_a_stopped_reranker_is_shown_as_a_degraded_answer(page: Page, system: Sy
         expect(page.locator(".health.bad")).to_have_text("unavailable")
     finally:
         system.restart("reranking")
+    with SearchClient(system.address) as client:
+        until(lambda: not client.search("books", "gold", timeout_s=30).degraded)
 
 
 def test_a_script_in_a_document_does_not_run(page: Page) -> None:

@@ -114,7 +114,7 @@ def test_a_partial_answer_can_be_told_from_a_full_one(
         running(
             "services.orchestrator", *places, "--reranking=127.0.0.1:1", f"--otlp-endpoint={collector.address}"
         ) as alone,
-        SearchClient(alone.address, timeout_s=10) as client,
+        SearchClient(alone.address, timeout_s=60) as client,
     ):
         trace = traced(lambda: client.search("books", "river bank", pipeline="reranked"))
         spans = of_trace(collector, trace, SEARCH)
