@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,10 +168,18 @@ def test_a_snapshot_that_would_fill_the_disk_is_refused_before_it_is_begun(tmp_p
             assert sorted(path.name for path in (disk / "snapshots").iterdir()) == ["LOCK", "small"]
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter. Every run of pytest closes the parent of `tmp_path` to them again."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, whom the folder does not let write")
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_read_only_disk_refuses_writes_and_reads_go_on(tmp_path: Path, killed: bool) -> None:
-    data, snapshots = tmp_path / "data", tmp_path / "snapshots"
+def test_a_read_only_disk_refuses_writes_and_reads_go_on(open_folder: Path, killed: bool) -> None:
+    data, snapshots = open_folder / "data", open_folder / "snapshots"
     server = start(MODULE, "--data", str(data))
     with client(server) as stub:
         stub.CreateCollection(new_collection(), timeout=20)
@@ -180,8 +189,6 @@ def test_a_read_only_disk_refuses_writes_and_reads_go_on(tmp_path: Path, killed:
     data.chmod(0o555)
     snapshots.mkdir()
     snapshots.chmod(0o777)
-    for parent in data.parents[:3]:
-        parent.chmod(0o755)
     other_user = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all")
     server = start(MODULE, "--data", str(data), "--snapshots", str(snapshots), prefix=other_user)
     with client(server) as stub:
