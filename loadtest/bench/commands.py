@@ -3,6 +3,7 @@
 import typer
 
 from loadtest.bench import (
+    attacks,
     deadlines,
     doors,
     gateway,
@@ -42,3 +43,4 @@ app.command()(lexical.lexical)
 app.command()(peers.peers)
 app.command()(doors.doors)
 app.command()(tracing.tracing)
+app.command()(attacks.attacks)

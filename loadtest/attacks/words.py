@@ -1,0 +1,105 @@
+"""Words that nobody has used before: long ones in documents and queries, then more of them, then many short ones."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Final
+
+from sluice.search.v1 import search_service_pb2 as pb
+
+from loadtest.attacks.attack import COLLECTION, Result, Step, Target
+from loadtest.attacks.calls import call_all
+from loadtest.attacks.system import SEARCH, document, index
+from loadtest.attacks.verdict import Bounds
+
+_DELETE: Final = "/sluice.search.v1.SearchService/Delete"
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
+_MAX_TEXT_BYTES: Final = 60_000
+_MAX_QUERY_BYTES: Final = 8_000
+_QUERIES_OF_A_CALL: Final = 8
+_DOCUMENTS_OF_A_CALL: Final = 256
+_FIRST_DOCUMENT: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Words:
+    """Distinct words. What is kept of them must not grow with their number or length."""
+
+    name: ClassVar[str] = "words"
+    seed: int = 1
+    long_words: int = 3_000
+    length: int = 8_000
+    """Letters of a long word."""
+    short_words: int = 200_000
+    at_once: int = 4
+
+    def bounds(self, target: Target) -> Bounds:
+        """For all steps together, because growth counts from before the first."""
+        return Bounds(growth_mb=20)
+
+    def steps(self, target: Target) -> Iterator[Step]:
+        """Yield each kind of words; the documents are deleted after their step."""
+        yield Step("long words in queries", partial(self._search, target, "a", self.long_words, self.length))
+        yield Step("3 times more", partial(self._search, target, "b", 3 * self.long_words, self.length))
+        yield Step("short words in queries", partial(self._search, target, "c", self.short_words, 7))
+        yield Step("long words in documents", partial(self._index, target, "d", self.long_words))
+        yield Step("3 times more", partial(self._index, target, "e", 3 * self.long_words))
+
+    def _words(self, name: str, count: int, length: int) -> Iterator[str]:
+        """Words that differ in their first letters, since what is cut is the end."""
+        chance = random.Random(f"{self.seed} {name}")  # noqa: S311
+        for number in range(count):
+            beginning = "".join(chance.choices(_LETTERS, k=7 - len(name))) + name + _written(number)
+            yield (beginning + "x" * length)[: max(length, len(beginning))]
+
+    def _search(self, target: Target, name: str, count: int, length: int) -> Result:
+        queries = list(_texts(self._words(name, count, length), _MAX_QUERY_BYTES))
+        requests = [
+            pb.SearchRequest(
+                collection=COLLECTION,
+                query=queries[start],
+                more_queries=queries[start + 1 : start + _QUERIES_OF_A_CALL],
+                pipeline="fast",
+            )
+            for start in range(0, len(queries), _QUERIES_OF_A_CALL)
+        ]
+        address = target.address("orchestrator")
+        answers = call_all(address, SEARCH, requests, at_once=self.at_once, timeout_s=20, metadata=target.authorization)
+        return Result(answers)
+
+    def _index(self, target: Target, name: str, count: int) -> Result:
+        texts = _texts(self._words(name, count, self.length), _MAX_TEXT_BYTES)
+        documents = [document(_FIRST_DOCUMENT + number, text) for number, text in enumerate(texts)]
+        answers: Counter[str] = Counter()
+        for start in range(0, len(documents), _DOCUMENTS_OF_A_CALL):
+            part = documents[start : start + _DOCUMENTS_OF_A_CALL]
+            index(target, part)
+            request = pb.DeleteRequest(collection=COLLECTION, document_ids=[one.document_id for one in part])
+            address = target.address("orchestrator")
+            answers += call_all(address, _DELETE, [request], at_once=1, timeout_s=20, metadata=target.authorization)
+        return Result(answers)
+
+
+def _texts(words: Iterator[str], most_bytes: int) -> Iterator[str]:
+    """Words, put together into texts that are not too long."""
+    parts: list[str] = []
+    size = 0
+    for word in words:
+        if parts and size + len(word) > most_bytes:
+            yield " ".join(parts)
+            parts, size = [], 0
+        parts.append(word)
+        size += len(word) + 1
+    if parts:
+        yield " ".join(parts)
+
+
+def _written(number: int) -> str:
+    """A number in letters, so that words are of letters alone and no two are the same."""
+    digits: list[str] = []
+    while number or not digits:
+        number, digit = divmod(number, len(_LETTERS))
+        digits.append(_LETTERS[digit])
+    return "".join(digits)
