@@ -3,21 +3,22 @@
 import resource
 from collections.abc import Sequence
 
-from sluice.cli.console import err
+import grpc
+from sluice.cli.console import CommandFailed, err
 
-from loadtest.attacks.attack import Attack, Step, Target
+from loadtest.attacks.attack import Attack, Result, Step, Target
 from loadtest.attacks.probing import Probe, probing
 from loadtest.attacks.usage import Watch
 from loadtest.attacks.verdict import Measured, Outcome
 
 
-def measure(attack: Attack, target: Target, probes: Sequence[Probe], settle_s: float) -> Outcome:
-    """Run the steps of an attack. Return what they cost."""
+def measure(attack: Attack, target: Target, probes: Sequence[Probe], settle_s: float, most_mb: float) -> Outcome:
+    """Run the steps of an attack until they end, or a server does. Return what they cost."""
     _allow_descriptors()
     servers = dict(target.servers)
     if target.guarded is not None:
         servers["guarded"] = target.guarded
-    watch = Watch({name: one.pid for name, one in servers.items()})
+    watch = Watch({name: one.pid for name, one in servers.items()}, most_mb)
     steps = []
     with probing(probes) as prober:
         prober.first()
@@ -26,14 +27,24 @@ def measure(attack: Attack, target: Target, probes: Sequence[Probe], settle_s: f
             err.print(f"  {attack.name}: {step.name}", style="dim")
             watch.lap()
             steps.append(_step(step, watch))
+            if watch.ended():
+                break
         remaining = watch.settle(attack.bounds(target).remaining, settle_s)
         return Outcome(steps, prober.stop(), remaining)
 
 
 def _step(step: Step, watch: Watch) -> Measured:
     with watch.sampling():
-        result = step.run()
+        result = _sent(step)
     return Measured(step.name, watch.growth_mb(), watch.used_s(), dict(result.answers), tuple(result.complaints))
+
+
+def _sent(step: Step) -> Result:
+    """What a step got. One that cannot go on, because a server has ended for example, is a complaint."""
+    try:
+        return step.run()
+    except (OSError, grpc.RpcError, CommandFailed) as error:
+        return Result(complaints=[f"the attack could not go on: {error}"[:300]])
 
 
 def _allow_descriptors() -> None:

@@ -1,6 +1,8 @@
 """Memory and processor time of processes, from /proc."""
 
+import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +13,7 @@ from typing import Final
 
 MB: Final = 10**6
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-_SAMPLE_S: Final = 0.02
+_SAMPLE_S: Final = 0.05
 _POLL_S: Final = 0.25
 # Written to clear_refs it sets the peak to the memory now (proc_pid_clear_refs(5)).
 _RESET_PEAK: Final = "5"
@@ -52,6 +54,8 @@ class Watch:
 
     pids: Mapping[str, int]
     """By server."""
+    most_mb: float = math.inf
+    """A server that grows by more is killed, to spare the machine."""
     before: dict[str, int] = field(default_factory=dict)
     """Resident bytes at the beginning."""
     _began_s: dict[str, float] = field(default_factory=dict)
@@ -77,6 +81,10 @@ class Watch:
     def used_s(self) -> dict[str, float]:
         """Return the processor time of this step, by server."""
         return {name: processor_s(pid) - self._began_s[name] for name, pid in self.pids.items()}
+
+    def ended(self) -> list[str]:
+        """Return the servers that have ended."""
+        return [name for name, pid in self.pids.items() if not resident_bytes(pid)]
 
     def remaining(self) -> dict[str, float]:
         """Return the memory now / the memory at `begin`, by server; 0 for a server that has ended."""
@@ -110,6 +118,8 @@ class Watch:
         for name, pid in self.pids.items():
             now = peak_bytes(pid) if name in self._resets else resident_bytes(pid)
             self._sampled[name] = max(self._sampled[name], now)
+            if resident_bytes(pid) - self.before[name] > self.most_mb * MB:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _status(pid: int, name: str) -> int:

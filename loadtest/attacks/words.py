@@ -36,8 +36,8 @@ class Words:
     at_once: int = 4
 
     def bounds(self, target: Target) -> Bounds:
-        """For all steps together, because growth counts from before the first."""
-        return Bounds(growth_mb=20)
+        """For all steps together, because growth counts from before the first. The cache of vectors may fill."""
+        return Bounds(growth_mb=20, growing=("retrieval",))
 
     def steps(self, target: Target) -> Iterator[Step]:
         """Yield each kind of words; the documents are deleted after their step."""

@@ -60,7 +60,7 @@ class Row:
         return (
             self.attack.name,
             "broken" if self.broken else "holds",
-            f"{outcome.growth[1]:.0f}",
+            f"{outcome.growth(bounds)[1]:.0f}",
             "" if bounds.growth_mb is None else f"{bounds.growth_mb:.0f}",
             f"{outcome.processor[1]:.2f}",
             f"{outcome.left[1]:.2f}",
@@ -98,6 +98,9 @@ def attacks(  # noqa: PLR0913, PLR0917 - each is a flag
         Path | None, typer.Option(help="Attack the servers of another source tree.", exists=True, file_okay=False)
     ] = None,
     settle_s: Annotated[float, typer.Option(min=0, help="Longest wait for memory to be given back, seconds.")] = 60.0,
+    most_mb: Annotated[
+        float, typer.Option(min=1, help="Growth at which a server is killed, to spare the machine, MB.")
+    ] = 4000.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of a table.")] = False,
     out_folder: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
@@ -112,7 +115,7 @@ def attacks(  # noqa: PLR0913, PLR0917 - each is a flag
     for attack in chosen:
         with target_of(bundle, texts, tree and tree.absolute(), guarded=attack.name in _NEEDS_GUARDED) as target:
             probes = probes_of(target, texts.queries[0])
-            outcome = measure(attack, target, probes, settle_s)
+            outcome = measure(attack, target, probes, settle_s, most_mb)
             bounds = attack.bounds(target)
             rows.append(Row(attack, bounds, outcome, broken(outcome, bounds)))
     figures = {row.attack.name: row.record() for row in rows}

@@ -23,6 +23,14 @@ def test_without_a_bound_nothing_is_too_much() -> None:
     assert broken(replace(HOLDS, steps=[replace(STEP, growth_mb={"gateway": 1e6})]), Bounds()) == []
 
 
+def test_only_the_growth_of_bounded_servers_counts() -> None:
+    outcome = replace(HOLDS, steps=[replace(STEP, growth_mb={"gateway": 500.0, "retrieval": 3.0})])
+    bounds = replace(BOUNDS, growing=("retrieval",))
+    assert broken(outcome, bounds) == []
+    assert outcome.growth(bounds) == ("retrieval", 3.0)
+    assert outcome.growth(BOUNDS) == ("gateway", 500.0)
+
+
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
