@@ -62,6 +62,8 @@ class Step:
     name: str
     run: Callable[[], Result]
     """Sends the attack, and returns when it is over."""
+    is_warm_up: bool = False
+    """Whether it is ordinary work of the same amount. Growth counts from after it, and it is not measured."""
 
 
 class Attack(Protocol):

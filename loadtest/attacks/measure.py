@@ -25,6 +25,10 @@ def measure(attack: Attack, target: Target, probes: Sequence[Probe], settle_s: f
         watch.begin()
         for step in attack.steps(target):
             err.print(f"  {attack.name}: {step.name}", style="dim")
+            if step.is_warm_up:
+                step.run()
+                watch.begin()
+                continue
             watch.lap()
             steps.append(_step(step, watch))
             if watch.ended():

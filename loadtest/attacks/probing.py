@@ -158,16 +158,8 @@ def search_body(collection: str, query: str) -> bytes:
     return json.dumps({"collection": collection, "query": query, "pipeline": "fast"}).encode()
 
 
-def _ask(probe: Probe, answers: list[Answer], stopped: threading.Event) -> None:
-    while not stopped.is_set():
-        started = perf_counter()
-        error = probe.ask() if probe.is_health else _retried(probe)
-        answers.append(Answer(probe.name, perf_counter() - started, error, probe.is_health))
-        stopped.wait(_EVERY_S)
-
-
-def _retried(probe: Probe) -> str:
-    """Ask until the answer is no refusal for overload. Return what is wrong with the last."""
+def ask_patiently(probe: Probe) -> str:
+    """Ask again while the answer is a refusal for overload. Return what is wrong with the last answer."""
     error = probe.ask()
     for tried in range(_TRIES - 1):
         if not error.startswith(_RETRIED):
@@ -175,6 +167,14 @@ def _retried(probe: Probe) -> str:
         time.sleep(_FIRST_WAIT_S * 2**tried)
         error = probe.ask()
     return error
+
+
+def _ask(probe: Probe, answers: list[Answer], stopped: threading.Event) -> None:
+    while not stopped.is_set():
+        started = perf_counter()
+        error = probe.ask() if probe.is_health else ask_patiently(probe)
+        answers.append(Answer(probe.name, perf_counter() - started, error, probe.is_health))
+        stopped.wait(_EVERY_S)
 
 
 def _code(call: Any, request: bytes, metadata: tuple[tuple[str, str], ...], expected: bytes | None = None) -> str:

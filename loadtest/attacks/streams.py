@@ -44,16 +44,18 @@ class Streams:
                 await channel.close()
 
     def _begin(self, channel: grpc.aio.Channel) -> Any:
+        if self.message is not None and self.ends:
+            # Sent with the headers. A grpc.aio client that writes while its stream is refused reports INTERNAL instead.
+            whole: Any = channel.unary_stream(self.method)
+            return whole(self.message, metadata=self.metadata)
         stream: Any = channel.stream_stream(self.method)
         return stream(metadata=self.metadata)
 
     async def _write(self, call: Any) -> None:
-        if self.message is None:
+        if self.message is None or self.ends:
             return
         try:
             await call.write(self.message)
-            if self.ends:
-                await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return
 

@@ -17,7 +17,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 from loadtest.access import CHANNEL_OPTIONS
 from loadtest.attacks.attack import COLLECTION, NUMBER, TAGS, WORD, Target
-from loadtest.attacks.probing import CallProbe, HealthProbe, HttpProbe, Probe, search_body
+from loadtest.attacks.probing import CallProbe, HealthProbe, HttpProbe, Probe, ask_patiently, search_body
 from loadtest.servers import Server, server
 from loadtest.targets import Texts
 
@@ -119,7 +119,7 @@ def _warm(target: Target, texts: Texts) -> None:
     body = json.dumps({"model": target.model, "input": list(texts.passages[:32])}).encode()
     probes.append(HttpProbe("embed", target.address("gateway"), "POST", "/v1/embeddings", body, target.token))
     for probe in [*probes, *probes_of(target, queries[0])]:
-        if error := probe.ask():
+        if error := ask_patiently(probe):
             raise CommandFailed(f"{probe.name} does not work before any attack: {error}")
 
 

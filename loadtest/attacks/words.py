@@ -41,6 +41,8 @@ class Words:
 
     def steps(self, target: Target) -> Iterator[Step]:
         """Yield each kind of words; the documents are deleted after their step."""
+        # Documents and queries take memory whatever their words are.
+        yield Step("the same word in documents", partial(self._index, target, "", self.long_words), is_warm_up=True)
         yield Step("long words in queries", partial(self._search, target, "a", self.long_words, self.length))
         yield Step("3 times more", partial(self._search, target, "b", 3 * self.long_words, self.length))
         yield Step("short words in queries", partial(self._search, target, "c", self.short_words, 7))
@@ -48,8 +50,11 @@ class Words:
         yield Step("3 times more", partial(self._index, target, "e", 3 * self.long_words))
 
     def _words(self, name: str, count: int, length: int) -> Iterator[str]:
-        """Words that differ in their first letters, since what is cut is the end."""
+        """Words that differ in their first letters, since what is cut is the end; without a name, one word."""
         chance = random.Random(f"{self.seed} {name}")  # noqa: S311
+        if not name:
+            yield from ["word" * (length // 4)] * count
+            return
         for number in range(count):
             beginning = "".join(chance.choices(_LETTERS, k=7 - len(name))) + name + _written(number)
             yield (beginning + "x" * length)[: max(length, len(beginning))]

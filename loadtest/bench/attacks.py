@@ -128,7 +128,9 @@ def tell(plan: Setup, rows: Sequence[Row], figures: Mapping[str, Any], *, as_jso
     """Print the table and every broken bound, or JSON; write the file."""
     if as_json:
         out.print_json(data=dict(figures))
-    plan.tell(HEAD, [] if as_json else [row.cells() for row in rows], figures)
+        plan.write(figures)
+    else:
+        plan.tell(HEAD, [row.cells() for row in rows], figures)
     for row in rows:
         for sentence in row.broken:
             err.print(f"{row.attack.name}: {sentence}", style="red", markup=False, soft_wrap=True)

@@ -59,6 +59,10 @@ class Setup:
     def tell(self, head: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any]) -> None:
         """Print the table, and write the figures with machine and versions beside them."""
         terminal.show_table(head, rows, title=self.name)
+        self.write(figures)
+
+    def write(self, figures: Mapping[str, Any]) -> None:
+        """Write the figures with machine and versions beside them."""
         options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
         bundle = json.loads((self.bundle / "bundle.json").read_text())
         served = {key: bundle[key] for key in ("name", "version", "default_variant", "max_token_count")}

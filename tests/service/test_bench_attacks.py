@@ -16,8 +16,9 @@ def test_an_attack_is_sent_and_measured_while_others_are_served(tiny_bi_encoder:
     data = write_collection(tmp_path / "collection", count=60)
     small = ["--only", "gzip", "--settle-s", "0", "-p", "unpacked_mb=2", "-p", "calls=2", "-p", "at_once=2"]
     where = ["--bundle", str(tiny_bi_encoder), "--data", str(data), "--out", str(tmp_path)]
-    ran = CliRunner().invoke(app, ["attacks", *small, *where])
-    figures = json.loads((tmp_path / "bench-attacks.json").read_text())["figures"]
+    ran = CliRunner().invoke(app, ["attacks", "--json", *small, *where])
+    figures = json.loads(ran.stdout)
+    assert figures == json.loads((tmp_path / "bench-attacks.json").read_text())["figures"]
     assert list(figures) == ["gzip"]
     one = figures["gzip"]
     assert ran.exit_code == (1 if one["broken"] else 0), ran.output
