@@ -52,6 +52,12 @@ class Encoded:
     multi_vector: Sequence[F32] = ()
     """N matrices [T, D], special tokens left out."""
 
+    @property
+    def byte_count(self) -> int:
+        """Bytes of all vectors, as float32."""
+        weights = [weights for _, weights in self.sparse]
+        return sum(part.nbytes for part in chain(self.dense, weights, weights, self.multi_vector))
+
 
 async def encode(
     model: Model, texts: Sequence[str], wish: Wish, schedule: Schedule, *, field: str = "texts[{}]"
@@ -69,7 +75,7 @@ async def encode(
             return model.tokenizer.windows(ids, wish.windows.overlap)
         return [model.tokenizer.single(ids, wish.truncation)]
 
-    return await encode_rows(model, rows_of(token_ids, rows, field.format), wish, schedule)
+    return await encode_rows(model, await rows_of(token_ids, rows, field.format), wish, schedule)
 
 
 async def encode_rows(model: Model, inputs: Sequence[Sequence[Input]], wish: Wish, schedule: Schedule) -> Encoded:

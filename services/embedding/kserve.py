@@ -22,6 +22,8 @@ from services.model.bundle import Representation, Role
 from services.model.catalog import Catalog
 from services.model.loading import Model
 from services.model.tokenizer import Input
+from services.model.wire import INLINE_BYTES
+from services.rpc.offloading import offloaded
 from services.rpc.server import Service
 from services.rpc.validation import Violations
 
@@ -73,7 +75,7 @@ async def _infer(settings: EmbeddingSettings, model: Model, ask: Ask, violations
     is_one_kind = (text is None) != (ids is None) and (mask is None or text is None)
     if not is_one_kind and not violations:
         violations.add("inputs", "expected text, or input_ids with or without attention_mask, got neither or a mix")
-    count = rows_of([one for one in (text, ids, mask) if one is not None], settings.max_texts, violations)
+    count = rows_of([one for one in (text, ids, mask) if one is not None], violations)
     texts = [] if text is None else texts_of(text, violations, max_bytes=settings.max_text_bytes)
     rows = [] if ids is None else _rows(ids, mask, model, violations)
     violations.raise_if_any()
@@ -82,7 +84,8 @@ async def _infer(settings: EmbeddingSettings, model: Model, ask: Ask, violations
     else:
         encoded = await encode_rows(model, rows, wish, ask.schedule)
     _check_size(encoded, settings.max_message_bytes)
-    return _outputs(encoded, dtype), count
+    outputs = await offloaded(partial(_outputs, encoded, dtype), size=encoded.byte_count, inline=INLINE_BYTES)
+    return outputs, count
 
 
 def _wish(model: Model, ask: Ask, violations: Violations) -> Wish:

@@ -1,6 +1,7 @@
 """EmbeddingService over gRPC: proto in, domain call, proto out."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import (
@@ -10,13 +11,14 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import (
 
 from services.embedding.encoder import Wish, encode
 from services.embedding.settings import EmbeddingSettings
-from services.embedding.wire import described, response_of, role_of, tokenized, wish_of
+from services.embedding.wire import check_size, described, response_of, role_of, tokenized, wish_of
 from services.model.catalog import Catalog, model_ref
 from services.model.loading import Model
-from services.model.tokens import MOST, check_ids, check_texts
-from services.model.wire import schedule
+from services.model.tokens import MOST, check_ids, check_texts, join, split
+from services.model.wire import INLINE_BYTES, schedule
 from services.rpc.interceptor import Context
 from services.rpc.metrics import SERIALIZE
+from services.rpc.offloading import offloaded
 from services.rpc.server import Service
 from services.rpc.validation import Violations, validating
 
@@ -43,7 +45,9 @@ class EmbeddingServicer(EmbeddingServiceServicer):
             when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
             encoded = await encode(model, list(request.texts), wish, when)
             with SERIALIZE.labels(model.name).time():
-                return response_of(model, encoded, request.data_type)
+                check_size(encoded, request.data_type, most_bytes=self._settings.max_message_bytes)
+                work = partial(response_of, model, encoded, request.data_type)
+                return await offloaded(work, size=encoded.byte_count, inline=INLINE_BYTES)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List the models."""
@@ -62,29 +66,39 @@ class EmbeddingServicer(EmbeddingServiceServicer):
         """Split texts into tokens."""
         with self._catalog.using(request.model) as model:
             with validating() as violations:
-                self._check_texts(request.texts, violations)
-                check_texts(request.texts, violations, field="texts")
+                if self._check_texts(request.texts, violations):
+                    check_texts(request.texts, violations, field="texts")
                 prompt = model.bundle.manifest.prompt_of(role_of(request.role, violations))
             texts = [prompt + text for text in request.texts]
-            tokens = await model.split(texts, special=request.add_special_tokens)
-            return pb.TokenizeResponse(model=model_ref(model), texts=map(tokenized, texts, tokens))
+            found = await split(model, texts, special=request.add_special_tokens, told=tokenized)
+            return pb.TokenizeResponse(model=model_ref(model), texts=found)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         """Put tokens together into texts."""
         with self._catalog.using(request.model) as model:
-            sequences = [sequence.ids for sequence in request.sequences]
-            with validating() as violations:
-                violations.count("sequences", len(sequences), low=1, high=self._settings.max_texts, what="sequences")
-                violations.count("sequences", sum(map(len, sequences)), low=0, high=MOST, what="ids together")
-                for position, ids in enumerate(sequences):
-                    check_ids(ids, model, violations, field=f"sequences[{position}].ids")
-            texts = await model.join(sequences, skip_special=request.skip_special_tokens)
+            sequences = self._sequences(request, model)
+            texts = await join(model, sequences, skip_special=request.skip_special_tokens)
             return pb.DecodeResponse(model=model_ref(model), texts=texts)
 
-    def _check_texts(self, texts: Sequence[str], violations: Violations) -> None:
-        violations.count("texts", len(texts), low=1, high=self._settings.max_texts, what="texts")
+    def _sequences(self, request: pb.DecodeRequest, model: Model) -> list[Sequence[int]]:
+        """Return the ids of each sequence. Raises InvalidRequest."""
+        most, given = self._settings.max_texts, request.sequences
+        with validating() as violations:
+            if not violations.count("sequences", len(given), low=1, high=most, what="sequences"):
+                return []
+            sequences: list[Sequence[int]] = [sequence.ids for sequence in given]
+            if violations.count("sequences", sum(map(len, sequences)), low=0, high=MOST, what="ids together"):
+                for position, ids in enumerate(sequences):
+                    check_ids(ids, model, violations, field=f"sequences[{position}].ids")
+            return sequences
+
+    def _check_texts(self, texts: Sequence[str], violations: Violations) -> bool:
+        """Note what is wrong with texts; whether there are as many as there may be."""
+        if not violations.count("texts", len(texts), low=1, high=self._settings.max_texts, what="texts"):
+            return False
         for position, text in enumerate(texts):
             violations.text(f"texts[{position}]", text, max_bytes=self._settings.max_text_bytes)
+        return True
 
     def _validated(self, request: pb.EmbedRequest, model: Model) -> Wish:
         """How to encode, when the request keeps every rule; else raises InvalidRequest."""

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from sluice.errors import PreconditionFailed
 from sluice.tei.v1 import tei_service_pb2 as pb
@@ -23,8 +24,12 @@ from services.model.loading import Model
 from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.metrics import SERIALIZE
+from services.rpc.offloading import offloaded
 from services.rpc.server import Service
 from services.rpc.validation import Violations, validating
+
+# Making messages of 4,096 numbers takes about as long as a thread and back.
+_INLINE_BYTES: Final = 2**14
 
 
 def tei_services(catalog: Catalog, settings: EmbeddingSettings) -> Sequence[Service]:
@@ -84,14 +89,12 @@ class TeiEmbed(EmbedServicer):
 
     async def _sparse(self, request: pb.EmbedSparseRequest, context: Context, lane: Lane) -> pb.EmbedSparseResponse:
         async with self._encoding(request, "sparse", context, lane) as (_, encoded, metadata):
-            indices, weights = encoded.sparse[0]
-            terms = zip(indices.tolist(), weights.tolist(), strict=True)
-            values = [pb.SparseValue(index=index, value=value) for index, value in terms]
+            values = await offloaded(partial(_terms, encoded), size=encoded.byte_count, inline=_INLINE_BYTES)
             return pb.EmbedSparseResponse(sparse_embeddings=values, metadata=metadata)
 
     async def _all(self, request: pb.EmbedAllRequest, context: Context, lane: Lane) -> pb.EmbedAllResponse:
         async with self._encoding(request, "multi_vector", context, lane) as (_, encoded, metadata):
-            tokens = [pb.TokenEmbedding(embeddings=row) for row in encoded.multi_vector[0].tolist()]
+            tokens = await offloaded(partial(_tokens, encoded), size=encoded.byte_count, inline=_INLINE_BYTES)
             return pb.EmbedAllResponse(token_embeddings=tokens, metadata=metadata)
 
     @asynccontextmanager
@@ -122,6 +125,16 @@ class TeiEmbed(EmbedServicer):
         if representation not in given:
             raise PreconditionFailed(f"{model.name} gives {', '.join(given)}, not {representation}: use another call")
         return Wish(role, frozenset({representation}), truncation, dimensions=dimensions)
+
+
+def _terms(encoded: Encoded) -> list[pb.SparseValue]:
+    indices, weights = encoded.sparse[0]
+    terms = zip(indices.tolist(), weights.tolist(), strict=True)
+    return [pb.SparseValue(index=index, value=value) for index, value in terms]
+
+
+def _tokens(encoded: Encoded) -> list[pb.TokenEmbedding]:
+    return [pb.TokenEmbedding(embeddings=row.tolist()) for row in encoded.multi_vector[0]]
 
 
 def _dimensions(request: pb.EmbedRequest, model: Model, violations: Violations) -> int:

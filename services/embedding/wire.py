@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from sluice.common.v1 import model_pb2, tensor_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as pb
+from sluice.errors import InvalidRequest, Violation
 
 from services.core.arrays import F32
 from services.core.representation import Aggregation, binarize, quantize_int8
@@ -16,7 +17,7 @@ from services.model.loading import Model
 from services.model.tokenizer import Token
 from services.model.tokens import byte_positions
 from services.model.wire import truncation, usage
-from services.rpc.tensor import to_tensor
+from services.rpc.tensor import to_tensor, type_name
 from services.rpc.validation import Violations
 
 _NAMES: Final[dict[pb.Representation.ValueType, Representation]] = {
@@ -58,6 +59,13 @@ _TENSORS: Final[dict[int, Callable[[F32], tensor_pb2.Tensor]]] = {
     tensor_pb2.DATA_TYPE_INT8: _int8_tensor,
     tensor_pb2.DATA_TYPE_BITS: _bits_tensor,
 }
+_BITS: Final[dict[int, int]] = {
+    tensor_pb2.DATA_TYPE_UNSPECIFIED: 32,
+    tensor_pb2.DATA_TYPE_FLOAT32: 32,
+    tensor_pb2.DATA_TYPE_FLOAT16: 16,
+    tensor_pb2.DATA_TYPE_INT8: 8,
+    tensor_pb2.DATA_TYPE_BITS: 1,
+}
 _TOKEN_TYPES: Final = (
     tensor_pb2.DATA_TYPE_UNSPECIFIED,
     tensor_pb2.DATA_TYPE_FLOAT32,
@@ -74,8 +82,7 @@ def wish_of(request: pb.EmbedRequest, model: Model, violations: Violations) -> W
     check_dimensions(request.dimensions, model, violations)
     if request.data_type not in _TENSORS or ("multi_vector" in wanted and request.data_type not in _TOKEN_TYPES):
         types = "FLOAT32 or FLOAT16" if "multi_vector" in wanted else "FLOAT32, FLOAT16, INT8 or BITS"
-        given = tensor_pb2.DataType.Name(request.data_type).removeprefix("DATA_TYPE_")
-        violations.add("data_type", f"expected {types}, got {given}")
+        violations.add("data_type", f"expected {types}, got {type_name(request.data_type)}")
     role: Role = "query" if request.role == model_pb2.TEXT_ROLE_QUERY else "document"
     windows = _windows(request, violations)
     return Wish(role, wanted, truncation(request.truncation, violations), windows, request.dimensions)
@@ -92,6 +99,9 @@ def check_dimensions(dimensions: int, model: Model, violations: Violations) -> N
 
 def _representations(request: pb.EmbedRequest, manifest: Manifest, violations: Violations) -> frozenset[Representation]:
     names: set[Representation] = set()
+    count = len(request.representations)
+    if not violations.count("representations", count, low=0, high=len(_NAMES), what="representations"):
+        return frozenset()
     for position, number in enumerate(request.representations or [pb.REPRESENTATION_DENSE]):
         name = _NAMES.get(number)
         if name is None or name not in manifest.representations:
@@ -111,6 +121,15 @@ def _windows(request: pb.EmbedRequest, violations: Violations) -> Windows | None
         violations.add("windows.aggregation", f"expected MEAN or MAX, got number {request.windows.aggregation}")
         return None
     return Windows(request.windows.overlap_token_count, _AGGREGATIONS[request.windows.aggregation])
+
+
+def check_size(encoded: Encoded, data_type: int, *, most_bytes: int) -> None:
+    """Raise InvalidRequest when the vectors take more than a message holds."""
+    size = encoded.byte_count * _BITS[data_type] // 32
+    if size > most_bytes:
+        advice = "send fewer texts, or ask for a smaller data_type"
+        description = f"expected texts with at most {most_bytes:,} bytes of vectors, got {size:,}: {advice}"
+        raise InvalidRequest(f"texts: {description}", violations=[Violation("texts", description)])
 
 
 def response_of(model: Model, encoded: Encoded, data_type: int) -> pb.EmbedResponse:

@@ -63,7 +63,8 @@ Output = dict[str, NDArray[Any]]
     sparse [K] weights, and with it sparse_indices int32 [K], rising
 """
 
-_Key = tuple[tuple[int, ...], tuple[int, ...] | None, tuple[str, ...]]
+_Key = tuple[bytes, tuple[str, ...]]
+"""`Input.key`, and the outputs that are wanted of it."""
 
 
 @dataclass
@@ -156,7 +157,7 @@ class Engine:
         after all, BackendFailed when the model failed. A cancelled call leaves nothing behind.
         """
         lane, names = schedule.lane, tuple(wanted)
-        keys = [(row.ids, row.type_ids, names) for row in inputs]
+        keys = [(row.key, names) for row in inputs]
         outputs: list[Output | None] = [self._cache.get(key) for key in keys]
         absent = [position for position, output in enumerate(outputs) if output is None]
         self._outcomes["hit"].inc(len(inputs) - len(absent))
@@ -231,7 +232,7 @@ class Engine:
         lane.running_tokens += sum(row.length for row in batch)
         number = lane.watch.begin(now, lane.cost.seconds(max(row.length for row in batch) * len(batch)))
         inputs = [row.payload.input for row in batch]
-        wanted = [row.payload.key[2] for row in batch]
+        wanted = [row.payload.key[1] for row in batch]
         loop = asyncio.get_running_loop()
         span = self._span(lane, batch)
         future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted, alone)

@@ -3,9 +3,7 @@
 A server that cannot reproduce the golden outputs on its own hardware refuses to serve. That run is its warm-up too.
 """
 
-import asyncio
 import logging
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +18,9 @@ from services.model.cache import Cache
 from services.model.cost import Cost
 from services.model.engine import Engine, Limits, Schedule
 from services.model.session import Session
-from services.model.tokenizer import Input, Token, Tokenizer
+from services.model.tokenizer import Ids, Input, Tokenizer
 from services.rpc import metrics
+from services.rpc.offloading import offloaded
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +30,12 @@ _LONG_TOKENS: Final = 128
 _SPEED_RUNS: Final = 3
 
 # Fact: tokenising takes about 0.1 ms for 1,000 characters; a thread and back takes about as long.
-_INLINE_CHARACTERS: Final = 1000
+INLINE_CHARACTERS: Final = 1000
 
 # What a kept text costs beside its characters and ids: the objects around them.
 _KEPT_BYTES: Final = 300
 
-_Ids = Cache[str, "array[int]"]
+_Seen = Cache[str, Ids]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Model:
     engine: Engine
     query_idf: NDArray[np.float32] | None = None
     """Weights of a sparse query's terms, float32 [V]; None: the model gives them."""
-    seen: _Ids = field(default_factory=lambda: Cache(max_entries=0, max_bytes=0))
+    seen: _Seen = field(default_factory=lambda: Cache(max_entries=0, max_bytes=0))
     """Token ids of texts that came lately in the interactive lane."""
 
     @property
@@ -57,8 +56,8 @@ class Model:
         """What clients call it."""
         return self.bundle.manifest.name
 
-    async def tokenize(self, texts: Sequence[str], schedule: Schedule) -> list[list[int]]:
-        """Token ids of each text, without special tokens; long texts off the event loop.
+    async def tokenize(self, texts: Sequence[str], schedule: Schedule) -> list[Ids]:
+        """Return the token ids of each text, without special tokens; long texts off the event loop.
 
         Raises Unavailable (OVERLOADED) at once when the model's queue alone is too long for texts that are new: no
         cache can have their outputs, and refusing them before they are tokenised costs a third less.
@@ -69,41 +68,23 @@ class Model:
         if absent:
             self.engine.admit(schedule)
             fresh = iter(await self._tokenized(absent))
-            result = [next(fresh) if ids is None else ids.tolist() for ids in known]
+            result = [next(fresh) if ids is None else ids for ids in known]
             if schedule.lane == "interactive":  # queries come again; a corpus would only push them out
                 self._keep(texts, result)
         else:
-            result = [ids.tolist() for ids in known if ids is not None]
+            result = [ids for ids in known if ids is not None]
         seconds = perf_counter() - started
         metrics.TOKENIZE.labels(self.name).observe(seconds)
         schedule.times.tokenize_s += seconds
         return result
 
-    async def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
-            return self.tokenizer.tokenize(texts)
-        return await asyncio.to_thread(self.tokenizer.tokenize, texts)
+    async def _tokenized(self, texts: Sequence[str]) -> list[Ids]:
+        size = sum(map(len, texts))
+        return await offloaded(lambda: self.tokenizer.tokenize(texts), size=size, inline=INLINE_CHARACTERS)
 
-    def _keep(self, texts: Sequence[str], token_ids: Sequence[list[int]]) -> None:
+    def _keep(self, texts: Sequence[str], token_ids: Sequence[Ids]) -> None:
         for text, ids in zip(texts, token_ids, strict=True):
-            kept = array("i", ids)
-            self.seen.put(text, kept, len(text) + kept.itemsize * len(kept) + _KEPT_BYTES)
-
-    async def split(self, texts: Sequence[str], *, special: bool) -> list[list[Token]]:
-        """The tokens of each text, for callers to look at; long texts off the event loop."""
-
-        def split() -> list[list[Token]]:
-            return [self.tokenizer.split(text, special=special) for text in texts]
-
-        return split() if sum(map(len, texts)) <= _INLINE_CHARACTERS else await asyncio.to_thread(split)
-
-    async def join(self, sequences: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
-        """The text of each sequence of tokens; long ones off the event loop."""
-
-        def join() -> list[str]:
-            return [self.tokenizer.join(ids, skip_special=skip_special) for ids in sequences]
-
-        return join() if sum(map(len, sequences)) <= _INLINE_CHARACTERS else await asyncio.to_thread(join)
+            self.seen.put(text, ids, len(text) + ids.itemsize * len(ids) + _KEPT_BYTES)
 
 
 def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
@@ -133,7 +114,7 @@ def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: 
     if most := session.graph.max_batch_rows:
         limits = replace(limits, max_batch_rows=min(limits.max_batch_rows, most))
     engine = Engine(session, cost, limits, model=manifest.name)
-    seen: _Ids = Cache(max_entries=limits.cache_entries, max_bytes=limits.token_cache_bytes)
+    seen: _Seen = Cache(max_entries=limits.cache_entries, max_bytes=limits.token_cache_bytes)
     return Model(bundle, tokenizer, session, engine, query_idf, seen)
 
 

@@ -4,16 +4,20 @@ Rule: a text is tokenised once, without special tokens; everything after that is
 tokenised once for all its documents, and what truncation drops is known exactly.
 """
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import tokenizers
 
 from services.core.arrays import F32
 
 Truncation = Literal["end", "start", "refuse"]
+Ids: TypeAlias = "array[int]"
+"""Token ids of a text, 4 bytes each."""
 
 # Words that any vocabulary splits into at least one token, to see where the special tokens go.
 _PROBE: Final = ("a", "b")
@@ -37,6 +41,14 @@ class Input:
     """Segments of a pair; None for a single text, whose segments are all 0."""
     dropped: int = 0
     """Tokens that truncation dropped."""
+    key: bytes = field(init=False, repr=False, compare=False)
+    """Ids and segments as bytes. Rows with equal keys are equal; unlike a tuple, bytes are hashed once."""
+
+    def __post_init__(self) -> None:
+        key = array("i", self.ids).tobytes()
+        if self.type_ids is not None:
+            key = b"".join((key, array("i", self.type_ids), b"+"))
+        object.__setattr__(self, "key", key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +89,29 @@ class Tokenizer:
         self._max = max_token_count
         self._single = self._probe(_PROBE[:1])
         self._pair = self._probe(_PROBE)
+        self.vocabulary_size = int(self._tokenizer.get_vocab_size())
+        """Number of tokens; ids are below. Kept, because the library counts for 6 ms each time it is asked."""
 
-    @property
-    def vocabulary_size(self) -> int:
-        """How many tokens there are; ids are below."""
-        return int(self._tokenizer.get_vocab_size())
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the token ids of each text, without special tokens. Releases the GIL; long lists use all cores."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [array("i", encoding.ids) for encoding in encodings]
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens. Releases the GIL; long lists use all cores."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def split(self, texts: Sequence[str], *, special: bool) -> list[list[Token]]:
+        """Return the tokens of each text, with special ones around when wanted. Nothing is truncated.
 
-    def split(self, text: str, *, special: bool) -> list[Token]:
-        """The tokens of a text, with special ones around when wanted; nothing is truncated."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=special)
-        return [
-            Token(id_, name if is_special else text[start:end], bool(is_special), start, end)
-            for id_, name, is_special, (start, end) in zip(
-                encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
-            )
-        ]
+        Releases the GIL while it tokenizes, which the library's `encode` does not.
+        """
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        return [_tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
-    def join(self, ids: Sequence[int], *, skip_special: bool) -> str:
-        """The text of tokens, each below `vocabulary_size`."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+    def join(self, sequences: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """Return the text of each sequence of tokens, all of them below `vocabulary_size`.
+
+        Releases the GIL, which the library's `decode` does not.
+        """
+        found = self._tokenizer.decode_batch(list(map(list, sequences)), skip_special_tokens=skip_special)
+        return list(map(str, found))
 
     def single(self, ids: Sequence[int], truncation: Truncation) -> Input:
         """The row of one text. Raises TooLong."""
@@ -117,9 +129,9 @@ class Tokenizer:
         second, second_dropped = self._fitted(document, document_room, truncation)
         before, between, after = self._pair.parts
         pieces = (before, first, between, second, after)
-        ids = tuple(token for piece in pieces for token in piece)
-        segments = tuple(s for s, piece in zip(self._pair.segments, pieces, strict=True) for _ in piece)
-        return Input(ids, segments, first_dropped + second_dropped)
+        ids = tuple(chain.from_iterable(pieces))
+        segments = chain.from_iterable(map(repeat, self._pair.segments, map(len, pieces)))
+        return Input(ids, tuple(segments), first_dropped + second_dropped)
 
     def windows(self, ids: Sequence[int], overlap: int) -> list[Input]:
         """Rows that read all of a text, each sharing `overlap` tokens with the one before. Raises ValueError."""
@@ -161,6 +173,14 @@ class Tokenizer:
                 parts.append([])
                 segments += [segment, segment]
         return _Template(tuple(map(tuple, parts)), tuple(segments))
+
+
+def _tokens(text: str, encoding: Any) -> list[Token]:
+    columns = (encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets)
+    return [
+        Token(id_, name if is_special else text[start:end], bool(is_special), start, end)
+        for id_, name, is_special, (start, end) in zip(*columns, strict=True)
+    ]
 
 
 def cut(ids: Sequence[int], room: int, overlap: int) -> list[Sequence[int]]:

@@ -1,13 +1,17 @@
-"""Calls that look at tokens: their limits, and the place of a token in a text's bytes."""
+"""Calls that look at tokens: their limits, what they make of texts and ids, and the bytes where a token stands."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.model.loading import Model
+from services.model.loading import INLINE_CHARACTERS, Model
+from services.model.tokenizer import Token
+from services.rpc.offloading import offloaded
 from services.rpc.validation import Violations
+
+T = TypeVar("T")
 
 # Most bytes of text, or ids, of one call: its answer then stays below half of the largest message.
 MOST: Final = 262_144
@@ -22,13 +26,33 @@ def check_texts(texts: Sequence[str], violations: Violations, *, field: str) -> 
 
 
 def check_ids(ids: Sequence[int], model: Model, violations: Violations, *, field: str) -> None:
-    """Note the first id that the model's vocabulary does not have."""
+    """Note the first id that the model's vocabulary does not have. Ids are unsigned, as the protos have them."""
     size = model.tokenizer.vocabulary_size
-    for position, number in enumerate(ids):
-        if not 0 <= number < size:
-            description = f"expected ids of 0 to {size - 1:,}, which {model.name} has, got {number}"
-            violations.add(f"{field}[{position}]", description, expected_max=size - 1, given=number)
-            return
+    if max(ids, default=0) < size:
+        return
+    position, number = next((at, number) for at, number in enumerate(ids) if number >= size)
+    description = f"expected ids of 0 to {size - 1:,}, which {model.name} has, got {number}"
+    violations.add(f"{field}[{position}]", description, expected_max=size - 1, given=number)
+
+
+async def split(
+    model: Model, texts: Sequence[str], *, special: bool, told: Callable[[str, Sequence[Token]], T]
+) -> list[T]:
+    """Return what `told` makes of each text and its tokens; long texts off the event loop."""
+
+    def work() -> list[T]:
+        return list(map(told, texts, model.tokenizer.split(texts, special=special)))
+
+    return await offloaded(work, size=sum(map(len, texts)), inline=INLINE_CHARACTERS)
+
+
+async def join(model: Model, sequences: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+    """Return the text of each sequence of tokens; long ones off the event loop."""
+
+    def work() -> list[str]:
+        return model.tokenizer.join(sequences, skip_special=skip_special)
+
+    return await offloaded(work, size=sum(map(len, sequences)), inline=INLINE_CHARACTERS)
 
 
 def byte_positions(text: str) -> NDArray[np.int64]:

@@ -47,8 +47,8 @@ async def _infer(settings: RerankingSettings, model: Model, ask: Ask, violations
     assert query is not None
     assert passage is not None
     if query.shape[0] != 1:  # one query is for all passages
-        rows_of([query, passage], settings.max_documents, violations)
-    count = rows_of([passage], settings.max_documents, violations)
+        rows_of([query, passage], violations)
+    count = rows_of([passage], violations)
     queries = texts_of(query, violations, max_bytes=settings.max_text_bytes)
     passages = texts_of(passage, violations, max_bytes=settings.max_text_bytes)
     violations.raise_if_any()

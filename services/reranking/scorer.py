@@ -63,7 +63,7 @@ async def score(model: Model, question: Question, schedule: Schedule) -> Scores:
 async def classify(model: Model, text: str, truncation: Truncation, raw_scores: bool, schedule: Schedule) -> Scores:
     """The scores of a single text, for a cross-encoder that was trained on such. Raises as `score` does."""
     [ids] = await model.tokenize([text], schedule)
-    inputs = rows_of([ids], lambda ids: [model.tokenizer.single(ids, truncation)], lambda _: "inputs")
+    inputs = await rows_of([ids], lambda ids: [model.tokenizer.single(ids, truncation)], lambda _: "inputs")
     [output] = await model.engine.run(inputs[0], ["logits"], schedule)
     return _scores(model, inputs, output["logits"][None], raw_scores)
 
@@ -76,7 +76,7 @@ async def _by_cross_encoder(
             return [model.tokenizer.pair(query_ids, ids, question.truncation)]
         return model.tokenizer.pair_windows(query_ids, ids, question.window_overlap)
 
-    inputs = rows_of(document_ids, rows, question.field.format)
+    inputs = await rows_of(document_ids, rows, question.field.format)
     outputs = await model.engine.run(list(chain(*inputs)), ["logits"], schedule)
     logits = np.stack([output["logits"] for output in outputs])
     label = model.bundle.manifest.relevant_label
@@ -98,8 +98,11 @@ async def _by_late_interaction(
             return [model.tokenizer.single(ids, question.truncation)]
         return model.tokenizer.windows(ids, question.window_overlap)
 
-    query_rows = rows_of([query_ids], lambda ids: [model.tokenizer.single(ids, question.truncation)], lambda _: "query")
-    inputs = rows_of(document_ids, rows, question.field.format)
+    def whole(ids: Ids) -> list[Input]:
+        return [model.tokenizer.single(ids, question.truncation)]
+
+    query_rows = await rows_of([query_ids], whole, lambda _: "query")
+    inputs = await rows_of(document_ids, rows, question.field.format)
     outputs = await model.engine.run(list(chain(*query_rows, *inputs)), ["multi_vector"], schedule)
     query, *windows = (model.tokenizer.content(output["multi_vector"]) for output in outputs)
     scores = await asyncio.to_thread(mean_maxsim, query, windows)

@@ -60,9 +60,9 @@ class RerankingServicer(RerankingServiceServicer):
         most = self._settings.max_documents
         with validating() as violations:
             violations.text("query", request.query, max_bytes=self._settings.max_text_bytes)
-            violations.count("documents", len(request.documents), low=1, high=most, what="documents")
-            for position, text in enumerate(request.documents):
-                violations.text(f"documents[{position}]", text, max_bytes=self._settings.max_text_bytes)
+            if violations.count("documents", len(request.documents), low=1, high=most, what="documents"):
+                for position, text in enumerate(request.documents):
+                    violations.text(f"documents[{position}]", text, max_bytes=self._settings.max_text_bytes)
             if not 0 <= request.top_k <= len(request.documents):
                 description = f"expected 0 to {len(request.documents)}, the number of documents, got {request.top_k}"
                 violations.add("top_k", description, expected_max=len(request.documents), given=request.top_k)
@@ -70,13 +70,9 @@ class RerankingServicer(RerankingServiceServicer):
                 violations.add("order", f"expected SCORE or REQUEST, got number {request.order}")
             if request.HasField("windows") and request.truncation:
                 violations.add("truncation", "expected none beside windows, which drop nothing, got one")
-            return Question(
-                request.query,
-                list(request.documents),
-                truncation(request.truncation, violations),
-                request.raw_scores,
-                request.windows.overlap_token_count if request.HasField("windows") else None,
-            )
+            how = truncation(request.truncation, violations)
+        overlap = request.windows.overlap_token_count if request.HasField("windows") else None
+        return Question(request.query, list(request.documents), how, request.raw_scores, overlap)
 
 
 def _response(model: Model, scores: Scores, request: pb.RerankRequest) -> pb.RerankResponse:

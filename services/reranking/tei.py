@@ -90,9 +90,9 @@ class TeiRerank(RerankServicer):
         """What to score, when the request keeps every rule; else raises InvalidRequest."""
         with validating() as violations:
             self._door.check_text("query", request.query, violations)
-            violations.count("texts", len(request.texts), low=1, high=self._door.most_texts, what="texts")
-            for position, text in enumerate(request.texts):
-                self._door.check_text(f"texts[{position}]", text, violations)
+            if violations.count("texts", len(request.texts), low=1, high=self._door.most_texts, what="texts"):
+                for position, text in enumerate(request.texts):
+                    self._door.check_text(f"texts[{position}]", text, violations)
             truncation = truncation_of(request.truncate, request.truncation_direction, violations)
         return Question(request.query, list(request.texts), truncation, request.raw_scores, field="texts[{}]")
 
@@ -193,9 +193,9 @@ class TeiPredict(PredictServicer):
 
     async def _pair(self, request: pb.PredictPairRequest, context: Context, lane: Lane) -> pb.PredictResponse:
         with validating() as violations:
-            violations.count("inputs", len(request.inputs), low=1, high=2, what="texts")
-            for position, text in enumerate(request.inputs):
-                self._door.check_text(f"inputs[{position}]", text, violations)
+            if violations.count("inputs", len(request.inputs), low=1, high=2, what="texts"):
+                for position, text in enumerate(request.inputs):
+                    self._door.check_text(f"inputs[{position}]", text, violations)
         return await self._labelled(list(request.inputs), request, context, lane)
 
     async def _labelled(self, texts: Sequence[str], request: Any, context: Context, lane: Lane) -> pb.PredictResponse:

@@ -70,7 +70,7 @@ def _problem(tensor: pb.Tensor, expected: tuple[int, ...], data_types: Sequence[
     """What is wrong with type, shape or size; None when nothing is."""
     given = tuple(tensor.shape)
     if tensor.data_type not in data_types:
-        return f"expected {' or '.join(map(_name, data_types))}, got {_name(tensor.data_type)}"
+        return f"expected {' or '.join(map(type_name, data_types))}, got {type_name(tensor.data_type)}"
     if given != expected:
         return f"expected shape {list(expected)}, got {list(given)}"
     size = prod(expected) * _DTYPES[tensor.data_type].itemsize
@@ -79,7 +79,7 @@ def _problem(tensor: pb.Tensor, expected: tuple[int, ...], data_types: Sequence[
     return None
 
 
-def _name(data_type: pb.DataType.ValueType) -> str:
+def type_name(data_type: pb.DataType.ValueType) -> str:
     """FLOAT32 for DATA_TYPE_FLOAT32; the number of one that is not known."""
     known = data_type in pb.DataType.values()
     return pb.DataType.Name(data_type).removeprefix("DATA_TYPE_") if known else f"number {data_type}"

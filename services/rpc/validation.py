@@ -35,10 +35,15 @@ class Violations:
         self._found.append(Violation(field, description))
         self._metadata.update(numbers)
 
-    def count(self, field: str, given: int, *, low: int, high: int, what: str) -> None:
-        """Note it when a count is out of range."""
-        if not low <= given <= high:
+    def count(self, field: str, given: int, *, low: int, high: int, what: str) -> bool:
+        """Return whether a count is in range; note it when not.
+
+        Look at the items only when it is: the work of a request that is over a limit must not grow with the request.
+        """
+        is_in_range = low <= given <= high
+        if not is_in_range:
             self.add(field, f"expected {low} to {high:,} {what}, got {given:,}", expected_max=high, given=given)
+        return is_in_range
 
     def text(self, field: str, text: str, *, max_bytes: int) -> None:
         """Note it when a text is empty, only white space, or longer than allowed in UTF-8."""
@@ -57,6 +62,11 @@ class Violations:
             more = f" (and {self._count - 1} more)" if self._count > 1 else ""
             message = f"{first.field}: {first.description}{more}"
             raise InvalidRequest(message, violations=self._found, metadata=self._metadata)
+
+
+def shown(text: str) -> str:
+    """Return a text as a message quotes it: the first 80 characters. Costs the same however long the text is."""
+    return repr(text[:80])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from services.doors.kserve.inference import Signature
 from services.doors.kserve.tensors import BYTES, Spec, shape_of
 from services.model.bundle import MANIFEST
 from services.model.loading import Model
+from services.rpc.validation import shown
 
 _PLATFORM: Final = "onnxruntime_onnx"
 _BACKEND: Final = "onnxruntime"
@@ -88,7 +89,7 @@ def last_version(repository: Path | None, name: str) -> str:
     """The last version of a bundle in the repository, numbers by their value. Raises NotFound; reads folders."""
     versions = [version for found, version in _bundles(repository) if found == name] if repository else []
     if not versions and repository:
-        message = f"no bundle {name!r:.80} in the repository"
+        message = f"no bundle {shown(name)} in the repository"
         raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name[:80]})
     return max(versions, key=_natural, default="")
 

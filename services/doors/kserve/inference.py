@@ -12,7 +12,7 @@ from services.doors.kserve.tensors import Given, Spec, given_of
 from services.model.engine import Schedule
 from services.model.loading import Model
 from services.rpc.interceptor import Context
-from services.rpc.validation import Violations
+from services.rpc.validation import Violations, shown
 
 Outputs = Mapping[str, NDArray[Any]]
 """Tensors by name."""
@@ -60,7 +60,7 @@ def ask_of(
         violations.add("id", f"expected at most 1,024 characters, got {len(request.id):,}")
     parameters = Parameters(request.parameters, inference.parameters, violations)
     wanted = _wanted(request, signature, violations)
-    tensors = given_of(request, signature.inputs, violations)
+    tensors = given_of(request, signature.inputs, violations, most_rows=inference.most_rows)
     schedule = parameters.schedule(context, max_s=max_s)
     return Ask(tensors, parameters, wanted, schedule), violations
 
@@ -69,10 +69,12 @@ def _wanted(request: pb.ModelInferRequest, signature: Signature, violations: Vio
     """Names of the outputs that are asked for; all when none is."""
     names = [spec.name for spec in signature.outputs]
     wanted: list[str] = []
+    if not violations.count("outputs", len(request.outputs), low=0, high=len(names), what="outputs"):
+        return names
     for position, output in enumerate(request.outputs):
         if output.name not in names or output.name in wanted:
             violations.add(
-                f"outputs[{position}].name", f"expected one of {', '.join(names)}, each once, got {output.name!r:.80}"
+                f"outputs[{position}].name", f"expected one of {', '.join(names)}, each once, got {shown(output.name)}"
             )
         elif output.parameters:
             violations.add(f"outputs[{position}].parameters", "expected none (shared memory is not served), got some")
@@ -81,13 +83,11 @@ def _wanted(request: pb.ModelInferRequest, signature: Signature, violations: Vio
     return wanted if request.outputs else names
 
 
-def rows_of(tensors: Sequence[Given], most: int, violations: Violations) -> int:
-    """The number of rows that tensors have in common; it is noted when it is out of range, or differs."""
+def rows_of(tensors: Sequence[Given], violations: Violations) -> int:
+    """Return the number of rows that tensors have in common; it is noted when it differs."""
     counts = {tensor.shape[0] for tensor in tensors}
     if len(counts) > 1:
         violations.add(tensors[-1].field, f"expected as many rows as in {tensors[0].field}, got {sorted(counts)}")
-    for tensor in tensors:
-        violations.count(f"{tensor.field}.shape[0]", tensor.shape[0], low=1, high=most, what="rows")
     return max(counts, default=0)
 
 

@@ -10,7 +10,7 @@ from services.model.engine import Lane, Schedule
 from services.model.tokenizer import Truncation
 from services.rpc.deadline import Deadline
 from services.rpc.interceptor import Context
-from services.rpc.validation import Violations
+from services.rpc.validation import Violations, shown
 
 Value = bool | int | float | str
 
@@ -26,11 +26,13 @@ class Parameters:
     def __init__(self, given: Mapping[str, pb.InferParameter], known: tuple[str, ...], violations: Violations) -> None:
         self._violations = violations
         self._values: dict[str, Value] = {}
+        if not violations.count("parameters", len(given), low=0, high=len(_COMMON) + len(known), what="parameters"):
+            return
         for name, parameter in given.items():
             kind = parameter.WhichOneof("parameter_choice")
             if name not in (*_COMMON, *known):
                 expected = ", ".join((*known, *_COMMON[:-1]))
-                violations.add("parameters", f"expected some of {expected}, got {name!r:.80}")
+                violations.add("parameters", f"expected some of {expected}, got {shown(name)}")
             elif kind is None:
                 violations.add(f"parameters[{name}]", "expected a value, got none")
             else:
@@ -42,7 +44,7 @@ class Parameters:
         if value is None:
             return default
         if type(value) is not kind:
-            self._violations.add(f"parameters[{name}]", f"expected {_KINDS[kind]}, got {value!r:.80}")
+            self._violations.add(f"parameters[{name}]", f"expected {_KINDS[kind]}, got {_shown(value)}")
             return default
         return value
 
@@ -51,7 +53,7 @@ class Parameters:
         text = self.read(name, str, default)
         if text not in choices:
             expected = ", ".join(filter(None, choices))
-            self._violations.add(f"parameters[{name}]", f"expected one of {expected}, got {text!r:.80}")
+            self._violations.add(f"parameters[{name}]", f"expected one of {expected}, got {shown(text)}")
             return choices[default]
         return choices[text]
 
@@ -70,3 +72,7 @@ class Parameters:
         lane: Lane = "interactive" if priority <= 1 else "bulk"
         at = Deadline.of(context, default_s=max_s).at
         return Schedule(lane, min(at, monotonic() + timeout_us / 1e6) if timeout_us > 0 else at)
+
+
+def _shown(value: Value) -> str:
+    return shown(value) if isinstance(value, str) else repr(value)

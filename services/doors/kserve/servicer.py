@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -22,11 +23,13 @@ from services.doors.streams import in_order
 from services.model.catalog import Catalog
 from services.model.loading import Model
 from services.model.settings import ModelServerSettings
+from services.model.wire import INLINE_BYTES
 from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.metrics import SERIALIZE
+from services.rpc.offloading import offloaded
 from services.rpc.server import Service
-from services.rpc.validation import validating
+from services.rpc.validation import shown, validating
 
 _EXTENSIONS: Final = ("model_configuration", "model_repository", "statistics")
 _FINAL: Final = "triton_final_response"
@@ -141,7 +144,9 @@ class KserveServicer(GRPCInferenceServiceServicer):
             noted.times = ask.schedule.times
             outputs, noted.rows = await inference.infer(model, ask, violations)
             with SERIALIZE.labels(model.name).time():
-                response = response_of({name: outputs[name] for name in ask.wanted})
+                wanted = {name: outputs[name] for name in ask.wanted}
+                size = sum(array.nbytes for array in wanted.values())
+                response = await offloaded(partial(response_of, wanted), size=size, inline=INLINE_BYTES)
             response.model_name, response.id = model.name, request.id
             response.model_version = model.bundle.manifest.version
             return response
@@ -152,19 +157,19 @@ class KserveServicer(GRPCInferenceServiceServicer):
         with self._catalog.using(name) as model:
             loaded = model.bundle.manifest.version
             if wanted not in ("", loaded):
-                message = f"no version {wanted!r:.80} of model {name!r} here; there is {loaded!r}"
-                raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name})
+                message = f"no version {shown(wanted)} of model {model.name!r} here; there is {loaded!r}"
+                raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": model.name})
             yield model
 
 
 def _check_repository(name: str) -> None:
     with validating() as violations:
         if name:
-            violations.add("repository_name", f"expected none, as there is one repository, got {name!r:.80}")
+            violations.add("repository_name", f"expected none, as there is one repository, got {shown(name)}")
 
 
 def _check_known(parameters: Iterable[str], known: str) -> None:
     with validating() as violations:
-        for name in parameters:
-            if name != known:
-                violations.add("parameters", f"expected {known} or none, got {name!r:.80}")
+        other = next((name for name in parameters if name != known), None)
+        if other is not None:
+            violations.add("parameters", f"expected {known} or none, got {shown(other)}")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sluice.kserve.v2 import inference_service_pb2 as pb
 
-from services.rpc.validation import Violations
+from services.rpc.validation import Violations, shown
 
 BYTES: Final = "BYTES"
 _DTYPES: Final[Mapping[str, tuple[np.dtype[Any], str]]] = {
@@ -37,6 +37,8 @@ _DATATYPES: Final = {dtype: name for name, (dtype, _) in _DTYPES.items()}
 _LENGTH: Final = np.dtype("<u4")
 # Most elements of one tensor: far more than a message holds, and no product of dimensions overflows on the way.
 _MOST_ELEMENTS: Final = 2**28
+# Most elements that are read one by one: 262,144 take 10 ms of the event loop. Raw contents are mapped instead.
+_MOST_TYPED: Final = 262_144
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,25 @@ class Given:
     values: NDArray[Any] | list[bytes]
 
 
-def given_of(request: pb.ModelInferRequest, specs: Sequence[Spec], violations: Violations) -> dict[str, Given]:
-    """The tensors of a request by name; what is wrong with them is noted, and such tensors are left out."""
+def given_of(
+    request: pb.ModelInferRequest, specs: Sequence[Spec], violations: Violations, *, most_rows: int
+) -> dict[str, Given]:
+    """Return the tensors of a request by name; what is wrong with them is noted, and such tensors are left out.
+
+    Nothing is read of a tensor before its name, type and shape are known to be right, so the work is bounded by the
+    limits and not by the request.
+    """
     known = {spec.name: spec for spec in specs}
     raw = request.raw_input_contents
+    if not violations.count("inputs", len(request.inputs), low=0, high=len(specs), what="tensors"):
+        return {}
     if raw and len(raw) != len(request.inputs):
         violations.add("raw_input_contents", f"expected one for each of {len(request.inputs)} inputs, got {len(raw)}")
         return {}
     tensors: dict[str, Given] = {}
     for position, tensor in enumerate(request.inputs):
         field = f"inputs[{position}]"
-        problem = _problem(tensor, known, tensors, has_raw=len(raw) > 0)
+        problem = _problem(tensor, known, tensors, has_raw=len(raw) > 0, most_rows=most_rows)
         if problem is None:
             try:
                 values = _raw(tensor, raw[position]) if raw else _typed(tensor)
@@ -84,32 +94,36 @@ def given_of(request: pb.ModelInferRequest, specs: Sequence[Spec], violations: V
 
 
 def _problem(
-    tensor: Any, known: Mapping[str, Spec], before: Mapping[str, Given], *, has_raw: bool
+    tensor: Any, known: Mapping[str, Spec], before: Mapping[str, Given], *, has_raw: bool, most_rows: int
 ) -> tuple[str, str] | None:
     """What is wrong with a tensor's description: where, and what; None when nothing is."""
     if tensor.name not in known or tensor.name in before:
-        return ".name", f"expected one of {', '.join(known)}, each once, got {tensor.name!r:.80}"
+        return ".name", f"expected one of {', '.join(known)}, each once, got {shown(tensor.name)}"
     spec = known[tensor.name]
     if tensor.datatype != spec.datatype:
-        return ".datatype", f"expected {spec.datatype} for {spec.name}, got {tensor.datatype!r:.40}"
+        return ".datatype", f"expected {spec.datatype} for {spec.name}, got {shown(tensor.datatype)}"
     if has_raw and tensor.HasField("contents"):
         return ".contents", "expected none beside raw_input_contents, got some"
     if tensor.parameters:
         return ".parameters", f"expected none, as no shared memory is served, got {len(tensor.parameters)}"
-    return None if _fits(list(tensor.shape), spec) else (".shape", f"expected {shape_of(spec)}, got {_short(tensor)}")
+    return _misfit(tensor.shape, spec, most_rows)
 
 
-def _fits(shape: list[int], spec: Spec) -> bool:
-    """Whether a shape is one that the tensor may have, of a size that can be."""
+def _misfit(shape: Sequence[int], spec: Spec, most_rows: int) -> tuple[str, str] | None:
+    """Return where a shape does not fit, and how; None when it fits."""
+    if not _fits(shape, spec):
+        return ".shape", f"expected {shape_of(spec)}, got {list(shape[:8])}"
+    rows = shape[0]
+    return None if 1 <= rows <= most_rows else (".shape[0]", f"expected 1 to {most_rows:,} rows, got {rows:,}")
+
+
+def _fits(shape: Sequence[int], spec: Spec) -> bool:
+    """Return whether a shape is one that the tensor may have, of a size that can be."""
     if len(shape) != 1 + len(spec.dims) or not all(0 <= extent <= _MOST_ELEMENTS for extent in shape):
         return False
     return prod(shape) <= _MOST_ELEMENTS and all(
         expected in (-1, extent) for expected, extent in zip(spec.dims, shape[1:], strict=True)
     )
-
-
-def _short(tensor: Any) -> list[int]:
-    return list(tensor.shape[:8])
 
 
 def shape_of(spec: Spec) -> list[int]:
@@ -139,6 +153,8 @@ def _typed(tensor: Any) -> NDArray[Any] | list[bytes]:
     given = getattr(contents, name)
     if len(given) != count:
         raise ValueError(f"expected {count:,} elements of {name} for its shape, got {len(given):,}")
+    if count > _MOST_TYPED:
+        raise ValueError(f"expected at most {_MOST_TYPED:,} elements, or raw contents, got {count:,}")
     if dtype is None:
         return list(given)
     try:

@@ -22,7 +22,7 @@ from services.model.settings import ModelServerSettings
 from services.model.tokenizer import Input, Truncation
 from services.rpc.deadline import Deadline
 from services.rpc.interceptor import Context
-from services.rpc.validation import Violations
+from services.rpc.validation import Violations, shown
 
 MODEL_KEY: Final = "sluice-model"
 PROMPTS: Final[dict[str, Role]] = {"query": "query", "document": "document", "passage": "document"}
@@ -105,7 +105,7 @@ def role_of(request: Any, violations: Violations) -> Role:
         return "plain"
     if request.prompt_name not in PROMPTS:
         expected = ", ".join(PROMPTS)
-        violations.add("prompt_name", f"expected one of {expected}, or none, got {request.prompt_name!r:.80}")
+        violations.add("prompt_name", f"expected one of {expected}, or none, got {shown(request.prompt_name)}")
     return PROMPTS.get(request.prompt_name, "plain")
 
 

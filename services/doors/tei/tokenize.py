@@ -1,6 +1,6 @@
 """tei.v1.Tokenize: texts to tokens and back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from sluice.tei.v1 import tei_service_pb2 as pb
 from sluice.tei.v1.tei_service_pb2_grpc import TokenizeServicer, add_TokenizeServicer_to_server
@@ -8,7 +8,7 @@ from sluice.tei.v1.tei_service_pb2_grpc import TokenizeServicer, add_TokenizeSer
 from services.doors.tei.door import Door, role_of
 from services.model.engine import Lane
 from services.model.tokenizer import Token
-from services.model.tokens import MOST, byte_positions, check_ids
+from services.model.tokens import MOST, byte_positions, check_ids, check_texts, join, split
 from services.rpc.gate import methods_of
 from services.rpc.interceptor import Context
 from services.rpc.server import Service
@@ -53,25 +53,28 @@ class TeiTokenize(TokenizeServicer):
         with self._door.using(context) as model:
             with validating() as violations:
                 self._door.check_text("inputs", request.inputs, violations)
+                check_texts([request.inputs], violations, field="inputs")
                 role = role_of(request, violations)
             text = model.bundle.manifest.prompt_of(role) + request.inputs
-            [tokens] = await model.split([text], special=request.add_special_tokens)
-            return pb.EncodeResponse(tokens=_simple(text, tokens))
+            [response] = await split(model, [text], special=request.add_special_tokens, told=_encoded)
+            return response
 
     async def _join(self, request: pb.DecodeRequest, context: Context, _: Lane = "interactive") -> pb.DecodeResponse:
         with self._door.using(context) as model:
             with validating() as violations:
-                violations.count("ids", len(request.ids), low=1, high=MOST, what="ids")
-                check_ids(request.ids, model, violations, field="ids")
-            [text] = await model.join([request.ids], skip_special=request.skip_special_tokens)
+                if violations.count("ids", len(request.ids), low=1, high=MOST, what="ids"):
+                    check_ids(request.ids, model, violations, field="ids")
+            [text] = await join(model, [request.ids], skip_special=request.skip_special_tokens)
             return pb.DecodeResponse(text=text)
 
 
-def _simple(text: str, tokens: list[Token]) -> list[pb.SimpleToken]:
+def _encoded(text: str, tokens: Sequence[Token]) -> pb.EncodeResponse:
     at = byte_positions(text)
-    return [
-        pb.SimpleToken(id=token.id, text=token.text, special=True)
-        if token.is_special
-        else pb.SimpleToken(id=token.id, text=token.text, start=int(at[token.start]), stop=int(at[token.end]))
-        for token in tokens
-    ]
+    return pb.EncodeResponse(
+        tokens=[
+            pb.SimpleToken(id=token.id, text=token.text, special=True)
+            if token.is_special
+            else pb.SimpleToken(id=token.id, text=token.text, start=int(at[token.start]), stop=int(at[token.end]))
+            for token in tokens
+        ]
+    )
