@@ -42,7 +42,7 @@ CONFINED = {
     "transformers": {"export", "loadtest"},
     "optimum": {"export"},
     "sentence_transformers": {"export", "loadtest"},
-    "onnxruntime": {"services/model", "export", "loadtest"},
+    "onnxruntime": {"services/model/runtime.py", "export", "loadtest"},
     "faiss": {"services/retrieval", "loadtest"},
     "sqlite3": {"services/retrieval"},
     "pymilvus": {"services/retrieval/milvus"},

@@ -8,9 +8,12 @@ Triton joins requests to batches of up to 64 rows, for which the first waits a m
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it is loaded
 
 import numpy as np
 import onnxruntime

@@ -13,10 +13,10 @@ import ctypes
 from pathlib import Path
 from typing import Final, Literal
 
-import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.model.bundle import Bundle, BundleError, sha256
+from services.model.runtime import onnxruntime
 
 FOLDER: Final = "tensorrt"
 ENGINES: Final = "engines.json"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from services.model.bundle import Bundle, BundleError, VariantName
 from services.model.engines import GRAPH, machine_key, open_engines
+from services.model.runtime import onnxruntime as ort
 from services.model.tokenizer import Input
 
 _TENSORRT: Final = "TensorrtExecutionProvider"
