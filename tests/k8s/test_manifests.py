@@ -46,6 +46,14 @@ FOLDERS = sorted(path.parent for part in ("overlays", "jobs") for path in (K8S /
 # Kinds that Kubernetes itself does not have: their schemas are not at hand.
 CUSTOM = {"Certificate", "Issuer", "ScaledObject"}
 
+# Fields of a spec, or all of it, that are fixed when an object is created.
+IMMUTABLE = {
+    "PersistentVolumeClaim": ("spec",),
+    "Deployment": ("selector",),
+    "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
+    "Service": ("clusterIP",),
+}
+
 Case = tuple[str, Sequence[Object]]
 
 
@@ -122,6 +130,19 @@ def test_claims_and_config_maps_that_are_mounted_are_there() -> None:
         assert _mounted(found, "configMap", "name") <= set(of_kind(found, "ConfigMap")), case
 
 
+def test_a_component_changes_nothing_that_cannot_be_changed() -> None:
+    """Kubernetes refuses other values of these fields once an object exists, so adding a component must keep them."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for parts, rendering in put_together(((), *covering())).items():
+        for one in rendering:
+            for field in IMMUTABLE.get(one["kind"], ()):
+                value = json.dumps(one["spec"] if field == "spec" else one["spec"].get(field), sort_keys=True)
+                key = one["kind"], one["metadata"]["name"], field
+                found.setdefault(key, {}).setdefault(value, "base + " + ", ".join(parts))
+    assert {key: values for key, values in found.items() if len(values) > 1} == {}
+    assert ("PersistentVolumeClaim", "bundles", "spec") in found
+
+
 def test_there_are_the_four_services_and_the_gateway_where_it_is_wanted() -> None:
     for case, found in cases():
         if not case.startswith("jobs/"):
@@ -135,6 +156,7 @@ def test_a_pod_has_no_service_links_and_no_rights() -> None:
         assert spec["automountServiceAccountToken"] is False, label
         assert spec["securityContext"]["runAsNonRoot"] is True, label
         assert spec["securityContext"]["runAsUser"] == 10001, label
+        assert spec["securityContext"]["runAsGroup"] == 10001, label
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, label
         assert not any("hostPath" in volume for volume in spec.get("volumes", [])), label
         for one in (*spec["containers"], *spec.get("initContainers", [])):
