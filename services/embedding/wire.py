@@ -83,7 +83,7 @@ def wish_of(request: pb.EmbedRequest, model: Model, violations: Violations) -> W
     if request.data_type not in _TENSORS or ("multi_vector" in wanted and request.data_type not in _TOKEN_TYPES):
         types = "FLOAT32 or FLOAT16" if "multi_vector" in wanted else "FLOAT32, FLOAT16, INT8 or BITS"
         violations.add("data_type", f"expected {types}, got {type_name(request.data_type)}")
-    role: Role = "query" if request.role == model_pb2.TEXT_ROLE_QUERY else "document"
+    role: Role = "query" if role_of(request.role, violations) == "query" else "document"
     windows = _windows(request, violations)
     return Wish(role, wanted, truncation(request.truncation, violations), windows, request.dimensions)
 

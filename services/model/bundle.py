@@ -22,9 +22,11 @@ Rule: bundles are read-only. Nothing is written into one after export but engine
 """
 
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,8 +42,29 @@ Role = Literal["query", "document", "plain"]
 """What a text is to the model, which wants another prompt before each; plain: none."""
 
 
+# Far more than any bundle needs: the manifest of a model with two variants takes 3 KiB.
+_MAX_MANIFEST_BYTES: Final = 2**20
+
+
 class BundleError(Exception):
-    """A bundle that cannot be served; the message says which file, what was expected and what was found."""
+    """A bundle that cannot be served. As a text, for whoever runs the server, it names the folder and all details.
+
+    folder   of the bundle
+    problem  for callers: which file of the bundle, what was expected and what was found; no paths
+    detail   for the log, where it helps beyond that
+    """
+
+    def __init__(self, folder: Path, problem: str, detail: object = "") -> None:
+        super().__init__(f"{folder}: {problem}" + (f": {detail}" if detail else ""))
+        self.problem = problem
+
+
+# Most characters of the name of a model, and of a version.
+MAX_NAME: Final = 128
+MAX_VERSION: Final = 64
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,254}$")]
+"""A file directly in the folder of its manifest."""
 
 
 class _Part(BaseModel):
@@ -79,7 +102,7 @@ class Parity(_Part):
 class QueryIdf(_Part):
     """Weights of a sparse query's terms."""
 
-    file: str
+    file: FileName
     """Array `idf`, float32 [V], >= 0; 0 for special tokens."""
     source: str
     """What they were computed from, and how."""
@@ -88,7 +111,7 @@ class QueryIdf(_Part):
 class Variant(_Part):
     """One graph of a bundle."""
 
-    file: str
+    file: FileName
     """Its file name."""
     parity: Parity
     """How near it is to the original."""
@@ -103,9 +126,9 @@ class Manifest(_Part):
 
     format_version: Literal[1] = FORMAT_VERSION
     """Version of this layout."""
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    name: str = Field(pattern=f"^{_NAME}$", max_length=MAX_NAME)
     """Name that clients ask for."""
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    version: str = Field(pattern=f"^{_NAME}$", max_length=MAX_VERSION)
     """Version of the bundle."""
     task: Literal["bi_encoder", "cross_encoder"]
     """Text to vectors, or a pair of texts to logits."""
@@ -139,7 +162,7 @@ class Manifest(_Part):
     """The graphs."""
     default_variant: VariantName
     """The fastest on the exporting machine among those that keep parity and do not depend on the batch."""
-    files: dict[str, str]
+    files: dict[FileName, str]
     """SHA-256 in hex of every other file of the bundle."""
 
     def prompt_of(self, role: Role) -> str:
@@ -157,36 +180,60 @@ class Bundle:
     """SHA-256 of bundle.json, in hex."""
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """Read a bundle and check every file's hash. Raises BundleError."""
-    text = _read(folder / MANIFEST)
+def is_name(text: str, most: int) -> bool:
+    """Return whether a text may be a name or a version of so many characters, and so is one folder of a repository."""
+    return len(text) <= most and re.fullmatch(_NAME, text) is not None
+
+
+def open_bundle(folder: Path, *, expected: tuple[str, str] | None = None) -> Bundle:
+    """Read a bundle and check every file's hash. Raises BundleError, also when it has another name and version.
+
+    expected  name and version; None for any
+    """
+    text = _read(folder)
     manifest = _parse(folder, text)
-    for name, expected in manifest.files.items():
-        found = sha256(folder / name)
-        if found != expected:
-            raise BundleError(f"{folder / name}: expected SHA-256 {expected}, found {found}: damaged or changed")
+    found = (manifest.name, manifest.version)
+    if expected not in {None, found}:
+        raise BundleError(folder, f"{MANIFEST}: expected name and version as asked for, found {' '.join(found)}")
+    check_files(folder, manifest.files)
     needed = {TOKENIZER, GOLDEN, *(variant.file for variant in manifest.variants.values())}
     if manifest.query_idf:
         needed.add(manifest.query_idf.file)
     if missing := sorted(needed - set(manifest.files)):
-        raise BundleError(f"{folder / MANIFEST}: expected a hash for {', '.join(missing)}, found none")
+        raise BundleError(folder, f"{MANIFEST}: expected a hash for {', '.join(missing)}, found none")
     return Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
 
 
+def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Raise BundleError unless files of a folder have these hashes, and lie in it: links that lead away are refused."""
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file() or path.resolve().parent != folder.resolve():
+            raise BundleError(folder, f"{name}: expected a file of the bundle, found none, or a link to another place")
+        found = sha256(path)
+        if found != expected:
+            raise BundleError(folder, f"{name}: expected SHA-256 {expected}, found {found}: damaged or changed")
+
+
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex. Raises BundleError when it cannot be read."""
+    """Return the SHA-256 of a file, in hex. Raises BundleError when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(f"{path}: expected a file, found none: {error.strerror}") from error
+        raise BundleError(path.parent, f"{path.name}: cannot be read: {error.strerror}") from error
 
 
-def _read(path: Path) -> bytes:
+def _read(folder: Path) -> bytes:
+    """The text of a manifest."""
     try:
-        return path.read_bytes()
+        with (folder / MANIFEST).open("rb") as file:
+            text = file.read(_MAX_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise BundleError(f"{path}: expected a bundle's manifest, found none: {error.strerror}") from error
+        raise BundleError(folder, f"{MANIFEST}: expected a manifest, found none: {error.strerror}") from error
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise BundleError(folder, f"{MANIFEST}: expected at most {_MAX_MANIFEST_BYTES:,} bytes, found more")
+    return text
 
 
 def _parse(folder: Path, text: bytes) -> Manifest:
@@ -195,4 +242,4 @@ def _parse(folder: Path, text: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise BundleError(f"{folder / MANIFEST}: {where}: {first['msg']}, found {first['input']!r}") from error
+        raise BundleError(folder, f"{MANIFEST}: {where}: {first['msg']}, found {first['input']!r:.80}") from error

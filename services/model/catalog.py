@@ -12,13 +12,13 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.common.v1.model_pb2 import ModelRef
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Violation
 
-from services.model.bundle import BundleError
+from services.model.bundle import MAX_NAME, MAX_VERSION, BundleError, is_name
 from services.model.checks import Checks
 from services.model.loading import Model, load_model
 from services.model.settings import ModelServerSettings
 from services.rpc import metrics
 from services.rpc.server import StartFailed
-from services.rpc.validation import validating
+from services.rpc.validation import shown, validating
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,13 @@ class Catalog:
             if not served.users:
                 served.unused.set()
 
-    async def add(self, folder: Path) -> Model:
-        """Load a bundle and serve it, in place of a loaded one of its name. Raises BundleError."""
+    async def add(self, folder: Path, *, expected: tuple[str, str] | None = None) -> Model:
+        """Load a bundle and serve it, in place of a loaded one of its name. Raises BundleError.
+
+        expected  name and version that it must have; None for any
+        """
         model = await asyncio.to_thread(
-            load_model, folder, variant=self._settings.variant, limits=self._settings.limits
+            load_model, folder, variant=self._settings.variant, limits=self._settings.limits, expected=expected
         )
         replaced = self._served.get(model.name)
         self._served[model.name] = _Served(model)
@@ -85,7 +88,7 @@ class Catalog:
         return model
 
     async def load(self, name: str, version: str) -> Model:
-        """Load NAME/VERSION of the repository; does nothing when just that is loaded.
+        """Load NAME/VERSION of the repository, which its manifest must agree with; do nothing when that is loaded.
 
         Raises PreconditionFailed without a repository or when the bundle cannot be served, NotFound when there is none.
         """
@@ -94,8 +97,9 @@ class Catalog:
             raise PreconditionFailed(
                 "this server was started without --repository, so it loads no models while it runs"
             )
-        folder = repository / _part("name", name) / _part("version", version)
-        if not folder.is_dir():
+        _check_name(name, version)
+        folder = repository / name / version
+        if not await asyncio.to_thread(folder.is_dir):
             message = f"no bundle {name!r} of version {version!r} in the repository"
             raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name})
         async with self._changing:
@@ -103,14 +107,18 @@ class Catalog:
             if present and present.model.bundle.manifest.version == version:
                 return present.model
             try:
-                return await self.add(folder)
+                return await self.add(folder, expected=(name, version))
             except BundleError as error:
-                raise PreconditionFailed(f"the bundle cannot be served: {error}") from error
+                logger.warning("bundle refused", extra={"model": f"{name}@{version}", "problem": str(error)})
+                raise PreconditionFailed(f"bundle {name} {version} cannot be served: {error.problem}") from error
 
     async def unload(self, name: str) -> None:
-        """End a model once its calls are answered. Raises NotFound."""
+        """End a model once its calls are answered. Raises NotFound, and InvalidRequest for an empty name."""
+        if not name:
+            description = "expected the name of a model, got none"
+            raise InvalidRequest(f"name: {description}", violations=[Violation("name", description)])
         async with self._changing:
-            metrics.MODEL_INFO.remove(*_info(self._find(name or "?").model))
+            metrics.MODEL_INFO.remove(*_info(self._find(name).model))
             await _ended(self._served.pop(name))
         logger.info("model unloaded", extra={"model": name})
 
@@ -125,8 +133,8 @@ class Catalog:
         if name in self._served:
             return self._served[name]
         if name or not self._served:
-            message = f"no model {name!r} here; there is {names}"
-            raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name})
+            message = f"no model {shown(name)} here; there is {names}"
+            raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name[:80]})
         if len(self._served) > 1:
             description = f"expected one of {names}, got none"
             raise InvalidRequest(f"model: {description}", violations=[Violation("model", description)])
@@ -150,12 +158,13 @@ async def _ended(served: _Served) -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _part(field_name: str, value: str) -> str:
-    """A name that is one folder. Raises InvalidRequest."""
+def _check_name(name: str, version: str) -> None:
+    """Raise InvalidRequest unless a bundle may have this name and version. Such names are folders of the repository."""
     with validating() as violations:
-        if not value or value in (".", "..") or "/" in value or "\0" in value:
-            violations.add(field_name, f"expected the name of a folder of the repository, got {value!r}")
-    return value
+        for field_name, value, most in (("name", name, MAX_NAME), ("version", version, MAX_VERSION)):
+            if not is_name(value, most):
+                characters = "letters, digits, ., _ and -, the first a letter or digit"
+                violations.add(field_name, f"expected 1 to {most} {characters}, got {shown(value)}")
 
 
 def model_ref(model: Model) -> ModelRef:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.model.bundle import Bundle, BundleError, sha256
+from services.model.bundle import Bundle, BundleError, FileName, check_files
 from services.model.runtime import onnxruntime
 
 FOLDER: Final = "tensorrt"
@@ -57,7 +57,7 @@ class Engines(BaseModel):
     """Shapes that it takes; a batch outside of them would build another engine."""
     tolerance: float = Field(gt=0)
     """Largest distance from golden.npz that a server accepts."""
-    files: dict[str, str]
+    files: dict[FileName, str]
     """SHA-256 in hex of every other file in the folder."""
 
 
@@ -89,12 +89,11 @@ def open_engines(bundle: Bundle, key: str) -> tuple[Path, Engines] | None:
     try:
         engines = Engines.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise BundleError(f"{path}: expected a manifest of engines: {error}") from error
+        raise BundleError(folder, f"{ENGINES}: expected a manifest of engines", error) from error
     if (engines.key, engines.bundle) != (key, bundle.digest):
-        raise BundleError(f"{path}: expected engines for {key} and bundle {bundle.digest}; build them again")
-    for name, expected in engines.files.items():
-        if (found := sha256(folder / name)) != expected:
-            raise BundleError(f"{folder / name}: expected SHA-256 {expected}, found {found}: damaged or changed")
+        message = f"{ENGINES}: expected engines for {key} and bundle {bundle.digest}; build them again"
+        raise BundleError(folder, message)
+    check_files(folder, engines.files)
     return folder, engines
 
 

@@ -87,15 +87,29 @@ class Model:
             self.seen.put(text, ids, len(text) + ids.itemsize * len(ids) + _KEPT_BYTES)
 
 
-def load_model(folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
+def load_model(
+    folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits, expected: tuple[str, str] | None = None
+) -> Model:
     """Load, check and warm up a bundle. `auto` takes the variant that export found fastest.
 
+    expected  name and version that it must have; None for any
     Raises BundleError when a file is missing or damaged, or when the golden outputs are not reproduced.
     """
+    bundle = open_bundle(folder, expected=expected)
+    try:
+        return _loaded(bundle, variant, limits)
+    except BundleError:
+        raise
+    except Exception as error:  # of any library that reads a file whose hash is right and whose content is not
+        message = "its files are as the manifest says, but cannot be loaded; the server's log tells why"
+        raise BundleError(folder, message, f"{type(error).__name__}: {error}") from error
+
+
+def _loaded(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
+    """A bundle, loaded, checked and warm."""
     started = perf_counter()
-    bundle = open_bundle(folder)
     manifest = bundle.manifest
-    tokenizer = Tokenizer(folder / TOKENIZER, max_token_count=manifest.max_token_count)
+    tokenizer = Tokenizer(bundle.folder / TOKENIZER, max_token_count=manifest.max_token_count)
     session = Session(bundle, manifest.default_variant if variant == "auto" else variant, threads=limits.threads)
     distance = check_golden(bundle, tokenizer, session)
     query_idf = read_query_idf(bundle, tokenizer)
@@ -128,12 +142,11 @@ def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] 
         with np.load(path, allow_pickle=False) as file:
             table: NDArray[np.float32] = file["idf"]
     except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{path}: expected an array named idf, found {error}") from error
+        raise BundleError(path.parent, f"{path.name}: expected an array named idf", error) from error
     expected = (tokenizer.vocabulary_size,)
     if table.dtype != np.float32 or table.shape != expected or not (np.isfinite(table) & (table >= 0)).all():
-        raise BundleError(
-            f"{path}: expected weights >= 0, float32 {list(expected)}, found {table.dtype} {list(table.shape)}"
-        )
+        wanted, found = f"weights >= 0, float32 {list(expected)}", f"{table.dtype} {list(table.shape)}"
+        raise BundleError(path.parent, f"{path.name}: expected {wanted}, found {found}")
     return table
 
 
@@ -149,13 +162,13 @@ def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> floa
     try:
         distance = _golden_distance(bundle, tokenizer, session, golden)
     except KeyError as error:
-        raise BundleError(
-            f"{bundle.folder / GOLDEN}: expected an array named {error}, found {sorted(golden)}"
-        ) from error
+        message = f"{GOLDEN}: expected an array named {error}, found {sorted(golden)}"
+        raise BundleError(bundle.folder, message) from error
     if not distance <= tolerance:
         raise BundleError(
-            f"{bundle.folder}: {session.variant} on {session.execution_provider} is {distance:.3g} away from the "
-            f"golden outputs, expected at most {tolerance:.3g}: wrong graph, tokenizer or runtime; not served"
+            bundle.folder,
+            f"{session.variant} on {session.execution_provider} is {distance:.3g} away from the golden outputs, "
+            f"expected at most {tolerance:.3g}: wrong graph, tokenizer or runtime; not served",
         )
     return distance
 

@@ -46,7 +46,7 @@ class Session:
         manifest = bundle.manifest
         if variant not in manifest.variants:
             have = ", ".join(manifest.variants)
-            raise BundleError(f"{bundle.folder}: expected the variant {variant!r}, found {have}")
+            raise BundleError(bundle.folder, f"expected the variant {variant!r}, found {have}")
         self.variant = variant
         self.graph = best_graph(bundle, variant)
         self._session = _open(self.graph, 1)
@@ -59,7 +59,7 @@ class Session:
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
         expected = ("logits",) if manifest.task == "cross_encoder" else manifest.representations
         if missing := set(expected) - set(self.outputs):
-            raise BundleError(f"{bundle.folder}: expected outputs {expected}, the graph lacks {sorted(missing)}")
+            raise BundleError(bundle.folder, f"expected outputs {expected}, the graph lacks {sorted(missing)}")
 
     def close(self) -> None:
         """Free the graph's memory. No run may follow."""
@@ -122,4 +122,5 @@ def _open(graph: Graph, threads: int) -> Any:
     try:
         return ort.InferenceSession(str(graph.path), options, providers=list(graph.providers))
     except Exception as error:
-        raise BundleError(f"{graph.path}: ONNX Runtime refuses the graph: {error}") from error
+        message = f"{graph.path.name}: ONNX Runtime refuses the graph; the server's log tells why"
+        raise BundleError(graph.path.parent, message, error) from error

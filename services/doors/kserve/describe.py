@@ -13,7 +13,7 @@ from sluice.kserve.v2 import model_config_pb2 as config_pb
 
 from services.doors.kserve.inference import Signature
 from services.doors.kserve.tensors import BYTES, Spec, shape_of
-from services.model.bundle import MANIFEST
+from services.model.bundle import MANIFEST, MAX_NAME, MAX_VERSION, is_name
 from services.model.loading import Model
 from services.rpc.validation import shown
 
@@ -96,12 +96,13 @@ def last_version(repository: Path | None, name: str) -> str:
 
 def _bundles(repository: Path) -> Iterator[tuple[str, str]]:
     """Name and version of the bundles of a repository."""
-    for path in islice(sorted(repository.glob(f"*/*/{MANIFEST}")), _MOST_LISTED):
-        yield path.parts[-3], path.parts[-2]
+    found = ((path.parts[-3], path.parts[-2]) for path in sorted(repository.glob(f"*/*/{MANIFEST}")))
+    named = ((name, version) for name, version in found if is_name(name, MAX_NAME) and is_name(version, MAX_VERSION))
+    yield from islice(named, _MOST_LISTED)
 
 
 def _natural(version: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", version)]
 
 
 def _type(datatype: str) -> config_pb.DataType.ValueType:

@@ -1,7 +1,7 @@
 """inference.GRPCInferenceService over gRPC: what is asked of tensors is passed on to `Inference`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -119,7 +119,7 @@ class KserveServicer(GRPCInferenceServiceServicer):
     ) -> pb.RepositoryModelLoadResponse:
         """Load a bundle of the repository."""
         _check_repository(request.repository_name)
-        _check_known(request.parameters, "version")
+        _check_known(request.parameters, "version", "string_param")
         wanted = request.parameters["version"].string_param if "version" in request.parameters else ""
         if not wanted:
             wanted = await asyncio.to_thread(last_version, self._settings.repository, request.model_name)
@@ -131,7 +131,7 @@ class KserveServicer(GRPCInferenceServiceServicer):
     ) -> pb.RepositoryModelUnloadResponse:
         """End a model."""
         _check_repository(request.repository_name)
-        _check_known(request.parameters, "unload_dependents")
+        _check_known(request.parameters, "unload_dependents", "bool_param")
         await self._catalog.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
@@ -168,8 +168,11 @@ def _check_repository(name: str) -> None:
             violations.add("repository_name", f"expected none, as there is one repository, got {shown(name)}")
 
 
-def _check_known(parameters: Iterable[str], known: str) -> None:
+def _check_known(parameters: Mapping[str, pb.ModelRepositoryParameter], known: str, kind: str) -> None:
+    """Raise InvalidRequest when there are other parameters than the known one, or it is of another kind."""
     with validating() as violations:
         other = next((name for name in parameters if name != known), None)
         if other is not None:
             violations.add("parameters", f"expected {known} or none, got {shown(other)}")
+        elif known in parameters and (given := parameters[known].WhichOneof("parameter_choice")) != kind:
+            violations.add(f"parameters[{known}]", f"expected {kind}, got {given or 'no value'}")
