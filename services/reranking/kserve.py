@@ -13,13 +13,15 @@ from services.doors.kserve.servicer import KserveServicer
 from services.doors.kserve.tensors import Spec
 from services.model.catalog import Catalog
 from services.model.loading import Model
-from services.reranking.scorer import Question, score
+from services.reranking.scorer import Question, Scores, score
 from services.reranking.settings import RerankingSettings
 from services.rpc.server import Service
 from services.rpc.validation import Violations
 
 _INPUTS: Final = (Spec("query", "BYTES", (1,)), Spec("passage", "BYTES", (1,)))
 _PARAMETERS: Final = ("raw_scores",)
+# Queries of one request under way: enough to fill a batch, and few enough for calls of others to come in between.
+_AT_ONCE: Final = 64
 
 
 def kserve_service(catalog: Catalog, settings: RerankingSettings) -> Service:
@@ -59,7 +61,13 @@ async def _infer(settings: RerankingSettings, model: Model, ask: Ask, violations
         )
         for text, places in groups.items()
     ]
-    scores = await asyncio.gather(*(score(model, question, ask.schedule) for question in questions))
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(question: Question) -> Scores:
+        async with turn:
+            return await score(model, question, ask.schedule)
+
+    scores = await asyncio.gather(*map(in_turn, questions))
     order = [at for places in groups.values() for at in places]
     outputs = {"score": _in_order(order, [one.relevance[:, None] for one in scores])}
     labels = [one.labels for one in scores if one.labels is not None]

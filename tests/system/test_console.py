@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 from sluice.client import Document, SearchClient
+from sluice.common.v1.document_pb2 import Document as DocumentMessage
 from sluice.errors import Unauthenticated
-from sluice.retrieval.v1.retrieval_service_pb2 import ListCollectionsResponse
+from sluice.retrieval.v1.retrieval_service_pb2 import Collection, DenseField, ListCollectionsResponse, Schema
+from sluice.search.v1.search_service_pb2 import Result, SearchResponse, StageReport
 
 from tests.support.background import in_background
 from tests.support.gateway import gateway, gateway_of
@@ -260,6 +263,62 @@ def test_a_token_is_asked_for_once_where_one_is_wanted(page: Page) -> None:
         page.keyboard.press("Enter")
         expect(page.get_by_text("None yet")).to_be_visible()
         expect(page.get_by_role("dialog")).to_have_count(0)
+        page.goto("about:blank")
+
+
+class OneCollection(ExactRetrieval):
+    """Has a collection without a sparse field."""
+
+    async def ListCollections(self, request: Any, context: Any) -> Any:
+        schema = Schema(dense_fields=[DenseField(name="dense", dimensions=32)])
+        return ListCollectionsResponse(collections=[Collection(name="books", schema=schema, document_count=1)])
+
+
+@asynccontextmanager
+async def degraded() -> AsyncIterator[str]:
+    """The URL of a gateway whose answers lack a stage that ended early, and one that the collection has no field for."""
+    stages = [
+        StageReport(stage="dense", status=StageReport.STATUS_OK, kept_count=1, duration=Duration(nanos=2_000_000)),
+        StageReport(stage="terms", status=StageReport.STATUS_LEFT_OUT),
+        StageReport(
+            stage="rerank",
+            status=StageReport.STATUS_PARTIAL,
+            given_count=1,
+            duration=Duration(nanos=3_000_000),
+            reason="DEADLINE: the stage's share of the time ended",
+        ),
+    ]
+    answer = SearchResponse(
+        results=[Result(document=DocumentMessage(document_id="d1", title="Book 1", text="Gold."), score=0.5)],
+        stages=stages,
+        degraded=True,
+        pipeline="default",
+        duration=Duration(nanos=5_000_000),
+    )
+    async with (
+        retrieval_server(OneCollection()) as retrieval,
+        ScriptedSearch(answer).served() as orchestrator,
+        gateway(retrieval=retrieval, orchestrator=orchestrator) as there,
+    ):
+        yield f"http://{there.address}"
+
+
+def color(locator: Locator) -> str:
+    return str(locator.evaluate("element => getComputedStyle(element).color"))
+
+
+def test_a_stage_that_the_collection_has_no_field_for_is_no_warning(page: Page) -> None:
+    with in_background(degraded()) as url:
+        page.goto(f"{url}/?q=gold")
+        await_results(page, 1)
+        unused, used, late = (page.locator(f".stage.{status}") for status in ("left_out", "ok", "partial"))
+        expect(unused).to_contain_text("terms")
+        expect(unused.locator(".took")).to_have_text("not used")
+        expect(unused.locator(".bar")).to_be_hidden()
+        for part in (".name", ".took"):
+            assert color(unused.locator(part)) == color(used.locator(".took")) != color(late.locator(part)), part
+        expect(page.get_by_test_id("degraded")).to_contain_text("rerank was cut short")
+        expect(page.get_by_test_id("degraded")).not_to_contain_text("terms")
         page.goto("about:blank")
 
 

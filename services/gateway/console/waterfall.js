@@ -25,7 +25,7 @@ export function waterfall(answer, kinds) {
 /** A sentence for an answer that is not all it could be; null for a full one. */
 export function degraded(answer) {
   if (!answer.degraded) return null;
-  const late = answer.stages.filter((stage) => stage.status !== "ok");
+  const late = answer.stages.filter((stage) => stage.status === "skipped" || stage.status === "partial");
   return h(
     "div",
     { class: "notice warn", role: "status", "data-testid": "degraded" },
@@ -50,15 +50,19 @@ function placed(stages, kinds) {
   });
 }
 
+/** What stands in the place of a time for a stage that did not do all its work. */
+const WORDS = { left_out: "not used" };
+const REASONS = { left_out: "The collection has no field for this stage." };
+
 function bar(stage, whole) {
   const given = stage.given_count ? `${count(stage.given_count)} → ` : "";
   const counts = stage.kept_count || stage.given_count ? `${given}${count(stage.kept_count)}` : "";
   return h(
     "li",
-    { class: `stage ${stage.status}`, title: stage.reason || null },
+    { class: `stage ${stage.status}`, title: stage.reason || REASONS[stage.status] || null },
     h("span", { class: "name" }, stage.name),
     h("span", { class: "counts", title: "candidates in → out" }, counts),
-    h("span", { class: "took" }, stage.status === "ok" ? time(stage.duration_s) : stage.status),
+    h("span", { class: "took" }, stage.status === "ok" ? time(stage.duration_s) : WORDS[stage.status] ?? stage.status),
     h("span", { class: "track" }, h("span", { class: "bar", "--from": stage.start / whole, "--part": stage.duration_s / whole })),
   );
 }
