@@ -129,7 +129,7 @@ def check_delete(request: pb.DeleteRequest) -> Filter | None:
         _check_collection(violations, request.collection)
         if bool(ids) == (only is not None):
             violations.add("document_ids", f"expected ids or a filter, got {'both' if ids else 'none'}")
-        violations.count("document_ids", len(ids), low=0, high=_MAX_DELETED_IDS, what="ids")
+        violations.limit("document_ids", len(ids), low=0, high=_MAX_DELETED_IDS, what="ids")
     return only
 
 
@@ -156,7 +156,7 @@ def _opening(request: pb.IndexRequest) -> Opening:
     fields = request.filterable_fields
     with validating() as violations:
         _check_collection(violations, request.collection)
-        violations.count("filterable_fields", len(fields), low=0, high=_MAX_FILTERABLE_FIELDS, what="fields")
+        violations.limit("filterable_fields", len(fields), low=0, high=_MAX_FILTERABLE_FIELDS, what="fields")
         for index, field in enumerate(fields):
             if field.type not in METADATA_TYPES:
                 expected = ", ".join(METADATA_TYPES)

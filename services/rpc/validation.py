@@ -45,6 +45,14 @@ class Violations:
             self.add(field, f"expected {low} to {high:,} {what}, got {given:,}", expected_max=high, given=given)
         return is_in_range
 
+    def limit(self, field: str, given: int, *, low: int, high: int, what: str) -> None:
+        """Note it when a count is out of range. Raise InvalidRequest at once when it is too large.
+
+        For the number of items that are looked at next.
+        """
+        if not self.count(field, given, low=low, high=high, what=what) and given > high:
+            self.raise_if_any()
+
     def text(self, field: str, text: str, *, max_bytes: int) -> None:
         """Note it when a text is empty, only white space, or longer than allowed in UTF-8."""
         if not text or text.isspace():

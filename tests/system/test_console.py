@@ -276,7 +276,7 @@ class OneCollection(ExactRetrieval):
 
 @asynccontextmanager
 async def degraded() -> AsyncIterator[str]:
-    """The URL of a gateway whose answers lack a stage that ended early, and one that the collection has no field for."""
+    """The URL of a gateway whose answers report a stage that ended early, and one without a field."""
     stages = [
         StageReport(stage="dense", status=StageReport.STATUS_OK, kept_count=1, duration=Duration(nanos=2_000_000)),
         StageReport(stage="terms", status=StageReport.STATUS_LEFT_OUT),

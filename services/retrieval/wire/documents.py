@@ -38,10 +38,8 @@ def batch(request: pb.UpsertRequest, schema: Schema) -> Batch:
     """The documents to write. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
     with validating() as violations:
         count = len(request.documents)
-        violations.count("documents", count, low=1, high=DOCUMENTS_MAX, what="documents")
-        if max(count, len(request.content_hashes)) > DOCUMENTS_MAX:
-            violations.count("content_hashes", len(request.content_hashes), low=0, high=DOCUMENTS_MAX, what="hashes")
-            violations.raise_if_any()  # and nothing is read of so many
+        violations.limit("documents", count, low=1, high=DOCUMENTS_MAX, what="documents")
+        violations.limit("content_hashes", len(request.content_hashes), low=0, high=DOCUMENTS_MAX, what="hashes")
         hashes = _hashes(request, violations)
         documents = [
             _document(f"documents[{i}]", given, hash_, schema, violations)

@@ -42,8 +42,8 @@ class QueryReader:
     def read(self, path: str, given: pb.FieldQuery) -> Query | Staged | None:
         """The query; None, and noted, when it is refused."""
         then = self._read(path, given)
-        self._violations.count(f"{path}.among", len(given.among), low=0, high=_AMONG_MAX, what="queries")
-        among = [self._first(f"{path}.among[{i}]", one) for i, one in enumerate(given.among[:_AMONG_MAX])]
+        self._violations.limit(f"{path}.among", len(given.among), low=0, high=_AMONG_MAX, what="queries")
+        among = [self._first(f"{path}.among[{i}]", one) for i, one in enumerate(given.among)]
         first = tuple(query for query in among if query is not None)
         return Staged(first, then) if first and then is not None else then
 

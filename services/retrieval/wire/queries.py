@@ -24,7 +24,7 @@ _PAGE_SIZE: Final = 100
 def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Asked:
     """The queries to answer. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
     with validating() as violations:
-        violations.count("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
+        violations.limit("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
         reader = QueryReader(schema, violations, max_depth=max_depth, is_exact=request.exact)
         queries = [reader.read(f"queries[{i}]", query) for i, query in enumerate(request.queries[:_QUERIES_MAX])]
         condition = _filter(request, schema, violations)
@@ -56,7 +56,7 @@ def chosen(request: pb.DeleteDocumentsRequest, schema: Schema) -> Sequence[str] 
             violations.add("filter", "expected ids or a filter, got both")
         if not request.document_ids and condition is None:
             violations.add("document_ids", "expected ids or a filter, got neither")
-        violations.count("document_ids", len(request.document_ids), low=0, high=DOCUMENTS_MAX, what="ids")
+        violations.limit("document_ids", len(request.document_ids), low=0, high=DOCUMENTS_MAX, what="ids")
         check_ids("document_ids", request.document_ids, violations)
     return list(request.document_ids) if condition is None else condition
 
@@ -64,7 +64,7 @@ def chosen(request: pb.DeleteDocumentsRequest, schema: Schema) -> Sequence[str] 
 def ids(request: pb.GetDocumentsRequest) -> tuple[Sequence[str], bool]:
     """The ids to look up, and whether more than the id is asked for. Raises InvalidRequest."""
     with validating() as violations:
-        violations.count("document_ids", len(request.document_ids), low=1, high=DOCUMENTS_MAX, what="ids")
+        violations.limit("document_ids", len(request.document_ids), low=1, high=DOCUMENTS_MAX, what="ids")
         check_ids("document_ids", request.document_ids, violations)
         with_documents = wants_documents(request.view, violations)
     return list(request.document_ids), with_documents

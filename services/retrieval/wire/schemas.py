@@ -85,8 +85,8 @@ def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
             given.multi_vector_fields,
         )
         count = sum(len(fields) for fields in kinds)
-        violations.count("schema", count, low=1, high=_SEARCH_FIELDS_MAX, what="fields to search by")
-        violations.count(
+        violations.limit("schema", count, low=1, high=_SEARCH_FIELDS_MAX, what="fields to search by")
+        violations.limit(
             "schema.metadata_fields", len(given.metadata_fields), low=0, high=_METADATA_FIELDS_MAX, what="fields"
         )
         if count > _SEARCH_FIELDS_MAX or len(given.metadata_fields) > _METADATA_FIELDS_MAX:
