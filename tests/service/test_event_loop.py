@@ -9,17 +9,21 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from sluice.common.v1 import model_pb2
+from sluice.common.v1.document_pb2 import Document
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.kserve.v2 import inference_service_pb2 as kserve_pb
 from sluice.kserve.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
 from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
 from sluice.reranking.v1.reranking_service_pb2_grpc import RerankingServiceStub
+from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.tei.v1 import tei_service_pb2 as tei_pb
 from sluice.tei.v1.tei_service_pb2_grpc import RerankStub, TokenizeStub
 
 from services.model.tokenizer import Tokenizer
 from tests.support.lines import counted_lines
+from tests.support.retrieval import channel_to_retrieval, new_collection
 from tests.support.servers import embedding_server, reranking_server
 
 DOCUMENT, DENSE = model_pb2.TEXT_ROLE_DOCUMENT, embedding_pb.REPRESENTATION_DENSE
@@ -95,6 +99,28 @@ OVER_RERANKING: dict[str, tuple[Any, str, Request]] = {
     ),
     "texts": (RerankStub, "Rerank", lambda n: tei_pb.RerankRequest(query="a", texts=["a"] * n)),
 }
+OVER_RETRIEVAL: dict[str, tuple[Any, str, Request]] = {
+    "documents": (
+        RetrievalServiceStub,
+        "Upsert",
+        lambda n: retrieval_pb.UpsertRequest(collection="books", documents=[Document()] * n),
+    ),
+    "ids": (
+        RetrievalServiceStub,
+        "GetDocuments",
+        lambda n: retrieval_pb.GetDocumentsRequest(collection="books", document_ids=["a"] * n),
+    ),
+    "ids to delete": (
+        RetrievalServiceStub,
+        "DeleteDocuments",
+        lambda n: retrieval_pb.DeleteDocumentsRequest(collection="books", document_ids=["a"] * n),
+    ),
+    "queries": (
+        RetrievalServiceStub,
+        "Retrieve",
+        lambda n: retrieval_pb.RetrieveRequest(collection="books", queries=[retrieval_pb.FieldQuery()] * n),
+    ),
+}
 # Within all limits: so many tokens.
 WITHIN: dict[str, tuple[Any, str, Request]] = {
     "Embed": (EmbeddingServiceStub, "Embed", lambda n: embedding_pb.EmbedRequest(texts=["a " * n], role=DOCUMENT)),
@@ -148,6 +174,15 @@ async def test_rerank_requests_over_a_limit_are_refused_without_a_look_at_their_
 ) -> None:
     async with limited(reranking_server, tiny_cross_encoder) as channel:
         await check_bounded(channel, *OVER_RERANKING[case], code="INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("case", OVER_RETRIEVAL)
+async def test_retrieval_requests_over_a_limit_are_refused_without_a_look_at_their_items(
+    case: str, tmp_path: Path
+) -> None:
+    async with channel_to_retrieval(tmp_path) as channel:
+        await RetrievalServiceStub(channel).CreateCollection(new_collection("books"))
+        await check_bounded(channel, *OVER_RETRIEVAL[case], code="INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize("case", WITHIN)
