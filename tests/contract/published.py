@@ -1,0 +1,212 @@
+"""The names that users of Sluice write down, gathered from the outside: flags, metrics, JSON fields, names of files.
+
+`python -m tests.contract.published` writes them to `published.json` beside this file. Names of the protos are not here:
+`buf breaking` guards them.
+"""
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+from pydantic import BaseModel
+from sluice.client import RetrievalClient, float32_tensor
+from sluice.common.v1.document_pb2 import Document
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from services.gateway.app import application
+from services.gateway.settings import GatewaySettings
+from services.gateway.upstream import Upstream
+from services.model.bundle import Manifest
+from services.orchestrator.pipelines import PACKAGED, Pipeline
+from services.rpc.tokens import Token
+from tests.support.processes import ROOT, running
+
+FILE: Final = Path(__file__).with_name("published.json")
+
+_MODULES: Final = (
+    "services.embedding",
+    "services.reranking",
+    "services.retrieval",
+    "services.orchestrator",
+    "services.gateway",
+    "services.retrieval.restore",
+    "export",
+    "loadtest load",
+    "loadtest eval",
+    "loadtest compare",
+)
+_GROUPS: Final = ("collections", "snapshots")
+_DIGITS: Final = re.compile(r"[0-9a-f]{8,}|\d+")
+
+Published = dict[str, dict[str, list[str]]]
+"""Kinds of names, such as `metrics`; of each kind the things that have names, and of each thing its names."""
+
+
+def gather() -> Published:
+    """Return every published name of the work tree."""
+    return {
+        "commands": _commands(),
+        "modules": _of_programs({f"python -m {one}": [sys.executable, "-m", *one.split()] for one in _MODULES}),
+        "metrics": _metrics(),
+        "gateway": _gateway(),
+        "pipelines": _pipelines(),
+        "tokens": {"entry": sorted(Token.model_fields)},
+        "bundle": _keys_of(Manifest),
+        "data": _data(),
+    }
+
+
+def _commands() -> dict[str, list[str]]:
+    """Return the options of `sluice` and of each of its commands."""
+    sluice = [sys.executable, "-m", "sluice"]
+    names = _names_of_commands(sluice)
+    nested = [f"{group} {name}" for group in _GROUPS for name in _names_of_commands([*sluice, group])]
+    return _of_programs({f"sluice {name}".strip(): [*sluice, *name.split()] for name in ("", *names, *nested)})
+
+
+def _names_of_commands(program: list[str]) -> list[str]:
+    return re.findall(r"^│ ([a-z][a-z-]*)(?= {2})", _help(program), re.MULTILINE)
+
+
+def _of_programs(programs: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the flags that each program's `--help` names, and the environment variables."""
+    with ThreadPoolExecutor() as pool:
+        pages = dict(zip(programs, pool.map(_help, programs.values()), strict=True))
+    return {name: sorted(set(re.findall(r"--[a-z][a-z0-9-]*|SLUICE_[A-Z_]+", page))) for name, page in pages.items()}
+
+
+def _help(program: list[str]) -> str:
+    environment = os.environ | {"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"}
+    command = [*program, "--help"]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def _metrics() -> dict[str, list[str]]:
+    """Return the labels of each metric: of the table, which another test compares with what servers expose."""
+    (table,) = (ROOT / "services").rglob("METRICS.md")
+    rows = [line.split("|")[1:4] for line in table.read_text().splitlines() if line.startswith("| `")]
+    return {name.strip(" `"): re.findall(r"`(\w+)`", labels) for name, _, labels in rows}
+
+
+def _gateway() -> dict[str, list[str]]:
+    """Return the parameters and the fields of the body of each route."""
+    settings = GatewaySettings()
+    schema = application(settings, Upstream(settings)).openapi()
+    routes = {}
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            names = {one["name"] for one in route.get("parameters", [])}
+            body = route.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            routes[f"{method.upper()} {path}"] = sorted(names | set(_properties(body, schema)))
+    return routes
+
+
+def _properties(body: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """Yield the fields of a body, those of alternatives and of lists included."""
+    if "$ref" in body:
+        yield from _properties(schema["components"]["schemas"][body["$ref"].rpartition("/")[2]], schema)
+    for name, one in body.get("properties", {}).items():
+        yield name
+        yield from (f"{name}.{nested}" for nested in _properties(one, schema))
+    for one in [*body.get("anyOf", []), *([body["items"]] if "items" in body else [])]:
+        yield from _properties(one, schema)
+
+
+def _pipelines() -> dict[str, list[str]]:
+    """Return the keys of a file of pipelines, and the names of those that are packaged with their stages'."""
+    packaged = {
+        name: sorted(_values(pipeline, "name")) for name, pipeline in yaml.safe_load(PACKAGED.read_text()).items()
+    }
+    return _keys_of(Pipeline) | {f"packaged {name}": stages for name, stages in packaged.items()}
+
+
+def _values(tree: Any, key: str) -> Iterator[str]:
+    """Yield what stands under a key anywhere in a tree of dictionaries and lists."""
+    if isinstance(tree, dict):
+        yield from (value for name, value in tree.items() if name == key)
+    for one in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _values(one, key)
+
+
+def _keys_of(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Return the keys of a file that a model reads, of all its parts together: parts have names of classes only."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return {"keys": sorted({key for part in parts for key in part.get("properties", {})})}
+
+
+def _data() -> dict[str, list[str]]:
+    """Return the names in a data folder and in a snapshot: of files, of tables with columns, of keys."""
+    with tempfile.TemporaryDirectory(prefix="sluice-published-") as folder:
+        data, snapshots = Path(folder, "data"), Path(folder, "snapshots")
+        flags = ("--data", str(data), "--snapshots", str(snapshots), "--segment-documents", "2")
+        with running("services.retrieval", *flags) as server, RetrievalClient(server.address, timeout_s=60) as client:
+            _fill(client)
+            client.create_snapshot("one")
+        database = next(data.glob("*.sqlite3"))
+        return {
+            "files": _files(data),
+            "snapshot": _files(snapshots),
+            "keys of JSON files": sorted(
+                {key for path in Path(folder).rglob("*.json") for key in _json_keys(json.loads(path.read_text()))}
+            ),
+        } | _tables(database)
+
+
+def _fill(client: RetrievalClient) -> None:
+    """Store documents with a field of each kind, merged into a segment."""
+    schema = pb.Schema(
+        dense_fields=[pb.DenseField(name="dense", dimensions=2)],
+        text_fields=[pb.TextField(name="text")],
+        metadata_fields=[pb.MetadataField(name="year", type=pb.METADATA_TYPE_NUMBER)],
+    )
+    client.create_collection("docs", schema)
+    vectors = float32_tensor(np.eye(3, 2, dtype=np.float32) + 1, axes=2, field="dense")
+    documents = [Document(document_id=str(number), text="words of a text") for number in range(3)]
+    client.upsert(
+        pb.UpsertRequest(collection="docs", documents=documents, dense=[pb.DenseColumn(field="dense", vectors=vectors)])
+    )
+    client.optimize_collection("docs")
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the names of files and folders; numbers and hashes in them as `N`."""
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return sorted({_DIGITS.sub("N", name) for name in names if not name.endswith(("-wal", "-shm"))})
+
+
+def _json_keys(tree: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths of keys; keys that are names of files or collections as `*`."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        name = f"{path}.{key if key.isidentifier() and key != 'docs' else '*'}".lstrip(".")
+        yield name
+        yield from _json_keys(value, name)
+    for one in tree if isinstance(tree, list) else ():
+        yield from _json_keys(one, path)
+
+
+def _tables(database: Path) -> dict[str, list[str]]:
+    """Return the columns of each table."""
+    with closing(sqlite3.connect(database)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        return {
+            f"table {_DIGITS.sub('N', table)}": [
+                column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+            ]
+            for table in tables
+        }
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(gather(), indent=1, sort_keys=True) + "\n")
