@@ -130,6 +130,11 @@ nightly: setup ## Kill retrieval a thousand times at random moments and check wh
 quick: setup ## Run the tests that take no model export and no processes
 	@$(BIN)/python -m pytest -m 'not slow'
 
+.PHONY: fmt
+fmt: setup ## Format the code, and mend what ruff can mend by itself
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
 .PHONY: check
 check: setup ## Lint, check the format, check the types
 	@$(BIN)/ruff check
