@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import grpc
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
@@ -19,7 +19,6 @@ from services.retrieval.opening import Opened, now_us, opened
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.snapshots import Snapshots
 from services.retrieval.wire import documents, queries, schemas, snapshots
-from services.retrieval.wire.parsing import Registry
 from services.retrieval.workers import Jobs, Lane, check
 from services.rpc.deadline import Deadline
 from services.rpc.metrics import RANKINGS
@@ -237,9 +236,7 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
                 yield [
                     Service(
                         _NAME,
-                        lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(
-                            servicer, cast(Any, Registry(server))
-                        ),
+                        lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server),
                         trouble=lambda: disk.trouble if disk and not settings.ready_unwritable else "",
                     )
                 ]

@@ -2,8 +2,9 @@
 
 Order, outermost first: metrics, trace, log, errors, gate, deadline, handler.
 
-Facts: without the error part grpc.aio sends the text of an uncaught exception to the caller; `context.abort` raises
-AbortError, an Exception, which must pass; a handler whose call was cancelled gets CancelledError, which must pass.
+Facts: without the error part grpc.aio sends the text of an uncaught exception to the caller; a handler whose call was
+cancelled gets CancelledError, which must pass. `context.abort` is not used: gRPC keeps the exception that it raises as
+long as the call, and its traceback keeps the call and the request, so both stay until the garbage collector runs.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
@@ -107,12 +108,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Read as a stream, so that a message that does not come, or does not parse, is refused like any other."""
         inner: Any = handler.unary_unary
 
-        async def call(raw: AsyncIterator[bytes], context: Context) -> Any:
+        async def call(_: AsyncIterator[bytes], context: Context) -> Any:
             async with watched(method, context):
                 with self._counted(), self._refunding(token) as charge:
                     try:
                         async with asyncio.timeout(self._max_deadline_s):
-                            request = await only(raw, handler.request_deserializer)
+                            request = await only(context, handler.request_deserializer)
                             if self._gate and token:
                                 charge.texts = self._gate.check(token, request)
                             return self._shown(token, await inner(request, context))
@@ -129,7 +130,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(raw: AsyncIterator[bytes], context: Context) -> Any:
             async with watched(method, context):
                 with self._counted(), self._refunding(token) as charge:
-                    requests = self._checked(token, each(raw, handler.request_deserializer), charge)
+                    requests = self._checked(token, each(context, handler.request_deserializer), charge)
                     return self._shown(token, await inner(requests, context))
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
@@ -140,7 +141,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(raw: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             async with watched(method, context):
                 with self._counted(), self._refunding(token) as charge:
-                    requests = self._checked(token, each(raw, handler.request_deserializer), charge)
+                    requests = self._checked(token, each(context, handler.request_deserializer), charge)
                     async for response in inner(requests, context):
                         yield self._shown(token, response)
 
@@ -153,9 +154,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
             async with watched(method, context), self._open_calls.place(context) as open_call:
                 if handler.request_streaming:
-                    responses = handler.stream_stream(each(raw, handler.request_deserializer), context)
+                    responses = handler.stream_stream(each(context, handler.request_deserializer), context)
                 else:
-                    request = await only(raw, handler.request_deserializer)
+                    request = await only(context, handler.request_deserializer)
                     if not handler.response_streaming:
                         await open_call.write(await handler.unary_unary(request, context))
                         return
@@ -225,17 +226,16 @@ async def watched(method: str, context: Context) -> AsyncIterator[None]:
         except SluiceError as error:
             code = code_of(error, method.removeprefix("/"))
             _log(method, error, started)
-            await _abort(context, error, code)
+            _end(context, error, code)
+            _let_go(error)
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
-        except grpc.aio.AbortError:
-            code = grpc.StatusCode.ABORTED
-            raise
-        except Exception:
+        except Exception as defect:
             code = grpc.StatusCode.INTERNAL
             logger.exception("defect", extra={"method": method, "request_id": request_id})
-            await _abort(context, _defect(request_id), code)
+            _end(context, _defect(request_id), code)
+            _let_go(defect)
 
 
 @contextmanager
@@ -270,8 +270,17 @@ def _log(method: str, error: SluiceError, started: float) -> None:
     logger.log(level, "call failed: %s", error.message, extra=fields)
 
 
-async def _abort(context: Context, error: SluiceError, code: grpc.StatusCode) -> NoReturn:
+def _end(context: Context, error: SluiceError, code: grpc.StatusCode) -> None:
+    """Let the call end with the error, once its handler returns."""
     status = to_status(error)
     status.code = int(code.value[0])
-    details = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, status.message, trailing_metadata=details)
+    context.set_code(code)
+    context.set_details(status.message)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of those behind it: their frames hold the request."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__context__

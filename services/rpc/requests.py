@@ -1,47 +1,60 @@
 """Request messages, parsed inside the handler, where a failure becomes a clear refusal.
 
 Fact: what a deserializer raises inside gRPC reaches the caller as UNKNOWN with the name of the exception's class.
+Fact: the iterator that gRPC hands to a handler keeps the bytes of the last message until the call ends, so messages are
+read from the context.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+import grpc
 from google.protobuf.message import DecodeError
 from sluice.errors import InvalidRequest
 
+from services.rpc.sizing import check_message
+
+Context = grpc.aio.ServicerContext[Any, Any]
 Parse = Callable[[bytes], Any] | None
 """What makes a message of bytes; None leaves the bytes."""
 
 _LULL_S: Final = 0.2
 
 
-async def only(raw: AsyncIterator[bytes], parse: Parse) -> Any:
-    """Return the first message. Raises InvalidRequest when there is none, or it does not parse."""
-    async for data in raw:
-        return parsed(data, parse)
-    raise InvalidRequest("expected one request message, got none")
+async def only(context: Context, parse: Parse) -> Any:
+    """Return the first message. Raise InvalidRequest when there is none, or it does not parse."""
+    data: Any = await context.read()
+    if data is grpc.aio.EOF:
+        raise InvalidRequest("expected one request message, got none")
+    return parsed(data, parse)
 
 
-async def each(raw: AsyncIterator[bytes], parse: Parse) -> AsyncIterator[Any]:
-    """Yield every message of a stream. Raises InvalidRequest at one that does not parse."""
-    async for data in raw:
+async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
+    """Yield every message of a stream. Raise InvalidRequest at one that does not parse."""
+    while (data := await context.read()) is not grpc.aio.EOF:
         try:
             message = parsed(data, parse)
         except InvalidRequest:
-            await lull(raw)
+            del data
+            await lull(each(context, None))
             raise
+        # Nothing here holds a message while the next one is waited for, nor its bytes.
+        del data
         yield message
+        del message
 
 
 def parsed(data: bytes, parse: Parse) -> Any:
-    """Return the message that the bytes are. Raises InvalidRequest."""
+    """Return the message that the bytes are. Raise InvalidRequest, also when it is too large to be parsed."""
     if parse is None:
         return data
+    descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
+    if descriptor is not None:
+        check_message(data, descriptor)
     try:
         return parse(data)
     except DecodeError:
-        descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
         name = descriptor.full_name if descriptor else "request message"
         raise InvalidRequest(
             f"expected a serialized {name}, got {len(data):,} bytes that do not parse as one"

@@ -11,9 +11,10 @@ from sluice.common.v1 import filter_pb2 as flt
 from sluice.errors import Cancelled, DeadlineExpired, InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.wire.filters import BYTES_MAX, SIZE_MAX
+from services.retrieval.wire.filters import SIZE_MAX
 from services.retrieval.workers import Lane, check
 from services.rpc.deadline import Deadline
+from services.rpc.sizing import FILTER_BYTES_MAX
 from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
 
 GUARD_S = 60.0
@@ -38,7 +39,7 @@ TOO_LARGE = {
     "a million values": some(*[some(*[member(1024)] * 32)] * 32),
     "one value too many": some(*[member(1024)] * 7, member(SIZE_MAX - 7 * 1025 - 1)),
     "a condition for each document": some(*[some(*[flt.Filter(exists="year")] * 256)] * 256),
-    "long words": long_words(1024, BYTES_MAX // 1024),
+    "long words": long_words(1024, FILTER_BYTES_MAX // 1024),
 }
 
 

@@ -11,7 +11,7 @@ from services.retrieval.documents import Scalar, kind_of
 from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
 from services.retrieval.schema import Kind, Schema
 from services.retrieval.wire.documents import scalar
-from services.rpc.validation import Violations, validating
+from services.rpc.validation import Violations
 
 DEPTH_MAX: Final = 32
 CONDITIONS_MAX: Final = 256
@@ -19,8 +19,6 @@ VALUES_MAX: Final = 1024
 # Conditions and values in all. A condition takes about 1 ms for a million documents, so a filter takes some seconds
 # at most. Eight memberships of the largest size fit.
 SIZE_MAX: Final = 8192
-# Encoded. A membership of 1,024 of the longest document ids takes half of it.
-BYTES_MAX: Final = 2**20
 
 _Group = type[AllOf | AnyOf | NoneOf]
 
@@ -36,12 +34,6 @@ _OPERATORS: Final = {
 _UNORDERED: Final = frozenset({Operator.EQUAL, Operator.NOT_EQUAL})
 # What stands in for a condition that was refused: never evaluated.
 _REFUSED: Final = Exists("")
-
-
-def check_bytes(given: int) -> None:
-    """Raise InvalidRequest when a filter takes too many bytes to be parsed at all."""
-    with validating() as violations:
-        violations.count("filter", given, low=0, high=BYTES_MAX, what="bytes of filter")
 
 
 class FilterReader:
