@@ -44,6 +44,8 @@ class Connection(HttpToolsProtocol):
         self._end_write()
         self._gone.set()
         super().connection_lost(exc)
+        # uvicorn leaves this timer running after a reset, and with it everything that the connection holds.
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came."""

@@ -92,8 +92,13 @@ class Guard:
                 stream = _Stream(receive, self._settings.body_timeout_s)
                 await _until_gone(self._app(scope, stream.receive, send), scope["state"]["gone"].wait())
                 return
-            scope["state"]["body"] = await self._read(headers, receive, share)
-            await _until_gone(self._app(scope, receive, send), receive())
+            body = scope["state"]["body"] = bytearray()
+            try:
+                await self._read(body, headers, receive, share)
+                await _until_gone(self._app(scope, receive, send), receive())
+            finally:
+                # An idle connection keeps its last scope, and an error the frames that it was raised through.
+                body.clear()
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """Raise Refused for a name that is not ours."""
@@ -104,13 +109,12 @@ class Guard:
         if name not in self._hosts:
             raise Refused(421, f"host: expected {', '.join(sorted(self._hosts))}, got {name!r:.80}: see --hosts")
 
-    async def _read(self, headers: Mapping[str, str], receive: Receive, share: Share) -> bytearray:
-        """Return the whole body. Raises Refused for too large or too slow, Unavailable without room."""
+    async def _read(self, body: bytearray, headers: Mapping[str, str], receive: Receive, share: Share) -> None:
+        """Add the whole body to `body`. Raise Refused for too large or too slow, Unavailable without room."""
         most = self._settings.max_body_bytes
         length = headers.get("content-length", "0")
         if len(length) > _LENGTH_DIGITS or int(length) > most:
             raise Refused(413, f"expected a body of at most {most:,} bytes, got {length[:_LENGTH_DIGITS]}")
-        body = bytearray()
         more = True
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
@@ -123,7 +127,6 @@ class Guard:
                         raise Refused(413, f"expected a body of at most {most:,} bytes, got more")
         except TimeoutError:
             raise Refused(408, f"expected the body within {self._settings.body_timeout_s:g} s") from None
-        return body
 
 
 class _Stream:

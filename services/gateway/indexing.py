@@ -3,7 +3,7 @@
 Rule: nothing is tried twice here. Documents that were not acknowledged are the caller's to send again.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -77,15 +77,17 @@ class Tally:
 
 
 async def index(
-    caller: Caller, job: Job, source: AsyncIterator[Document | Unreadable], held: StreamMemory, tally: Tally
+    caller: Caller, job: Job, source: AsyncGenerator[Document | Unreadable], held: StreamMemory, tally: Tally
 ) -> AsyncIterator[None]:
     """Send documents; a step for each one that was acknowledged, and one at the end. Raises SluiceError."""
     first = opening(job.collection, job.create, job.filterable_fields)
     call = await caller.stream(caller.upstream.search.Index, first)
     window = Window(_UNACKNOWLEDGED, max_bytes=_UNACKNOWLEDGED_BYTES)
-    known = index_stream(call, first, window, _readable(source, tally), lambda _: held.wait(window.byte_count))
+    readable = _readable(source, tally)
+    known = index_stream(call, first, window, readable, lambda _: held.wait(window.byte_count))
     try:
-        async with aclosing(known):
+        # Closed one by one: what a generator holds would otherwise be there until the next garbage collection.
+        async with aclosing(source), aclosing(readable), aclosing(known):
             async for acknowledgement in known:
                 tally.note(acknowledgement)
                 yield
@@ -94,7 +96,7 @@ async def index(
     yield
 
 
-async def _readable(source: AsyncIterator[Document | Unreadable], tally: Tally) -> AsyncIterator[Document]:
+async def _readable(source: AsyncIterator[Document | Unreadable], tally: Tally) -> AsyncGenerator[Document]:
     """The documents; lines that are none are told to the tally."""
     async for item in source:
         if isinstance(item, Document):

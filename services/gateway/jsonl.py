@@ -1,8 +1,10 @@
 """Documents out of a body that is still arriving."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from functools import partial
 from itertools import count
+from typing import Any
 
 from sluice.client.documents import Document
 from sluice.client.jsonl import Unreadable, document
@@ -11,6 +13,7 @@ from starlette.types import Receive
 from services.gateway.errors import ClientGone, Refused
 from services.gateway.held import StreamMemory
 from services.gateway.json_input import JsonError, memory_bytes, parsed
+from services.gateway.threads import finished_in_thread
 
 
 async def parts(receive: Receive) -> AsyncIterator[bytes]:
@@ -24,7 +27,7 @@ async def parts(receive: Receive) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
 
 
-async def lines(receive: Receive, held: StreamMemory, *, max_bytes: int) -> AsyncIterator[bytes]:
+async def lines(receive: Receive, held: StreamMemory, *, max_bytes: int) -> AsyncGenerator[bytes]:
     """The lines of a body, without their ends. Raises Refused for one that is too long: its end is nowhere in sight."""
     rest = bytearray()
     async for part in parts(receive):
@@ -45,43 +48,56 @@ async def lines(receive: Receive, held: StreamMemory, *, max_bytes: int) -> Asyn
 
 async def from_lines(
     receive: Receive, timestamps: frozenset[str], held: StreamMemory, *, max_bytes: int, max_values: int
-) -> AsyncIterator[Document | Unreadable]:
+) -> AsyncGenerator[Document | Unreadable]:
     """A document, or what is wrong, for each line that is not blank."""
     numbers = count(1)
-    async for line in lines(receive, held, max_bytes=max_bytes):
-        number = next(numbers)
-        if line.strip():
-            try:
-                memory_bytes(line, max_values=max_values)
-                yield document(parsed(line), timestamps)
-            except ValueError as error:
-                yield Unreadable(number, str(error))
+    async with aclosing(lines(receive, held, max_bytes=max_bytes)) as found:
+        async for line in found:
+            number = next(numbers)
+            if line.strip():
+                try:
+                    memory_bytes(line, max_values=max_values)
+                    yield document(parsed(line), timestamps)
+                except ValueError as error:
+                    yield Unreadable(number, str(error))
 
 
 async def from_json(
     receive: Receive, timestamps: frozenset[str], held: StreamMemory, *, max_bytes: int, max_values: int
-) -> AsyncIterator[Document | Unreadable]:
+) -> AsyncGenerator[Document | Unreadable]:
     """A document, or what is wrong, for each element of a JSON list, or of the list `documents` of an object.
 
     Raises Refused when the body is too large or is neither.
     """
-    body = bytearray()
-    async for part in parts(receive):
-        body += part
-        held.read(len(body))
-        if len(body) > max_bytes:
-            raise Refused(413, f"expected at most {max_bytes:,} bytes of JSON, got more: send JSON lines instead")
-    try:
-        held.read(len(body) + await asyncio.to_thread(memory_bytes, body, max_values=max_values))
-        value = parsed(body)
-    except JsonError as error:
-        raise Refused(400, f"body: {error}") from None
-    body.clear()
-    listed = value.get("documents") if isinstance(value, dict) else value
-    if not isinstance(listed, list):
-        raise Refused(400, 'body: expected a list of documents, or {"documents": [...]}')
+    listed = _listed(await _whole(receive, held, max_bytes=max_bytes, max_values=max_values))
     for number, record in enumerate(listed, start=1):
         try:
             yield document(record, timestamps)
         except ValueError as error:
             yield Unreadable(number, str(error))
+
+
+async def _whole(receive: Receive, held: StreamMemory, *, max_bytes: int, max_values: int) -> Any:
+    """Return the value of a JSON body. Raise Refused for one that is too large or no JSON."""
+    body = bytearray()
+    try:
+        async for part in parts(receive):
+            body += part
+            held.read(len(body))
+            if len(body) > max_bytes:
+                raise Refused(413, f"expected at most {max_bytes:,} bytes of JSON, got more: send JSON lines instead")
+        weigh = partial(memory_bytes, body, max_values=max_values)
+        held.read(len(body) + await finished_in_thread(weigh))
+        return parsed(body)
+    except JsonError as error:
+        raise Refused(400, f"body: {error}") from None
+    finally:
+        # An error keeps this frame alive.
+        body.clear()
+
+
+def _listed(value: Any) -> list[Any]:
+    listed = value.get("documents") if isinstance(value, dict) else value
+    if not isinstance(listed, list):
+        raise Refused(400, 'body: expected a list of documents, or {"documents": [...]}')
+    return listed

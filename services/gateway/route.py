@@ -1,16 +1,20 @@
 """Routes whose JSON bodies are bounded and read before FastAPI sees them."""
 
-import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from sluice.errors import SluiceError
 from starlette.responses import Response
 
 from services.gateway.errors import Refused
 from services.gateway.held import Share
 from services.gateway.json_input import JsonError, memory_bytes, parsed
+from services.gateway.shape import unfit_shape
+from services.gateway.threads import finished_in_thread
 
 # Bodies from this size on are looked through in a thread.
 _HEAVY_BYTES: Final = 65_536
@@ -29,11 +33,19 @@ class JsonRoute(APIRoute):
 
         async def read_and_answer(request: Request) -> Response:
             read = JsonRequest(request.scope, request.receive)
-            await read.parse()
             try:
+                await read.parse()
                 return await answer(read)
+            except RequestValidationError as error:
+                refusal: SluiceError = unfit_shape(error)
+                error.__traceback__ = None
+            except SluiceError as error:
+                refusal = error
             finally:
                 read.release()
+            # The frames of an error hold the request, FastAPI's refer to the error, and the answer may be read for long.
+            refusal.__traceback__ = refusal.__context__ = None
+            raise refusal
 
         return read_and_answer
 
@@ -44,24 +56,26 @@ class JsonRequest(Request):
     _has_body = False
 
     async def parse(self) -> None:
-        """Parse the body, and let go of its bytes. Raises Refused, and Unavailable when there is no memory for it."""
+        """Parse the body, and let go of its bytes. Raise Refused, and Unavailable when there is no memory for it."""
         text: bytearray = self.state.body
         if not text:
             return
-        self._expect_json()
-        most = self.app.state.settings.max_body_values
         try:
-            if len(text) < _HEAVY_BYTES:
-                taken = memory_bytes(text, max_values=most)
-            else:
-                taken = await asyncio.to_thread(memory_bytes, text, max_values=most)
-            self._share.add(taken)
+            self._expect_json()
+            self._share.add(await self._weigh(text))
             self._json = parsed(text)
         except JsonError as error:
             raise Refused(400, f"body: {error}") from None
-        self._has_body = True
-        self._share.add(-len(text))
-        text.clear()
+        else:
+            self._has_body = True
+            self._share.add(-len(text))
+        finally:
+            text.clear()
+
+    async def _weigh(self, text: bytearray) -> int:
+        """Return how many bytes the parsed body will take. Raise JsonError."""
+        weigh = partial(memory_bytes, text, max_values=self.app.state.settings.max_body_values)
+        return weigh() if len(text) < _HEAVY_BYTES else await finished_in_thread(weigh)
 
     def release(self) -> None:
         """Let go of the parsed body: its answer may be read for a long time."""
