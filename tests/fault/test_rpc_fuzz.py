@@ -165,11 +165,16 @@ async def test_no_request_is_a_defect(
             await restore(channel, server)
             calls = random_calls(methods, mutator, rng, min(ROUND, CALLS - first))
             await _check(channel, calls, codes)
-            assert not (logged := [_told(one) for one in caplog.records if one.levelno >= logging.ERROR]), (
+            assert not (logged := [_told(one) for one in caplog.records if _is_error(one)]), (
                 f"FUZZ_SEED={SEED}: an error in the log of {server}: {logged}"
             )
             caplog.clear()
     assert codes["OK"] > CALLS // 20, f"too few requests are answered for this to test much: {codes}"
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    """Tell whether a log line reports a defect. gRPC's own of a call whose caller has gone before the end does not."""
+    return record.levelno >= logging.ERROR and "ExecuteBatchError" not in record.getMessage()
 
 
 async def _check(channel: grpc.aio.Channel, calls: Sequence[Call], codes: Counter[str]) -> None:

@@ -10,6 +10,7 @@ from sluice.common.v1.filter_pb2 import Comparison, Contains, Filter, FilterList
 from sluice.errors import InvalidRequest
 
 from services.retrieval.wire import filters as servers
+from services.rpc.sizing import FILTER_BYTES_MAX
 
 
 def compare(field: str, operator: Comparison.Operator.ValueType, value: Scalar) -> Filter:
@@ -134,7 +135,7 @@ def test_limits_are_those_of_the_servers() -> None:
     assert (filters.MAX_DEPTH, filters.MAX_SIZE, filters.MAX_BYTES) == (
         servers.DEPTH_MAX,
         servers.SIZE_MAX,
-        servers.BYTES_MAX,
+        FILTER_BYTES_MAX,
     )
     assert (filters.MAX_CONDITIONS, filters.MAX_VALUES) == (servers.CONDITIONS_MAX, servers.VALUES_MAX)
 
