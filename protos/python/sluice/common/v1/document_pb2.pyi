@@ -21,7 +21,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Document(_message.Message):
-    """A document: what is indexed, stored and found. It needs a title or a text; with neither, `Index` refuses it."""
+    """The unit that is indexed, stored and returned. Models and text fields read the title and the text.
+
+    `SearchService.Index` rejects a document whose title and text are both empty or only white space.
+    `RetrievalService.Upsert` accepts one.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -51,14 +55,21 @@ class Document(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
-    """The caller's own id, 1 to 512 bytes of UTF-8. Upserting an id again replaces the document."""
+    """Identifier chosen by the caller, unique within a collection: 1 to 512 bytes of UTF-8 without NUL characters. Writing
+    a document with the identifier of a stored document replaces that document.
+    """
     title: _builtins.str
-    """Short name for people; also embedded, in front of the text. May be empty."""
+    """Title, up to 4,096 bytes of UTF-8. May be empty. Models read it before the text, on a line of its own."""
     text: _builtins.str
-    """The passage. May be empty when there is a title, which is then all that models read."""
+    """Text, up to 65,536 bytes of UTF-8. May be empty. `SearchService.Index` limits title and text together to 65,536 bytes
+    (server setting `max_text_bytes`).
+    """
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___MetadataValue]:
-        """Values that filters and callers read, by name."""
+        """Values by name, returned with the document: up to 64 names, and up to 16,384 bytes for all of them as JSON. Filters can
+        use only the fields that the collection's schema declares. A value whose type differs from the declared type is
+        rejected.
+        """
 
     def __init__(
         self,
@@ -78,7 +89,7 @@ Global___Document: _TypeAlias = Document  # noqa: Y015
 
 @_typing.final
 class MetadataValue(_message.Message):
-    """One metadata value."""
+    """A metadata value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -90,16 +101,16 @@ class MetadataValue(_message.Message):
     string_value: _builtins.str
     """UTF-8 text."""
     number_value: _builtins.float
-    """A finite number."""
+    """A finite number. NaN and infinity are rejected."""
     bool_value: _builtins.bool
     """True or false."""
     @_builtins.property
     def timestamp_value(self) -> _timestamp_pb2.Timestamp:
-        """A moment."""
+        """A point in time in the years 1 to 9999, stored with microsecond precision."""
 
     @_builtins.property
     def list_value(self) -> Global___MetadataList:
-        """A list of scalars; lists do not nest."""
+        """A list of strings, numbers or bools."""
 
     def __init__(
         self,
@@ -122,14 +133,14 @@ Global___MetadataValue: _TypeAlias = MetadataValue  # noqa: Y015
 
 @_typing.final
 class MetadataList(_message.Message):
-    """A list of scalar metadata values."""
+    """A list of metadata values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataValue]:
-        """The elements, all of one type."""
+        """The elements: strings, numbers or bools, all of one type. Timestamps and nested lists are rejected."""
 
     def __init__(
         self,

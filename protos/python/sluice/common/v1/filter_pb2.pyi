@@ -22,10 +22,14 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Filter(_message.Message):
-    """A condition on a document's metadata. A filter is nested at most 32 deep, has at most 8,192 conditions and values in all,
-    and takes at most 1 MiB encoded; a larger one is INVALID_ARGUMENT. A filter that is not evaluated when the deadline passes
-    ends the call with DEADLINE_EXCEEDED.
-    A comparison with a field the document does not have is false.
+    """A condition on the metadata of documents. Every field that a filter uses must be declared in the collection's schema,
+    and values must have the declared type.
+
+    A filter may be nested up to 32 levels deep, contain up to 8,192 conditions and values in all, and take up to 1 MiB
+    encoded. Filters that exceed a limit or break a rule are rejected with INVALID_ARGUMENT. If a filter cannot be
+    evaluated before the deadline, the call fails with DEADLINE_EXCEEDED.
+
+    A comparison, membership or contains condition is false for a document that does not have the field.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -38,30 +42,30 @@ class Filter(_message.Message):
     CONTAINS_FIELD_NUMBER: _builtins.int
     EXISTS_FIELD_NUMBER: _builtins.int
     exists: _builtins.str
-    """A field that is present."""
+    """True if the document has the metadata field of this name."""
     @_builtins.property
     def all_of(self) -> Global___FilterList:
-        """True when all are."""
+        """True if all conditions are true."""
 
     @_builtins.property
     def any_of(self) -> Global___FilterList:
-        """True when at least one is."""
+        """True if at least one condition is true."""
 
     @_builtins.property
     def none_of(self) -> Global___FilterList:
-        """True when none is."""
+        """True if no condition is true."""
 
     @_builtins.property
     def comparison(self) -> Global___Comparison:
-        """A field compared with a value."""
+        """Compares a field with a value."""
 
     @_builtins.property
     def membership(self) -> Global___Membership:
-        """A field equal to one of several values."""
+        """True if a field equals one of several values."""
 
     @_builtins.property
     def contains(self) -> Global___Contains:
-        """A list field that has an element."""
+        """True if a list field contains a value."""
 
     def __init__(
         self,
@@ -86,14 +90,14 @@ Global___Filter: _TypeAlias = Filter  # noqa: Y015
 
 @_typing.final
 class FilterList(_message.Message):
-    """Several conditions, 1 to 256."""
+    """A list of conditions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FILTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
-        """The conditions."""
+        """1 to 256 conditions."""
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ Global___FilterList: _TypeAlias = FilterList  # noqa: Y015
 
 @_typing.final
 class Comparison(_message.Message):
-    """`field operator value`, e.g. year >= 2020."""
+    """Compares a field with a value: `field operator value`, such as `year >= 2020`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -121,45 +125,45 @@ class Comparison(_message.Message):
     class _OperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Comparison._Operator.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OPERATOR_UNSPECIFIED: Comparison._Operator.ValueType  # 0
-        """Refused."""
+        """Not a valid value; requests that leave the field unset are rejected with INVALID_ARGUMENT."""
         OPERATOR_EQUAL: Comparison._Operator.ValueType  # 1
-        """Equal."""
+        """The field equals the value."""
         OPERATOR_NOT_EQUAL: Comparison._Operator.ValueType  # 2
-        """Not equal; false when the field is absent."""
+        """The field differs from the value. False if the document does not have the field."""
         OPERATOR_LESS: Comparison._Operator.ValueType  # 3
-        """Less than."""
+        """The field is less than the value."""
         OPERATOR_LESS_OR_EQUAL: Comparison._Operator.ValueType  # 4
-        """Less than or equal."""
+        """The field is less than or equal to the value."""
         OPERATOR_GREATER: Comparison._Operator.ValueType  # 5
-        """Greater than."""
+        """The field is greater than the value."""
         OPERATOR_GREATER_OR_EQUAL: Comparison._Operator.ValueType  # 6
-        """Greater than or equal."""
+        """The field is greater than or equal to the value."""
 
     class Operator(_Operator, metaclass=_OperatorEnumTypeWrapper):
-        """How a field and a value are compared. Order exists for numbers, timestamps and strings (by code point)."""
+        """How a field is compared with a value. Strings are ordered by Unicode code point."""
 
     OPERATOR_UNSPECIFIED: Comparison.Operator.ValueType  # 0
-    """Refused."""
+    """Not a valid value; requests that leave the field unset are rejected with INVALID_ARGUMENT."""
     OPERATOR_EQUAL: Comparison.Operator.ValueType  # 1
-    """Equal."""
+    """The field equals the value."""
     OPERATOR_NOT_EQUAL: Comparison.Operator.ValueType  # 2
-    """Not equal; false when the field is absent."""
+    """The field differs from the value. False if the document does not have the field."""
     OPERATOR_LESS: Comparison.Operator.ValueType  # 3
-    """Less than."""
+    """The field is less than the value."""
     OPERATOR_LESS_OR_EQUAL: Comparison.Operator.ValueType  # 4
-    """Less than or equal."""
+    """The field is less than or equal to the value."""
     OPERATOR_GREATER: Comparison.Operator.ValueType  # 5
-    """Greater than."""
+    """The field is greater than the value."""
     OPERATOR_GREATER_OR_EQUAL: Comparison.Operator.ValueType  # 6
-    """Greater than or equal."""
+    """The field is greater than or equal to the value."""
 
     FIELD_FIELD_NUMBER: _builtins.int
     OPERATOR_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Metadata field."""
+    """Name of a declared metadata field. List fields are rejected; use `Contains` for them."""
     operator: Global___Comparison.Operator.ValueType
-    """How they are compared."""
+    """The operator. Bool fields allow only OPERATOR_EQUAL and OPERATOR_NOT_EQUAL."""
     @_builtins.property
     def value(self) -> _document_pb2.MetadataValue:
         """A string, number, bool or timestamp of the field's declared type."""
@@ -181,14 +185,14 @@ Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class Membership(_message.Message):
-    """`field in (values)`."""
+    """True if a field equals one of several values: `field in (values)`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FIELD_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Metadata field."""
+    """Name of a declared metadata field. List fields are rejected; use `Contains` for them."""
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.MetadataValue]:
         """1 to 1,024 values of the field's declared type."""
@@ -209,17 +213,17 @@ Global___Membership: _TypeAlias = Membership  # noqa: Y015
 
 @_typing.final
 class Contains(_message.Message):
-    """`value in field`, for list fields."""
+    """True if a list field contains a value: `value in field`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FIELD_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Metadata field that holds a list."""
+    """Name of a declared metadata field of type list."""
     @_builtins.property
     def value(self) -> _document_pb2.MetadataValue:
-        """The element looked for."""
+        """The element to look for: a string, number, bool or timestamp."""
 
     def __init__(
         self,

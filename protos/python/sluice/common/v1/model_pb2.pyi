@@ -24,17 +24,21 @@ class _TextRole:
 class _TextRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextRole.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TEXT_ROLE_UNSPECIFIED: _TextRole.ValueType  # 0
-    """Allowed only for a model without prompts, where the roles do not differ."""
+    """No role. `Embed` accepts it only from models whose prompts for queries and documents are the same, and treats the
+    text as a document; otherwise it is rejected with INVALID_ARGUMENT. `Tokenize` adds no prompt.
+    """
     TEXT_ROLE_QUERY: _TextRole.ValueType  # 1
     """The text is a search query."""
     TEXT_ROLE_DOCUMENT: _TextRole.ValueType  # 2
     """The text is a document to be found."""
 
 class TextRole(_TextRole, metaclass=_TextRoleEnumTypeWrapper):
-    """What a text is to the model. Models trained with prompts prepend a different one to each."""
+    """What a text is to the model. Models that were trained with prompts put a different prompt before each role."""
 
 TEXT_ROLE_UNSPECIFIED: TextRole.ValueType  # 0
-"""Allowed only for a model without prompts, where the roles do not differ."""
+"""No role. `Embed` accepts it only from models whose prompts for queries and documents are the same, and treats the
+text as a document; otherwise it is rejected with INVALID_ARGUMENT. `Tokenize` adds no prompt.
+"""
 TEXT_ROLE_QUERY: TextRole.ValueType  # 1
 """The text is a search query."""
 TEXT_ROLE_DOCUMENT: TextRole.ValueType  # 2
@@ -48,25 +52,25 @@ class _Truncation:
 class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Truncation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TRUNCATION_UNSPECIFIED: _Truncation.ValueType  # 0
-    """The default, END."""
+    """Same as TRUNCATION_END."""
     TRUNCATION_END: _Truncation.ValueType  # 1
-    """Drop tokens at the end; the answer reports how many."""
+    """Drop tokens at the end. The response reports how many."""
     TRUNCATION_START: _Truncation.ValueType  # 2
-    """Drop tokens at the start; the answer reports how many."""
+    """Drop tokens at the start. The response reports how many."""
     TRUNCATION_REFUSE: _Truncation.ValueType  # 3
-    """Refuse the request with INVALID_ARGUMENT."""
+    """Reject the request with INVALID_ARGUMENT."""
 
 class Truncation(_Truncation, metaclass=_TruncationEnumTypeWrapper):
-    """What to do with a text longer than the model's limit."""
+    """What to do with a text that is longer than the model's limit."""
 
 TRUNCATION_UNSPECIFIED: Truncation.ValueType  # 0
-"""The default, END."""
+"""Same as TRUNCATION_END."""
 TRUNCATION_END: Truncation.ValueType  # 1
-"""Drop tokens at the end; the answer reports how many."""
+"""Drop tokens at the end. The response reports how many."""
 TRUNCATION_START: Truncation.ValueType  # 2
-"""Drop tokens at the start; the answer reports how many."""
+"""Drop tokens at the start. The response reports how many."""
 TRUNCATION_REFUSE: Truncation.ValueType  # 3
-"""Refuse the request with INVALID_ARGUMENT."""
+"""Reject the request with INVALID_ARGUMENT."""
 Global___Truncation: _TypeAlias = Truncation  # noqa: Y015
 
 class _WindowAggregation:
@@ -76,21 +80,23 @@ class _WindowAggregation:
 class _WindowAggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WindowAggregation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WINDOW_AGGREGATION_UNSPECIFIED: _WindowAggregation.ValueType  # 0
-    """The default, MEAN."""
+    """Same as WINDOW_AGGREGATION_MEAN."""
     WINDOW_AGGREGATION_MEAN: _WindowAggregation.ValueType  # 1
-    """Mean of the windows, each weighing as much as it has tokens."""
+    """The mean of the windows' vectors, weighted by the number of tokens in each window."""
     WINDOW_AGGREGATION_MAX: _WindowAggregation.ValueType  # 2
-    """Largest value of each dimension."""
+    """The largest value in each dimension."""
 
 class WindowAggregation(_WindowAggregation, metaclass=_WindowAggregationEnumTypeWrapper):
-    """How the dense vectors of a text's windows become one; unit length again when the model's similarity is cosine."""
+    """How the dense vectors of a text's windows are combined. The result is normalized to unit length if the model's
+    similarity is cosine.
+    """
 
 WINDOW_AGGREGATION_UNSPECIFIED: WindowAggregation.ValueType  # 0
-"""The default, MEAN."""
+"""Same as WINDOW_AGGREGATION_MEAN."""
 WINDOW_AGGREGATION_MEAN: WindowAggregation.ValueType  # 1
-"""Mean of the windows, each weighing as much as it has tokens."""
+"""The mean of the windows' vectors, weighted by the number of tokens in each window."""
 WINDOW_AGGREGATION_MAX: WindowAggregation.ValueType  # 2
-"""Largest value of each dimension."""
+"""The largest value in each dimension."""
 Global___WindowAggregation: _TypeAlias = WindowAggregation  # noqa: Y015
 
 class _Lane:
@@ -100,26 +106,26 @@ class _Lane:
 class _LaneEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lane.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LANE_UNSPECIFIED: _Lane.ValueType  # 0
-    """The default, INTERACTIVE."""
+    """Same as LANE_INTERACTIVE."""
     LANE_INTERACTIVE: _Lane.ValueType  # 1
-    """Somebody waits for the answer: goes before bulk."""
+    """A user is waiting for the response. Runs before bulk work."""
     LANE_BULK: _Lane.ValueType  # 2
-    """Indexing and other batch work: fills what interactive leaves, and never starves."""
+    """Indexing and other batch work. Uses the capacity that interactive work leaves, and always makes some progress."""
 
 class Lane(_Lane, metaclass=_LaneEnumTypeWrapper):
-    """Who goes first when the model is busy."""
+    """Priority of the work when the model is busy."""
 
 LANE_UNSPECIFIED: Lane.ValueType  # 0
-"""The default, INTERACTIVE."""
+"""Same as LANE_INTERACTIVE."""
 LANE_INTERACTIVE: Lane.ValueType  # 1
-"""Somebody waits for the answer: goes before bulk."""
+"""A user is waiting for the response. Runs before bulk work."""
 LANE_BULK: Lane.ValueType  # 2
-"""Indexing and other batch work: fills what interactive leaves, and never starves."""
+"""Indexing and other batch work. Uses the capacity that interactive work leaves, and always makes some progress."""
 Global___Lane: _TypeAlias = Lane  # noqa: Y015
 
 @_typing.final
 class ModelRef(_message.Message):
-    """Which model answered, exactly."""
+    """Identifies the model that produced a response."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,11 +133,13 @@ class ModelRef(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the bundle, e.g. "all-MiniLM-L6-v2"."""
+    """Name of the model bundle, such as "all-MiniLM-L6-v2"."""
     version: _builtins.str
-    """Version folder of the bundle, e.g. "1"."""
+    """Version of the bundle, such as "1"."""
     digest: _builtins.str
-    """SHA-256 of the bundle's manifest, in hex: equal digests and variants give equal vectors."""
+    """SHA-256 of the bundle's manifest, in hexadecimal. Bundles with the same digest, run as the same variant, produce the
+    same vectors.
+    """
     def __init__(
         self,
         *,
@@ -149,17 +157,20 @@ Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 
 @_typing.final
 class Windows(_message.Message):
-    """Reads a text over the model's limit in windows, so that nothing of it is dropped."""
+    """Splits a text that exceeds the model's limit into overlapping windows, so that the model reads all of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OVERLAP_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
     overlap_token_count: _builtins.int
-    """Tokens that a window shares with the one before it: 0 to half of what a window holds."""
+    """Tokens that a window shares with the previous one: 0 to half of the tokens that a window holds. Values outside are
+    rejected with INVALID_ARGUMENT.
+    """
     aggregation: Global___WindowAggregation.ValueType
-    """How the dense vectors of the windows become one. Sparse weights take the largest of each term, token vectors are
-    put one after the other without the shared ones, and a document's score is that of its best window, whatever is set.
+    """How the dense vectors of the windows are combined. It has no effect on other outputs: a sparse term takes its largest
+    weight of all windows, token vectors are concatenated without the shared ones, and a document's relevance score is
+    that of its best window.
     """
     def __init__(
         self,
@@ -177,7 +188,7 @@ Global___Windows: _TypeAlias = Windows  # noqa: Y015
 
 @_typing.final
 class TextUsage(_message.Message):
-    """What happened to one text on its way into the model."""
+    """What the model read of one text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -185,11 +196,11 @@ class TextUsage(_message.Message):
     DROPPED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     WINDOW_COUNT_FIELD_NUMBER: _builtins.int
     token_count: _builtins.int
-    """Tokens given to the model, special tokens included."""
+    """Tokens given to the model, including special tokens, in all windows together."""
     dropped_token_count: _builtins.int
-    """Tokens that truncation dropped; 0 when the text was used whole."""
+    """Tokens dropped by truncation; 0 if nothing was dropped."""
     window_count: _builtins.int
-    """Windows the text was read in; 1 when it fits."""
+    """Number of windows the text was read in; 1 if it was not split."""
     def __init__(
         self,
         *,

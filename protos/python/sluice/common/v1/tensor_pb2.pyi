@@ -26,15 +26,19 @@ class _DataType:
 class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DATA_TYPE_UNSPECIFIED: _DataType.ValueType  # 0
-    """In a request: the server's default, FLOAT32."""
+    """In a request, the default of the field that uses this type; a tensor without a type is rejected with
+    INVALID_ARGUMENT. Not sent in responses.
+    """
     DATA_TYPE_FLOAT32: _DataType.ValueType  # 1
     """IEEE 754 single precision, 4 bytes."""
     DATA_TYPE_FLOAT16: _DataType.ValueType  # 2
     """IEEE 754 half precision, 2 bytes."""
     DATA_TYPE_INT8: _DataType.ValueType  # 3
-    """Signed 8-bit integer; the value it stands for is element * Tensor.row_scales[row]."""
+    """Signed 8-bit integer. The value of an element is `element * Tensor.row_scales[row]`."""
     DATA_TYPE_BITS: _DataType.ValueType  # 4
-    """One bit an element, most significant bit first, each row padded to whole bytes. The last axis counts bits."""
+    """One bit per element: 1 for a positive value, otherwise 0. Most significant bit first; each row is padded to whole
+    bytes. The last axis of the shape counts bits.
+    """
     DATA_TYPE_INT32: _DataType.ValueType  # 5
     """Signed 32-bit integer, 4 bytes."""
 
@@ -42,23 +46,27 @@ class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element type of a tensor. Values are little-endian."""
 
 DATA_TYPE_UNSPECIFIED: DataType.ValueType  # 0
-"""In a request: the server's default, FLOAT32."""
+"""In a request, the default of the field that uses this type; a tensor without a type is rejected with
+INVALID_ARGUMENT. Not sent in responses.
+"""
 DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 single precision, 4 bytes."""
 DATA_TYPE_FLOAT16: DataType.ValueType  # 2
 """IEEE 754 half precision, 2 bytes."""
 DATA_TYPE_INT8: DataType.ValueType  # 3
-"""Signed 8-bit integer; the value it stands for is element * Tensor.row_scales[row]."""
+"""Signed 8-bit integer. The value of an element is `element * Tensor.row_scales[row]`."""
 DATA_TYPE_BITS: DataType.ValueType  # 4
-"""One bit an element, most significant bit first, each row padded to whole bytes. The last axis counts bits."""
+"""One bit per element: 1 for a positive value, otherwise 0. Most significant bit first; each row is padded to whole
+bytes. The last axis of the shape counts bits.
+"""
 DATA_TYPE_INT32: DataType.ValueType  # 5
 """Signed 32-bit integer, 4 bytes."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """A dense array: row-major, little-endian. Bytes, not repeated floats: numpy reads and writes them
-    without a copy, and half precision, int8 and bits fit too.
+    """A dense array in row-major order. The elements are sent as bytes, which numpy reads and writes without a copy and which
+    hold half precision, 8-bit integers and bits as well as 32-bit floats.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -70,14 +78,16 @@ class Tensor(_message.Message):
     data_type: Global___DataType.ValueType
     """Element type."""
     data: _builtins.bytes
-    """Exactly product(shape) * element size bytes (for BITS: rows * ceil(columns / 8))."""
+    """The elements: exactly the product of the shape times the element size in bytes, or rows * ceil(columns / 8) bytes for
+    DATA_TYPE_BITS. Another length is rejected with INVALID_ARGUMENT.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Extent of each axis, outermost first, e.g. [texts, dimensions]."""
+        """Size of each axis, outermost first, such as [texts, dimensions]."""
 
     @_builtins.property
     def row_scales(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """INT8 only: one scale a row, the largest magnitude of the row / 127. A row does not depend on the rows beside it."""
+        """For DATA_TYPE_INT8 only: one scale per row, the largest magnitude in the row divided by 127, or 1 for a row of zeros."""
 
     def __init__(
         self,
@@ -97,7 +107,7 @@ Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 
 @_typing.final
 class SparseVectors(_message.Message):
-    """Weighted terms of several texts, ragged: the terms of text i follow those of text i - 1."""
+    """Weighted terms of several texts. The terms of text i follow those of text i - 1."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -106,15 +116,15 @@ class SparseVectors(_message.Message):
     TERM_COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def indices(self) -> Global___Tensor:
-        """INT32 [sum(term_counts)], vocabulary indices, rising within one text."""
+        """INT32 [sum(term_counts)]: vocabulary indices, strictly increasing within one text."""
 
     @_builtins.property
     def weights(self) -> Global___Tensor:
-        """FLOAT32 [sum(term_counts)], weights, in step with `indices`."""
+        """FLOAT32 [sum(term_counts)]: the weight of each term in `indices`."""
 
     @_builtins.property
     def term_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many terms each text has, in the order of the texts."""
+        """Number of terms of each text, in the order of the texts."""
 
     def __init__(
         self,
@@ -133,7 +143,7 @@ Global___SparseVectors: _TypeAlias = SparseVectors  # noqa: Y015
 
 @_typing.final
 class MultiVectors(_message.Message):
-    """One vector a token for several texts, ragged: the rows of text i follow those of text i - 1."""
+    """Token vectors of several texts. The rows of text i follow those of text i - 1."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -141,11 +151,11 @@ class MultiVectors(_message.Message):
     TOKEN_COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> Global___Tensor:
-        """FLOAT32 or FLOAT16 [sum(token_counts), dimensions]."""
+        """FLOAT32 or FLOAT16 [sum(token_counts), dimensions]: one row per token."""
 
     @_builtins.property
     def token_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many rows each text has, in the order of the texts."""
+        """Number of rows of each text, in the order of the texts."""
 
     def __init__(
         self,
