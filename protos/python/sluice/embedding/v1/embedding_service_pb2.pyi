@@ -28,30 +28,30 @@ class _Representation:
 class _RepresentationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Representation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     REPRESENTATION_UNSPECIFIED: _Representation.ValueType  # 0
-    """Refused."""
+    """Not a valid value; requests that contain it are rejected with INVALID_ARGUMENT."""
     REPRESENTATION_DENSE: _Representation.ValueType  # 1
-    """One vector a text."""
+    """One vector per text."""
     REPRESENTATION_SPARSE: _Representation.ValueType  # 2
     """Weighted vocabulary terms of a text."""
     REPRESENTATION_MULTI_VECTOR: _Representation.ValueType  # 3
-    """One vector a token."""
+    """One vector per token."""
 
 class Representation(_Representation, metaclass=_RepresentationEnumTypeWrapper):
-    """A kind of vector."""
+    """A kind of output of an embedding model."""
 
 REPRESENTATION_UNSPECIFIED: Representation.ValueType  # 0
-"""Refused."""
+"""Not a valid value; requests that contain it are rejected with INVALID_ARGUMENT."""
 REPRESENTATION_DENSE: Representation.ValueType  # 1
-"""One vector a text."""
+"""One vector per text."""
 REPRESENTATION_SPARSE: Representation.ValueType  # 2
 """Weighted vocabulary terms of a text."""
 REPRESENTATION_MULTI_VECTOR: Representation.ValueType  # 3
-"""One vector a token."""
+"""One vector per token."""
 Global___Representation: _TypeAlias = Representation  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):
-    """Texts to embed."""
+    """Request for `Embed`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -65,28 +65,42 @@ class EmbedRequest(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     DATA_TYPE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model; empty when the server has one."""
+    """Name of the model. May be empty if the server has exactly one. An unknown name fails with NOT_FOUND."""
     role: _model_pb2.TextRole.ValueType
-    """What the texts are to the model."""
+    """What the texts are to the model. Selects the prompt that is put before each text. Required for models whose prompts
+    for queries and documents differ.
+    """
     truncation: _model_pb2.Truncation.ValueType
-    """What to do with texts over the model's limit."""
+    """What to do with texts that are longer than the model's limit. Must be unset if `windows` is set."""
     lane: _model_pb2.Lane.ValueType
-    """Who goes first."""
+    """Priority of the request."""
     dimensions: _builtins.int
-    """Length of the dense vectors: a prefix that the model was trained for, made unit length again; 0 means all."""
+    """Length of the dense vectors: one of the model's `matryoshka_dimensions`, or its full length. 0 means the full length;
+    other values are rejected with INVALID_ARGUMENT. A shortened vector is the first part of the full one, normalized to
+    unit length if the model's similarity is cosine.
+    """
     data_type: _tensor_pb2.DataType.ValueType
-    """Type of dense and token vectors: FLOAT32, the default, or FLOAT16; for dense vectors also INT8, or BITS, the signs."""
+    """Element type of dense vectors and token vectors. Default: FLOAT32. FLOAT16 is available for both; INT8 and BITS (the
+    sign of each element) are available if MULTI_VECTOR is not requested. Sparse weights are always FLOAT32.
+
+    If the vectors do not fit into one response, the request is rejected with INVALID_ARGUMENT: send fewer texts or use a
+    smaller type.
+    """
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 256 texts, each of 1 to 65,536 bytes and not only white space (both limits are settings of the server)."""
+        """1 to 256 texts (server setting `max_texts`), each 1 to 65,536 bytes of UTF-8 (server setting `max_text_bytes`) and
+        not only white space.
+        """
 
     @_builtins.property
     def representations(self) -> _containers.RepeatedScalarFieldContainer[Global___Representation.ValueType]:
-        """What to return, from one pass of the model; empty means DENSE. A kind the model does not have is refused."""
+        """Outputs to return, all computed in one run of the model. Default: DENSE. An output that the model does not have is
+        rejected with INVALID_ARGUMENT.
+        """
 
     @_builtins.property
     def windows(self) -> _model_pb2.Windows:
-        """Read longer texts in windows instead of truncating them."""
+        """Splits texts that are longer than the model's limit into windows instead of truncating them."""
 
     def __init__(
         self,
@@ -111,7 +125,7 @@ Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
 @_typing.final
 class EmbedResponse(_message.Message):
-    """Vectors, in the order of the texts."""
+    """Response of `Embed`. Vectors are in the order of the texts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -122,23 +136,23 @@ class EmbedResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """The model that answered."""
+        """The model that produced the vectors."""
 
     @_builtins.property
     def dense(self) -> _tensor_pb2.Tensor:
-        """[texts, dimensions], when DENSE was asked for."""
+        """[texts, dimensions]. Set if DENSE was requested."""
 
     @_builtins.property
     def sparse(self) -> _tensor_pb2.SparseVectors:
-        """When SPARSE was asked for."""
+        """Set if SPARSE was requested."""
 
     @_builtins.property
     def multi_vector(self) -> _tensor_pb2.MultiVectors:
-        """When MULTI_VECTOR was asked for; special tokens are left out."""
+        """Set if MULTI_VECTOR was requested. Special tokens are left out."""
 
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.TextUsage]:
-        """Token counts and truncation, in the order of the texts."""
+        """Token counts and truncation of each text."""
 
     def __init__(
         self,
@@ -159,7 +173,7 @@ Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """Nothing to say."""
+    """Request for `ListModels`. Takes no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -176,14 +190,14 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """The models of an embedding server."""
+    """Response of `ListModels`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbeddingModel]:
-        """Sorted by name."""
+        """The loaded models, sorted by name."""
 
     def __init__(
         self,
@@ -200,7 +214,7 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class EmbeddingModel(_message.Message):
-    """A served embedding model."""
+    """A loaded embedding model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,30 +229,30 @@ class EmbeddingModel(_message.Message):
     VARIANT_FIELD_NUMBER: _builtins.int
     MATRYOSHKA_DIMENSIONS_FIELD_NUMBER: _builtins.int
     dimensions: _builtins.int
-    """Length of a dense vector; 0 without DENSE."""
+    """Length of a dense vector, or of a token vector if the model has no dense output; 0 if it has neither."""
     max_token_count: _builtins.int
-    """Longest input in tokens, special tokens and prompt included."""
+    """Longest input in tokens, including special tokens and the prompt."""
     similarity: _builtins.str
-    """How dense vectors are compared: "cosine", "dot" or "l2". Cosine vectors have unit length."""
+    """How dense vectors are compared: "cosine", "dot" or "l2". Vectors of cosine models have unit length."""
     query_prompt: _builtins.str
-    """Prepended to queries by the server."""
+    """Prompt that the server puts before queries. May be empty."""
     document_prompt: _builtins.str
-    """Prepended to documents by the server."""
+    """Prompt that the server puts before documents. May be empty."""
     execution_provider: _builtins.str
-    """The execution provider in use, e.g. "CPUExecutionProvider"."""
+    """ONNX Runtime execution provider in use, such as "CPUExecutionProvider"."""
     variant: _builtins.str
-    """The graph in use, e.g. "fp32"."""
+    """Variant of the model in use: "fp32", "fp16" or "int8"."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """Its identity."""
+        """Name, version and digest of the model."""
 
     @_builtins.property
     def representations(self) -> _containers.RepeatedScalarFieldContainer[Global___Representation.ValueType]:
-        """What it can return."""
+        """Outputs that the model has."""
 
     @_builtins.property
     def matryoshka_dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Shorter lengths that its dense vectors may be cut to."""
+        """Shorter lengths to which dense vectors can be cut."""
 
     def __init__(
         self,
@@ -264,16 +278,20 @@ Global___EmbeddingModel: _TypeAlias = EmbeddingModel  # noqa: Y015
 
 @_typing.final
 class LoadModelRequest(_message.Message):
-    """A bundle to load."""
+    """Request for `LoadModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: a folder of the server's repository."""
+    """Name of the bundle, a folder of the server's repository: 1 to 128 letters, digits, `.`, `_` and `-`, starting with a
+    letter or digit.
+    """
     version: _builtins.str
-    """Its version: a folder in that. A loaded model of this name is replaced once the new one is ready."""
+    """Version of the bundle, a folder within that: 1 to 64 of the same characters. If another version of the model is
+    loaded, it is replaced once the new one is ready.
+    """
     def __init__(
         self,
         *,
@@ -290,14 +308,14 @@ Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
 
 @_typing.final
 class LoadModelResponse(_message.Message):
-    """The model serves."""
+    """Response of `LoadModel`. Returned after the model is ready."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """Its identity."""
+        """The loaded model."""
 
     def __init__(
         self,
@@ -314,13 +332,13 @@ Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
 
 @_typing.final
 class UnloadModelRequest(_message.Message):
-    """A model to end."""
+    """Request for `UnloadModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the model. Required."""
     def __init__(
         self,
         *,
@@ -336,7 +354,7 @@ Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
 
 @_typing.final
 class UnloadModelResponse(_message.Message):
-    """The model is gone."""
+    """Response of `UnloadModel`. Returned after the model has been unloaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -353,7 +371,7 @@ Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):
-    """Texts to split."""
+    """Request for `Tokenize`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,14 +380,16 @@ class TokenizeRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     ADD_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model; empty when the server has one."""
+    """Name of the model. May be empty if the server has exactly one. An unknown name fails with NOT_FOUND."""
     role: _model_pb2.TextRole.ValueType
-    """Prepends the model's prompt of this role to each text; UNSPECIFIED prepends none."""
+    """Puts the model's prompt for this role before each text. Unset adds no prompt."""
     add_special_tokens: _builtins.bool
-    """Add the special tokens that the model is given with a text, e.g. [CLS] and [SEP]."""
+    """Adds the special tokens that the model expects around a text, such as [CLS] and [SEP]."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 256 texts, each of 1 to 65,536 bytes (both limits are settings of the server), together at most 262,144 bytes."""
+        """1 to 256 texts (server setting `max_texts`), each 1 to 65,536 bytes of UTF-8 (server setting `max_text_bytes`) and
+        not only white space, and up to 262,144 bytes in all.
+        """
 
     def __init__(
         self,
@@ -389,7 +409,7 @@ Global___TokenizeRequest: _TypeAlias = TokenizeRequest  # noqa: Y015
 
 @_typing.final
 class TokenizeResponse(_message.Message):
-    """Tokens, in the order of the texts."""
+    """Response of `Tokenize`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -397,11 +417,11 @@ class TokenizeResponse(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """The model whose tokens they are."""
+        """The model that the tokens belong to."""
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenizedText]:
-        """One for each text. Nothing is truncated."""
+        """The tokens of each text, in the order of the texts. Texts are not truncated."""
 
     def __init__(
         self,
@@ -426,7 +446,7 @@ class TokenizedText(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
-        """In order."""
+        """The tokens, in the order of the text."""
 
     def __init__(
         self,
@@ -443,7 +463,9 @@ Global___TokenizedText: _TypeAlias = TokenizedText  # noqa: Y015
 
 @_typing.final
 class Token(_message.Message):
-    """A token, and where it stands in the text with its prompt."""
+    """A token and its position. Positions count from the start of the text with its prompt, if one was added. They are 0 for
+    special tokens.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -455,19 +477,19 @@ class Token(_message.Message):
     CHAR_START_FIELD_NUMBER: _builtins.int
     CHAR_END_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Its place in the vocabulary."""
+    """Index of the token in the vocabulary."""
     text: _builtins.str
-    """The part of the text that it stands for; for a special token, its name."""
+    """The part of the text that the token covers, or the name of a special token."""
     special: _builtins.bool
-    """It is not from the text: the positions mean nothing."""
+    """Whether the token is a special token and not a part of the text."""
     byte_start: _builtins.int
-    """First byte of the text's UTF-8."""
+    """Offset of the token's first byte in UTF-8."""
     byte_end: _builtins.int
-    """Byte after the last."""
+    """Offset after the token's last byte in UTF-8."""
     char_start: _builtins.int
-    """First character (Unicode code point)."""
+    """Offset of the token's first character, in Unicode code points."""
     char_end: _builtins.int
-    """Character after the last."""
+    """Offset after the token's last character, in Unicode code points."""
     def __init__(
         self,
         *,
@@ -489,7 +511,7 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class DecodeRequest(_message.Message):
-    """Tokens to put together."""
+    """Request for `Decode`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -497,12 +519,12 @@ class DecodeRequest(_message.Message):
     SEQUENCES_FIELD_NUMBER: _builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model; empty when the server has one."""
+    """Name of the model. May be empty if the server has exactly one. An unknown name fails with NOT_FOUND."""
     skip_special_tokens: _builtins.bool
-    """Leave special tokens out."""
+    """Leaves special tokens out of the texts."""
     @_builtins.property
     def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
-        """1 to 256 sequences (a setting of the server), together of at most 262,144 ids."""
+        """1 to 256 sequences (server setting `max_texts`) with up to 262,144 token ids in all."""
 
     def __init__(
         self,
@@ -521,14 +543,14 @@ Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
 
 @_typing.final
 class TokenIds(_message.Message):
-    """A sequence of tokens."""
+    """A sequence of token ids."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Each below the size of the model's vocabulary."""
+        """Token ids. An id that the model's vocabulary does not have is rejected with INVALID_ARGUMENT."""
 
     def __init__(
         self,
@@ -545,7 +567,7 @@ Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class DecodeResponse(_message.Message):
-    """Texts, in the order of the sequences."""
+    """Response of `Decode`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -553,11 +575,13 @@ class DecodeResponse(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """The model whose tokens they are."""
+        """The model that the tokens belong to."""
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One for each sequence. Not always the text that gave the tokens: a vocabulary may fold case and accents."""
+        """One text per sequence, in the order of the sequences. A text may differ from the one that was tokenized, because some
+        vocabularies fold case and accents.
+        """
 
     def __init__(
         self,

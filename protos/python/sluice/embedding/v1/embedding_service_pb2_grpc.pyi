@@ -27,45 +27,84 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbeddingServiceStub:
-    """Turns text into vectors."""
+    """Converts texts to vectors and to tokens.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EmbeddingServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.EmbedRequest, _embedding_service_pb2.EmbedResponse]
-    """Embeds texts. All or nothing; order kept."""
+    """Embeds texts. Vectors are returned in the order of the texts. If one text is rejected, the whole request fails."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.ListModelsRequest, _embedding_service_pb2.ListModelsResponse]
-    """Lists the models served here, by name."""
+    """Lists the loaded models."""
     LoadModel: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.LoadModelRequest, _embedding_service_pb2.LoadModelResponse]
-    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
+    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no effect.
+    If the caller disconnects or the deadline passes before that, the model is not loaded.
+
+    Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
+    repository or the bundle cannot be served.
+    """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]
-    """Ends a model: calls under way are answered, its memory is freed."""
+    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after the
+    last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+    """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.TokenizeRequest, _embedding_service_pb2.TokenizeResponse]
-    """Splits texts into the model's tokens. All or nothing; order kept."""
+    """Splits texts into the model's tokens. Results are returned in the order of the texts. If one text is rejected, the
+    whole request fails.
+    """
     Decode: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.DecodeRequest, _embedding_service_pb2.DecodeResponse]
-    """Puts tokens together into texts. All or nothing; order kept."""
+    """Converts sequences of token ids to texts. Results are returned in the order of the sequences. If one sequence is
+    rejected, the whole request fails.
+    """
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
-    """Turns text into vectors."""
+    """Converts texts to vectors and to tokens.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.EmbedRequest, _embedding_service_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Embeds texts. All or nothing; order kept."""
+    """Embeds texts. Vectors are returned in the order of the texts. If one text is rejected, the whole request fails."""
     ListModels: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.ListModelsRequest, _embedding_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models served here, by name."""
+    """Lists the loaded models."""
     LoadModel: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.LoadModelRequest, _embedding_service_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
+    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no effect.
+    If the caller disconnects or the deadline passes before that, the model is not loaded.
+
+    Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
+    repository or the bundle cannot be served.
+    """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """Ends a model: calls under way are answered, its memory is freed."""
+    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after the
+    last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+    """
     Tokenize: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.TokenizeRequest, _embedding_service_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """Splits texts into the model's tokens. All or nothing; order kept."""
+    """Splits texts into the model's tokens. Results are returned in the order of the texts. If one text is rejected, the
+    whole request fails.
+    """
     Decode: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.DecodeRequest, _embedding_service_pb2.DecodeResponse]  # type: ignore[assignment]
-    """Puts tokens together into texts. All or nothing; order kept."""
+    """Converts sequences of token ids to texts. Results are returned in the order of the sequences. If one sequence is
+    rejected, the whole request fails.
+    """
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns text into vectors."""
+    """Converts texts to vectors and to tokens.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
+    """
 
     @_abc_1.abstractmethod
     def Embed(
@@ -73,7 +112,7 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.EmbedResponse, _abc.Awaitable[_embedding_service_pb2.EmbedResponse]]:
-        """Embeds texts. All or nothing; order kept."""
+        """Embeds texts. Vectors are returned in the order of the texts. If one text is rejected, the whole request fails."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -81,7 +120,7 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.ListModelsResponse, _abc.Awaitable[_embedding_service_pb2.ListModelsResponse]]:
-        """Lists the models served here, by name."""
+        """Lists the loaded models."""
 
     @_abc_1.abstractmethod
     def LoadModel(
@@ -89,7 +128,13 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.LoadModelResponse, _abc.Awaitable[_embedding_service_pb2.LoadModelResponse]]:
-        """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+        """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
+        after the bundle has been verified and the model is ready. Loading the version that is already loaded has no effect.
+        If the caller disconnects or the deadline passes before that, the model is not loaded.
+
+        Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
+        repository or the bundle cannot be served.
+        """
 
     @_abc_1.abstractmethod
     def UnloadModel(
@@ -97,7 +142,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.UnloadModelResponse, _abc.Awaitable[_embedding_service_pb2.UnloadModelResponse]]:
-        """Ends a model: calls under way are answered, its memory is freed."""
+        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after the
+        last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+        """
 
     @_abc_1.abstractmethod
     def Tokenize(
@@ -105,7 +152,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.TokenizeResponse, _abc.Awaitable[_embedding_service_pb2.TokenizeResponse]]:
-        """Splits texts into the model's tokens. All or nothing; order kept."""
+        """Splits texts into the model's tokens. Results are returned in the order of the texts. If one text is rejected, the
+        whole request fails.
+        """
 
     @_abc_1.abstractmethod
     def Decode(
@@ -113,6 +162,8 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.DecodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.DecodeResponse, _abc.Awaitable[_embedding_service_pb2.DecodeResponse]]:
-        """Puts tokens together into texts. All or nothing; order kept."""
+        """Converts sequences of token ids to texts. Results are returned in the order of the sequences. If one sequence is
+        rejected, the whole request fails.
+        """
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
