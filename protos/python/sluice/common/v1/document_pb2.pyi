@@ -55,20 +55,20 @@ class Document(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
-    """Identifier chosen by the caller, unique within a collection: 1 to 512 bytes of UTF-8 without NUL characters. Writing
-    a document with the identifier of a stored document replaces that document.
+    """Identifier chosen by the caller, unique within a collection: 1 to 512 bytes of UTF-8 without NUL characters.
+    Writing a document with the identifier of a stored document replaces that document.
     """
     title: _builtins.str
     """Title, up to 4,096 bytes of UTF-8. May be empty. Models read it before the text, on a line of its own."""
     text: _builtins.str
-    """Text, up to 65,536 bytes of UTF-8. May be empty. `SearchService.Index` limits title and text together to 65,536 bytes
-    (server setting `max_text_bytes`).
+    """Text, up to 65,536 bytes of UTF-8. May be empty. `SearchService.Index` limits title and text together to 65,536
+    bytes (server setting `max_text_bytes`).
     """
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___MetadataValue]:
-        """Values by name, returned with the document: up to 64 names, and up to 16,384 bytes for all of them as JSON. Filters can
-        use only the fields that the collection's schema declares. A value whose type differs from the declared type is
-        rejected.
+        """Values by name, returned with the document: up to 64 names, and up to 16,384 bytes for all of them as JSON.
+        Filters can use only the fields that the collection's schema declares. A value whose type differs from the
+        declared type is rejected.
         """
 
     def __init__(

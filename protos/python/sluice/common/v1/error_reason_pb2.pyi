@@ -25,8 +25,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Not sent."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. The request breaks a rule. `google.rpc.BadRequest` names the fields, with the expected and the given
-    value. Change the request before sending it again.
+    """INVALID_ARGUMENT. The request breaks a rule. `google.rpc.BadRequest` names the fields, with the expected and the
+    given value. Change the request before sending it again.
     """
     ERROR_REASON_UNKNOWN_MODEL: _ErrorReason.ValueType  # 2
     """NOT_FOUND. The server has no model of that name or version."""
@@ -39,49 +39,57 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     where an alias was to be created, or by an alias where a collection was to be created.
     """
     ERROR_REASON_MODEL_MISMATCH: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION. The vectors come from another model than the one that the collection's field is bound to, or no
-    served model fits the field.
+    """FAILED_PRECONDITION. The vectors come from another model than the one that the collection's field is bound to, or
+    no served model fits the field.
     """
     ERROR_REASON_STORAGE_UNWRITABLE: _ErrorReason.ValueType  # 7
     """FAILED_PRECONDITION. The disk is full or read-only. Nothing was written; reads continue to work."""
     ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 8
-    """UNAVAILABLE. A service that the server depends on cannot be reached, or another operation is in the way. Try again."""
+    """UNAVAILABLE. A service that the server depends on cannot be reached, or another operation is in the way. Try
+    again.
+    """
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 9
     """UNAVAILABLE. The server is shutting down. Try again; another replica may answer."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """UNAVAILABLE, and RESOURCE_EXHAUSTED from the `tei.v1` services. The server has no capacity for the request, or cannot
-    finish it before its deadline; it was rejected before any work was done. Try again later or at another replica.
+    """UNAVAILABLE, and RESOURCE_EXHAUSTED from the `tei.v1` services. The server has no capacity for the request, or
+    cannot finish it before its deadline; it was rejected before any work was done. Try again later or at another
+    replica.
     """
     ERROR_REASON_DEADLINE_EXPIRED: _ErrorReason.ValueType  # 11
     """DEADLINE_EXCEEDED. The deadline passed before the work started or while it was under way."""
     ERROR_REASON_BACKEND_FAILED: _ErrorReason.ValueType  # 12
     """INTERNAL, and FAILED_PRECONDITION from the `tei.v1` services. The model or the index failed."""
     ERROR_REASON_DEFECT: _ErrorReason.ValueType  # 13
-    """INTERNAL. A defect of the server. The error's metadata has a `request_id`, which finds the entry in the server's log."""
+    """INTERNAL. A defect of the server. The error's metadata has a `request_id`, which finds the entry in the server's
+    log.
+    """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED. The caller's quota is used up, or a limit of the server is reached, such as the number of
     concurrent calls or of collections.
     """
     ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 15
-    """UNAVAILABLE. A stream was open for longer than the server's idle timeout without a new message or work in progress."""
+    """UNAVAILABLE. A stream was open for longer than the server's idle timeout without a new message or work in
+    progress.
+    """
     ERROR_REASON_COLLECTION_MISMATCH: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. The collection does not have what the request needs: a field that the pipeline searches, or
     chunks instead of whole documents or the other way around.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """The reason of an error. Error statuses carry a `google.rpc.ErrorInfo` with the domain "sluice" and the name of one of
-    these values, without the prefix ERROR_REASON_, in `reason`. An error that has none of these reasons carries the name
-    of its status code instead, such as UNAUTHENTICATED, PERMISSION_DENIED or FAILED_PRECONDITION.
+    """The reason of an error. Error statuses carry a `google.rpc.ErrorInfo` with the domain "sluice" and the name of one
+    of these values, without the prefix ERROR_REASON_, in `reason`. An error that has none of these reasons carries the
+    name of its status code instead, such as UNAUTHENTICATED, PERMISSION_DENIED or FAILED_PRECONDITION.
 
-    UNAVAILABLE and RESOURCE_EXHAUSTED errors may carry a `google.rpc.RetryInfo` with the time to wait before the next try.
+    UNAVAILABLE and RESOURCE_EXHAUSTED errors may carry a `google.rpc.RetryInfo` with the time to wait before the next
+    try.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Not sent."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. The request breaks a rule. `google.rpc.BadRequest` names the fields, with the expected and the given
-value. Change the request before sending it again.
+"""INVALID_ARGUMENT. The request breaks a rule. `google.rpc.BadRequest` names the fields, with the expected and the
+given value. Change the request before sending it again.
 """
 ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 2
 """NOT_FOUND. The server has no model of that name or version."""
@@ -94,31 +102,38 @@ ERROR_REASON_COLLECTION_EXISTS: ErrorReason.ValueType  # 5
 where an alias was to be created, or by an alias where a collection was to be created.
 """
 ERROR_REASON_MODEL_MISMATCH: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION. The vectors come from another model than the one that the collection's field is bound to, or no
-served model fits the field.
+"""FAILED_PRECONDITION. The vectors come from another model than the one that the collection's field is bound to, or
+no served model fits the field.
 """
 ERROR_REASON_STORAGE_UNWRITABLE: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION. The disk is full or read-only. Nothing was written; reads continue to work."""
 ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 8
-"""UNAVAILABLE. A service that the server depends on cannot be reached, or another operation is in the way. Try again."""
+"""UNAVAILABLE. A service that the server depends on cannot be reached, or another operation is in the way. Try
+again.
+"""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 9
 """UNAVAILABLE. The server is shutting down. Try again; another replica may answer."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""UNAVAILABLE, and RESOURCE_EXHAUSTED from the `tei.v1` services. The server has no capacity for the request, or cannot
-finish it before its deadline; it was rejected before any work was done. Try again later or at another replica.
+"""UNAVAILABLE, and RESOURCE_EXHAUSTED from the `tei.v1` services. The server has no capacity for the request, or
+cannot finish it before its deadline; it was rejected before any work was done. Try again later or at another
+replica.
 """
 ERROR_REASON_DEADLINE_EXPIRED: ErrorReason.ValueType  # 11
 """DEADLINE_EXCEEDED. The deadline passed before the work started or while it was under way."""
 ERROR_REASON_BACKEND_FAILED: ErrorReason.ValueType  # 12
 """INTERNAL, and FAILED_PRECONDITION from the `tei.v1` services. The model or the index failed."""
 ERROR_REASON_DEFECT: ErrorReason.ValueType  # 13
-"""INTERNAL. A defect of the server. The error's metadata has a `request_id`, which finds the entry in the server's log."""
+"""INTERNAL. A defect of the server. The error's metadata has a `request_id`, which finds the entry in the server's
+log.
+"""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED. The caller's quota is used up, or a limit of the server is reached, such as the number of
 concurrent calls or of collections.
 """
 ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 15
-"""UNAVAILABLE. A stream was open for longer than the server's idle timeout without a new message or work in progress."""
+"""UNAVAILABLE. A stream was open for longer than the server's idle timeout without a new message or work in
+progress.
+"""
 ERROR_REASON_COLLECTION_MISMATCH: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. The collection does not have what the request needs: a field that the pipeline searches, or
 chunks instead of whole documents or the other way around.

@@ -22,8 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Filter(_message.Message):
-    """A condition on the metadata of documents. Every field that a filter uses must be declared in the collection's schema,
-    and values must have the declared type.
+    """A condition on the metadata of documents. Every field that a filter uses must be declared in the collection's
+    schema, and values must have the declared type.
 
     A filter may be nested up to 32 levels deep, contain up to 8,192 conditions and values in all, and take up to 1 MiB
     encoded. Filters that exceed a limit or break a rule are rejected with INVALID_ARGUMENT. If a filter cannot be

@@ -137,8 +137,8 @@ class ModelRef(_message.Message):
     version: _builtins.str
     """Version of the bundle, such as "1"."""
     digest: _builtins.str
-    """SHA-256 of the bundle's manifest, in hexadecimal. Bundles with the same digest, run as the same variant, produce the
-    same vectors.
+    """SHA-256 of the bundle's manifest, in hexadecimal. Bundles with the same digest, run as the same variant, produce
+    the same vectors.
     """
     def __init__(
         self,
@@ -168,9 +168,9 @@ class Windows(_message.Message):
     rejected with INVALID_ARGUMENT.
     """
     aggregation: Global___WindowAggregation.ValueType
-    """How the dense vectors of the windows are combined. It has no effect on other outputs: a sparse term takes its largest
-    weight of all windows, token vectors are concatenated without the shared ones, and a document's relevance score is
-    that of its best window.
+    """How the dense vectors of the windows are combined. It has no effect on other outputs: a sparse term takes its
+    largest weight of all windows, token vectors are concatenated without the shared ones, and a document's relevance
+    score is that of its best window.
     """
     def __init__(
         self,

@@ -65,8 +65,8 @@ Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """A dense array in row-major order. The elements are sent as bytes, which numpy reads and writes without a copy and which
-    hold half precision, 8-bit integers and bits as well as 32-bit floats.
+    """A dense array in row-major order. The elements are sent as bytes, which numpy reads and writes without a copy and
+    which hold half precision, 8-bit integers and bits as well as 32-bit floats.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -78,8 +78,8 @@ class Tensor(_message.Message):
     data_type: Global___DataType.ValueType
     """Element type."""
     data: _builtins.bytes
-    """The elements: exactly the product of the shape times the element size in bytes, or rows * ceil(columns / 8) bytes for
-    DATA_TYPE_BITS. Another length is rejected with INVALID_ARGUMENT.
+    """The elements: exactly the product of the shape times the element size in bytes, or rows * ceil(columns / 8) bytes
+    for DATA_TYPE_BITS. Another length is rejected with INVALID_ARGUMENT.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -87,7 +87,9 @@ class Tensor(_message.Message):
 
     @_builtins.property
     def row_scales(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """For DATA_TYPE_INT8 only: one scale per row, the largest magnitude in the row divided by 127, or 1 for a row of zeros."""
+        """For DATA_TYPE_INT8 only: one scale per row, the largest magnitude in the row divided by 127, or 1 for a row of
+        zeros.
+        """
 
     def __init__(
         self,

@@ -67,24 +67,24 @@ class EmbedRequest(_message.Message):
     model: _builtins.str
     """Name of the model. May be empty if the server has exactly one. An unknown name fails with NOT_FOUND."""
     role: _model_pb2.TextRole.ValueType
-    """What the texts are to the model. Selects the prompt that is put before each text. Required for models whose prompts
-    for queries and documents differ.
+    """What the texts are to the model. Selects the prompt that is put before each text. Required for models whose
+    prompts for queries and documents differ.
     """
     truncation: _model_pb2.Truncation.ValueType
     """What to do with texts that are longer than the model's limit. Must be unset if `windows` is set."""
     lane: _model_pb2.Lane.ValueType
     """Priority of the request."""
     dimensions: _builtins.int
-    """Length of the dense vectors: one of the model's `matryoshka_dimensions`, or its full length. 0 means the full length;
-    other values are rejected with INVALID_ARGUMENT. A shortened vector is the first part of the full one, normalized to
-    unit length if the model's similarity is cosine.
+    """Length of the dense vectors: one of the model's `matryoshka_dimensions`, or its full length. 0 means the full
+    length; other values are rejected with INVALID_ARGUMENT. A shortened vector is the first part of the full one,
+    normalized to unit length if the model's similarity is cosine.
     """
     data_type: _tensor_pb2.DataType.ValueType
-    """Element type of dense vectors and token vectors. Default: FLOAT32. FLOAT16 is available for both; INT8 and BITS (the
-    sign of each element) are available if MULTI_VECTOR is not requested. Sparse weights are always FLOAT32.
+    """Element type of dense vectors and token vectors. Default: FLOAT32. FLOAT16 is available for both; INT8 and BITS
+    (the sign of each element) are available if MULTI_VECTOR is not requested. Sparse weights are always FLOAT32.
 
-    If the vectors do not fit into one response, the request is rejected with INVALID_ARGUMENT: send fewer texts or use a
-    smaller type.
+    If the vectors do not fit into one response, the request is rejected with INVALID_ARGUMENT: send fewer texts or
+    use a smaller type.
     """
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -285,8 +285,8 @@ class LoadModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the bundle, a folder of the server's repository: 1 to 128 letters, digits, `.`, `_` and `-`, starting with a
-    letter or digit.
+    """Name of the bundle, a folder of the server's repository: 1 to 128 letters, digits, `.`, `_` and `-`, starting with
+    a letter or digit.
     """
     version: _builtins.str
     """Version of the bundle, a folder within that: 1 to 64 of the same characters. If another version of the model is
@@ -463,8 +463,8 @@ Global___TokenizedText: _TypeAlias = TokenizedText  # noqa: Y015
 
 @_typing.final
 class Token(_message.Message):
-    """A token and its position. Positions count from the start of the text with its prompt, if one was added. They are 0 for
-    special tokens.
+    """A token and its position. Positions count from the start of the text with its prompt, if one was added. They are 0
+    for special tokens.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -579,8 +579,8 @@ class DecodeResponse(_message.Message):
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One text per sequence, in the order of the sequences. A text may differ from the one that was tokenized, because some
-        vocabularies fold case and accents.
+        """One text per sequence, in the order of the sequences. A text may differ from the one that was tokenized, because
+        some vocabularies fold case and accents.
         """
 
     def __init__(

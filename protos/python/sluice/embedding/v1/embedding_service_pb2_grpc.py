@@ -95,8 +95,8 @@ class EmbeddingServiceServicer:
 
     def LoadModel(self, request, context):
         """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
-        after the bundle has been verified and the model is ready. Loading the version that is already loaded has no effect.
-        If the caller disconnects or the deadline passes before that, the model is not loaded.
+        after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+        effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
 
         Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
         repository or the bundle cannot be served.
@@ -106,8 +106,8 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after the
-        last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+        the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,15 +44,15 @@ class EmbeddingServiceStub:
     """Lists the loaded models."""
     LoadModel: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.LoadModelRequest, _embedding_service_pb2.LoadModelResponse]
     """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
-    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no effect.
-    If the caller disconnects or the deadline passes before that, the model is not loaded.
+    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+    effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
 
     Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
     repository or the bundle cannot be served.
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]
-    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after the
-    last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+    the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.TokenizeRequest, _embedding_service_pb2.TokenizeResponse]
     """Splits texts into the model's tokens. Results are returned in the order of the texts. If one text is rejected, the
@@ -79,15 +79,15 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Lists the loaded models."""
     LoadModel: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.LoadModelRequest, _embedding_service_pb2.LoadModelResponse]  # type: ignore[assignment]
     """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
-    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no effect.
-    If the caller disconnects or the deadline passes before that, the model is not loaded.
+    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+    effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
 
     Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
     repository or the bundle cannot be served.
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.UnloadModelRequest, _embedding_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after the
-    last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+    the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.TokenizeRequest, _embedding_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Splits texts into the model's tokens. Results are returned in the order of the texts. If one text is rejected, the
@@ -129,8 +129,8 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.LoadModelResponse, _abc.Awaitable[_embedding_service_pb2.LoadModelResponse]]:
         """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
-        after the bundle has been verified and the model is ready. Loading the version that is already loaded has no effect.
-        If the caller disconnects or the deadline passes before that, the model is not loaded.
+        after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+        effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
 
         Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
         repository or the bundle cannot be served.
@@ -142,8 +142,8 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.UnloadModelResponse, _abc.Awaitable[_embedding_service_pb2.UnloadModelResponse]]:
-        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after the
-        last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+        the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
         """
 
     @_abc_1.abstractmethod

@@ -27,21 +27,25 @@ class _Scoring:
 class _ScoringEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scoring.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCORING_UNSPECIFIED: _Scoring.ValueType  # 0
-    """Never sent."""
+    """Not sent."""
     SCORING_CROSS_ENCODER: _Scoring.ValueType  # 1
-    """A sequence classifier reads query and document together."""
+    """A sequence classifier reads the query and the document together."""
     SCORING_LATE_INTERACTION: _Scoring.ValueType  # 2
-    """Mean over query tokens of the best cosine to a document token (MaxSim)."""
+    """The mean, over the query's tokens, of the highest cosine similarity to a token of the document (MaxSim divided by
+    the number of query tokens): -1 to 1.
+    """
 
 class Scoring(_Scoring, metaclass=_ScoringEnumTypeWrapper):
-    """How a reranking model scores."""
+    """How a reranking model computes scores."""
 
 SCORING_UNSPECIFIED: Scoring.ValueType  # 0
-"""Never sent."""
+"""Not sent."""
 SCORING_CROSS_ENCODER: Scoring.ValueType  # 1
-"""A sequence classifier reads query and document together."""
+"""A sequence classifier reads the query and the document together."""
 SCORING_LATE_INTERACTION: Scoring.ValueType  # 2
-"""Mean over query tokens of the best cosine to a document token (MaxSim)."""
+"""The mean, over the query's tokens, of the highest cosine similarity to a token of the document (MaxSim divided by
+the number of query tokens): -1 to 1.
+"""
 Global___Scoring: _TypeAlias = Scoring  # noqa: Y015
 
 class _Order:
@@ -51,26 +55,26 @@ class _Order:
 class _OrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Order.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ORDER_UNSPECIFIED: _Order.ValueType  # 0
-    """The default, SCORE."""
+    """Same as ORDER_SCORE."""
     ORDER_SCORE: _Order.ValueType  # 1
-    """Best first; equal scores in the order of the request."""
+    """Highest score first; documents with equal scores keep the order of the request."""
     ORDER_REQUEST: _Order.ValueType  # 2
-    """As in the request."""
+    """The order of the request."""
 
 class Order(_Order, metaclass=_OrderEnumTypeWrapper):
-    """In which order scored documents come back."""
+    """Order of the results."""
 
 ORDER_UNSPECIFIED: Order.ValueType  # 0
-"""The default, SCORE."""
+"""Same as ORDER_SCORE."""
 ORDER_SCORE: Order.ValueType  # 1
-"""Best first; equal scores in the order of the request."""
+"""Highest score first; documents with equal scores keep the order of the request."""
 ORDER_REQUEST: Order.ValueType  # 2
-"""As in the request."""
+"""The order of the request."""
 Global___Order: _TypeAlias = Order  # noqa: Y015
 
 @_typing.final
 class RerankRequest(_message.Message):
-    """A query and documents to score against it."""
+    """Request for `Rerank`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -84,26 +88,39 @@ class RerankRequest(_message.Message):
     LANE_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model; empty when the server has one."""
+    """Name of the model. May be empty if the server has exactly one. An unknown name fails with NOT_FOUND."""
     query: _builtins.str
-    """1 to 65,536 bytes, not only white space."""
+    """The query: 1 to 65,536 bytes of UTF-8 (server setting `max_text_bytes`), not only white space."""
     top_k: _builtins.int
-    """Return only the best so many; 0 means all. Not more than there are documents."""
+    """Number of results to return, the best ones. 0 means all. A number above that of the documents is rejected with
+    INVALID_ARGUMENT.
+    """
     order: Global___Order.ValueType
-    """Order of the answer."""
+    """Order of the results."""
     raw_scores: _builtins.bool
-    """Return the model's own logits; else sigmoid (one label) or softmax (several). No effect on late interaction."""
+    """Returns the model's logits as scores. By default, scores are the sigmoid of the logit for a model with one label,
+    and the softmax over the labels for a model with several. No effect on late interaction.
+    """
     truncation: _model_pb2.Truncation.ValueType
-    """What to do with input over the model's limit. The longer of query and document loses tokens first."""
+    """What to do with input that is longer than the model's limit. A cross-encoder reads query and document together,
+    and the longer of the two loses tokens first; late interaction truncates each on its own. Must be unset if
+    `windows` is set.
+    """
     lane: _model_pb2.Lane.ValueType
-    """Who goes first."""
+    """Priority of the request."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 1,024 documents, each of 1 to 65,536 bytes and not only white space."""
+        """1 to 1,024 documents (server setting `max_documents`), each 1 to 65,536 bytes of UTF-8 (server setting
+        `max_text_bytes`) and not only white space.
+        """
 
     @_builtins.property
     def windows(self) -> _model_pb2.Windows:
-        """Read longer documents in windows instead of truncating them; the best window is the document's score."""
+        """Splits documents that are longer than the model's limit into windows instead of truncating them. A document has
+        the score of its best window. The query is not split. A cross-encoder reads it with each window and cuts it at the
+        end to half of the model's limit, late interaction to the limit; `TextUsage.dropped_token_count` does not include
+        this cut.
+        """
 
     def __init__(
         self,
@@ -128,7 +145,7 @@ Global___RerankRequest: _TypeAlias = RerankRequest  # noqa: Y015
 
 @_typing.final
 class RerankResponse(_message.Message):
-    """Scored documents."""
+    """Response of `Rerank`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,11 +153,11 @@ class RerankResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """The model that answered."""
+        """The model that produced the scores."""
 
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredDocument]:
-        """In the order asked for."""
+        """The scored documents in the requested order."""
 
     def __init__(
         self,
@@ -158,7 +175,7 @@ Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
 
 @_typing.final
 class ScoredDocument(_message.Message):
-    """A document's score."""
+    """The score of a document."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -167,16 +184,16 @@ class ScoredDocument(_message.Message):
     LABEL_SCORES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Position in RerankRequest.documents."""
+    """Position of the document in `RerankRequest.documents`, from 0."""
     score: _builtins.float
-    """Higher is more relevant. For several labels: that of the model's relevant label."""
+    """Relevance; higher is more relevant. For a model with several labels, the score of the label that means "relevant"."""
     @_builtins.property
     def label_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """All labels, for a model with several; else empty."""
+        """Scores of all labels, in the order of `RerankingModel.labels`. Empty unless the model has several labels."""
 
     @_builtins.property
     def usage(self) -> _model_pb2.TextUsage:
-        """Token counts and truncation."""
+        """Token counts and truncation of the document; for a cross-encoder, of the query and the document together."""
 
     def __init__(
         self,
@@ -196,7 +213,7 @@ Global___ScoredDocument: _TypeAlias = ScoredDocument  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """Nothing to say."""
+    """Request for `ListModels`. Takes no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -213,14 +230,14 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """The models of a reranking server."""
+    """Response of `ListModels`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankingModel]:
-        """Sorted by name."""
+        """The loaded models, sorted by name."""
 
     def __init__(
         self,
@@ -237,7 +254,7 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class RerankingModel(_message.Message):
-    """A served reranking model."""
+    """A loaded reranking model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -248,20 +265,20 @@ class RerankingModel(_message.Message):
     EXECUTION_PROVIDER_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     scoring: Global___Scoring.ValueType
-    """How it scores."""
+    """How the model computes scores."""
     max_token_count: _builtins.int
-    """Longest input in tokens, special tokens included."""
+    """Longest input in tokens, including special tokens."""
     execution_provider: _builtins.str
-    """The execution provider in use, e.g. "CPUExecutionProvider"."""
+    """ONNX Runtime execution provider in use, such as "CPUExecutionProvider"."""
     variant: _builtins.str
-    """The graph in use, e.g. "fp32"."""
+    """Variant of the model in use: "fp32", "fp16" or "int8"."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """Its identity."""
+        """Name, version and digest of the model."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the logits, in order; one for a plain reranker, none for late interaction."""
+        """Names of the labels, in the order of the logits. A plain reranker has one; a late-interaction model has none."""
 
     def __init__(
         self,
@@ -283,16 +300,20 @@ Global___RerankingModel: _TypeAlias = RerankingModel  # noqa: Y015
 
 @_typing.final
 class LoadModelRequest(_message.Message):
-    """A bundle to load."""
+    """Request for `LoadModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: a folder of the server's repository."""
+    """Name of the bundle, a folder of the server's repository: 1 to 128 letters, digits, `.`, `_` and `-`, starting with
+    a letter or digit.
+    """
     version: _builtins.str
-    """Its version: a folder in that. A loaded model of this name is replaced once the new one is ready."""
+    """Version of the bundle, a folder within that: 1 to 64 of the same characters. If another version of the model is
+    loaded, it is replaced once the new one is ready.
+    """
     def __init__(
         self,
         *,
@@ -309,14 +330,14 @@ Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
 
 @_typing.final
 class LoadModelResponse(_message.Message):
-    """The model serves."""
+    """Response of `LoadModel`. Returned after the model is ready."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """Its identity."""
+        """The loaded model."""
 
     def __init__(
         self,
@@ -333,13 +354,13 @@ Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
 
 @_typing.final
 class UnloadModelRequest(_message.Message):
-    """A model to end."""
+    """Request for `UnloadModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the model. Required."""
     def __init__(
         self,
         *,
@@ -355,7 +376,7 @@ Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
 
 @_typing.final
 class UnloadModelResponse(_message.Message):
-    """The model is gone."""
+    """Response of `UnloadModel`. Returned after the model has been unloaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

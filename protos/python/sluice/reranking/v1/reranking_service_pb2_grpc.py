@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class RerankingServiceStub:
-    """Scores documents against a query, together.
+    """Scores documents against a query.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
     """
 
     def __init__(self, channel):
@@ -58,32 +62,42 @@ class RerankingServiceStub:
 
 
 class RerankingServiceServicer:
-    """Scores documents against a query, together.
+    """Scores documents against a query.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
     """
 
     def Rerank(self, request, context):
-        """Scores documents. All or nothing.
+        """Scores documents against a query. If one document is rejected, the whole request fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models served here, by name.
+        """Lists the loaded models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm.
+        """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
+        after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+        effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
+
+        Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
+        repository or the bundle cannot be served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Ends a model: calls under way are answered, its memory is freed.
+        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+        the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +135,11 @@ def add_RerankingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RerankingService:
-    """Scores documents against a query, together.
+    """Scores documents against a query.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
     """
 
     @staticmethod

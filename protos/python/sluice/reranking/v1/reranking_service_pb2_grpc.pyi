@@ -27,37 +27,68 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RerankingServiceStub:
-    """Scores documents against a query, together."""
+    """Scores documents against a query.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RerankingServiceAsyncStub: ...
     Rerank: _grpc.UnaryUnaryMultiCallable[_reranking_service_pb2.RerankRequest, _reranking_service_pb2.RerankResponse]
-    """Scores documents. All or nothing."""
+    """Scores documents against a query. If one document is rejected, the whole request fails."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_reranking_service_pb2.ListModelsRequest, _reranking_service_pb2.ListModelsResponse]
-    """Lists the models served here, by name."""
+    """Lists the loaded models."""
     LoadModel: _grpc.UnaryUnaryMultiCallable[_reranking_service_pb2.LoadModelRequest, _reranking_service_pb2.LoadModelResponse]
-    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
+    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+    effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
+
+    Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
+    repository or the bundle cannot be served.
+    """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_reranking_service_pb2.UnloadModelRequest, _reranking_service_pb2.UnloadModelResponse]
-    """Ends a model: calls under way are answered, its memory is freed."""
+    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+    the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+    """
 
 @_typing.type_check_only
 class RerankingServiceAsyncStub(RerankingServiceStub):
-    """Scores documents against a query, together."""
+    """Scores documents against a query.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Rerank: _aio.UnaryUnaryMultiCallable[_reranking_service_pb2.RerankRequest, _reranking_service_pb2.RerankResponse]  # type: ignore[assignment]
-    """Scores documents. All or nothing."""
+    """Scores documents against a query. If one document is rejected, the whole request fails."""
     ListModels: _aio.UnaryUnaryMultiCallable[_reranking_service_pb2.ListModelsRequest, _reranking_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models served here, by name."""
+    """Lists the loaded models."""
     LoadModel: _aio.UnaryUnaryMultiCallable[_reranking_service_pb2.LoadModelRequest, _reranking_service_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+    """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
+    after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+    effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
+
+    Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
+    repository or the bundle cannot be served.
+    """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_reranking_service_pb2.UnloadModelRequest, _reranking_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """Ends a model: calls under way are answered, its memory is freed."""
+    """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+    the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+    """
 
 class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Scores documents against a query, together."""
+    """Scores documents against a query.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
+    cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
+    limited to 16 MiB (server setting `max_message_bytes`).
+    """
 
     @_abc_1.abstractmethod
     def Rerank(
@@ -65,7 +96,7 @@ class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reranking_service_pb2.RerankRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reranking_service_pb2.RerankResponse, _abc.Awaitable[_reranking_service_pb2.RerankResponse]]:
-        """Scores documents. All or nothing."""
+        """Scores documents against a query. If one document is rejected, the whole request fails."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -73,7 +104,7 @@ class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reranking_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reranking_service_pb2.ListModelsResponse, _abc.Awaitable[_reranking_service_pb2.ListModelsResponse]]:
-        """Lists the models served here, by name."""
+        """Lists the loaded models."""
 
     @_abc_1.abstractmethod
     def LoadModel(
@@ -81,7 +112,13 @@ class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reranking_service_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reranking_service_pb2.LoadModelResponse, _abc.Awaitable[_reranking_service_pb2.LoadModelResponse]]:
-        """Loads a bundle from the server's repository, beside the models that run. Answers when it is checked and warm."""
+        """Loads a model bundle from the server's repository. Models that are already loaded keep serving meanwhile. Returns
+        after the bundle has been verified and the model is ready. Loading the version that is already loaded has no
+        effect. If the caller disconnects or the deadline passes before that, the model is not loaded.
+
+        Fails with NOT_FOUND if the repository has no such bundle, and with FAILED_PRECONDITION if the server has no
+        repository or the bundle cannot be served.
+        """
 
     @_abc_1.abstractmethod
     def UnloadModel(
@@ -89,6 +126,8 @@ class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reranking_service_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reranking_service_pb2.UnloadModelResponse, _abc.Awaitable[_reranking_service_pb2.UnloadModelResponse]]:
-        """Ends a model: calls under way are answered, its memory is freed."""
+        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+        the last of them has ended and the model's memory has been freed. Fails with NOT_FOUND if the model is not loaded.
+        """
 
 def add_RerankingServiceServicer_to_server(servicer: RerankingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
