@@ -25,7 +25,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SearchRequest(_message.Message):
-    """A search."""
+    """Request for `Search`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -37,25 +37,27 @@ class SearchRequest(_message.Message):
     MORE_QUERIES_FIELD_NUMBER: _builtins.int
     GROUP_BY_PARENT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where."""
+    """Name of the collection to search: 1 to 128 characters of [a-z0-9_-], starting with a letter."""
     query: _builtins.str
-    """The question: 1 to 8,192 bytes, not only white space."""
+    """The query: 1 to 8,192 bytes of UTF-8 (server setting `max_query_bytes`), not only white space."""
     pipeline: _builtins.str
-    """Name of the pipeline; empty means "default"."""
+    """Name of the pipeline. Default: "default"."""
     top_k: _builtins.int
-    """How many results, 1 to the smallest depth of the pipeline; 0 means 10, or that depth when it is smaller."""
+    """Number of results: 1 to the depth of the pipeline's last ranking stage (the last reranker, else the refinement,
+    else the fusion, else the retriever). 0 means 10, or that depth if it is smaller.
+    """
     group_by_parent: _builtins.bool
-    """In a collection of chunks: the best chunk of each parent stands for it, and `top_k` counts parents. Which chunk is
-    best is decided before the collection's candidates are refined and reranked.
+    """In a collection of chunks, returns only the best chunk of each parent document, so that `top_k` counts parents.
+    The best chunk is chosen before refinement and reranking. No effect in a collection of whole documents.
     """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only documents that match."""
+        """Searches only documents that match the filter."""
 
     @_builtins.property
     def more_queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 7 other wordings of the question, each like `query`. Every retriever looks for all of them and fuses what it
-        finds by reciprocal rank; rerankers read `query` alone.
+        """Up to 7 alternative wordings of the query, each with the limits of `query`. Every retriever searches for all
+        wordings and combines the results by reciprocal rank fusion. Rerankers read only `query`.
         """
 
     def __init__(
@@ -79,7 +81,7 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
-    """The answer, and how it came about."""
+    """Response of `Search`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -92,30 +94,31 @@ class SearchResponse(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     degraded: _builtins.bool
-    """True when a stage was skipped or cut short: the answer is good, and not all it could be."""
+    """Whether a stage was skipped or cut short. The results are usable but may not be the best."""
     pipeline: _builtins.str
-    """Name of the pipeline that ran."""
+    """Name of the pipeline that was run."""
     collection_version: _builtins.int
-    """Version of the collection that was searched."""
+    """Version of the collection that was searched. If stages saw different versions, the oldest."""
     coverage: _builtins.float
-    """How much of the planned work is behind the answer, 0 to 1: the least, over retrievers taken together and each
-    reranker, of the share that was done. 1 when not degraded.
+    """Share of the planned work that was done: 0 to 1, and 1 if the response is not degraded. It is the smallest of
+    these shares: of the retrievers together, the documents they searched; of the refinement and of each reranker, the
+    candidates it scored. A feedback stage is not counted.
     """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
-        """Best first."""
+        """The results, best first."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
-        """What each stage did, in the order they ran."""
+        """What each stage did, in the order of the stages."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelRef]:
-        """The models that answered."""
+        """The models that were used."""
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """Time from the request's arrival to the answer."""
+        """Time from the arrival of the request to the response."""
 
     def __init__(
         self,
@@ -139,7 +142,7 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):
-    """One found document."""
+    """A search result."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,16 +151,16 @@ class Result(_message.Message):
     STANDINGS_FIELD_NUMBER: _builtins.int
     PARENT_ID_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """Score of the last stage that ran. Scores of different searches do not compare."""
+    """Score from the last stage that ranked. Higher is better. Scores of different searches are not comparable."""
     parent_id: _builtins.str
-    """In a collection of chunks: id of the document that this is a chunk of. Empty elsewhere."""
+    """In a collection of chunks, id of the parent document. Otherwise empty."""
     @_builtins.property
     def document(self) -> _document_pb2.Document:
-        """The document."""
+        """The document, or the chunk in a collection of chunks."""
 
     @_builtins.property
     def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Standing]:
-        """Where the document stood in each ranking that had it."""
+        """Rank and score of the document in each stage that ranked it."""
 
     def __init__(
         self,
@@ -177,7 +180,7 @@ Global___Result: _TypeAlias = Result  # noqa: Y015
 
 @_typing.final
 class Standing(_message.Message):
-    """Where a document stood after one stage."""
+    """Rank and score of a document in one stage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -187,9 +190,9 @@ class Standing(_message.Message):
     stage: _builtins.str
     """Name of the stage."""
     rank: _builtins.int
-    """1 is best."""
+    """Rank of the document, from 1 for the best."""
     score: _builtins.float
-    """The stage's own score."""
+    """Score that the stage gave."""
     def __init__(
         self,
         *,
@@ -207,7 +210,7 @@ Global___Standing: _TypeAlias = Standing  # noqa: Y015
 
 @_typing.final
 class StageReport(_message.Message):
-    """What one stage did."""
+    """What one stage of a search did."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -218,32 +221,32 @@ class StageReport(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[StageReport._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATUS_UNSPECIFIED: StageReport._Status.ValueType  # 0
-        """Never sent."""
+        """Not sent."""
         STATUS_OK: StageReport._Status.ValueType  # 1
-        """Did all its work."""
+        """The stage completed its work."""
         STATUS_SKIPPED: StageReport._Status.ValueType  # 2
-        """Failed and was left out, as the pipeline allows."""
+        """The stage failed and was skipped, as the pipeline allows."""
         STATUS_PARTIAL: StageReport._Status.ValueType  # 3
-        """Ran out of time and gave what it had."""
+        """The stage completed a part of its work, because it failed or ran out of time. Its partial result was used."""
         STATUS_LEFT_OUT: StageReport._Status.ValueType  # 4
-        """Not part of this search: the collection has no field for it, and the pipeline calls it optional. The answer is not
-        degraded by that.
+        """The stage was left out, because it is optional and the collection has no field for it. The response is not
+        degraded by this.
         """
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """How a stage ended."""
 
     STATUS_UNSPECIFIED: StageReport.Status.ValueType  # 0
-    """Never sent."""
+    """Not sent."""
     STATUS_OK: StageReport.Status.ValueType  # 1
-    """Did all its work."""
+    """The stage completed its work."""
     STATUS_SKIPPED: StageReport.Status.ValueType  # 2
-    """Failed and was left out, as the pipeline allows."""
+    """The stage failed and was skipped, as the pipeline allows."""
     STATUS_PARTIAL: StageReport.Status.ValueType  # 3
-    """Ran out of time and gave what it had."""
+    """The stage completed a part of its work, because it failed or ran out of time. Its partial result was used."""
     STATUS_LEFT_OUT: StageReport.Status.ValueType  # 4
-    """Not part of this search: the collection has no field for it, and the pipeline calls it optional. The answer is not
-    degraded by that.
+    """The stage was left out, because it is optional and the collection has no field for it. The response is not
+    degraded by this.
     """
 
     STAGE_FIELD_NUMBER: _builtins.int
@@ -254,20 +257,22 @@ class StageReport(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SCORED_COUNT_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """Name of the stage in the pipeline, e.g. "embed", "dense", "rerank"."""
+    """Name of the stage, such as "embed", "dense" or "rerank"."""
     status: Global___StageReport.Status.ValueType
-    """How it ended."""
+    """How the stage ended."""
     given_count: _builtins.int
-    """Candidates given to it."""
+    """Number of candidates that the stage received."""
     kept_count: _builtins.int
-    """Candidates it kept."""
+    """Number of candidates that the stage passed on."""
     reason: _builtins.str
-    """Why it was not OK: an ErrorReason or gRPC code name, and the message. Empty when OK."""
+    """Why the stage was skipped or cut short: the name of an `ErrorReason` or gRPC status code, a colon and a message.
+    Otherwise empty.
+    """
     scored_count: _builtins.int
-    """Candidates it scored itself; fewer than it kept when it was skipped or cut short."""
+    """Number of candidates that the stage scored itself. Less than `kept_count` if the stage was skipped or cut short."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """Time it took."""
+        """Time that the stage took."""
 
     def __init__(
         self,
@@ -290,7 +295,9 @@ Global___StageReport: _TypeAlias = StageReport  # noqa: Y015
 
 @_typing.final
 class IndexRequest(_message.Message):
-    """A part of an index stream."""
+    """A message of an `Index` stream. The first message names the collection and says how to index; documents can be in
+    any message. A message that breaks a rule ends the stream with INVALID_ARGUMENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -300,21 +307,30 @@ class IndexRequest(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     CHUNKING_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where to; needed in the first message, and there only."""
+    """Name of the collection to write to. Required in the first message; must be empty in later messages."""
     create_collection: _builtins.bool
-    """Create the collection, if it is not there, for the server's embedding model. Counts in the first message only."""
+    """Creates the collection if it does not exist, with the fields that the server is configured for (server settings
+    `index_fields` and `index_model`). Without it, an unknown collection fails with NOT_FOUND. Read from the first
+    message only.
+    """
     @_builtins.property
     def filterable_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilterableField]:
-        """Metadata fields that filters may use, for a created collection. Counts in the first message only."""
+        """Metadata fields that filters can use: up to 64. Read from the first message only, and only with
+        `create_collection`. If the collection exists without one of these fields, or with another type of it, the stream
+        fails with ALREADY_EXISTS.
+        """
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
-        """Up to 256 documents."""
+        """Up to 256 documents (server setting `max_message_documents`). Each may take up to 262,144 bytes encoded (server
+        setting `max_document_bytes`). Of documents with the same id in one message, the first is indexed and the others
+        are rejected.
+        """
 
     @_builtins.property
     def chunking(self) -> Global___Chunking:
-        """Store each document as chunks. Counts in the first message only. A collection holds chunks or whole documents: that
-        is decided when it is created, and a stream of the other sort is FAILED_PRECONDITION.
+        """Splits each document into chunks. Read from the first message only. A collection holds either chunks or whole
+        documents, as decided when it is created; a stream of the other kind fails with FAILED_PRECONDITION.
         """
 
     def __init__(
@@ -336,9 +352,13 @@ Global___IndexRequest: _TypeAlias = IndexRequest  # noqa: Y015
 
 @_typing.final
 class Chunking(_message.Message):
-    """How documents are cut into chunks: by tokens of the model of the collection's first field of vectors, between words
-    where there are any. A chunk is a document with the id PARENT#N, N from 0, the title and the metadata of its parent, and
-    the metadata `parent_id` and `chunk`, N. Parents have ids of up to 500 bytes; acknowledgements and deletions name parents.
+    """How documents are split into chunks. Chunks are measured in tokens of the model of the collection's first vector
+    field, and end between words where possible.
+
+    A chunk is a document with the id `PARENT#N`, where N counts from 0, the title and the metadata of its parent, and
+    two more metadata fields: `parent_id` and `chunk` (N). Parents may have ids of up to 500 bytes, must not use these
+    two names in their own metadata, and may have up to 1,000 chunks; others are rejected. Acknowledgements and
+    deletions refer to parents.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -346,9 +366,11 @@ class Chunking(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     OVERLAP_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     token_count: _builtins.int
-    """Tokens of a chunk at most, with its title: 16 to 8,192, and not over what the model reads."""
+    """Maximum number of tokens in a chunk, including the title: 16 to 8,192, and not more than the collection's models
+    read.
+    """
     overlap_token_count: _builtins.int
-    """Tokens that a chunk shares with the one before it: 0 to half of `token_count`."""
+    """Number of tokens that a chunk shares with the previous one: 0 to half of `token_count`."""
     def __init__(
         self,
         *,
@@ -365,16 +387,16 @@ Global___Chunking: _TypeAlias = Chunking  # noqa: Y015
 
 @_typing.final
 class FilterableField(_message.Message):
-    """A metadata field that filters may use."""
+    """A metadata field that filters can use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the field: 1 to 64 characters of [a-z0-9_], not starting with a digit. Must be unique."""
     type: _builtins.str
-    """Its type: "string", "number", "bool", "timestamp" or "list"."""
+    """Type of its values: "string", "number", "bool", "timestamp" or "list"."""
     def __init__(
         self,
         *,
@@ -391,14 +413,14 @@ Global___FilterableField: _TypeAlias = FilterableField  # noqa: Y015
 
 @_typing.final
 class IndexResponse(_message.Message):
-    """What happened to some documents."""
+    """Response of an `Index` stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def acknowledgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Acknowledgement]:
-        """One a document."""
+        """One acknowledgement per document."""
 
     def __init__(
         self,
@@ -415,7 +437,7 @@ Global___IndexResponse: _TypeAlias = IndexResponse  # noqa: Y015
 
 @_typing.final
 class Acknowledgement(_message.Message):
-    """What happened to one document."""
+    """The outcome for one document."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -426,38 +448,40 @@ class Acknowledgement(_message.Message):
     class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Acknowledgement._Outcome.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OUTCOME_UNSPECIFIED: Acknowledgement._Outcome.ValueType  # 0
-        """Never sent."""
+        """Not sent."""
         OUTCOME_INDEXED: Acknowledgement._Outcome.ValueType  # 1
-        """It is on disk and will be found."""
+        """The document is durable and can be found."""
         OUTCOME_UNCHANGED: Acknowledgement._Outcome.ValueType  # 2
-        """An equal document was there already; no model work was done."""
+        """The same document was already stored; no model was run."""
         OUTCOME_FAILED: Acknowledgement._Outcome.ValueType  # 3
-        """It was refused; others are not affected."""
+        """The document was rejected. Other documents are not affected."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-        """How indexing of one document ended."""
+        """Outcome of indexing one document."""
 
     OUTCOME_UNSPECIFIED: Acknowledgement.Outcome.ValueType  # 0
-    """Never sent."""
+    """Not sent."""
     OUTCOME_INDEXED: Acknowledgement.Outcome.ValueType  # 1
-    """It is on disk and will be found."""
+    """The document is durable and can be found."""
     OUTCOME_UNCHANGED: Acknowledgement.Outcome.ValueType  # 2
-    """An equal document was there already; no model work was done."""
+    """The same document was already stored; no model was run."""
     OUTCOME_FAILED: Acknowledgement.Outcome.ValueType  # 3
-    """It was refused; others are not affected."""
+    """The document was rejected. Other documents are not affected."""
 
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
-    """Its id."""
+    """Id of the document."""
     outcome: Global___Acknowledgement.Outcome.ValueType
-    """How it ended."""
+    """The outcome."""
     reason: _builtins.str
-    """ErrorReason name, when FAILED."""
+    """Name of an `ErrorReason` if the outcome is OUTCOME_FAILED. Otherwise empty."""
     message: _builtins.str
-    """What was wrong, expected and given, when FAILED."""
+    """Description of the problem, with the expected and the given value, if the outcome is OUTCOME_FAILED. Otherwise
+    empty.
+    """
     def __init__(
         self,
         *,
@@ -476,7 +500,7 @@ Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
 
 @_typing.final
 class DeleteRequest(_message.Message):
-    """Documents to delete."""
+    """Request for `Delete`. Exactly one of `document_ids` and `filter` must be set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -484,14 +508,14 @@ class DeleteRequest(_message.Message):
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where from."""
+    """Name of the collection to delete from."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 1,024 ids, of parents in a collection of chunks; unknown ones are ignored. Give ids or a filter, not both."""
+        """Up to 1,024 ids of documents to delete; in a collection of chunks, ids of parents. Unknown ids are ignored."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Delete what matches."""
+        """Deletes the documents that match the filter; in a collection of chunks, the chunks that match."""
 
     def __init__(
         self,
@@ -510,13 +534,13 @@ Global___DeleteRequest: _TypeAlias = DeleteRequest  # noqa: Y015
 
 @_typing.final
 class DeleteResponse(_message.Message):
-    """Done, and on disk."""
+    """Response of `Delete`. Returned after the deletion is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
-    """Documents deleted; in a collection of chunks, parents."""
+    """Number of deleted documents; in a collection of chunks, the number of parents whose first chunk was deleted."""
     def __init__(
         self,
         *,
@@ -532,7 +556,7 @@ Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
 
 @_typing.final
 class ListPipelinesRequest(_message.Message):
-    """Nothing to say."""
+    """Request for `ListPipelines`. Takes no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -549,14 +573,14 @@ Global___ListPipelinesRequest: _TypeAlias = ListPipelinesRequest  # noqa: Y015
 
 @_typing.final
 class ListPipelinesResponse(_message.Message):
-    """The pipelines of an orchestrator."""
+    """Response of `ListPipelines`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pipelines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pipeline]:
-        """Sorted by name."""
+        """The pipelines, sorted by name."""
 
     def __init__(
         self,
@@ -573,7 +597,7 @@ Global___ListPipelinesResponse: _TypeAlias = ListPipelinesResponse  # noqa: Y015
 
 @_typing.final
 class Pipeline(_message.Message):
-    """A pipeline, as configured."""
+    """A configured pipeline."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -584,29 +608,29 @@ class Pipeline(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Pipeline._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Pipeline._State.ValueType  # 0
-        """Never sent."""
+        """Not sent."""
         STATE_UNCHECKED: Pipeline._State.ValueType  # 1
-        """Not known: the services with the models have not answered yet."""
+        """Not known yet: the embedding or the reranking service has not answered."""
         STATE_USABLE: Pipeline._State.ValueType  # 2
-        """All its stages can work."""
+        """All stages can run."""
         STATE_DEGRADED: Pipeline._State.ValueType  # 3
-        """Stages that may be skipped cannot work, and will be in every search."""
+        """Some stages cannot run and are skipped in every search."""
         STATE_UNUSABLE: Pipeline._State.ValueType  # 4
-        """A stage that may not be skipped cannot work: every search fails."""
+        """A stage that must not be skipped, or every retriever, cannot run. Every search fails."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Whether a pipeline can work."""
+        """Whether a pipeline can run with the models that are served."""
 
     STATE_UNSPECIFIED: Pipeline.State.ValueType  # 0
-    """Never sent."""
+    """Not sent."""
     STATE_UNCHECKED: Pipeline.State.ValueType  # 1
-    """Not known: the services with the models have not answered yet."""
+    """Not known yet: the embedding or the reranking service has not answered."""
     STATE_USABLE: Pipeline.State.ValueType  # 2
-    """All its stages can work."""
+    """All stages can run."""
     STATE_DEGRADED: Pipeline.State.ValueType  # 3
-    """Stages that may be skipped cannot work, and will be in every search."""
+    """Some stages cannot run and are skipped in every search."""
     STATE_UNUSABLE: Pipeline.State.ValueType  # 4
-    """A stage that may not be skipped cannot work: every search fails."""
+    """A stage that must not be skipped, or every retriever, cannot run. Every search fails."""
 
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -614,18 +638,20 @@ class Pipeline(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the pipeline."""
     description: _builtins.str
-    """One sentence for people."""
+    """Short description of the pipeline."""
     state: Global___Pipeline.State.ValueType
-    """Whether the models that are served are those it needs."""
+    """Whether the served models are the ones that the pipeline needs."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
-        """Its stages in order."""
+        """The stages, in order."""
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it lacks, when DEGRADED or UNUSABLE: a sentence each, with the stage, what was expected and what is served."""
+        """What is missing if the state is STATE_DEGRADED or STATE_UNUSABLE: one sentence per stage, with the expected and
+        the served models.
+        """
 
     def __init__(
         self,
@@ -654,11 +680,11 @@ class Stage(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the stage."""
     kind: _builtins.str
-    """What it does: "retrieve", "fuse", "refine", "rerank" or "feedback"."""
+    """Kind of stage: "retrieve", "fuse", "refine", "rerank" or "feedback"."""
     depth: _builtins.int
-    """Candidates it keeps."""
+    """Maximum number of candidates that the stage passes on."""
     def __init__(
         self,
         *,

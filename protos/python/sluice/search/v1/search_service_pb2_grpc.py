@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class SearchServiceStub:
-    """Search: the public face of the system.
+    """Searches, indexes and deletes documents: the public API of the system.
+
+    A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
+    an alias can be used as well.
     """
 
     def __init__(self, channel):
@@ -58,37 +62,51 @@ class SearchServiceStub:
 
 
 class SearchServiceServicer:
-    """Search: the public face of the system.
+    """Searches, indexes and deletes documents: the public API of the system.
+
+    A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
+    an alias can be used as well.
     """
 
     def Search(self, request, context):
-        """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
-        pipeline, or its fields take vectors of another model or size than those that are served.
+        """Runs a pipeline for a query and returns the best results found before the deadline. A stage that fails or runs out
+        of time is skipped or cut short if the pipeline allows it; the response then reports `degraded`.
+
+        Fails with NOT_FOUND for an unknown collection or pipeline, and with FAILED_PRECONDITION if the collection lacks
+        the fields that the pipeline searches, or its fields hold vectors of another model or size than the served models
+        produce. Fails with UNAVAILABLE (reason OVERLOADED) before any work is done if the server already runs as many
+        searches as it can finish in time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Index(self, request_iterator, context):
-        """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
-        Acknowledgements come in any order. The server reads no further while it is busy.
-        While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
-        UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
-        After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
+        """Indexes a stream of documents. Each document is acknowledged after it is durable, or rejected on its own without
+        affecting the others. Acknowledgements are in no particular order.
+
+        The server applies backpressure: it stops reading from the stream while it is busy. While the services behind it
+        have no capacity, it sends them smaller batches and waits. It ends the stream with UNAVAILABLE if they accept no
+        document for 10 minutes (server setting `patience_s`), or if the stream is open for 60 seconds (server setting
+        `idle_timeout_s`) without a new document or one in progress (reason STREAM_IDLE).
+
+        If the caller disconnects, work on documents that are not acknowledged stops. Some of them may be stored. Indexing
+        is idempotent: after an error, send all documents that were not acknowledged again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes documents from a collection.
+        """Deletes documents by id or by filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPipelines(self, request, context):
-        """Lists the pipelines by name.
+        """Lists the configured pipelines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +144,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SearchService:
-    """Search: the public face of the system.
+    """Searches, indexes and deletes documents: the public API of the system.
+
+    A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
+    an alias can be used as well.
     """
 
     @staticmethod

@@ -27,51 +27,86 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SearchServiceStub:
-    """Search: the public face of the system."""
+    """Searches, indexes and deletes documents: the public API of the system.
+
+    A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
+    an alias can be used as well.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]
-    """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
-    pipeline, or its fields take vectors of another model or size than those that are served.
+    """Runs a pipeline for a query and returns the best results found before the deadline. A stage that fails or runs out
+    of time is skipped or cut short if the pipeline allows it; the response then reports `degraded`.
+
+    Fails with NOT_FOUND for an unknown collection or pipeline, and with FAILED_PRECONDITION if the collection lacks
+    the fields that the pipeline searches, or its fields hold vectors of another model or size than the served models
+    produce. Fails with UNAVAILABLE (reason OVERLOADED) before any work is done if the server already runs as many
+    searches as it can finish in time.
     """
     Index: _grpc.StreamStreamMultiCallable[_search_service_pb2.IndexRequest, _search_service_pb2.IndexResponse]
-    """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
-    Acknowledgements come in any order. The server reads no further while it is busy.
-    While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
-    UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
-    After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
+    """Indexes a stream of documents. Each document is acknowledged after it is durable, or rejected on its own without
+    affecting the others. Acknowledgements are in no particular order.
+
+    The server applies backpressure: it stops reading from the stream while it is busy. While the services behind it
+    have no capacity, it sends them smaller batches and waits. It ends the stream with UNAVAILABLE if they accept no
+    document for 10 minutes (server setting `patience_s`), or if the stream is open for 60 seconds (server setting
+    `idle_timeout_s`) without a new document or one in progress (reason STREAM_IDLE).
+
+    If the caller disconnects, work on documents that are not acknowledged stops. Some of them may be stored. Indexing
+    is idempotent: after an error, send all documents that were not acknowledged again.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.DeleteRequest, _search_service_pb2.DeleteResponse]
-    """Deletes documents from a collection."""
+    """Deletes documents by id or by filter."""
     ListPipelines: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.ListPipelinesRequest, _search_service_pb2.ListPipelinesResponse]
-    """Lists the pipelines by name."""
+    """Lists the configured pipelines."""
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
-    """Search: the public face of the system."""
+    """Searches, indexes and deletes documents: the public API of the system.
+
+    A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
+    an alias can be used as well.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]  # type: ignore[assignment]
-    """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
-    pipeline, or its fields take vectors of another model or size than those that are served.
+    """Runs a pipeline for a query and returns the best results found before the deadline. A stage that fails or runs out
+    of time is skipped or cut short if the pipeline allows it; the response then reports `degraded`.
+
+    Fails with NOT_FOUND for an unknown collection or pipeline, and with FAILED_PRECONDITION if the collection lacks
+    the fields that the pipeline searches, or its fields hold vectors of another model or size than the served models
+    produce. Fails with UNAVAILABLE (reason OVERLOADED) before any work is done if the server already runs as many
+    searches as it can finish in time.
     """
     Index: _aio.StreamStreamMultiCallable[_search_service_pb2.IndexRequest, _search_service_pb2.IndexResponse]  # type: ignore[assignment]
-    """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
-    Acknowledgements come in any order. The server reads no further while it is busy.
-    While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
-    UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
-    After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
+    """Indexes a stream of documents. Each document is acknowledged after it is durable, or rejected on its own without
+    affecting the others. Acknowledgements are in no particular order.
+
+    The server applies backpressure: it stops reading from the stream while it is busy. While the services behind it
+    have no capacity, it sends them smaller batches and waits. It ends the stream with UNAVAILABLE if they accept no
+    document for 10 minutes (server setting `patience_s`), or if the stream is open for 60 seconds (server setting
+    `idle_timeout_s`) without a new document or one in progress (reason STREAM_IDLE).
+
+    If the caller disconnects, work on documents that are not acknowledged stops. Some of them may be stored. Indexing
+    is idempotent: after an error, send all documents that were not acknowledged again.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_search_service_pb2.DeleteRequest, _search_service_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Deletes documents from a collection."""
+    """Deletes documents by id or by filter."""
     ListPipelines: _aio.UnaryUnaryMultiCallable[_search_service_pb2.ListPipelinesRequest, _search_service_pb2.ListPipelinesResponse]  # type: ignore[assignment]
-    """Lists the pipelines by name."""
+    """Lists the configured pipelines."""
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Search: the public face of the system."""
+    """Searches, indexes and deletes documents: the public API of the system.
+
+    A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
+    an alias can be used as well.
+    """
 
     @_abc_1.abstractmethod
     def Search(
@@ -79,8 +114,13 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.SearchResponse, _abc.Awaitable[_search_service_pb2.SearchResponse]]:
-        """Runs a pipeline for a query, within the caller's deadline. FAILED_PRECONDITION when the collection has no fields for the
-        pipeline, or its fields take vectors of another model or size than those that are served.
+        """Runs a pipeline for a query and returns the best results found before the deadline. A stage that fails or runs out
+        of time is skipped or cut short if the pipeline allows it; the response then reports `degraded`.
+
+        Fails with NOT_FOUND for an unknown collection or pipeline, and with FAILED_PRECONDITION if the collection lacks
+        the fields that the pipeline searches, or its fields hold vectors of another model or size than the served models
+        produce. Fails with UNAVAILABLE (reason OVERLOADED) before any work is done if the server already runs as many
+        searches as it can finish in time.
         """
 
     @_abc_1.abstractmethod
@@ -89,11 +129,16 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_search_service_pb2.IndexRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_service_pb2.IndexResponse], _abc.AsyncIterator[_search_service_pb2.IndexResponse]]:
-        """Indexes a stream of documents. Each is acknowledged once it is on disk, or refused alone.
-        Acknowledgements come in any order. The server reads no further while it is busy.
-        While the services behind it have no room, the server sends them smaller batches and waits. It ends the stream as
-        UNAVAILABLE when they take no document for ten minutes, unless configured otherwise.
-        After UNAVAILABLE send what was not acknowledged again: indexing is idempotent.
+        """Indexes a stream of documents. Each document is acknowledged after it is durable, or rejected on its own without
+        affecting the others. Acknowledgements are in no particular order.
+
+        The server applies backpressure: it stops reading from the stream while it is busy. While the services behind it
+        have no capacity, it sends them smaller batches and waits. It ends the stream with UNAVAILABLE if they accept no
+        document for 10 minutes (server setting `patience_s`), or if the stream is open for 60 seconds (server setting
+        `idle_timeout_s`) without a new document or one in progress (reason STREAM_IDLE).
+
+        If the caller disconnects, work on documents that are not acknowledged stops. Some of them may be stored. Indexing
+        is idempotent: after an error, send all documents that were not acknowledged again.
         """
 
     @_abc_1.abstractmethod
@@ -102,7 +147,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.DeleteResponse, _abc.Awaitable[_search_service_pb2.DeleteResponse]]:
-        """Deletes documents from a collection."""
+        """Deletes documents by id or by filter."""
 
     @_abc_1.abstractmethod
     def ListPipelines(
@@ -110,6 +155,6 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.ListPipelinesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.ListPipelinesResponse, _abc.Awaitable[_search_service_pb2.ListPipelinesResponse]]:
-        """Lists the pipelines by name."""
+        """Lists the configured pipelines."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
