@@ -30,25 +30,25 @@ class _Metric:
 class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     METRIC_UNSPECIFIED: _Metric.ValueType  # 0
-    """The default, COSINE."""
+    """Same as METRIC_COSINE."""
     METRIC_COSINE: _Metric.ValueType  # 1
-    """Cosine of the angle, -1 to 1. Zero vectors are refused."""
+    """Cosine similarity, -1 to 1. Vectors of zeros are rejected with INVALID_ARGUMENT."""
     METRIC_DOT: _Metric.ValueType  # 2
     """Inner product."""
     METRIC_L2: _Metric.ValueType  # 3
-    """Minus the squared Euclidean distance."""
+    """Negative squared Euclidean distance."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
-    """How dense vectors are compared. Scores are always higher-is-better."""
+    """How dense vectors are compared. A higher score is always better."""
 
 METRIC_UNSPECIFIED: Metric.ValueType  # 0
-"""The default, COSINE."""
+"""Same as METRIC_COSINE."""
 METRIC_COSINE: Metric.ValueType  # 1
-"""Cosine of the angle, -1 to 1. Zero vectors are refused."""
+"""Cosine similarity, -1 to 1. Vectors of zeros are rejected with INVALID_ARGUMENT."""
 METRIC_DOT: Metric.ValueType  # 2
 """Inner product."""
 METRIC_L2: Metric.ValueType  # 3
-"""Minus the squared Euclidean distance."""
+"""Negative squared Euclidean distance."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 class _MetadataType:
@@ -58,7 +58,7 @@ class _MetadataType:
 class _MetadataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MetadataType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     METADATA_TYPE_UNSPECIFIED: _MetadataType.ValueType  # 0
-    """Refused."""
+    """Not a valid value; requests that leave the field unset are rejected with INVALID_ARGUMENT."""
     METADATA_TYPE_STRING: _MetadataType.ValueType  # 1
     """UTF-8 text."""
     METADATA_TYPE_NUMBER: _MetadataType.ValueType  # 2
@@ -66,7 +66,7 @@ class _MetadataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metadata
     METADATA_TYPE_BOOL: _MetadataType.ValueType  # 3
     """True or false."""
     METADATA_TYPE_TIMESTAMP: _MetadataType.ValueType  # 4
-    """A moment."""
+    """A point in time."""
     METADATA_TYPE_LIST: _MetadataType.ValueType  # 5
     """A list of strings, numbers or bools."""
 
@@ -74,7 +74,7 @@ class MetadataType(_MetadataType, metaclass=_MetadataTypeEnumTypeWrapper):
     """Type of a metadata field."""
 
 METADATA_TYPE_UNSPECIFIED: MetadataType.ValueType  # 0
-"""Refused."""
+"""Not a valid value; requests that leave the field unset are rejected with INVALID_ARGUMENT."""
 METADATA_TYPE_STRING: MetadataType.ValueType  # 1
 """UTF-8 text."""
 METADATA_TYPE_NUMBER: MetadataType.ValueType  # 2
@@ -82,7 +82,7 @@ METADATA_TYPE_NUMBER: MetadataType.ValueType  # 2
 METADATA_TYPE_BOOL: MetadataType.ValueType  # 3
 """True or false."""
 METADATA_TYPE_TIMESTAMP: MetadataType.ValueType  # 4
-"""A moment."""
+"""A point in time."""
 METADATA_TYPE_LIST: MetadataType.ValueType  # 5
 """A list of strings, numbers or bools."""
 Global___MetadataType: _TypeAlias = MetadataType  # noqa: Y015
@@ -94,21 +94,21 @@ class _DocumentView:
 class _DocumentViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DOCUMENT_VIEW_UNSPECIFIED: _DocumentView.ValueType  # 0
-    """The default, FULL."""
+    """Same as DOCUMENT_VIEW_FULL."""
     DOCUMENT_VIEW_FULL: _DocumentView.ValueType  # 1
     """Id, title, text and metadata."""
     DOCUMENT_VIEW_ID: _DocumentView.ValueType  # 2
-    """The id only."""
+    """Only the id."""
 
 class DocumentView(_DocumentView, metaclass=_DocumentViewEnumTypeWrapper):
-    """Which parts of a document to return."""
+    """Parts of a document to return."""
 
 DOCUMENT_VIEW_UNSPECIFIED: DocumentView.ValueType  # 0
-"""The default, FULL."""
+"""Same as DOCUMENT_VIEW_FULL."""
 DOCUMENT_VIEW_FULL: DocumentView.ValueType  # 1
 """Id, title, text and metadata."""
 DOCUMENT_VIEW_ID: DocumentView.ValueType  # 2
-"""The id only."""
+"""Only the id."""
 Global___DocumentView: _TypeAlias = DocumentView  # noqa: Y015
 
 class _ScoreNormalisation:
@@ -118,27 +118,30 @@ class _ScoreNormalisation:
 class _ScoreNormalisationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScoreNormalisation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCORE_NORMALISATION_UNSPECIFIED: _ScoreNormalisation.ValueType  # 0
-    """The default, MIN_MAX."""
+    """Same as SCORE_NORMALISATION_MIN_MAX."""
     SCORE_NORMALISATION_MIN_MAX: _ScoreNormalisation.ValueType  # 1
-    """(score - least) / (greatest - least): 0 to 1."""
+    """(score - minimum) / (maximum - minimum): 0 to 1."""
     SCORE_NORMALISATION_Z_SCORE: _ScoreNormalisation.ValueType  # 2
     """(score - mean) / standard deviation."""
 
 class ScoreNormalisation(_ScoreNormalisation, metaclass=_ScoreNormalisationEnumTypeWrapper):
-    """How the scores of a ranking are made comparable with those of another."""
+    """How the scores of a ranking are made comparable with those of other rankings. If all scores of a ranking are equal,
+    the normalized scores are 0.
+    """
 
 SCORE_NORMALISATION_UNSPECIFIED: ScoreNormalisation.ValueType  # 0
-"""The default, MIN_MAX."""
+"""Same as SCORE_NORMALISATION_MIN_MAX."""
 SCORE_NORMALISATION_MIN_MAX: ScoreNormalisation.ValueType  # 1
-"""(score - least) / (greatest - least): 0 to 1."""
+"""(score - minimum) / (maximum - minimum): 0 to 1."""
 SCORE_NORMALISATION_Z_SCORE: ScoreNormalisation.ValueType  # 2
 """(score - mean) / standard deviation."""
 Global___ScoreNormalisation: _TypeAlias = ScoreNormalisation  # noqa: Y015
 
 @_typing.final
 class Schema(_message.Message):
-    """What a collection holds. Names of fields are unique in it: 1 to 64 of [a-z0-9_], not starting with a digit.
-    Of the fields by which documents are found (dense, text, sparse, multi-vector) there are 1 to 8.
+    """The fields of a collection. Names are unique across all kinds of fields: 1 to 64 characters of [a-z0-9_], not
+    starting with a digit. A schema has 1 to 8 fields to search by (dense, text, sparse and multi-vector fields
+    together).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -150,11 +153,13 @@ class Schema(_message.Message):
     MULTI_VECTOR_FIELDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def dense_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___DenseField]:
-        """Fields with one vector a document."""
+        """Fields with one vector per document."""
 
     @_builtins.property
     def metadata_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataField]:
-        """Metadata that filters may use, up to 64 fields. Other metadata is stored and returned, but cannot be filtered."""
+        """Metadata fields that filters and grouping can use: up to 64. Other metadata is stored and returned, but cannot be
+        used in filters.
+        """
 
     @_builtins.property
     def text_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextField]:
@@ -166,7 +171,7 @@ class Schema(_message.Message):
 
     @_builtins.property
     def multi_vector_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiVectorField]:
-        """Fields with one vector a token."""
+        """Fields with one vector per token."""
 
     def __init__(
         self,
@@ -187,7 +192,7 @@ Global___Schema: _TypeAlias = Schema  # noqa: Y015
 
 @_typing.final
 class DenseField(_message.Message):
-    """A field with one dense vector a document."""
+    """A field with one dense vector per document."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -198,19 +203,24 @@ class DenseField(_message.Message):
     COARSE_FIELD_NUMBER: _builtins.int
     COARSE_DIMENSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name."""
+    """Name of the field."""
     dimensions: _builtins.int
-    """Length of the vectors, 1 to 8,192."""
+    """Length of the vectors: 1 to 8,192."""
     metric: Global___Metric.ValueType
-    """How they are compared."""
+    """How vectors are compared."""
     model_digest: _builtins.str
-    """Digest of the only model whose vectors are taken; empty takes any."""
+    """Digest of the model that the field is bound to: up to 128 bytes. Vectors of other models are rejected. Empty
+    accepts vectors of any model.
+    """
     coarse: _tensor_pb2.DataType.ValueType
-    """How the approximate index holds them in memory: FLOAT32, FLOAT16, INT8 (the default) or BITS, their signs, which COSINE
-    alone takes. Candidates are found in this form and scored by the full vectors, which lie on disk.
+    """How the approximate index holds vectors in memory: FLOAT32, FLOAT16, INT8 (the default), or BITS (the sign of each
+    element; only with METRIC_COSINE). The index finds candidates, which are then scored with the full vectors from
+    disk.
     """
     coarse_dimensions: _builtins.int
-    """The index holds the first so many dimensions, for models trained for it (Matryoshka): up to `dimensions`; 0 holds all."""
+    """Number of leading dimensions that the approximate index holds, for models that were trained for this (Matryoshka):
+    0 to `dimensions`. 0 means all.
+    """
     def __init__(
         self,
         *,
@@ -231,9 +241,11 @@ Global___DenseField: _TypeAlias = DenseField  # noqa: Y015
 
 @_typing.final
 class TextField(_message.Message):
-    """A field over the words of each document's title and text, ranked by BM25 in Lucene's form. Nothing is sent for it at
-    upsert. Text is normalized to NFKC. Runs of Chinese, Japanese and Korean characters are indexed as their bigrams and single
-    characters, and never stemmed. Of words over 255 bytes of UTF-8, the first 255 count.
+    """A field over the words of each document's title and text, ranked by BM25 as in Lucene. It is filled by the server
+    and needs no data in `Upsert`.
+
+    Text is normalized to Unicode NFKC and lower-cased. Runs of Chinese, Japanese and Korean characters are indexed as
+    bigrams and single characters, without stemming. Words are cut to 255 bytes of UTF-8.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -244,15 +256,19 @@ class TextField(_message.Message):
     K1_FIELD_NUMBER: _builtins.int
     B_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name."""
+    """Name of the field."""
     language: _builtins.str
-    """Snowball stemmer for the lower-cased Unicode words, e.g. "english", the default; "none" keeps words as they are."""
+    """Snowball stemmer for words, such as "english", which is the default; "none" does not stem. Unknown languages are
+    rejected with INVALID_ARGUMENT.
+    """
     keep_stop_words: _builtins.bool
-    """Index stop words too. Only English has a list of them."""
+    """Indexes stop words too. Only English has a list of stop words."""
     k1: _builtins.float
-    """How soon more of the same word stops to count, 0 to 10; unset: 1.5."""
+    """BM25 term-frequency saturation: how quickly repeated occurrences of a term stop raising the score. 0 to 10, or 0
+    to 3 with Milvus. Default: 1.5.
+    """
     b: _builtins.float
-    """How much long documents are discounted, 0 to 1; unset: 0.75."""
+    """BM25 length normalization: how much long documents are discounted. 0 to 1. Default: 0.75."""
     def __init__(
         self,
         *,
@@ -279,16 +295,18 @@ Global___TextField: _TypeAlias = TextField  # noqa: Y015
 
 @_typing.final
 class SparseField(_message.Message):
-    """A field with weighted terms, such as those of a SPLADE model, compared by inner product."""
+    """A field with weighted terms per document, such as those of a SPLADE model, compared by inner product."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name."""
+    """Name of the field."""
     model_digest: _builtins.str
-    """Digest of the only model whose terms are taken; empty takes any."""
+    """Digest of the model that the field is bound to: up to 128 bytes. Terms of other models are rejected. Empty accepts
+    terms of any model.
+    """
     def __init__(
         self,
         *,
@@ -305,8 +323,8 @@ Global___SparseField: _TypeAlias = SparseField  # noqa: Y015
 
 @_typing.final
 class MultiVectorField(_message.Message):
-    """A field with one vector a token, compared by MaxSim: the sum over the query's tokens of the best inner product with
-    a token of the document.
+    """A field with one vector per token, compared by MaxSim: the sum, over the query's tokens, of the largest inner
+    product with a token of the document. Not available with Milvus.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -317,16 +335,22 @@ class MultiVectorField(_message.Message):
     STORED_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name."""
+    """Name of the field."""
     dimensions: _builtins.int
-    """Length of the vectors, 1 to 1,024."""
+    """Length of the vectors: 1 to 1,024."""
     model_digest: _builtins.str
-    """Digest of the only model whose vectors are taken; empty takes any."""
+    """Digest of the model that the field is bound to: up to 128 bytes. Vectors of other models are rejected. Empty
+    accepts vectors of any model.
+    """
     stored: _tensor_pb2.DataType.ValueType
-    """How token vectors are stored: FLOAT16 (the default), or INT8 with one scale a token, its largest magnitude / 127."""
+    """How token vectors are stored: FLOAT16 (the default), or INT8 with one scale per token (its largest magnitude
+    divided by 127).
+    """
     @_builtins.property
     def encoding(self) -> Global___FixedDimensionalEncoding:
-        """Find candidates by one vector a document instead of comparing every token of every document."""
+        """Finds candidates with one vector per document instead of comparing all tokens of all documents. Unset compares
+        all.
+        """
 
     def __init__(
         self,
@@ -347,9 +371,11 @@ Global___MultiVectorField: _TypeAlias = MultiVectorField  # noqa: Y015
 
 @_typing.final
 class FixedDimensionalEncoding(_message.Message):
-    """One vector for all tokens of a document, whose inner product with that of a query estimates MaxSim (MUVERA,
-    arXiv 2405.19504). Candidates are found by it, and scored by all their tokens. Its length is repetitions *
-    2^partition_bits * projected_dimensions, or `final_dimensions`; each dimension takes a byte of memory a document.
+    """Encodes all tokens of a document as one vector, whose inner product with the encoding of a query estimates MaxSim
+    (MUVERA, arXiv 2405.19504). The encodings find candidates, which are then scored with all their tokens.
+
+    The length of an encoding is repetitions * 2^partition_bits * projected_dimensions, which must not exceed 65,536, or
+    `final_dimensions` if that is set. It must not exceed 16,384. Each dimension takes one byte of memory per document.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -360,17 +386,21 @@ class FixedDimensionalEncoding(_message.Message):
     FINAL_DIMENSIONS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     repetitions: _builtins.int
-    """How often space is parted anew, 1 to 64; 0 means 20."""
+    """Number of random partitions of the vector space: 1 to 64. 0 means 20."""
     partition_bits: _builtins.int
-    """Random hyperplanes that part it, 0 to 8; unset: 5, which are 32 parts. With none the encoding of a document is the mean
-    of its tokens.
+    """Number of random hyperplanes per partition: 0 to 8. They divide the space into 2^partition_bits regions; with 0
+    the encoding of a document is the mean of its tokens. Default: 5.
     """
     projected_dimensions: _builtins.int
-    """Each part keeps so many dimensions of the tokens in it, by a random projection: up to the field's; 0 means 16."""
+    """Number of dimensions kept for each region, by a random projection of the tokens in it: up to the field's
+    `dimensions`. 0 means 16, or the field's `dimensions` if that is less.
+    """
     final_dimensions: _builtins.int
-    """Shorten the whole by a count sketch to so many dimensions, up to 16,384; 0 keeps it as it is."""
+    """Shortens the encoding to this number of dimensions by a count sketch: up to 16,384, and up to its length without
+    this. 0 does not shorten it.
+    """
     seed: _builtins.int
-    """What hyperplanes and projections are drawn from."""
+    """Seed of the random hyperplanes and projections."""
     def __init__(
         self,
         *,
@@ -392,16 +422,16 @@ Global___FixedDimensionalEncoding: _TypeAlias = FixedDimensionalEncoding  # noqa
 
 @_typing.final
 class MetadataField(_message.Message):
-    """A metadata field that filters may use."""
+    """A metadata field that filters and grouping can use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name."""
+    """Name of the field."""
     type: Global___MetadataType.ValueType
-    """Type of its values; another type is refused at upsert."""
+    """Type of its values. `Upsert` rejects values of another type."""
     def __init__(
         self,
         *,
@@ -418,7 +448,7 @@ Global___MetadataField: _TypeAlias = MetadataField  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):
-    """A collection."""
+    """A collection of documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -430,27 +460,27 @@ class Collection(_message.Message):
     STATISTICS_FIELD_NUMBER: _builtins.int
     TEXT_ANALYSIS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name: 1 to 128 of [a-z0-9_-], starting with a letter."""
+    """Name of the collection: 1 to 128 characters of [a-z0-9_-], starting with a letter."""
     document_count: _builtins.int
-    """Documents in it."""
+    """Number of documents."""
     version: _builtins.int
-    """Sequence number of its last write; rises with every write."""
+    """Sequence number of the last write. Every write increases it."""
     text_analysis: _builtins.int
-    """Version of the analysis of its text fields; 0 when it has none. 2 finds words within Chinese, Japanese and Korean text.
-    1 does not: it is that of collections which an earlier release created in Milvus. Index their documents into a new
-    collection to get the current one. Embedded collections are analyzed anew when the server starts.
+    """Version of the analysis of its text fields, or 0 if there are none. 2, the current version, finds words within
+    Chinese, Japanese and Korean text; 1 does not. Only collections that an earlier release created in Milvus have 1:
+    index their documents into a new collection to get 2. Embedded collections are updated when the server starts.
     """
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """What it holds."""
+        """Fields of the collection."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """Time at which the collection was created."""
 
     @_builtins.property
     def statistics(self) -> Global___CollectionStatistics:
-        """How it is held."""
+        """How the collection is stored."""
 
     def __init__(
         self,
@@ -473,7 +503,7 @@ Global___Collection: _TypeAlias = Collection  # noqa: Y015
 
 @_typing.final
 class CollectionStatistics(_message.Message):
-    """How a collection is held."""
+    """How a collection is stored. All values are 0 with Milvus."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -485,19 +515,21 @@ class CollectionStatistics(_message.Message):
     SEGMENT_BYTES_FIELD_NUMBER: _builtins.int
     STORE_BYTES_FIELD_NUMBER: _builtins.int
     indexed_document_count: _builtins.int
-    """Documents that the approximate index covers; the others are compared one by one."""
+    """Number of documents in the approximate index. The others are compared one by one. The index is first built when a
+    collection has 20,000 documents (server setting `segment_documents`).
+    """
     dead_document_count: _builtins.int
-    """Deleted or replaced documents whose place is not free yet."""
+    """Number of deleted or replaced documents whose space has not been reclaimed yet."""
     part_count: _builtins.int
-    """Parts that a search goes through."""
+    """Number of parts that a search goes through."""
     segment_count: _builtins.int
-    """Those of them that are segments: merged, with approximate indexes, and files of their own."""
+    """Number of parts that are segments: compacted, with approximate indexes and files of their own."""
     memory_bytes: _builtins.int
-    """About how many bytes of memory it takes. Vectors of segments are mapped from their files, and not counted here."""
+    """Estimated memory use in bytes, without the vectors of segments, which are mapped from files."""
     segment_bytes: _builtins.int
-    """Bytes of its segments' files."""
+    """Size of the segments' files in bytes."""
     store_bytes: _builtins.int
-    """About how many bytes its documents and vectors take in the store's file, estimated from its newest documents."""
+    """Estimated size in bytes of the documents and vectors in the store's file, based on the newest documents."""
     def __init__(
         self,
         *,
@@ -519,17 +551,17 @@ Global___CollectionStatistics: _TypeAlias = CollectionStatistics  # noqa: Y015
 
 @_typing.final
 class CreateCollectionRequest(_message.Message):
-    """A collection to create."""
+    """Request for `CreateCollection`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the collection: 1 to 128 characters of [a-z0-9_-], starting with a letter."""
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """What it holds."""
+        """Fields of the collection."""
 
     def __init__(
         self,
@@ -547,14 +579,14 @@ Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: 
 
 @_typing.final
 class CreateCollectionResponse(_message.Message):
-    """The created, or equal existing, collection."""
+    """Response of `CreateCollection`. Returned after the collection is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def collection(self) -> Global___Collection:
-        """The collection."""
+        """The new collection, or the existing one with the same schema."""
 
     def __init__(
         self,
@@ -571,13 +603,13 @@ Global___CreateCollectionResponse: _TypeAlias = CreateCollectionResponse  # noqa
 
 @_typing.final
 class GetCollectionRequest(_message.Message):
-    """Which collection."""
+    """Request for `GetCollection`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the collection, or an alias."""
     def __init__(
         self,
         *,
@@ -593,7 +625,7 @@ Global___GetCollectionRequest: _TypeAlias = GetCollectionRequest  # noqa: Y015
 
 @_typing.final
 class GetCollectionResponse(_message.Message):
-    """A collection."""
+    """Response of `GetCollection`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -617,7 +649,7 @@ Global___GetCollectionResponse: _TypeAlias = GetCollectionResponse  # noqa: Y015
 
 @_typing.final
 class ListCollectionsRequest(_message.Message):
-    """Nothing to say."""
+    """Request for `ListCollections`. Takes no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -634,14 +666,14 @@ Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y0
 
 @_typing.final
 class ListCollectionsResponse(_message.Message):
-    """All collections."""
+    """Response of `ListCollections`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
-        """Sorted by name."""
+        """The collections, sorted by name."""
 
     def __init__(
         self,
@@ -658,13 +690,13 @@ Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: 
 
 @_typing.final
 class DropCollectionRequest(_message.Message):
-    """Which collection."""
+    """Request for `DropCollection`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the collection, not an alias."""
     def __init__(
         self,
         *,
@@ -680,13 +712,13 @@ Global___DropCollectionRequest: _TypeAlias = DropCollectionRequest  # noqa: Y015
 
 @_typing.final
 class DropCollectionResponse(_message.Message):
-    """Done."""
+    """Response of `DropCollection`. Returned after the deletion is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
-    """Documents deleted with it."""
+    """Number of documents that were deleted with the collection."""
     def __init__(
         self,
         *,
@@ -702,7 +734,7 @@ Global___DropCollectionResponse: _TypeAlias = DropCollectionResponse  # noqa: Y0
 
 @_typing.final
 class DenseColumn(_message.Message):
-    """Vectors of one field, in the order of the documents."""
+    """The vectors of one dense field, in the order of the documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -712,10 +744,12 @@ class DenseColumn(_message.Message):
     field: _builtins.str
     """Name of the dense field."""
     model_digest: _builtins.str
-    """Digest of the model that made them; must equal the field's, when that is bound."""
+    """Digest of the model that produced the vectors. Must equal the field's `model_digest` if that is set."""
     @_builtins.property
     def vectors(self) -> _tensor_pb2.Tensor:
-        """FLOAT32 [documents, dimensions], finite."""
+        """FLOAT32 [documents, dimensions]. Elements must be finite, and no vector may be longer (by Euclidean norm) than
+        1e15.
+        """
 
     def __init__(
         self,
@@ -734,7 +768,7 @@ Global___DenseColumn: _TypeAlias = DenseColumn  # noqa: Y015
 
 @_typing.final
 class SparseColumn(_message.Message):
-    """Terms of one field, in the order of the documents."""
+    """The terms of one sparse field, in the order of the documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -744,10 +778,10 @@ class SparseColumn(_message.Message):
     field: _builtins.str
     """Name of the sparse field."""
     model_digest: _builtins.str
-    """Digest of the model that made them; must equal the field's, when that is bound."""
+    """Digest of the model that produced the terms. Must equal the field's `model_digest` if that is set."""
     @_builtins.property
     def vectors(self) -> _tensor_pb2.SparseVectors:
-        """Up to 65,536 terms a document; weights finite and above 0."""
+        """Up to 65,536 terms per document. Weights must be above 0 and up to 1e15."""
 
     def __init__(
         self,
@@ -766,7 +800,7 @@ Global___SparseColumn: _TypeAlias = SparseColumn  # noqa: Y015
 
 @_typing.final
 class MultiVectorColumn(_message.Message):
-    """Token vectors of one field, in the order of the documents."""
+    """The token vectors of one multi-vector field, in the order of the documents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -776,10 +810,10 @@ class MultiVectorColumn(_message.Message):
     field: _builtins.str
     """Name of the multi-vector field."""
     model_digest: _builtins.str
-    """Digest of the model that made them; must equal the field's, when that is bound."""
+    """Digest of the model that produced the vectors. Must equal the field's `model_digest` if that is set."""
     @_builtins.property
     def vectors(self) -> _tensor_pb2.MultiVectors:
-        """Up to 8,192 tokens a document."""
+        """Up to 8,192 tokens per document. Elements must be finite and have a magnitude of up to 65,504."""
 
     def __init__(
         self,
@@ -798,7 +832,7 @@ Global___MultiVectorColumn: _TypeAlias = MultiVectorColumn  # noqa: Y015
 
 @_typing.final
 class UpsertRequest(_message.Message):
-    """Documents with their vectors, by columns."""
+    """Request for `Upsert`. Vectors are sent by column, one column per vector field of the collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -809,7 +843,7 @@ class UpsertRequest(_message.Message):
     SPARSE_FIELD_NUMBER: _builtins.int
     MULTI_VECTORS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where to."""
+    """Name of the collection, or an alias."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
         """1 to 1,024 documents with unique ids."""
@@ -820,8 +854,8 @@ class UpsertRequest(_message.Message):
 
     @_builtins.property
     def content_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Hash of what each document was made from, in the order of the documents; empty, or one each.
-        It is stored as it is, for callers that skip documents which did not change.
+        """Hashes of what the documents were made from, up to 128 bytes each: either none, or one per document in the order
+        of the documents. They are stored as given and let callers skip documents that have not changed.
         """
 
     @_builtins.property
@@ -852,7 +886,7 @@ Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
 
 @_typing.final
 class UpsertResponse(_message.Message):
-    """Done, and on disk."""
+    """Response of `Upsert`. Returned after the write is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -860,11 +894,11 @@ class UpsertResponse(_message.Message):
     REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     inserted_count: _builtins.int
-    """Documents that were new."""
+    """Number of documents that were new."""
     replaced_count: _builtins.int
-    """Documents that replaced one of the same id."""
+    """Number of documents that replaced one with the same id."""
     version: _builtins.int
-    """The collection's version after this write."""
+    """Version of the collection after this write."""
     def __init__(
         self,
         *,
@@ -882,7 +916,7 @@ Global___UpsertResponse: _TypeAlias = UpsertResponse  # noqa: Y015
 
 @_typing.final
 class DeleteDocumentsRequest(_message.Message):
-    """Documents to delete."""
+    """Request for `DeleteDocuments`. Exactly one of `document_ids` and `filter` must be set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -890,14 +924,14 @@ class DeleteDocumentsRequest(_message.Message):
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where from."""
+    """Name of the collection, or an alias."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 1,024 ids; unknown ones are ignored. Give ids or a filter, not both."""
+        """Up to 1,024 ids of documents to delete. Unknown ids are ignored."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Delete what matches."""
+        """Deletes the documents that match the filter."""
 
     def __init__(
         self,
@@ -916,16 +950,16 @@ Global___DeleteDocumentsRequest: _TypeAlias = DeleteDocumentsRequest  # noqa: Y0
 
 @_typing.final
 class DeleteDocumentsResponse(_message.Message):
-    """Done, and on disk."""
+    """Response of `DeleteDocuments`. Returned after the deletion is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
-    """Documents deleted."""
+    """Number of deleted documents."""
     version: _builtins.int
-    """The collection's version after this write."""
+    """Version of the collection after this write. Unchanged if no document was deleted."""
     def __init__(
         self,
         *,
@@ -942,7 +976,7 @@ Global___DeleteDocumentsResponse: _TypeAlias = DeleteDocumentsResponse  # noqa: 
 
 @_typing.final
 class GetDocumentsRequest(_message.Message):
-    """Which documents."""
+    """Request for `GetDocuments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -950,9 +984,9 @@ class GetDocumentsRequest(_message.Message):
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where from."""
+    """Name of the collection, or an alias."""
     view: Global___DocumentView.ValueType
-    """Which parts."""
+    """Parts of the documents to return."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1,024 ids."""
@@ -974,7 +1008,7 @@ Global___GetDocumentsRequest: _TypeAlias = GetDocumentsRequest  # noqa: Y015
 
 @_typing.final
 class GetDocumentsResponse(_message.Message):
-    """Stored documents."""
+    """Response of `GetDocuments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -982,11 +1016,11 @@ class GetDocumentsResponse(_message.Message):
     CONTENT_HASHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
-        """In the order of the ids; unknown ones are left out."""
+        """The documents, in the order of the ids. Unknown ids are left out."""
 
     @_builtins.property
     def content_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Content hashes in step with `documents`; empty where none was given at upsert."""
+        """Content hash of each document in `documents`. Empty for a document that was written without one."""
 
     def __init__(
         self,
@@ -1004,7 +1038,7 @@ Global___GetDocumentsResponse: _TypeAlias = GetDocumentsResponse  # noqa: Y015
 
 @_typing.final
 class ListDocumentsRequest(_message.Message):
-    """Which documents to list."""
+    """Request for `ListDocuments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1014,16 +1048,18 @@ class ListDocumentsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where."""
+    """Name of the collection, or an alias."""
     page_size: _builtins.int
-    """Most documents to return, 1 to 1,024; 0 means 100."""
+    """Maximum number of documents to return: 1 to 1,024. 0 means 100. A page may have fewer documents, because titles
+    and texts together are limited to about 4 million characters per page.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty begins."""
+    """`next_page_token` of the previous page. Empty starts from the first document."""
     view: Global___DocumentView.ValueType
-    """Which parts."""
+    """Parts of the documents to return."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only documents that match."""
+        """Lists only documents that match the filter."""
 
     def __init__(
         self,
@@ -1044,7 +1080,7 @@ Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
 
 @_typing.final
 class ListDocumentsResponse(_message.Message):
-    """A page of documents."""
+    """Response of `ListDocuments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1052,14 +1088,14 @@ class ListDocumentsResponse(_message.Message):
     CONTENT_HASHES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty when there is none."""
+    """Token for the next page. Empty if this is the last page."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
-        """By id, in the order of its UTF-8 bytes."""
+        """The documents, ordered by the UTF-8 bytes of their ids."""
 
     @_builtins.property
     def content_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Content hashes in step with `documents`; empty where none was given at upsert."""
+        """Content hash of each document in `documents`. Empty for a document that was written without one."""
 
     def __init__(
         self,
@@ -1078,16 +1114,16 @@ Global___ListDocumentsResponse: _TypeAlias = ListDocumentsResponse  # noqa: Y015
 
 @_typing.final
 class Alias(_message.Message):
-    """A name for a collection."""
+    """Another name for a collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ALIAS_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
-    """The alias: 1 to 128 of [a-z0-9_-], starting with a letter; no collection's name."""
+    """The alias: 1 to 128 characters of [a-z0-9_-], starting with a letter. Must not be the name of a collection."""
     collection: _builtins.str
-    """The collection it means."""
+    """Name of the collection that the alias stands for."""
     def __init__(
         self,
         *,
@@ -1104,14 +1140,14 @@ Global___Alias: _TypeAlias = Alias  # noqa: Y015
 
 @_typing.final
 class SetAliasRequest(_message.Message):
-    """An alias to make, or to point elsewhere."""
+    """Request for `SetAlias`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ALIAS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def alias(self) -> Global___Alias:
-        """The alias."""
+        """The alias and its collection."""
 
     def __init__(
         self,
@@ -1128,7 +1164,7 @@ Global___SetAliasRequest: _TypeAlias = SetAliasRequest  # noqa: Y015
 
 @_typing.final
 class SetAliasResponse(_message.Message):
-    """Done, and on disk."""
+    """Response of `SetAlias`. Returned after the change is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1145,13 +1181,13 @@ Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
 
 @_typing.final
 class DeleteAliasRequest(_message.Message):
-    """Which alias."""
+    """Request for `DeleteAlias`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ALIAS_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
-    """The alias; one that is not there is ignored."""
+    """The alias to delete. An unknown alias is ignored."""
     def __init__(
         self,
         *,
@@ -1167,7 +1203,7 @@ Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
 
 @_typing.final
 class DeleteAliasResponse(_message.Message):
-    """Done, and on disk."""
+    """Response of `DeleteAlias`. Returned after the deletion is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1184,7 +1220,7 @@ Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
 
 @_typing.final
 class ListAliasesRequest(_message.Message):
-    """Nothing to say."""
+    """Request for `ListAliases`. Takes no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1201,14 +1237,14 @@ Global___ListAliasesRequest: _TypeAlias = ListAliasesRequest  # noqa: Y015
 
 @_typing.final
 class ListAliasesResponse(_message.Message):
-    """All aliases."""
+    """Response of `ListAliases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ALIASES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alias]:
-        """Sorted by alias."""
+        """The aliases, sorted by name."""
 
     def __init__(
         self,
@@ -1225,17 +1261,17 @@ Global___ListAliasesResponse: _TypeAlias = ListAliasesResponse  # noqa: Y015
 
 @_typing.final
 class CountDocumentsRequest(_message.Message):
-    """What to count."""
+    """Request for `CountDocuments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where."""
+    """Name of the collection, or an alias."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Count what matches; unset counts all."""
+        """Counts only documents that match the filter. Unset counts all documents."""
 
     def __init__(
         self,
@@ -1253,13 +1289,13 @@ Global___CountDocumentsRequest: _TypeAlias = CountDocumentsRequest  # noqa: Y015
 
 @_typing.final
 class CountDocumentsResponse(_message.Message):
-    """A count."""
+    """Response of `CountDocuments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     document_count: _builtins.int
-    """Documents."""
+    """Number of documents."""
     def __init__(
         self,
         *,
@@ -1275,7 +1311,7 @@ Global___CountDocumentsResponse: _TypeAlias = CountDocumentsResponse  # noqa: Y0
 
 @_typing.final
 class FieldQuery(_message.Message):
-    """One query against one field. What fits the field is set: `dense`, `text`, `sparse` or `multi_vector`."""
+    """A query of one field. Exactly one of `dense`, `text`, `sparse` and `multi_vector` must be set, as fits the field."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1290,40 +1326,50 @@ class FieldQuery(_message.Message):
     OVERSAMPLING_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Name of the field; empty when the collection has one that fits."""
+    """Name of the field. May be empty if the collection has exactly one field for what is set."""
     depth: _builtins.int
-    """How many candidates, 1 to 1,000."""
+    """Number of candidates to return: 1 to 1,000 (server setting `max_depth`)."""
     model_digest: _builtins.str
-    """Digest of the model that made the vector; must equal the field's, when both are given."""
+    """Digest of the model that produced the vectors. Must equal the field's `model_digest` if both are set. No effect on
+    text fields.
+    """
     text: _builtins.str
-    """Words, up to 8,192 bytes. Documents with none of them are not found."""
+    """For a text field: words, up to 8,192 bytes of UTF-8, not only white space. Finds documents that have at least one
+    of the words.
+    """
     oversampling: _builtins.float
-    """Candidates that the approximate index gives to be scored exactly, for each one of `depth`: 1 to 100. More find more and
-    take longer. Unset: enough for a recall of about 0.99 by the way the field is held. Fields without such an index
-    ignore it.
+    """Number of candidates that the approximate index contributes to exact scoring, as a multiple of `depth`: 1 to 100.
+    More candidates improve recall and take longer. By default, enough for a recall of about 0.99. No effect on fields
+    without an approximate index.
     """
     @_builtins.property
     def dense(self) -> _tensor_pb2.Tensor:
-        """FLOAT32 [dimensions], finite."""
+        """For a dense field: FLOAT32 [dimensions]. Elements must be finite, and the vector must not be longer (by Euclidean
+        norm) than 1e15.
+        """
 
     @_builtins.property
     def sparse(self) -> _tensor_pb2.SparseVectors:
-        """Terms of one text, weights finite. Documents with none of them are not found."""
+        """For a sparse field: the terms of one text, up to 65,536, with finite weights of a magnitude of up to 1e15. Finds
+        documents that have at least one of the terms.
+        """
 
     @_builtins.property
     def multi_vector(self) -> _tensor_pb2.Tensor:
-        """FLOAT32 or FLOAT16 [tokens, dimensions], 1 to 1,024 tokens, finite."""
+        """For a multi-vector field: FLOAT32 or FLOAT16 [tokens, dimensions] with 1 to 1,024 tokens. Elements must be finite
+        and have a magnitude of up to 65,504.
+        """
 
     @_builtins.property
     def among(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldQuery]:
-        """Score only the documents that these queries find, up to 8 without an `among` of their own: MaxSim of the best 200 by
-        a dense vector, for example. Empty scores all.
+        """Scores only the documents that these queries find, such as the best 200 by a dense vector before MaxSim: up to 8
+        queries, which must not have an `among` themselves. Empty searches all documents.
         """
 
     @_builtins.property
     def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
-        """Moves `dense` towards stored documents before it is compared: relevance feedback without vectors that travel. Up to
-        64 documents, for a dense field only.
+        """Moves the vector in `dense` towards or away from stored documents before the search (relevance feedback): up to 64
+        documents. Only for dense fields; rejected with Milvus.
         """
 
     def __init__(
@@ -1352,8 +1398,9 @@ Global___FieldQuery: _TypeAlias = FieldQuery  # noqa: Y015
 
 @_typing.final
 class Feedback(_message.Message):
-    """A document that moves a query's vector: the sum of the vector and, of each document, weight x its vector in the queried
-    field; of a cosine field, both of unit length. Documents that are not there move nothing.
+    """A stored document that moves the vector of a query. The query's vector becomes the sum of itself and, for each
+    document, of `weight` times the document's vector in the same field. In a cosine field, the vectors are normalized
+    to unit length before.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1361,9 +1408,9 @@ class Feedback(_message.Message):
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
-    """Its id."""
+    """Id of the document. An unknown id is ignored."""
     weight: _builtins.float
-    """How far, -100 to 100; negative moves away."""
+    """Weight of the document's vector: -100 to 100. A negative weight moves the query away from the document."""
     def __init__(
         self,
         *,
@@ -1380,7 +1427,7 @@ Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
 
 @_typing.final
 class RetrieveRequest(_message.Message):
-    """Queries for candidates."""
+    """Request for `Retrieve`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1392,27 +1439,29 @@ class RetrieveRequest(_message.Message):
     FUSION_FIELD_NUMBER: _builtins.int
     GROUPING_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Where."""
+    """Name of the collection, or an alias."""
     view: Global___DocumentView.ValueType
-    """Which parts of the candidates to return."""
+    """Parts of the candidates to return."""
     exact: _builtins.bool
-    """Compare with every document instead of an approximate index: slower, and the truth that recall is measured by."""
+    """Compares the query with all documents instead of using the approximate index. Slower; use it as ground truth when
+    recall is measured. Rejected with Milvus for fields with an approximate index.
+    """
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldQuery]:
-        """1 to 16 queries, each answered with a ranking of its own."""
+        """1 to 16 queries. Each produces a ranking."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only documents that match."""
+        """Finds only documents that match the filter."""
 
     @_builtins.property
     def fusion(self) -> Global___Fusion:
-        """Make one ranking of all: the response has `fused` instead of `rankings`."""
+        """Combines all rankings into one. The response has `fused` instead of `rankings`."""
 
     @_builtins.property
     def grouping(self) -> Global___Grouping:
-        """Put documents with the same value of a metadata field together: the response has `grouped` instead of `rankings`
-        and `fused`. Several queries need a fusion then.
+        """Groups documents by the value of a metadata field. The response has `grouped` instead of `rankings` and `fused`.
+        With several queries, `fusion` is required.
         """
 
     def __init__(
@@ -1436,7 +1485,9 @@ Global___RetrieveRequest: _TypeAlias = RetrieveRequest  # noqa: Y015
 
 @_typing.final
 class Fusion(_message.Message):
-    """How the rankings of a request become one. A query's `depth` says how much of its ranking takes part."""
+    """How the rankings of a request are combined into one. The `depth` of a query is the number of its candidates that
+    take part.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1444,16 +1495,16 @@ class Fusion(_message.Message):
     WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
     depth: _builtins.int
-    """How many documents the fused ranking has at most, 1 to 1,000; 0 means the largest depth of the queries. Not used
-    when there is a grouping.
+    """Maximum number of documents in the fused ranking: 1 to 1,000 (server setting `max_depth`). 0 means the largest
+    `depth` of the queries. No effect if `grouping` is set.
     """
     @_builtins.property
     def rrf(self) -> Global___ReciprocalRankFusion:
-        """By rank."""
+        """Combines rankings by rank."""
 
     @_builtins.property
     def weighted_sum(self) -> Global___WeightedSum:
-        """By score."""
+        """Combines rankings by score."""
 
     def __init__(
         self,
@@ -1474,13 +1525,15 @@ Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
 
 @_typing.final
 class ReciprocalRankFusion(_message.Message):
-    """The sum over the rankings that have the document of 1 / (constant + rank), ranks from 1."""
+    """Reciprocal rank fusion. The score of a document is the sum of 1 / (constant + rank) over the rankings that contain
+    it, with ranks from 1.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSTANT_FIELD_NUMBER: _builtins.int
     constant: _builtins.float
-    """Above 0, up to 1,000,000; unset: 60. The larger, the less the first ranks stand out."""
+    """The constant: above 0 and up to 1,000,000. The larger it is, the less the first ranks stand out. Default: 60."""
     def __init__(
         self,
         *,
@@ -1498,17 +1551,19 @@ Global___ReciprocalRankFusion: _TypeAlias = ReciprocalRankFusion  # noqa: Y015
 
 @_typing.final
 class WeightedSum(_message.Message):
-    """The weighted sum of normalised scores. A ranking without a document gives it the least normalised score that it has."""
+    """The weighted sum of normalized scores. A document that a ranking does not contain gets the lowest normalized score
+    of that ranking.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WEIGHTS_FIELD_NUMBER: _builtins.int
     NORMALISATION_FIELD_NUMBER: _builtins.int
     normalisation: Global___ScoreNormalisation.ValueType
-    """How the scores of each ranking are normalised."""
+    """How the scores of each ranking are normalized."""
     @_builtins.property
     def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One a query, in their order: 0 to 1,000,000, not all 0."""
+        """One weight per query, in the order of the queries: 0 to 1,000,000, at least one above 0."""
 
     def __init__(
         self,
@@ -1526,11 +1581,12 @@ Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
 
 @_typing.final
 class Grouping(_message.Message):
-    """Groups of documents that share a value, such as the passages of one book.
+    """Groups documents by the value of a metadata field, such as the passages of one book.
 
-    Candidates are fetched until the groups are full or there are no more: beginning with the queries' depths, then ever
-    deeper, up to the server's limit of depth. Of one query without `among`, documents of groups that are full are left
-    out of the further search. What is fused, or found among candidates, is so again at each depth, and the last counts.
+    The server retrieves candidates until all groups are full or there are no more candidates. It starts with the depths
+    of the queries and increases them, up to the server setting `max_depth`. For a single query without `among`,
+    documents of groups that are full are excluded from the further search. Otherwise the queries are run and fused
+    again at each depth, and the last result is used.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1539,11 +1595,13 @@ class Grouping(_message.Message):
     GROUP_COUNT_FIELD_NUMBER: _builtins.int
     GROUP_SIZE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """A declared metadata field with strings or numbers. A document without it is a group of its own."""
+    """Name of a declared metadata field of strings or numbers. A document without the field is a group of its own."""
     group_count: _builtins.int
-    """How many groups are wanted, 1 to 256."""
+    """Number of groups: 1 to 256."""
     group_size: _builtins.int
-    """How many documents of each group are wanted, 1 to 256; both numbers together (their product) at most 1,000."""
+    """Number of documents in each group: 1 to 256. `group_count` times `group_size` must not exceed 1,000 (server
+    setting `max_depth`).
+    """
     def __init__(
         self,
         *,
@@ -1561,7 +1619,7 @@ Global___Grouping: _TypeAlias = Grouping  # noqa: Y015
 
 @_typing.final
 class RetrieveResponse(_message.Message):
-    """Candidates."""
+    """Response of `Retrieve`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1574,19 +1632,19 @@ class RetrieveResponse(_message.Message):
     """Version of the collection that was searched."""
     @_builtins.property
     def rankings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ranking]:
-        """One a query, in their order; none when a fusion or a grouping was asked for."""
+        """One ranking per query, in the order of the queries. Empty if `fusion` or `grouping` was set."""
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
-        """Every document that is in a ranking or in a group, once; sorted by id."""
+        """Every document of the rankings or groups, once, sorted by id."""
 
     @_builtins.property
     def fused(self) -> Global___Ranking:
-        """All rankings as one, when a fusion was asked for and no grouping. Its coverage is the least of theirs."""
+        """The combined ranking. Set if `fusion` was set and `grouping` was not. Its coverage is the lowest of the rankings."""
 
     @_builtins.property
     def grouped(self) -> Global___Groups:
-        """Set when a grouping was asked for."""
+        """The groups. Set if `grouping` was set."""
 
     def __init__(
         self,
@@ -1615,14 +1673,14 @@ class Groups(_message.Message):
     INCOMPLETE_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     incomplete: _builtins.bool
-    """Groups may lack documents, or there may be more groups than these: the caller's deadline came near, or the
-    server's limit of depth was reached, before they were full and before there were no more candidates.
+    """Whether the search ended early: the deadline was near or the depth limit was reached before all groups were full
+    and before the candidates were exhausted. Groups may then lack documents, and there may be other groups.
     """
     coverage: _builtins.float
-    """Share of the documents that were looked at, as in `Ranking`; the least of all searches that were needed."""
+    """Share of the documents that were searched, as in `Ranking.coverage`: the lowest of all searches that were needed."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
-        """By the best score in them, best first."""
+        """The groups, ordered by the best score in each, best first."""
 
     def __init__(
         self,
@@ -1650,15 +1708,15 @@ class Group(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def value(self) -> _document_pb2.MetadataValue:
-        """The value; unset for a document without one."""
+        """The value. Unset for a document that does not have the field."""
 
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids, best first; equal scores by id."""
+        """Ids of the documents, best first. Documents with equal scores are ordered by id."""
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Scores in step with the ids, never rising."""
+        """Score of each document in `document_ids`."""
 
     def __init__(
         self,
@@ -1677,7 +1735,7 @@ Global___Group: _TypeAlias = Group  # noqa: Y015
 
 @_typing.final
 class Ranking(_message.Message):
-    """Candidates of one query, best first; equal scores by id."""
+    """The candidates of one query."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1685,16 +1743,16 @@ class Ranking(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     coverage: _builtins.float
-    """Share of the documents that were looked at: 1, or less when the caller's deadline came near and the search ended with
-    what it had found.
+    """Share of the documents that were searched: 1, or less if the search stopped before the deadline and returned what
+    it had found.
     """
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids, unique."""
+        """Ids of the documents, unique, best first. Documents with equal scores are ordered by id."""
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Scores in step with the ids, never rising."""
+        """Score of each document in `document_ids`."""
 
     def __init__(
         self,
@@ -1713,13 +1771,13 @@ Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
 
 @_typing.final
 class OptimizeCollectionRequest(_message.Message):
-    """Which collection."""
+    """Request for `OptimizeCollection`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, or an alias."""
+    """Name of the collection, or an alias."""
     def __init__(
         self,
         *,
@@ -1735,7 +1793,9 @@ Global___OptimizeCollectionRequest: _TypeAlias = OptimizeCollectionRequest  # no
 
 @_typing.final
 class OptimizeCollectionResponse(_message.Message):
-    """Done. A call that comes after the work has ended finds nothing left to do."""
+    """Response of `OptimizeCollection`. Returned after compaction is done. If there was nothing to do, both fields are
+    equal.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1743,11 +1803,11 @@ class OptimizeCollectionResponse(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def before(self) -> Global___CollectionStatistics:
-        """How it was held before."""
+        """Statistics before compaction."""
 
     @_builtins.property
     def after(self) -> Global___CollectionStatistics:
-        """How it is held now."""
+        """Statistics after compaction."""
 
     def __init__(
         self,
@@ -1765,7 +1825,7 @@ Global___OptimizeCollectionResponse: _TypeAlias = OptimizeCollectionResponse  # 
 
 @_typing.final
 class Snapshot(_message.Message):
-    """A consistent copy of everything in a data folder."""
+    """A consistent copy of the data folder."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1775,18 +1835,20 @@ class Snapshot(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, which is that of its folder."""
+    """Name of the snapshot, which is also the name of its folder."""
     size_bytes: _builtins.int
-    """Bytes of its files. Segments may share the disk's blocks with the data folder."""
+    """Size of its files in bytes. On the same file system, segments share their disk blocks with the data folder."""
     digest: _builtins.str
-    """SHA-256 in hex of its manifest, which has the SHA-256 of every file in it."""
+    """SHA-256, in hexadecimal, of its manifest, which contains the SHA-256 of every file."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made: it has every write that was acknowledged before, and each write wholly or not at all."""
+        """Time at which the snapshot was started. It contains every write that was acknowledged before that; a concurrent
+        write is either fully included or not at all.
+        """
 
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotCollection]:
-        """The collections in it, by name."""
+        """The collections in the snapshot, sorted by name."""
 
     def __init__(
         self,
@@ -1815,11 +1877,11 @@ class SnapshotCollection(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the collection."""
     version: _builtins.int
-    """Sequence number of the last write that the snapshot has."""
+    """Version of the collection: the sequence number of the last write that the snapshot contains."""
     document_count: _builtins.int
-    """Documents in it."""
+    """Number of documents."""
     def __init__(
         self,
         *,
@@ -1837,18 +1899,21 @@ Global___SnapshotCollection: _TypeAlias = SnapshotCollection  # noqa: Y015
 
 @_typing.final
 class CreateSnapshotRequest(_message.Message):
-    """A snapshot to make."""
+    """Request for `CreateSnapshot`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: 1 to 64 of [a-z0-9-], starting with a letter or digit; empty takes the time, such as
-    "20260131t235959-123456". With a name, a repeated call makes one snapshot.
+    """Name of the snapshot: 1 to 64 characters of [a-z0-9-], starting with a letter or digit. Default: the current time
+    in UTC, such as "20260131t235959-123456". Set a name to make retries safe: if the snapshot exists, it is returned,
+    and no other is created.
     """
     keep: _builtins.int
-    """Delete the eldest snapshots beyond this many, after the new one is whole; 0 deletes none."""
+    """Number of snapshots to keep, including this one: up to 10,000. The oldest others are deleted after this one is
+    complete. 0 deletes none.
+    """
     def __init__(
         self,
         *,
@@ -1865,7 +1930,7 @@ Global___CreateSnapshotRequest: _TypeAlias = CreateSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class CreateSnapshotResponse(_message.Message):
-    """Done, and on disk."""
+    """Response of `CreateSnapshot`. Returned after the snapshot is complete and durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1877,7 +1942,7 @@ class CreateSnapshotResponse(_message.Message):
 
     @_builtins.property
     def deleted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of those that were deleted because of `keep`."""
+        """Names of the snapshots that were deleted because of `keep`."""
 
     def __init__(
         self,
@@ -1895,7 +1960,7 @@ Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y0
 
 @_typing.final
 class ListSnapshotsRequest(_message.Message):
-    """Nothing to say."""
+    """Request for `ListSnapshots`. Takes no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1912,14 +1977,14 @@ Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
 
 @_typing.final
 class ListSnapshotsResponse(_message.Message):
-    """All snapshots."""
+    """Response of `ListSnapshots`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]:
-        """The eldest first."""
+        """The complete snapshots, oldest first."""
 
     def __init__(
         self,
@@ -1936,13 +2001,13 @@ Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSnapshotRequest(_message.Message):
-    """Which snapshot."""
+    """Request for `DeleteSnapshot`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Name of the snapshot."""
     def __init__(
         self,
         *,
@@ -1958,7 +2023,7 @@ Global___DeleteSnapshotRequest: _TypeAlias = DeleteSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class DeleteSnapshotResponse(_message.Message):
-    """Done."""
+    """Response of `DeleteSnapshot`. Returned after the snapshot has been deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,8 +26,17 @@ if _version_not_supported:
 
 
 class RetrievalServiceStub:
-    """Keeps documents and their vectors, and finds candidates for a query.
-    A write is on disk before it is acknowledged, and is atomic as a whole.
+    """Stores documents with their vectors and finds candidates for queries.
+
+    A write is atomic and is acknowledged after it is durable. A write that has started is completed even if the caller
+    disconnects, except as `DeleteDocuments` says. Collections can be named by an alias wherever a name is read, except
+    in `DropCollection` and as the target of `SetAlias`. An unknown name fails with NOT_FOUND.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
+    exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
+    responses are limited to 16 MiB (server setting `max_message_bytes`).
+
+    Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
 
     def __init__(self, channel):
@@ -124,47 +133,64 @@ class RetrievalServiceStub:
 
 
 class RetrievalServiceServicer:
-    """Keeps documents and their vectors, and finds candidates for a query.
-    A write is on disk before it is acknowledged, and is atomic as a whole.
+    """Stores documents with their vectors and finds candidates for queries.
+
+    A write is atomic and is acknowledged after it is durable. A write that has started is completed even if the caller
+    disconnects, except as `DeleteDocuments` says. Collections can be named by an alias wherever a name is read, except
+    in `DropCollection` and as the target of `SetAlias`. An unknown name fails with NOT_FOUND.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
+    exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
+    responses are limited to 16 MiB (server setting `max_message_bytes`).
+
+    Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
 
     def CreateCollection(self, request, context):
-        """Creates a collection. Creating it again with an equal schema does nothing; with another one it is ALREADY_EXISTS.
+        """Creates a collection. Creating it again with the same schema has no effect and returns the existing collection.
+
+        Fails with ALREADY_EXISTS if a collection with another schema, or an alias, has the name, and with
+        RESOURCE_EXHAUSTED if there are 256 collections already (server setting `max_collections`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCollection(self, request, context):
-        """Describes one collection.
+        """Returns one collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """Lists all collections by name.
+        """Lists the collections that the caller may access.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropCollection(self, request, context):
-        """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias.
+        """Deletes a collection with all its documents and aliases. Fails with NOT_FOUND for an unknown name or an alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """Inserts documents or replaces those with the same id.
+        """Inserts documents, or replaces the stored documents with the same ids. If one document is rejected, nothing is
+        written.
+
+        Fails with FAILED_PRECONDITION if vectors come from another model than the field is bound to (reason
+        MODEL_MISMATCH), or if the disk is full or read-only (reason STORAGE_UNWRITABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocuments(self, request, context):
-        """Deletes documents by id or by filter.
+        """Deletes documents by id or by filter. If the caller disconnects or the deadline passes while a filter is
+        evaluated, nothing is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,77 +204,92 @@ class RetrievalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountDocuments(self, request, context):
-        """Counts documents, all or those that match a filter.
+        """Counts all documents, or those that match a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDocuments(self, request, context):
-        """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
-        all others are listed once.
+        """Lists documents by id, one page at a time. Documents that are written or deleted between two pages may or may not
+        be listed; all others are listed exactly once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
-        collection that was filled beside another takes its place without a call that fails.
+        """Creates an alias, or points an existing alias at another collection. The change is atomic: every call that starts
+        later and names the alias uses the new collection. Use it to replace a collection without failing calls.
+
+        Fails with NOT_FOUND if the collection does not exist, and with ALREADY_EXISTS if a collection has the alias's
+        name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlias(self, request, context):
-        """Deletes an alias; the collection stays.
+        """Deletes an alias. The collection is not affected. Deleting an unknown alias has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAliases(self, request, context):
-        """Lists all aliases by name.
+        """Lists the aliases that the caller may access.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Retrieve(self, request, context):
-        """Finds candidates for one or several queries.
+        """Finds candidates for one or several queries. Shortly before the deadline, it stops and returns the candidates
+        found so far, with a `coverage` below 1.
+
+        Fails with FAILED_PRECONDITION (reason MODEL_MISMATCH) if a query's vectors come from another model than the field
+        is bound to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def OptimizeCollection(self, request, context):
-        """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
-        index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
-        meanwhile waits for it too.
+        """Compacts a collection now. Compaction reclaims the space of deleted documents and adds recently written ones to
+        the approximate index. The server also compacts automatically. The call returns when compaction is done. If the
+        caller disconnects or the deadline passes, compaction continues; a second call joins the one in progress.
+
+        Fails with FAILED_PRECONDITION if the disk is full or read-only, or if the collection is stored in Milvus.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateSnapshot(self, request, context):
-        """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
-        SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
-        returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
-        has no room; nothing is left of it then.
+        """Creates a snapshot: a consistent copy of the data folder, with the SHA-256 of every file. Reads and writes
+        continue meanwhile. The call returns when the snapshot is complete and durable. If the caller disconnects or the
+        deadline passes, the work continues; a call with the same name joins it, or returns the finished snapshot.
+
+        Fails with FAILED_PRECONDITION if the server has no folder for snapshots, if the disk has too little space, or if
+        the collections are stored in Milvus; nothing is left behind then. Fails with UNAVAILABLE while another snapshot
+        is created or deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSnapshots(self, request, context):
-        """Lists all whole snapshots, the eldest first.
+        """Lists all complete snapshots. Fails with FAILED_PRECONDITION if the server has no folder for snapshots.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """Deletes a snapshot. NOT_FOUND when there is none of that name.
+        """Deletes a snapshot. If the caller disconnects, the deletion continues.
+
+        Fails with NOT_FOUND if there is no complete snapshot of that name, with FAILED_PRECONDITION if the server has no
+        folder for snapshots, and with UNAVAILABLE while another snapshot is created or deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -351,8 +392,17 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrievalService:
-    """Keeps documents and their vectors, and finds candidates for a query.
-    A write is on disk before it is acknowledged, and is atomic as a whole.
+    """Stores documents with their vectors and finds candidates for queries.
+
+    A write is atomic and is acknowledged after it is durable. A write that has started is completed even if the caller
+    disconnects, except as `DeleteDocuments` says. Collections can be named by an alias wherever a name is read, except
+    in `DropCollection` and as the target of `SetAlias`. An unknown name fails with NOT_FOUND.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
+    exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
+    responses are limited to 16 MiB (server setting `max_message_bytes`).
+
+    Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
 
     @staticmethod

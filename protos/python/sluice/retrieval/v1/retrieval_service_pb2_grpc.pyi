@@ -27,8 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetrievalServiceStub:
-    """Keeps documents and their vectors, and finds candidates for a query.
-    A write is on disk before it is acknowledged, and is atomic as a whole.
+    """Stores documents with their vectors and finds candidates for queries.
+
+    A write is atomic and is acknowledged after it is durable. A write that has started is completed even if the caller
+    disconnects, except as `DeleteDocuments` says. Collections can be named by an alias wherever a name is read, except
+    in `DropCollection` and as the target of `SetAlias`. An unknown name fails with NOT_FOUND.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
+    exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
+    responses are limited to 16 MiB (server setting `max_message_bytes`).
+
+    Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
 
     @_typing.overload
@@ -36,107 +45,181 @@ class RetrievalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrievalServiceAsyncStub: ...
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateCollectionRequest, _retrieval_service_pb2.CreateCollectionResponse]
-    """Creates a collection. Creating it again with an equal schema does nothing; with another one it is ALREADY_EXISTS."""
+    """Creates a collection. Creating it again with the same schema has no effect and returns the existing collection.
+
+    Fails with ALREADY_EXISTS if a collection with another schema, or an alias, has the name, and with
+    RESOURCE_EXHAUSTED if there are 256 collections already (server setting `max_collections`).
+    """
     GetCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetCollectionRequest, _retrieval_service_pb2.GetCollectionResponse]
-    """Describes one collection."""
+    """Returns one collection."""
     ListCollections: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListCollectionsRequest, _retrieval_service_pb2.ListCollectionsResponse]
-    """Lists all collections by name."""
+    """Lists the collections that the caller may access."""
     DropCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DropCollectionRequest, _retrieval_service_pb2.DropCollectionResponse]
-    """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias."""
+    """Deletes a collection with all its documents and aliases. Fails with NOT_FOUND for an unknown name or an alias."""
     Upsert: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpsertRequest, _retrieval_service_pb2.UpsertResponse]
-    """Inserts documents or replaces those with the same id."""
+    """Inserts documents, or replaces the stored documents with the same ids. If one document is rejected, nothing is
+    written.
+
+    Fails with FAILED_PRECONDITION if vectors come from another model than the field is bound to (reason
+    MODEL_MISMATCH), or if the disk is full or read-only (reason STORAGE_UNWRITABLE).
+    """
     DeleteDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteDocumentsRequest, _retrieval_service_pb2.DeleteDocumentsResponse]
-    """Deletes documents by id or by filter."""
+    """Deletes documents by id or by filter. If the caller disconnects or the deadline passes while a filter is
+    evaluated, nothing is deleted.
+    """
     GetDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetDocumentsRequest, _retrieval_service_pb2.GetDocumentsResponse]
     """Returns stored documents by id."""
     CountDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.CountDocumentsRequest, _retrieval_service_pb2.CountDocumentsResponse]
-    """Counts documents, all or those that match a filter."""
+    """Counts all documents, or those that match a filter."""
     ListDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListDocumentsRequest, _retrieval_service_pb2.ListDocumentsResponse]
-    """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
-    all others are listed once.
+    """Lists documents by id, one page at a time. Documents that are written or deleted between two pages may or may not
+    be listed; all others are listed exactly once.
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.SetAliasRequest, _retrieval_service_pb2.SetAliasResponse]
-    """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
-    collection that was filled beside another takes its place without a call that fails.
+    """Creates an alias, or points an existing alias at another collection. The change is atomic: every call that starts
+    later and names the alias uses the new collection. Use it to replace a collection without failing calls.
+
+    Fails with NOT_FOUND if the collection does not exist, and with ALREADY_EXISTS if a collection has the alias's
+    name.
     """
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteAliasRequest, _retrieval_service_pb2.DeleteAliasResponse]
-    """Deletes an alias; the collection stays."""
+    """Deletes an alias. The collection is not affected. Deleting an unknown alias has no effect."""
     ListAliases: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListAliasesRequest, _retrieval_service_pb2.ListAliasesResponse]
-    """Lists all aliases by name."""
+    """Lists the aliases that the caller may access."""
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]
-    """Finds candidates for one or several queries."""
+    """Finds candidates for one or several queries. Shortly before the deadline, it stops and returns the candidates
+    found so far, with a `coverage` below 1.
+
+    Fails with FAILED_PRECONDITION (reason MODEL_MISMATCH) if a query's vectors come from another model than the field
+    is bound to.
+    """
     OptimizeCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.OptimizeCollectionRequest, _retrieval_service_pb2.OptimizeCollectionResponse]
-    """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
-    index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
-    meanwhile waits for it too.
+    """Compacts a collection now. Compaction reclaims the space of deleted documents and adds recently written ones to
+    the approximate index. The server also compacts automatically. The call returns when compaction is done. If the
+    caller disconnects or the deadline passes, compaction continues; a second call joins the one in progress.
+
+    Fails with FAILED_PRECONDITION if the disk is full or read-only, or if the collection is stored in Milvus.
     """
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateSnapshotRequest, _retrieval_service_pb2.CreateSnapshotResponse]
-    """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
-    SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
-    returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
-    has no room; nothing is left of it then.
+    """Creates a snapshot: a consistent copy of the data folder, with the SHA-256 of every file. Reads and writes
+    continue meanwhile. The call returns when the snapshot is complete and durable. If the caller disconnects or the
+    deadline passes, the work continues; a call with the same name joins it, or returns the finished snapshot.
+
+    Fails with FAILED_PRECONDITION if the server has no folder for snapshots, if the disk has too little space, or if
+    the collections are stored in Milvus; nothing is left behind then. Fails with UNAVAILABLE while another snapshot
+    is created or deleted.
     """
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListSnapshotsRequest, _retrieval_service_pb2.ListSnapshotsResponse]
-    """Lists all whole snapshots, the eldest first."""
+    """Lists all complete snapshots. Fails with FAILED_PRECONDITION if the server has no folder for snapshots."""
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteSnapshotRequest, _retrieval_service_pb2.DeleteSnapshotResponse]
-    """Deletes a snapshot. NOT_FOUND when there is none of that name."""
+    """Deletes a snapshot. If the caller disconnects, the deletion continues.
+
+    Fails with NOT_FOUND if there is no complete snapshot of that name, with FAILED_PRECONDITION if the server has no
+    folder for snapshots, and with UNAVAILABLE while another snapshot is created or deleted.
+    """
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
-    """Keeps documents and their vectors, and finds candidates for a query.
-    A write is on disk before it is acknowledged, and is atomic as a whole.
+    """Stores documents with their vectors and finds candidates for queries.
+
+    A write is atomic and is acknowledged after it is durable. A write that has started is completed even if the caller
+    disconnects, except as `DeleteDocuments` says. Collections can be named by an alias wherever a name is read, except
+    in `DropCollection` and as the target of `SetAlias`. An unknown name fails with NOT_FOUND.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
+    exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
+    responses are limited to 16 MiB (server setting `max_message_bytes`).
+
+    Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCollection: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateCollectionRequest, _retrieval_service_pb2.CreateCollectionResponse]  # type: ignore[assignment]
-    """Creates a collection. Creating it again with an equal schema does nothing; with another one it is ALREADY_EXISTS."""
+    """Creates a collection. Creating it again with the same schema has no effect and returns the existing collection.
+
+    Fails with ALREADY_EXISTS if a collection with another schema, or an alias, has the name, and with
+    RESOURCE_EXHAUSTED if there are 256 collections already (server setting `max_collections`).
+    """
     GetCollection: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetCollectionRequest, _retrieval_service_pb2.GetCollectionResponse]  # type: ignore[assignment]
-    """Describes one collection."""
+    """Returns one collection."""
     ListCollections: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListCollectionsRequest, _retrieval_service_pb2.ListCollectionsResponse]  # type: ignore[assignment]
-    """Lists all collections by name."""
+    """Lists the collections that the caller may access."""
     DropCollection: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DropCollectionRequest, _retrieval_service_pb2.DropCollectionResponse]  # type: ignore[assignment]
-    """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias."""
+    """Deletes a collection with all its documents and aliases. Fails with NOT_FOUND for an unknown name or an alias."""
     Upsert: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpsertRequest, _retrieval_service_pb2.UpsertResponse]  # type: ignore[assignment]
-    """Inserts documents or replaces those with the same id."""
+    """Inserts documents, or replaces the stored documents with the same ids. If one document is rejected, nothing is
+    written.
+
+    Fails with FAILED_PRECONDITION if vectors come from another model than the field is bound to (reason
+    MODEL_MISMATCH), or if the disk is full or read-only (reason STORAGE_UNWRITABLE).
+    """
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteDocumentsRequest, _retrieval_service_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
-    """Deletes documents by id or by filter."""
+    """Deletes documents by id or by filter. If the caller disconnects or the deadline passes while a filter is
+    evaluated, nothing is deleted.
+    """
     GetDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetDocumentsRequest, _retrieval_service_pb2.GetDocumentsResponse]  # type: ignore[assignment]
     """Returns stored documents by id."""
     CountDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.CountDocumentsRequest, _retrieval_service_pb2.CountDocumentsResponse]  # type: ignore[assignment]
-    """Counts documents, all or those that match a filter."""
+    """Counts all documents, or those that match a filter."""
     ListDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListDocumentsRequest, _retrieval_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
-    """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
-    all others are listed once.
+    """Lists documents by id, one page at a time. Documents that are written or deleted between two pages may or may not
+    be listed; all others are listed exactly once.
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.SetAliasRequest, _retrieval_service_pb2.SetAliasResponse]  # type: ignore[assignment]
-    """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
-    collection that was filled beside another takes its place without a call that fails.
+    """Creates an alias, or points an existing alias at another collection. The change is atomic: every call that starts
+    later and names the alias uses the new collection. Use it to replace a collection without failing calls.
+
+    Fails with NOT_FOUND if the collection does not exist, and with ALREADY_EXISTS if a collection has the alias's
+    name.
     """
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteAliasRequest, _retrieval_service_pb2.DeleteAliasResponse]  # type: ignore[assignment]
-    """Deletes an alias; the collection stays."""
+    """Deletes an alias. The collection is not affected. Deleting an unknown alias has no effect."""
     ListAliases: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListAliasesRequest, _retrieval_service_pb2.ListAliasesResponse]  # type: ignore[assignment]
-    """Lists all aliases by name."""
+    """Lists the aliases that the caller may access."""
     Retrieve: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]  # type: ignore[assignment]
-    """Finds candidates for one or several queries."""
+    """Finds candidates for one or several queries. Shortly before the deadline, it stops and returns the candidates
+    found so far, with a `coverage` below 1.
+
+    Fails with FAILED_PRECONDITION (reason MODEL_MISMATCH) if a query's vectors come from another model than the field
+    is bound to.
+    """
     OptimizeCollection: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.OptimizeCollectionRequest, _retrieval_service_pb2.OptimizeCollectionResponse]  # type: ignore[assignment]
-    """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
-    index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
-    meanwhile waits for it too.
+    """Compacts a collection now. Compaction reclaims the space of deleted documents and adds recently written ones to
+    the approximate index. The server also compacts automatically. The call returns when compaction is done. If the
+    caller disconnects or the deadline passes, compaction continues; a second call joins the one in progress.
+
+    Fails with FAILED_PRECONDITION if the disk is full or read-only, or if the collection is stored in Milvus.
     """
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateSnapshotRequest, _retrieval_service_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
-    """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
-    SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
-    returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
-    has no room; nothing is left of it then.
+    """Creates a snapshot: a consistent copy of the data folder, with the SHA-256 of every file. Reads and writes
+    continue meanwhile. The call returns when the snapshot is complete and durable. If the caller disconnects or the
+    deadline passes, the work continues; a call with the same name joins it, or returns the finished snapshot.
+
+    Fails with FAILED_PRECONDITION if the server has no folder for snapshots, if the disk has too little space, or if
+    the collections are stored in Milvus; nothing is left behind then. Fails with UNAVAILABLE while another snapshot
+    is created or deleted.
     """
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListSnapshotsRequest, _retrieval_service_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
-    """Lists all whole snapshots, the eldest first."""
+    """Lists all complete snapshots. Fails with FAILED_PRECONDITION if the server has no folder for snapshots."""
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteSnapshotRequest, _retrieval_service_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
-    """Deletes a snapshot. NOT_FOUND when there is none of that name."""
+    """Deletes a snapshot. If the caller disconnects, the deletion continues.
+
+    Fails with NOT_FOUND if there is no complete snapshot of that name, with FAILED_PRECONDITION if the server has no
+    folder for snapshots, and with UNAVAILABLE while another snapshot is created or deleted.
+    """
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps documents and their vectors, and finds candidates for a query.
-    A write is on disk before it is acknowledged, and is atomic as a whole.
+    """Stores documents with their vectors and finds candidates for queries.
+
+    A write is atomic and is acknowledged after it is durable. A write that has started is completed even if the caller
+    disconnects, except as `DeleteDocuments` says. Collections can be named by an alias wherever a name is read, except
+    in `DropCollection` and as the target of `SetAlias`. An unknown name fails with NOT_FOUND.
+
+    A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
+    exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
+    responses are limited to 16 MiB (server setting `max_message_bytes`).
+
+    Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
 
     @_abc_1.abstractmethod
@@ -145,7 +228,11 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.CreateCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.CreateCollectionResponse, _abc.Awaitable[_retrieval_service_pb2.CreateCollectionResponse]]:
-        """Creates a collection. Creating it again with an equal schema does nothing; with another one it is ALREADY_EXISTS."""
+        """Creates a collection. Creating it again with the same schema has no effect and returns the existing collection.
+
+        Fails with ALREADY_EXISTS if a collection with another schema, or an alias, has the name, and with
+        RESOURCE_EXHAUSTED if there are 256 collections already (server setting `max_collections`).
+        """
 
     @_abc_1.abstractmethod
     def GetCollection(
@@ -153,7 +240,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.GetCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.GetCollectionResponse, _abc.Awaitable[_retrieval_service_pb2.GetCollectionResponse]]:
-        """Describes one collection."""
+        """Returns one collection."""
 
     @_abc_1.abstractmethod
     def ListCollections(
@@ -161,7 +248,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.ListCollectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.ListCollectionsResponse, _abc.Awaitable[_retrieval_service_pb2.ListCollectionsResponse]]:
-        """Lists all collections by name."""
+        """Lists the collections that the caller may access."""
 
     @_abc_1.abstractmethod
     def DropCollection(
@@ -169,7 +256,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.DropCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.DropCollectionResponse, _abc.Awaitable[_retrieval_service_pb2.DropCollectionResponse]]:
-        """Deletes a collection with all its documents and aliases. It is named by its own name, not by an alias."""
+        """Deletes a collection with all its documents and aliases. Fails with NOT_FOUND for an unknown name or an alias."""
 
     @_abc_1.abstractmethod
     def Upsert(
@@ -177,7 +264,12 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.UpsertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.UpsertResponse, _abc.Awaitable[_retrieval_service_pb2.UpsertResponse]]:
-        """Inserts documents or replaces those with the same id."""
+        """Inserts documents, or replaces the stored documents with the same ids. If one document is rejected, nothing is
+        written.
+
+        Fails with FAILED_PRECONDITION if vectors come from another model than the field is bound to (reason
+        MODEL_MISMATCH), or if the disk is full or read-only (reason STORAGE_UNWRITABLE).
+        """
 
     @_abc_1.abstractmethod
     def DeleteDocuments(
@@ -185,7 +277,9 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.DeleteDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.DeleteDocumentsResponse, _abc.Awaitable[_retrieval_service_pb2.DeleteDocumentsResponse]]:
-        """Deletes documents by id or by filter."""
+        """Deletes documents by id or by filter. If the caller disconnects or the deadline passes while a filter is
+        evaluated, nothing is deleted.
+        """
 
     @_abc_1.abstractmethod
     def GetDocuments(
@@ -201,7 +295,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.CountDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.CountDocumentsResponse, _abc.Awaitable[_retrieval_service_pb2.CountDocumentsResponse]]:
-        """Counts documents, all or those that match a filter."""
+        """Counts all documents, or those that match a filter."""
 
     @_abc_1.abstractmethod
     def ListDocuments(
@@ -209,8 +303,8 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.ListDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.ListDocumentsResponse, _abc.Awaitable[_retrieval_service_pb2.ListDocumentsResponse]]:
-        """Lists documents by id, a page at a time. Documents that are written or deleted meanwhile may or may not be listed;
-        all others are listed once.
+        """Lists documents by id, one page at a time. Documents that are written or deleted between two pages may or may not
+        be listed; all others are listed exactly once.
         """
 
     @_abc_1.abstractmethod
@@ -219,8 +313,11 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.SetAliasResponse, _abc.Awaitable[_retrieval_service_pb2.SetAliasResponse]]:
-        """Points an alias at a collection. Every call that begins later and names the alias means that collection, so a
-        collection that was filled beside another takes its place without a call that fails.
+        """Creates an alias, or points an existing alias at another collection. The change is atomic: every call that starts
+        later and names the alias uses the new collection. Use it to replace a collection without failing calls.
+
+        Fails with NOT_FOUND if the collection does not exist, and with ALREADY_EXISTS if a collection has the alias's
+        name.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +326,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.DeleteAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.DeleteAliasResponse, _abc.Awaitable[_retrieval_service_pb2.DeleteAliasResponse]]:
-        """Deletes an alias; the collection stays."""
+        """Deletes an alias. The collection is not affected. Deleting an unknown alias has no effect."""
 
     @_abc_1.abstractmethod
     def ListAliases(
@@ -237,7 +334,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.ListAliasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.ListAliasesResponse, _abc.Awaitable[_retrieval_service_pb2.ListAliasesResponse]]:
-        """Lists all aliases by name."""
+        """Lists the aliases that the caller may access."""
 
     @_abc_1.abstractmethod
     def Retrieve(
@@ -245,7 +342,12 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.RetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.RetrieveResponse, _abc.Awaitable[_retrieval_service_pb2.RetrieveResponse]]:
-        """Finds candidates for one or several queries."""
+        """Finds candidates for one or several queries. Shortly before the deadline, it stops and returns the candidates
+        found so far, with a `coverage` below 1.
+
+        Fails with FAILED_PRECONDITION (reason MODEL_MISMATCH) if a query's vectors come from another model than the field
+        is bound to.
+        """
 
     @_abc_1.abstractmethod
     def OptimizeCollection(
@@ -253,9 +355,11 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.OptimizeCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.OptimizeCollectionResponse, _abc.Awaitable[_retrieval_service_pb2.OptimizeCollectionResponse]]:
-        """Merges a collection now: what was deleted gives its place free, what was written since the last merge joins the
-        index. It happens by itself too, when it is worth its work. The work goes on when the caller goes away; a call
-        meanwhile waits for it too.
+        """Compacts a collection now. Compaction reclaims the space of deleted documents and adds recently written ones to
+        the approximate index. The server also compacts automatically. The call returns when compaction is done. If the
+        caller disconnects or the deadline passes, compaction continues; a second call joins the one in progress.
+
+        Fails with FAILED_PRECONDITION if the disk is full or read-only, or if the collection is stored in Milvus.
         """
 
     @_abc_1.abstractmethod
@@ -264,10 +368,13 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.CreateSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.CreateSnapshotResponse, _abc.Awaitable[_retrieval_service_pb2.CreateSnapshotResponse]]:
-        """Makes a snapshot: a consistent copy of everything in the data folder, while reads and writes go on, with the
-        SHA-256 of every file. The work goes on when the caller goes away: a call with the same name waits for it, or
-        returns the snapshot that is there. FAILED_PRECONDITION when the server has no folder for snapshots, or its disk
-        has no room; nothing is left of it then.
+        """Creates a snapshot: a consistent copy of the data folder, with the SHA-256 of every file. Reads and writes
+        continue meanwhile. The call returns when the snapshot is complete and durable. If the caller disconnects or the
+        deadline passes, the work continues; a call with the same name joins it, or returns the finished snapshot.
+
+        Fails with FAILED_PRECONDITION if the server has no folder for snapshots, if the disk has too little space, or if
+        the collections are stored in Milvus; nothing is left behind then. Fails with UNAVAILABLE while another snapshot
+        is created or deleted.
         """
 
     @_abc_1.abstractmethod
@@ -276,7 +383,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.ListSnapshotsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.ListSnapshotsResponse, _abc.Awaitable[_retrieval_service_pb2.ListSnapshotsResponse]]:
-        """Lists all whole snapshots, the eldest first."""
+        """Lists all complete snapshots. Fails with FAILED_PRECONDITION if the server has no folder for snapshots."""
 
     @_abc_1.abstractmethod
     def DeleteSnapshot(
@@ -284,6 +391,10 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.DeleteSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.DeleteSnapshotResponse, _abc.Awaitable[_retrieval_service_pb2.DeleteSnapshotResponse]]:
-        """Deletes a snapshot. NOT_FOUND when there is none of that name."""
+        """Deletes a snapshot. If the caller disconnects, the deletion continues.
+
+        Fails with NOT_FOUND if there is no complete snapshot of that name, with FAILED_PRECONDITION if the server has no
+        folder for snapshots, and with UNAVAILABLE while another snapshot is created or deleted.
+        """
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
