@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InfoStub:
-    """What is served here.
+    """Describes the server.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class InfoStub:
 
 
 class InfoServicer:
-    """What is served here.
+    """Describes the server.
     """
 
     def Info(self, request, context):
-        """Tells the model and the limits.
+        """Returns the model and the limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_InfoServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Info:
-    """What is served here.
+    """Describes the server.
     """
 
     @staticmethod
@@ -102,7 +102,7 @@ class Info:
 
 
 class EmbedStub:
-    """Texts to vectors. Streams answer in the order of their requests.
+    """Converts texts to vectors. A call that the model has no output for fails with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -144,46 +144,46 @@ class EmbedStub:
 
 
 class EmbedServicer:
-    """Texts to vectors. Streams answer in the order of their requests.
+    """Converts texts to vectors. A call that the model has no output for fails with FAILED_PRECONDITION.
     """
 
     def Embed(self, request, context):
-        """The dense vector of a text.
+        """Returns the dense vector of a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedStream(self, request_iterator, context):
-        """The same for many texts.
+        """Returns the dense vectors of a stream of texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedSparse(self, request, context):
-        """The weighted terms of a text.
+        """Returns the weighted terms of a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedSparseStream(self, request_iterator, context):
-        """The same for many texts.
+        """Returns the weighted terms of a stream of texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedAll(self, request, context):
-        """One vector a token of a text.
+        """Returns one vector per token of a text, without special tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedAllStream(self, request_iterator, context):
-        """The same for many texts.
+        """Returns the token vectors of a stream of texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,7 +231,7 @@ def add_EmbedServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Embed:
-    """Texts to vectors. Streams answer in the order of their requests.
+    """Converts texts to vectors. A call that the model has no output for fails with FAILED_PRECONDITION.
     """
 
     @staticmethod
@@ -398,7 +398,8 @@ class Embed:
 
 
 class PredictStub:
-    """Texts, or pairs of texts, to labels. Streams answer in the order of their requests.
+    """Classifies texts and pairs of texts. Served by reranking servers for models with labels; a late-interaction model
+    fails with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -430,32 +431,33 @@ class PredictStub:
 
 
 class PredictServicer:
-    """Texts, or pairs of texts, to labels. Streams answer in the order of their requests.
+    """Classifies texts and pairs of texts. Served by reranking servers for models with labels; a late-interaction model
+    fails with FAILED_PRECONDITION.
     """
 
     def Predict(self, request, context):
-        """The labels of a text.
+        """Classifies a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PredictPair(self, request, context):
-        """The labels of one text, or of a pair.
+        """Classifies a text or a pair of texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """The same for many texts.
+        """Classifies a stream of texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PredictPairStream(self, request_iterator, context):
-        """The same for many pairs.
+        """Classifies a stream of texts or pairs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -493,7 +495,8 @@ def add_PredictServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Predict:
-    """Texts, or pairs of texts, to labels. Streams answer in the order of their requests.
+    """Classifies texts and pairs of texts. Served by reranking servers for models with labels; a late-interaction model
+    fails with FAILED_PRECONDITION.
     """
 
     @staticmethod
@@ -606,7 +609,7 @@ class Predict:
 
 
 class RerankStub:
-    """Scores of texts against a query.
+    """Scores texts against a query. Served by reranking servers.
     """
 
     def __init__(self, channel):
@@ -628,7 +631,7 @@ class RerankStub:
 
 
 class RerankServicer:
-    """Scores of texts against a query.
+    """Scores texts against a query. Served by reranking servers.
     """
 
     def Rerank(self, request, context):
@@ -639,7 +642,8 @@ class RerankServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RerankStream(self, request_iterator, context):
-        """Scores a stream of at most 65,536 texts, best first. The first message says `raw_scores` and `return_text`.
+        """Scores the texts of a stream, up to 65,536, and returns all scores at its end, best first. Runs in the interactive
+        lane. A stream without texts is rejected with INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -667,7 +671,7 @@ def add_RerankServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Rerank:
-    """Scores of texts against a query.
+    """Scores texts against a query. Served by reranking servers.
     """
 
     @staticmethod
@@ -726,7 +730,7 @@ class Rerank:
 
 
 class TokenizeStub:
-    """Texts to tokens and back. Streams answer in the order of their requests.
+    """Converts texts to tokens and back.
     """
 
     def __init__(self, channel):
@@ -758,32 +762,32 @@ class TokenizeStub:
 
 
 class TokenizeServicer:
-    """Texts to tokens and back. Streams answer in the order of their requests.
+    """Converts texts to tokens and back.
     """
 
     def Tokenize(self, request, context):
-        """The tokens of a text.
+        """Splits a text into tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TokenizeStream(self, request_iterator, context):
-        """The same for many texts.
+        """Splits a stream of texts into tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Decode(self, request, context):
-        """The text of tokens.
+        """Converts token ids to text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DecodeStream(self, request_iterator, context):
-        """The same for many.
+        """Converts a stream of sequences of token ids to texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -821,7 +825,7 @@ def add_TokenizeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Tokenize:
-    """Texts to tokens and back. Streams answer in the order of their requests.
+    """Converts texts to tokens and back.
     """
 
     @staticmethod
