@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """Inference on tensors.
+    """Runs models on tensors.
     """
 
     def __init__(self, channel):
@@ -98,39 +98,39 @@ class GRPCInferenceServiceStub:
 
 
 class GRPCInferenceServiceServicer:
-    """Inference on tensors.
+    """Runs models on tensors.
     """
 
     def ServerLive(self, request, context):
-        """Whether the server answers.
+        """Reports whether the server responds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Whether the server can infer.
+        """Reports whether the server has a loaded model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Whether a model can infer.
+        """Reports whether a model is loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """Name and version of the server.
+        """Returns the name and version of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelMetadata(self, request, context):
-        """The tensors of a model.
+        """Returns the tensors of a model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,42 +144,47 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """Runs a model for each message, with answers in their order. What is wrong with one is told in its answer.
+        """Runs a model for each request of a stream and returns the responses in the order of the requests. Up to 64
+        requests are processed at a time. An error is reported in the response of its request, and the stream continues. A
+        stream that receives no message for 30 seconds (server setting `max_deadline_s`) while no response is pending ends
+        with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelConfig(self, request, context):
-        """What is to know of a model before it is used.
+        """Returns the configuration of a model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelStatistics(self, request, context):
-        """What a model has done since it was first asked.
+        """Returns statistics of models since the server started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryIndex(self, request, context):
-        """The models that are loaded, and those of the repository.
+        """Lists the loaded models and the bundles in the server's repository.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Loads a bundle of the server's repository.
+        """Loads a model bundle from the server's repository. Returns after the model is ready. Fails with
+        FAILED_PRECONDITION if the server has no repository or the bundle cannot be served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """Ends a model once its calls are answered.
+        """Unloads a model. New requests for it fail with NOT_FOUND at once; calls in progress are completed. Returns after
+        the last of them has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,7 +262,7 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """Inference on tensors.
+    """Runs models on tensors.
     """
 
     @staticmethod
