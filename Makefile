@@ -142,8 +142,9 @@ check: setup ## Lint, check the format, check the types
 	@$(BIN)/mypy
 
 .PHONY: protos
-protos: setup ## Generate the stubs from protos/sluice
+protos: setup ## Generate the stubs and the API reference from protos/sluice
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
+	@$(BIN)/python protos/reference.py
 
 .PHONY: lock
 lock: setup ## Write what .venv has into constraints.txt

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,16 @@ def test_the_generated_code_is_what_the_protos_give(tmp_path: Path) -> None:
     assert fresh
     stale = [str(name) for name, text in fresh.items() if (PROTOS / "python" / name).read_text() != text]
     assert not stale, f"run `make protos`: {stale}"
+
+
+def test_the_api_reference_is_what_the_protos_say(tmp_path: Path) -> None:
+    fresh = tmp_path / "API.md"
+    subprocess.run([sys.executable, str(PROTOS / "reference.py"), "--out", str(fresh)], check=True, capture_output=True)
+    text = fresh.read_text()
+    assert (PROTOS / "API.md").read_text() == text, "run `make protos`"
+    links, anchors = set(re.findall(r"\(#(.+?)\)", text)), set(re.findall(r'<a id="(.+?)">', text))
+    assert links
+    assert links <= anchors, "links that lead nowhere"
 
 
 DESCRIBE = """
