@@ -30,7 +30,8 @@ class RerankingServiceStub:
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`).
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
     def __init__(self, channel):
@@ -66,7 +67,8 @@ class RerankingServiceServicer:
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`).
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
     def Rerank(self, request, context):
@@ -139,7 +141,8 @@ class RerankingService:
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`).
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
     @staticmethod

@@ -31,7 +31,8 @@ class RerankingServiceStub:
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`).
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
     @_typing.overload
@@ -61,7 +62,8 @@ class RerankingServiceAsyncStub(RerankingServiceStub):
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`).
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -87,7 +89,8 @@ class RerankingServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`).
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
     @_abc_1.abstractmethod

@@ -29,8 +29,9 @@ class SearchServiceStub:
     """Searches, indexes and deletes documents: the public API of the system.
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
-    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
-    an alias can be used as well.
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
+    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    collection is named, an alias can be used as well.
     """
 
     def __init__(self, channel):
@@ -65,8 +66,9 @@ class SearchServiceServicer:
     """Searches, indexes and deletes documents: the public API of the system.
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
-    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
-    an alias can be used as well.
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
+    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    collection is named, an alias can be used as well.
     """
 
     def Search(self, request, context):
@@ -147,8 +149,9 @@ class SearchService:
     """Searches, indexes and deletes documents: the public API of the system.
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
-    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). Where a collection is named,
-    an alias can be used as well.
+    `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
+    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    collection is named, an alias can be used as well.
     """
 
     @staticmethod
