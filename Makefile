@@ -145,6 +145,7 @@ check: setup ## Lint, check the format, check the types
 protos: setup ## Generate the stubs and the API reference from protos/sluice
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
 	@$(BIN)/python protos/reference.py
+	@cd protos && PATH="$(CURDIR)/$(BIN):$$PATH" && buf breaking --against baseline.binpb && buf build --exclude-source-info -o baseline.binpb
 
 .PHONY: lock
 lock: setup ## Write what .venv has into constraints.txt

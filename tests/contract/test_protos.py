@@ -31,6 +31,13 @@ def test_v1_grows_and_never_changes() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_the_baseline_has_every_name(tmp_path: Path) -> None:
+    """Otherwise a name that was added could be removed unseen."""
+    current = tmp_path / "current.binpb"
+    assert buf("build", "--exclude-source-info", "-o", str(current)).returncode == 0
+    assert current.read_bytes() == (PROTOS / "baseline.binpb").read_bytes(), "run `make protos`"
+
+
 def test_the_generated_code_is_what_the_protos_give(tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, str(PROTOS / "generate.py"), "--out", str(tmp_path)]
