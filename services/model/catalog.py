@@ -1,10 +1,9 @@
 """The models of one server, by name; loaded and ended while it runs."""
 
 import asyncio
-import ctypes
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from services.model.checks import Checks
 from services.model.loading import Model, load_model
 from services.model.settings import ModelServerSettings
 from services.rpc import metrics
+from services.rpc.memory import trim
 from services.rpc.server import StartFailed
 from services.rpc.validation import shown, validating
 
@@ -154,8 +154,7 @@ async def _ended(served: _Served) -> None:
         await served.unused.wait()
     await asyncio.to_thread(served.model.engine.close)
     served.model.session.close()
-    with suppress(OSError, AttributeError):  # glibc keeps freed memory for itself until told
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    await asyncio.to_thread(trim)
 
 
 def _check_name(name: str, version: str) -> None:

@@ -11,9 +11,8 @@ Such a call loses its place and waits until its caller reads or its connection e
 """
 
 import asyncio
-import ctypes
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -25,9 +24,6 @@ from services.rpc.places import Places
 
 # Time of a call that is no watch, from its headers to its end, and of a watch until its message is there. Seconds.
 BRIEF_S: Final = 10.0
-# Calls that end before freed memory is given back, and how much later, in seconds: when a flood of them is over.
-_TRIM_EVERY: Final = 1000
-_TRIM_AFTER_S: Final = 15.0
 
 
 class OpenCalls:
@@ -37,7 +33,6 @@ class OpenCalls:
         self._places = Places(most, most_each)
         self._watch_s = watch_s
         self._limits: dict[int, asyncio.Timeout] = {}
-        self._ended = 0
 
     @asynccontextmanager
     async def place(self, context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator["OpenCall"]:
@@ -66,14 +61,6 @@ class OpenCalls:
             OPEN_CALLS.dec()
             self._limits.pop(ticket, None)
             self._places.leave(ticket)
-            self._trim_after_many()
-
-    def _trim_after_many(self) -> None:
-        """Give freed memory back to the system some time after a great many calls have ended."""
-        self._ended += 1
-        if self._ended % _TRIM_EVERY == 0:
-            loop = asyncio.get_running_loop()
-            loop.call_later(_TRIM_AFTER_S, loop.run_in_executor, None, _trim)
 
     def end_all(self) -> None:
         """End every open call, so that none holds up the end of the server."""
@@ -112,11 +99,6 @@ class OpenCall:
         """Wait until no message is being written."""
         if self._writing is not None:
             await asyncio.wait({self._writing})
-
-
-def _trim() -> None:
-    with suppress(OSError, AttributeError):  # glibc alone keeps freed memory for itself
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _noted(writing: "asyncio.Future[None]") -> None:

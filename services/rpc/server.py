@@ -29,6 +29,7 @@ from services.rpc.guards import Guards
 from services.rpc.health import Health, Trouble
 from services.rpc.interceptor import CallInterceptor
 from services.rpc.logs import configure_logging
+from services.rpc.memory import give_back_large_blocks, trim_after_growth
 from services.rpc.metrics import SERVER_INFO
 from services.rpc.open_calls import OpenCalls
 from services.rpc.settings import ServerSettings
@@ -89,8 +90,8 @@ async def serving(settings: ServerSettings, build: Build) -> AsyncIterator["Runn
         await _register(server, services, health, reflects=settings.reflection != "off")
         await server.start()
         health.become("ready", {service.name: service.trouble for service in services})
-        for watching in (asyncio.create_task(health.watch()), asyncio.create_task(guards.watch(settings.reload_s))):
-            stack.callback(watching.cancel)
+        for watch in (health.watch(), guards.watch(settings.reload_s), trim_after_growth()):
+            stack.callback(asyncio.create_task(watch).cancel)
         try:
             yield Running(address)
         finally:
@@ -213,6 +214,7 @@ def run_process(
 ) -> None:
     """Serve by `serve` until SIGTERM or SIGINT, as `run` does."""
     configure_logging(settings.log_format, settings.log_level)
+    give_back_large_blocks()
     logger.info("starting", extra={"program": program, "settings": settings.model_dump(mode="json")})
     SERVER_INFO.labels(program, version("sluice-search"), grpc.__version__).set(1)
     try:
