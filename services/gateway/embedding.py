@@ -24,7 +24,8 @@ MULTI_VECTOR: Final = pb.REPRESENTATION_MULTI_VECTOR
 # What one call takes by default, and well under the size of a message.
 _CALL_TEXTS: Final = 256
 _CALL_BYTES: Final = 4 * 2**20
-_CALL_IDS: Final = 262_144
+CALL_TOKENS: Final = 262_144
+"""Most ids to decode in one call, and most bytes to tokenize."""
 # Bytes that a byte of a vector takes until it is sent: itself, and its part of the JSON.
 _ANSWER_SIZE: Final = 4
 
@@ -82,9 +83,12 @@ async def decode(
     most = caller.upstream.settings.max_inputs
     if not 1 <= len(sequences) <= most:
         raise unfit(field, f"expected 1 to {most:,} sequences of token ids, got {len(sequences):,}")
+    most_ids = max(map(len, sequences))
+    if most_ids > CALL_TOKENS:
+        raise unfit(field, f"expected at most {CALL_TOKENS:,} token ids of a text, got {most_ids:,}")
     caller.rights.pay_texts(len(sequences))
     texts: list[str] = []
-    for start, part in _parts(sequences, len, _CALL_IDS):
+    for start, part in _parts(sequences, len, CALL_TOKENS):
         if any(not 0 <= number < 2**32 for ids in part for number in ids):
             raise unfit(field, "expected token ids of 0 or more, got one that no vocabulary has")
         ids = [pb.TokenIds(ids=ids) for ids in part]
@@ -101,6 +105,7 @@ async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
     is_bulk = len(texts) > caller.upstream.settings.interactive_inputs
     lane = model_pb2.LANE_BULK if is_bulk else model_pb2.LANE_INTERACTIVE
     embedded = Embedded()
+    caller.check_sizes("texts", texts)
     caller.rights.pay_texts(len(texts))
     for start, part in _parts(texts, _bytes_at_most, _CALL_BYTES):
         request = pb.EmbedRequest(

@@ -25,6 +25,8 @@ class Rerank:
 
 async def rerank(caller: Caller, wish: Rerank) -> pb.RerankResponse:
     """The documents' scores, best first. Raises SluiceError."""
+    caller.check_size("query", wish.query)
+    caller.check_sizes("documents", wish.documents)
     request = pb.RerankRequest(
         model=wish.model,
         query=wish.query,

@@ -43,7 +43,7 @@ class JsonRoute(APIRoute):
                 refusal = error
             finally:
                 read.release()
-            # The frames of an error hold the request, FastAPI's refer to the error, and the answer may wait to be read.
+            # The frames of an error hold the request, and FastAPI's the error; the answer may be read for a long time.
             refusal.__traceback__ = refusal.__context__ = None
             raise refusal
 

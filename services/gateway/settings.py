@@ -78,6 +78,10 @@ class GatewaySettings(ServerSettings):
     max_inputs: int = Field(2048, ge=1, le=65_536)
     """Most texts in one request to embed. 2,048 is what OpenAI takes. More than 256 are sent on in several calls."""
 
+    max_text_bytes: int = Field(65_536, ge=1, le=2**24)
+    """Largest text to embed, tokenize or rank, and largest query, in bytes of UTF-8. Larger ones are refused here and
+    not sent on. Not below what the embedding and reranking services take."""
+
     interactive_inputs: int = Field(32, ge=0, le=2048)
     """Most texts of a request that still goes before bulk work."""
 

@@ -4,7 +4,7 @@ Rule: the gateway tries nothing twice. Its callers have their own retries, and `
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Final
@@ -107,6 +107,17 @@ class Caller:
     def within(self, seconds: float) -> "Caller":
         """The same caller, who waits no longer than this."""
         return replace(self, deadline=Deadline(min(self.deadline.at, Deadline.after(seconds).at)))
+
+    def check_size(self, field: str, text: str) -> None:
+        """Raise InvalidRequest for a text that the services refuse as too large."""
+        most = self.upstream.settings.max_text_bytes
+        if 4 * len(text) > most and (size := len(text.encode())) > most:
+            raise unfit(field, f"expected at most {most:,} bytes of UTF-8, got {size:,}")
+
+    def check_sizes(self, field: str, texts: Sequence[str]) -> None:
+        """Raise InvalidRequest for the first text that the services refuse as too large."""
+        for position, text in enumerate(texts):
+            self.check_size(f"{field}[{position}]", text)
 
     async def call(self, method: Method, request: Any) -> Any:
         """Return the response of a call. Raises SluiceError. Cancelling this cancels the call."""

@@ -106,6 +106,20 @@ async def test_a_line_that_is_no_document_is_one_failure_and_the_stream_goes_on(
         assert len(told["failures"][0]["message"]) < 500
 
 
+async def test_an_id_with_a_lone_surrogate_is_told_in_every_form_of_the_answer() -> None:
+    bad = rb'{"id": "\ud800", "title": "\ud800"}'
+    async with documents(ScriptedSearch()) as there:
+        url = "/documents?collection=books"
+        answer = await there.post(url, content=bad, headers=LINES)
+        assert (answer.status_code, answer.json()["failed"]) == (200, 1)
+        answer = await there.post(url, content=bad, headers={**LINES, "accept": "text/event-stream"})
+        assert (answer.status_code, answer.text.count("event: done")) == (200, 1)
+        answer = await there.post(url, content=b"[%s]" % bad, headers=JSON)
+        assert answer.status_code == 400
+        answer = await there.delete(url + "&id=%ED%A0%80")
+        assert answer.status_code == 400
+
+
 @asynccontextmanager
 async def documents(script: ScriptedSearch, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway in front of a search service that does as it is told."""

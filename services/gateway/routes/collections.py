@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from sluice.client.documents import document_of
-from sluice.client.filters import where
 from sluice.errors import NotFound
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.search.v1 import search_service_pb2
 from starlette.responses import Response
 
 from services.gateway.answers import json_response
+from services.gateway.filtering import filter_of
 from services.gateway.upstream import Called
 
 router = APIRouter(tags=["Sluice"])
@@ -52,7 +52,7 @@ async def delete(
 ) -> Response:
     """Delete documents by id or by filter. Ids that are not there are ignored."""
     request = search_service_pb2.DeleteRequest(
-        collection=collection, document_ids=id or (), filter=where(filter) if filter.strip() else None
+        collection=collection, document_ids=id or (), filter=await filter_of(filter)
     )
     response = await caller.call(caller.upstream.search.Delete, request)
     return json_response({"deleted_count": response.deleted_count})

@@ -3,12 +3,12 @@
 from fastapi import APIRouter
 from pydantic import Field
 from sluice.client.answers import pipelines, search_answer
-from sluice.client.filters import where
 from sluice.search.v1 import search_service_pb2 as pb
 from starlette.responses import Response
 
 from services.gateway.answers import json_response
 from services.gateway.body import Body, Many
+from services.gateway.filtering import filter_of
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 
@@ -35,12 +35,14 @@ class SearchRequest(Body):
 @router.post("/search")
 async def search(body: SearchRequest, caller: Called) -> Response:
     """The best documents for a query, where each stood in each stage, and what each stage did."""
+    caller.check_size("query", body.query)
+    caller.check_sizes("more_queries", body.more_queries)
     request = pb.SearchRequest(
         collection=body.collection,
         query=body.query,
         pipeline=body.pipeline,
         top_k=body.top_k,
-        filter=where(body.filter) if body.filter.strip() else None,
+        filter=await filter_of(body.filter),
         more_queries=body.more_queries,
     )
     return json_response(search_answer(await caller.call(caller.upstream.search.Search, request)))

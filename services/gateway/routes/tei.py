@@ -16,7 +16,18 @@ from services.core.arrays import F32
 from services.core.similarity import unit
 from services.gateway.answers import json_response
 from services.gateway.body import Body, Many
-from services.gateway.embedding import DENSE, MULTI_VECTOR, SPARSE, Embedded, Inputs, Wish, decode, embed, texts_of
+from services.gateway.embedding import (
+    CALL_TOKENS,
+    DENSE,
+    MULTI_VECTOR,
+    SPARSE,
+    Embedded,
+    Inputs,
+    Wish,
+    decode,
+    embed,
+    texts_of,
+)
 from services.gateway.errors import Refused
 from services.gateway.reranking import Rerank, rerank
 from services.gateway.route import JsonRoute
@@ -140,6 +151,8 @@ async def tokenize(body: TokenizeRequest, caller: Called) -> Response:
     role = _PROMPTS.get(body.prompt_name or "")
     if role is None:
         raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
+    if (size := sum(map(len, texts))) > CALL_TOKENS:
+        raise unfit("inputs", f"expected at most {CALL_TOKENS:,} characters together, got {size:,}")
     request = pb.TokenizeRequest(texts=texts, role=role, add_special_tokens=body.add_special_tokens)
     response = await caller.call(caller.upstream.embedding.Tokenize, request)
     return json_response([[_token(token) for token in text.tokens] for text in response.texts])
