@@ -13,7 +13,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from sluice.errors import InvalidRequest
 
-from services.rpc.sizing import check_message
+from services.rpc.offloading import offloaded
+from services.rpc.sizing import FILTER_BYTES_MAX, check_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Parse = Callable[[bytes], Any] | None
@@ -27,14 +28,14 @@ async def only(context: Context, parse: Parse) -> Any:
     data: Any = await context.read()
     if data is grpc.aio.EOF:
         raise InvalidRequest("expected one request message, got none")
-    return parsed(data, parse)
+    return await parsed(data, parse)
 
 
 async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
     """Yield every message of a stream. Raise InvalidRequest at one that does not parse."""
     while (data := await context.read()) is not grpc.aio.EOF:
         try:
-            message = parsed(data, parse)
+            message = await parsed(data, parse)
         except InvalidRequest:
             del data
             await lull(each(context, None))
@@ -45,13 +46,13 @@ async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
         del message
 
 
-def parsed(data: bytes, parse: Parse) -> Any:
+async def parsed(data: bytes, parse: Parse) -> Any:
     """Return the message that the bytes are. Raise InvalidRequest, also when it is too large to be parsed."""
     if parse is None:
         return data
     descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
     if descriptor is not None:
-        check_message(data, descriptor)
+        await offloaded(lambda: check_message(data, descriptor), size=len(data), inline=FILTER_BYTES_MAX)
     try:
         return parse(data)
     except DecodeError:

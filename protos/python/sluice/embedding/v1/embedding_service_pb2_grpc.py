@@ -30,7 +30,7 @@ class EmbeddingServiceStub:
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 131,072 fields,
     counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
@@ -77,7 +77,7 @@ class EmbeddingServiceServicer:
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 131,072 fields,
     counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 
@@ -177,7 +177,7 @@ class EmbeddingService:
 
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). Work that
     cannot finish in time is rejected with UNAVAILABLE (reason OVERLOADED) before it starts. Requests and responses are
-    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 8,192 fields,
+    limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to 131,072 fields,
     counting each item of a list; others are rejected with INVALID_ARGUMENT.
     """
 

@@ -36,7 +36,7 @@ class RetrievalServiceStub:
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
     exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
     responses are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to
-    8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT.
+    131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT.
 
     Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
@@ -130,7 +130,7 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
     exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
     responses are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to
-    8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT.
+    131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT.
 
     Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """
@@ -220,7 +220,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     A call has the deadline that the caller sets, and 30 seconds at most (server setting `max_deadline_s`). A call that
     exceeds the queue of waiting reads or writes is rejected with UNAVAILABLE (reason OVERLOADED). Requests and
     responses are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1 MiB may have up to
-    8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT.
+    131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT.
 
     Limits are those of the embedded engine. `services/retrieval/MILVUS.md` describes what differs with Milvus.
     """

@@ -30,7 +30,7 @@ class SearchServiceStub:
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
     `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
-    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    MiB may have up to 131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
     collection is named, an alias can be used as well.
     """
 
@@ -67,7 +67,7 @@ class SearchServiceServicer:
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
     `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
-    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    MiB may have up to 131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
     collection is named, an alias can be used as well.
     """
 
@@ -150,7 +150,7 @@ class SearchService:
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
     `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
-    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    MiB may have up to 131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
     collection is named, an alias can be used as well.
     """
 

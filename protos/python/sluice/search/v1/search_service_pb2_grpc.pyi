@@ -31,7 +31,7 @@ class SearchServiceStub:
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
     `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
-    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    MiB may have up to 131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
     collection is named, an alias can be used as well.
     """
 
@@ -71,7 +71,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
     `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
-    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    MiB may have up to 131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
     collection is named, an alias can be used as well.
     """
 
@@ -107,7 +107,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A call other than `Index` has the deadline that the caller sets, and 30 seconds at most (server setting
     `max_deadline_s`). Messages are limited to 16 MiB (server setting `max_message_bytes`). A request message above 1
-    MiB may have up to 8,192 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
+    MiB may have up to 131,072 fields, counting each item of a list; others are rejected with INVALID_ARGUMENT. Where a
     collection is named, an alias can be used as well.
     """
 
