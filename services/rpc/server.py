@@ -29,7 +29,7 @@ from services.rpc.guards import Guards
 from services.rpc.health import Health, Trouble
 from services.rpc.interceptor import CallInterceptor
 from services.rpc.logs import configure_logging
-from services.rpc.memory import give_back_large_blocks, trim_after_growth
+from services.rpc.memory import freeze, give_back_large_blocks, trim_after_growth
 from services.rpc.metrics import SERVER_INFO
 from services.rpc.open_calls import OpenCalls
 from services.rpc.settings import ServerSettings
@@ -235,6 +235,7 @@ async def _run(settings: ServerSettings, serve: Callable[[], AbstractAsyncContex
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serve() as running:
         metrics = _metrics_address(settings)
+        freeze()
         logger.info("ready", extra={"address": running.address, "metrics": metrics})
         await stop.wait()
         logger.info("draining")
