@@ -81,7 +81,7 @@ async def index(
 ) -> AsyncIterator[None]:
     """Send documents; a step for each one that was acknowledged, and one at the end. Raises SluiceError."""
     first = opening(job.collection, job.create, job.filterable_fields)
-    call = await caller.stream(caller.upstream.search.Index, first)
+    call = await caller.stream(caller.upstream.indexing.Index, first)
     window = Window(_UNACKNOWLEDGED, max_bytes=_UNACKNOWLEDGED_BYTES)
     readable = _readable(source, tally)
     known = index_stream(call, first, window, readable, lambda _: held.wait(window.byte_count))

@@ -47,15 +47,26 @@ class Upstream:
                 ("reranking", settings.reranking),
             )
         }
+        # Streams have connections of their own: a connection has a limit of calls, and slow uploads would use it up.
+        self._channels["indexing"] = connect(
+            settings.orchestrator,
+            max_message_bytes=settings.max_message_bytes,
+            certificates=self._certificates,
+            is_shared=False,
+        )
+        orchestrator = ("orchestrator", "indexing")
         methods: dict[str, Any] = {
-            name: _Methods(one, is_inner=name != "orchestrator") for name, one in self._channels.items()
+            name: _Methods(one, is_inner=name not in orchestrator) for name, one in self._channels.items()
         }
         # Typed as Any: the stubs of mypy-protobuf know the sync API alone.
         self.search: Any = SearchServiceStub(methods["orchestrator"])
+        self.indexing: Any = SearchServiceStub(methods["indexing"])
         self.embedding: Any = EmbeddingServiceStub(methods["embedding"])
         self.retrieval: Any = RetrievalServiceStub(methods["retrieval"])
         self.reranking: Any = RerankingServiceStub(methods["reranking"])
-        self.health: Mapping[str, Any] = {name: health_pb2_grpc.HealthStub(one) for name, one in methods.items()}
+        self.health: Mapping[str, Any] = {
+            name: health_pb2_grpc.HealthStub(one) for name, one in methods.items() if name != "indexing"
+        }
 
     async def watch(self, every_s: float) -> None:
         """Follow the files of certificates, until cancelled."""

@@ -25,10 +25,16 @@ _OPTIONS: Final = (
 _GRACE_S: Final = 60.0
 
 
-def connect(address: str, *, max_message_bytes: int, certificates: Certificates | None = None) -> grpc.aio.Channel:
-    """A channel to every replica behind an address, used in turn; by TLS with certificates. Connects when used."""
+def connect(
+    address: str, *, max_message_bytes: int, certificates: Certificates | None = None, is_shared: bool = True
+) -> grpc.aio.Channel:
+    """A channel to every replica behind an address, used in turn; by TLS with certificates. Connects when used.
+
+    is_shared  use the connections of other channels to the same address, as gRPC does by itself
+    """
     options = (
         *_OPTIONS,
+        ("grpc.use_local_subchannel_pool", int(not is_shared)),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
     )

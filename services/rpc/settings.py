@@ -131,8 +131,9 @@ class ServerSettings(BaseSettings):
     max_connections: int = Field(4096, ge=1, le=1_000_000)
     """Most connections at a time; one more is closed. Each takes a file descriptor and some 50 KiB."""
 
-    max_connection_calls: int = Field(1024, ge=1, le=1_000_000)
-    """Most calls at a time of one connection; one more waits at the caller, or is refused as UNAVAILABLE."""
+    max_connection_calls: int = Field(512, ge=1, le=1_000_000)
+    """Most calls at a time of one connection. One more waits at the caller, or is rejected as UNAVAILABLE. An open call
+    takes about 12 KB in gRPC, also while it is rejected."""
 
     max_metadata_bytes: int = Field(16_384, ge=4096, le=2**20)
     """Largest metadata of a call. A token and a trace take 200 bytes, and gRPC's own default is as large."""
