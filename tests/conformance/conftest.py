@@ -12,9 +12,9 @@ EVERY = tuple(ENGINES)
 MILVUS = ("milvus-lite", "milvus")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    """A Milvus server, one for all tests."""
+    """A Milvus server, one for all tests here. It ends with them: it takes a fifth of a core while it waits."""
     server = Standalone(tmp_path_factory.mktemp("milvus"))
     try:
         server.start()
