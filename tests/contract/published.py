@@ -4,6 +4,7 @@
 `buf breaking` guards them.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -101,8 +102,7 @@ def _metrics() -> dict[str, list[str]]:
 
 def _gateway() -> dict[str, list[str]]:
     """Return the parameters and the fields of the body of each route."""
-    settings = GatewaySettings()
-    schema = application(settings, Upstream(settings)).openapi()
+    schema = asyncio.run(_openapi())
     routes = {}
     for path, methods in schema["paths"].items():
         for method, route in methods.items():
@@ -110,6 +110,15 @@ def _gateway() -> dict[str, list[str]]:
             body = route.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             routes[f"{method.upper()} {path}"] = sorted(names | set(_properties(body, schema)))
     return routes
+
+
+async def _openapi() -> dict[str, Any]:
+    settings = GatewaySettings()
+    upstream = Upstream(settings)
+    try:
+        return application(settings, upstream).openapi()
+    finally:
+        await upstream.close()
 
 
 def _properties(body: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
