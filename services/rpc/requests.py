@@ -14,13 +14,15 @@ from google.protobuf.message import DecodeError
 from sluice.errors import InvalidRequest
 
 from services.rpc.offloading import offloaded
-from services.rpc.sizing import FILTER_BYTES_MAX, check_message
+from services.rpc.sizing import FILTER_BYTES_MAX, check_message, field_bytes
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Parse = Callable[[bytes], Any] | None
 """What makes a message of bytes; None leaves the bytes."""
 
 _LULL_S: Final = 0.2
+# So many fields are counted in some milliseconds.
+_FEW_FIELDS: Final = 2048
 
 
 async def only(context: Context, parse: Parse) -> Any:
@@ -51,8 +53,10 @@ async def parsed(data: bytes, parse: Parse) -> Any:
     if parse is None:
         return data
     descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
-    if descriptor is not None:
-        await offloaded(lambda: check_message(data, descriptor), size=len(data), inline=FILTER_BYTES_MAX)
+    if descriptor is not None and len(data) > FILTER_BYTES_MAX:
+        # A message of few fields is checked at once: what is rejected is then freed before the next one is read.
+        _, fields = field_bytes(data, most=_FEW_FIELDS)
+        await offloaded(lambda: check_message(data, descriptor), size=fields, inline=_FEW_FIELDS)
     try:
         return parse(data)
     except DecodeError:

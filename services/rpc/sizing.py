@@ -36,15 +36,15 @@ def check_message(data: bytes, descriptor: Descriptor) -> None:
             violations.count(name, sizes.get(number, 0), low=0, high=FILTER_BYTES_MAX, what="bytes of filter")
 
 
-def field_bytes(data: bytes) -> tuple[dict[int, int], int]:
+def field_bytes(data: bytes, *, most: int = FIELDS_MAX) -> tuple[dict[int, int], int]:
     """Return the bytes of each field of a serialized message, all its occurrences together, and how many came.
 
-    Counting ends where the message does not parse, and after one more than FIELDS_MAX occurrences.
+    Counting ends where the message does not parse, and after one more than `most` occurrences.
     """
     sizes: dict[int, int] = {}
     place = count = 0
     try:
-        while place < len(data) and count <= FIELDS_MAX:
+        while place < len(data) and count <= most:
             tag, place = _varint(data, place)
             length, place = _length(data, place, tag & 7)
             sizes[tag >> 3] = sizes.get(tag >> 3, 0) + length
