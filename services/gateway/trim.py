@@ -6,33 +6,28 @@ all that it held, and an idle process collects none. What was there at the start
 """
 
 import asyncio
-import ctypes
 import gc
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from services.gateway.held import Budget
+from services.rpc import memory
 
 _EVERY_S: Final = 2.0
 _WORTH_BYTES: Final = 8 * 2**20
-# mallopt's name for the size from which a block is mapped by itself, and so given back when it is freed. Its default
-# is 128 KiB, but grows to that of the largest block that was ever freed, up to 32 MiB: that of a body, here.
-_MMAP_THRESHOLD: Final = -3
+# The size from which a block is given back when it is freed. glibc starts with it and raises it to that of the largest
+# block that was ever freed, here that of a body.
 _MAPPED_BYTES: Final = 128 * 2**10
 # gRPC lets go of the messages of a call some time after its end.
 _ROUNDS: Final = 5
 
 
 async def trim_memory(budgets: Sequence[Budget]) -> None:
-    """Give memory back whenever requests have let go of much, until cancelled. Does nothing without glibc."""
-    library = ctypes.CDLL(None)
-    trim: Any = getattr(library, "malloc_trim", None)
-    if trim is not None:
-        library.mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
-    gc.collect()
-    gc.freeze()
+    """Give memory back whenever requests have let go of much, until cancelled."""
+    memory.map_blocks_from(_MAPPED_BYTES)
+    memory.freeze()
     done = rounds = 0
-    while trim is not None:
+    while True:
         await asyncio.sleep(_EVERY_S)
         freed = sum(one.freed_bytes for one in budgets)
         if freed - done >= _WORTH_BYTES:
@@ -40,4 +35,4 @@ async def trim_memory(budgets: Sequence[Budget]) -> None:
         if rounds:
             rounds -= 1
             gc.collect()
-            await asyncio.to_thread(trim, 0)
+            await asyncio.to_thread(memory.trim)

@@ -30,10 +30,19 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 def give_back_large_blocks() -> None:
     """Let large blocks go back to the system as soon as they are freed, for good. Call it once, at the start."""
+    map_blocks_from(_LARGE_BLOCK_BYTES)
+    _set_option(_M_TRIM_THRESHOLD, 2 * _LARGE_BLOCK_BYTES)
+
+
+def map_blocks_from(size_bytes: int) -> None:
+    """Give blocks of this size and larger back to the system when they are freed, whatever was freed before."""
+    _set_option(_M_MMAP_THRESHOLD, size_bytes)
+
+
+def _set_option(number: int, value: int) -> None:
     set_option: Any = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-        set_option(_M_TRIM_THRESHOLD, 2 * _LARGE_BLOCK_BYTES)
+        set_option(number, value)
 
 
 def trim() -> None:
