@@ -79,19 +79,13 @@ class Gate:
 
     def enter(self, metadata: "Iterable[tuple[str, str | bytes]]", method: str, kind: Kind) -> Token:
         """The caller of a method, who may call it and has a call left. Raises what keeps it out."""
-        try:
-            token = self.identify(metadata)
-        except SluiceError:
-            TOKEN_CALLS.labels("", "unauthenticated").inc()
-            raise
+        token = self._authenticate(metadata)
         try:
             check_allowed(token, kind, method)
         except SluiceError:
             TOKEN_CALLS.labels(token.name, "denied").inc()
             raise
-        self._pay(token, "calls", 1)
-        TOKEN_CALLS.labels(token.name, "admitted").inc()
-        return token
+        return self._charge_call(token)
 
     def check(self, token: Token, request: Any) -> int:
         """Charge the texts of a request to the caller's quota, and return how many there were.
@@ -116,11 +110,18 @@ class Gate:
 
         Raises Unauthenticated and QuotaExceeded. `check_rights` and `pay_texts` do the rest.
         """
+        return self._charge_call(self._authenticate(metadata))
+
+    def _authenticate(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
+        """Identify the caller, and count a call without a known one. Raises Unauthenticated."""
         try:
-            token = self.identify(metadata)
+            return self.identify(metadata)
         except SluiceError:
             TOKEN_CALLS.labels("", "unauthenticated").inc()
             raise
+
+    def _charge_call(self, token: Token) -> Token:
+        """Charge one call, count it, and return its token. Raises QuotaExceeded."""
         self._pay(token, "calls", 1)
         TOKEN_CALLS.labels(token.name, "admitted").inc()
         return token
