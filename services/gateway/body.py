@@ -14,7 +14,7 @@ class _FirstError(FailFast):
 
 
 Many = Annotated[list[T], _FirstError()]
-"""A list of any length. The first item that does not fit is told and no other: an error for each takes a kilobyte."""
+"""A list of any length. Validation stops at the first invalid item, because each error takes a kilobyte."""
 
 
 class Body(BaseModel):

@@ -37,7 +37,7 @@ _STREAM_BYTES: Final = 5 * 65_536
 _LINGER_S: Final = 2.0
 # Digits of a content-length that is still looked at.
 _LENGTH_DIGITS: Final = 18
-# Headers that decide who is asked, by whom and for what.
+# Headers that determine the host, the caller and the body of a request.
 _ONCE: Final = ("host", "authorization", "content-type", "content-length", "origin")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 

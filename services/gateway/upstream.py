@@ -106,7 +106,7 @@ class _Methods:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, how long they wait, what they may do, and what is passed on with each call for them."""
+    """The caller of a request: its deadline, its rights, and the metadata that is passed on with each call."""
 
     upstream: Upstream
     deadline: Deadline
