@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 HEALTH: Final = "/grpc.health."
 REFLECTION: Final = "/grpc.reflection."
 OPEN: Final = (HEALTH, REFLECTION)
+WATCH: Final = "/grpc.health.v1.Health/Watch"
 # Refused streams that are read for a moment before they end. Beyond, they end at once: a refusal must cost little.
 _MOST_LULLS: Final = 64
 # Come by the thousand just when the machine has no time for them; a metric counts them.
@@ -152,7 +153,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = given
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
-            async with watched(method, context), self._open_calls.place(context) as open_call:
+            place = self._open_calls.place(context, is_watch=method == WATCH)
+            async with watched(method, context), place as open_call:
                 if handler.request_streaming:
                     responses = handler.stream_stream(each(context, handler.request_deserializer), context)
                 else:

@@ -4,7 +4,8 @@
     lifetime   10 s; a health watch `max_watch_s`, once its request message is there
 
 A call that must end gets UNAVAILABLE. gRPC clients that check health by `healthCheckConfig` then start the next watch
-at once, because the ended one had an answer, and hold their own calls back until it answers: none of them fails.
+at once, because the ended one had an answer, and hold their own calls back until it answers: none of them fails. A
+watch that loses its place before its message is there is therefore answered first, then ended.
 
 Fact: grpc.aio cannot end a call while one of its messages waits for the caller to read: no status leaves the server.
 Such a call loses its place and waits until its caller reads or its connection ends.
@@ -32,10 +33,13 @@ class OpenCalls:
     def __init__(self, most: int, most_each: int, watch_s: float) -> None:
         self._places = Places(most, most_each)
         self._watch_s = watch_s
-        self._limits: dict[int, asyncio.Timeout] = {}
+        self._most_ending = most
+        self._calls: dict[int, OpenCall] = {}
 
     @asynccontextmanager
-    async def place(self, context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator["OpenCall"]:
+    async def place(
+        self, context: "grpc.aio.ServicerContext[Any, Any]", *, is_watch: bool
+    ) -> AsyncIterator["OpenCall"]:
         """Hold a place for the block. Raises Unavailable when there is none, and from the block when its time ends."""
         taken = self._places.take(_connection(context.peer()))
         if taken is None:
@@ -43,34 +47,34 @@ class OpenCalls:
             raise _ended("calls of this connection wait to be read, and it may open no more")
         ticket, displaced = taken
         if displaced is not None:
-            self._end(displaced)
-        call = OpenCall(context, self._watch_s)
+            self._displace(displaced)
+        call = OpenCall(context, self._watch_s, is_watch=is_watch)
         OPEN_CALLS.inc()
         try:
             async with asyncio.timeout(BRIEF_S) as limit:
-                self._limits[ticket] = call.limit = limit
+                self._calls[ticket], call.limit = call, limit
                 yield call
         except TimeoutError:
             if not limit.expired():
                 raise
-            OPEN_CALLS_ENDED.labels("lifetime" if ticket in self._limits else "displaced").inc()
+            OPEN_CALLS_ENDED.labels("displaced" if call.ended else "lifetime").inc()
             self._places.retire(ticket)
             await call.written()
             raise _ended("the server ended this call to free its place; call again") from None
         finally:
             OPEN_CALLS.dec()
-            self._limits.pop(ticket, None)
+            self._calls.pop(ticket, None)
             self._places.leave(ticket)
 
     def end_all(self) -> None:
         """End every open call, so that none holds up the end of the server."""
-        for ticket in list(self._limits):
-            self._end(ticket)
+        for call in self._calls.values():
+            call.end()
 
-    def _end(self, ticket: int) -> None:
-        limit = self._limits.pop(ticket, None)
-        if limit is not None and not limit.expired():
-            limit.reschedule(asyncio.get_running_loop().time())
+    def _displace(self, ticket: int) -> None:
+        call = self._calls.get(ticket)
+        if call is not None:
+            call.end(after_answer=self._places.retired <= self._most_ending)
 
 
 class OpenCall:
@@ -78,21 +82,33 @@ class OpenCall:
 
     limit: asyncio.Timeout
 
-    def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]", watch_s: float) -> None:
+    def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]", watch_s: float, *, is_watch: bool) -> None:
         self._context = context
         self._watch_s = watch_s
+        self._is_watch = is_watch
         self._writing: asyncio.Future[None] | None = None
+        self.ended = False
+        """Whether the server ended the call, or will after its answer, before its time was over."""
+
+    def end(self, *, after_answer: bool = False) -> None:
+        """End the call now, or `after_answer`: a watch that has no answer yet once it has one or its time ends."""
+        self.ended = True
+        waits = after_answer and self._is_watch and self._writing is None
+        if not waits and not self.limit.expired():
+            self.limit.reschedule(asyncio.get_running_loop().time())
 
     def lengthen(self) -> None:
         """Let the call last as long as a watch may. Does nothing when it is being ended."""
         now, when = asyncio.get_running_loop().time(), self.limit.when()
-        if when is not None and when > now and not self.limit.expired():
+        if when is not None and when > now and not self.limit.expired() and not self.ended:
             self.limit.reschedule(now + self._watch_s)
 
     async def write(self, message: Any) -> None:
         """Send a message. It goes on when the time of the call ends meanwhile: `written` waits for it."""
         self._writing = asyncio.ensure_future(self._context.write(message))
         self._writing.add_done_callback(_noted)
+        if self.ended:
+            self.end()
         await asyncio.shield(self._writing)
 
     async def written(self) -> None:

@@ -31,6 +31,11 @@ class Places:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def retired(self) -> int:
+        """Number of holders that lost their place and have not left."""
+        return len(self._retired)
+
     def take(self, connection: str) -> tuple[int, int | None] | None:
         """Return the ticket of a new holder, and that of the holder who must go, if any; the latter is retired.
 

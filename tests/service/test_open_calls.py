@@ -120,11 +120,39 @@ async def test_calls_without_a_message_give_way_too(method: str) -> None:
         grpc.aio.insecure_channel(address) as channel,
     ):
         calls = [silent(channel, method) for _ in range(6)]
-        assert [await code(call) for call in calls[:3]] == [UNAVAILABLE] * 3
+        codes = [asyncio.create_task(code(call)) for call in calls]
+        first = asyncio.as_completed(codes)
+        assert [await next(first) for _ in range(3)] == [UNAVAILABLE] * 3
         assert await check(channel) == SERVING
         await list_models(channel)
         for call in calls:
             call.cancel()
+        await asyncio.gather(*codes, return_exceptions=True)
+
+
+async def test_a_watch_displaced_before_its_message_is_there_is_answered_first() -> None:
+    """A client that checks health calls again at once only when the ended watch had an answer."""
+    async with embedding_server(HashingEmbedder(), max_open_calls=1) as address:
+        first, second = channels(address, 2)
+        send = asyncio.Event()
+
+        async def late() -> AsyncIterator[bytes]:
+            await send.wait()
+            yield b""
+
+        method: Any = first.stream_stream("/grpc.health.v1.Health/Watch")
+        slow = method(late(), timeout=600)
+        await open_calls(1)
+        newer = watch(second)
+        assert await answered(newer) == SERVING
+        assert not slow.done()
+        send.set()
+        async with asyncio.timeout(TIMEOUT_S):
+            assert health_pb2.HealthCheckResponse.FromString(await slow.read()).status == SERVING
+        assert await code(slow) is UNAVAILABLE
+        assert not newer.done()
+        for channel in (first, second):
+            await channel.close()
 
 
 async def test_a_watch_whose_time_ends_is_taken_up_again_without_a_failed_call() -> None:
@@ -158,6 +186,13 @@ async def test_displaced_watches_are_taken_up_again_without_a_failed_call() -> N
                 await asyncio.gather(*map(list_models, pair))
         for channel in pair:
             await channel.close()
+
+
+async def open_calls(count: int) -> None:
+    """Wait until so many calls hold a place."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while REGISTRY.get_sample_value("sluice_open_calls_in_flight") != count:  # noqa: ASYNC110 - seen in a metric
+            await asyncio.sleep(0.01)
 
 
 def ended(reason: str) -> float:
