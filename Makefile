@@ -124,7 +124,7 @@ stress: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROM
 nightly: setup ## Kill retrieval a thousand times at random moments and check what it acknowledged; half an hour
 	@export KILL_CYCLES=$${KILL_CYCLES:-1000} KILL_SEED=$${KILL_SEED:-$$RANDOM} KILL_JOBS=$${KILL_JOBS:-2}; \
 	echo "== KILL_CYCLES=$$KILL_CYCLES KILL_SEED=$$KILL_SEED KILL_JOBS=$$KILL_JOBS"; \
-	$(BIN)/python -m pytest -s tests/fault/test_retrieval_kill.py -k kill_at_any_moment --timeout 0
+	$(BIN)/python -m pytest -s tests/fault/retrieval/test_kill.py -k kill_at_any_moment --timeout 0
 
 .PHONY: quick
 quick: setup ## Run the tests that take no model export and no processes

@@ -10,7 +10,7 @@ from sluice.signals import stop_on_signals
 
 from export.checkpoint import ExportError, Pooling, Similarity, Task
 from export.options import Options
-from services.model.bundle import VariantName
+from services.inference.bundle import VariantName
 
 app = typer.Typer(add_completion=False)
 

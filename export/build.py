@@ -20,7 +20,7 @@ from export.original import F32, Original, Outputs, load_original
 from export.place import locked, staging
 from export.run import GRAPH_ERRORS, Graph
 from export.sample import Item, calibration_items, pair_sample, text_sample
-from services.model.bundle import (
+from services.inference.bundle import (
     GOLDEN,
     MANIFEST,
     QUERY_IDF,

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task
-from services.model.bundle import VariantName
+from services.inference.bundle import VariantName
 
 # What these say is computed inside the graph.
 _IN_GRAPH: Final = ("task", "pooling", "normalize")

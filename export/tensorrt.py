@@ -17,8 +17,8 @@ from export.checkpoint import ExportError, read_checkpoint
 from export.options import Options, overridden
 from export.original import Original, load_original
 from export.place import locked, staging
-from services.model.bundle import Bundle, Manifest, sha256
-from services.model.engines import ENGINES, FOLDER, GRAPH, Engines, Profile, machine_key, profile_for
+from services.inference.bundle import Bundle, Manifest, sha256
+from services.inference.tensorrt import ENGINES, FOLDER, GRAPH, Engines, Profile, machine_key, profile_for
 
 Say = Callable[[str], None]
 

@@ -14,7 +14,7 @@ import numpy as np
 from export.original import F32, Outputs
 from export.run import Feed, Graph
 from export.sample import Sample
-from services.model.bundle import Parity, Variant, VariantName
+from services.inference.bundle import Parity, Variant, VariantName
 
 MIN_COSINE: Final = 0.9999
 MAX_SCORE_DIFFERENCE: Final = 1e-3

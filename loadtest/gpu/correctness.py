@@ -70,7 +70,7 @@ def packed() -> None:
     from onnxruntime.transformers.convert_to_packing_mode import PackingMode
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    from services.model.bundle import sha256
+    from services.inference.bundle import sha256
 
     plain, folder = bundle_folder(), bundle_folder("packed")
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,8 +93,8 @@ def packed() -> None:
 
 def parity() -> None:
     """Record the distance in cosine to fp32 on a processor: of texts alone and in batches, with and without TF32."""
-    from services.model.bundle import open_bundle
-    from services.model.tokenizer import Tokenizer
+    from services.inference.bundle import open_bundle
+    from services.inference.tokenizer import Tokenizer
 
     reference = np.load(HOME / "data/reference.npz")
     stated = open_bundle(bundle_folder()).manifest

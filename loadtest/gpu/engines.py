@@ -11,17 +11,17 @@ from kit import HOME, bundle_folder
 from results import median_s, record
 
 if TYPE_CHECKING:
-    from services.model.bundle import Bundle
-    from services.model.session import Session
+    from services.inference.bundle import Bundle
+    from services.inference.session import Session
 
 _SHAPES = ((1, 1), (1, 16), (7, 33), (16, 64), (64, 64), (64, 256), (33, 101))
 
 
 def engines() -> None:
     """Record what TensorRT does with the graph, or why it cannot be asked."""
-    from services.model.bundle import open_bundle
-    from services.model.engines import machine_key
-    from services.model.session import Session
+    from services.inference.bundle import open_bundle
+    from services.inference.session import Session
+    from services.inference.tensorrt import machine_key
 
     key = machine_key()
     if key is None:
@@ -41,8 +41,8 @@ def _build(bundle: "Bundle", key: str) -> None:
     """Build engines beside the bundle. As `export/tensorrt.py` does it, which needs Optimum: keep the two alike."""
     import onnxruntime as ort
 
-    from services.model.bundle import sha256
-    from services.model.engines import ENGINES, FOLDER, GRAPH, Engines, profile_for
+    from services.inference.bundle import sha256
+    from services.inference.tensorrt import ENGINES, FOLDER, GRAPH, Engines, profile_for
 
     folder: Path = bundle.folder / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _build(bundle: "Bundle", key: str) -> None:
 
 
 def _record_parity(bundle: "Bundle", session: "Session") -> None:
-    from services.model.tokenizer import Tokenizer
+    from services.inference.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(bundle.folder / "tokenizer.json", max_token_count=bundle.manifest.max_token_count)
     reference = np.load(HOME / "data/reference.npz")

@@ -10,8 +10,8 @@ from results import record
 from texts import passages
 
 if TYPE_CHECKING:
-    from services.model.session import Session
-    from services.model.tokenizer import Input
+    from services.inference.session import Session
+    from services.inference.tokenizer import Input
 
 
 def natural() -> None:
@@ -21,9 +21,9 @@ def natural() -> None:
 
 
 def _measure_bundle(name: str) -> None:
-    from services.model.bundle import open_bundle
-    from services.model.session import Session
-    from services.model.tokenizer import Tokenizer
+    from services.inference.bundle import open_bundle
+    from services.inference.session import Session
+    from services.inference.tokenizer import Tokenizer
 
     bundle = open_bundle(bundle_folder(name))
     tokenizer = Tokenizer(bundle.folder / "tokenizer.json", max_token_count=bundle.manifest.max_token_count)

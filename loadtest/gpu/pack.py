@@ -141,9 +141,9 @@ def stage_texts(bundle: Path, corpus: Path | None, folder: Path) -> None:
     if (folder / "reference.npz").exists():
         return
     _say("computing reference vectors")
-    from services.model.bundle import TOKENIZER, open_bundle
-    from services.model.session import Session
-    from services.model.tokenizer import Tokenizer
+    from services.inference.bundle import TOKENIZER, open_bundle
+    from services.inference.session import Session
+    from services.inference.tokenizer import Tokenizer
 
     texts = _read_texts(corpus)
     (folder / "texts.json").write_text(json.dumps(texts))

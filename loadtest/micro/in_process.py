@@ -14,9 +14,9 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from services.model.bundle import TOKENIZER, VariantName, open_bundle
-from services.model.session import Session
-from services.model.tokenizer import Input, Tokenizer
+from services.inference.bundle import TOKENIZER, VariantName, open_bundle
+from services.inference.session import Session
+from services.inference.tokenizer import Input, Tokenizer
 
 # Sizes of batches that are tried, in tokens; the fastest is the limit.
 _BATCH_TOKENS: Final = (512, 1024, 2048, 4096)

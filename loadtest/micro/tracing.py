@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from services.rpc import traces
+from services.rpc.observability import traces
 
 _METHOD = "/sluice.embedding.v1.EmbeddingService/Embed"
 

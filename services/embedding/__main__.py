@@ -8,8 +8,8 @@ from services.embedding.kserve import kserve_service
 from services.embedding.servicer import EmbeddingServicer
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.tei import tei_services
-from services.model.catalog import open_catalog
-from services.rpc.server import Service, run
+from services.inference.catalog import open_catalog
+from services.rpc.server.lifecycle import Service, run
 from services.rpc.settings import load
 
 

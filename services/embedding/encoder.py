@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from services.core.arrays import F32
 from services.core.representation import Aggregation, join_windows, prefix
-from services.model.bundle import Representation, Role
-from services.model.engine import Output, Schedule
-from services.model.loading import Model
-from services.model.rows import rows_of
-from services.model.tokenizer import Input, Truncation
+from services.inference.bundle import Representation, Role
+from services.inference.loader import Model
+from services.inference.rows import rows_of
+from services.inference.scheduler import Output, Schedule
+from services.inference.tokenizer import Input, Truncation
 
 
 @dataclass(frozen=True)

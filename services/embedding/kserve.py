@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sluice.errors import InvalidRequest, Violation
 
+from services.compat.kserve.infer_call import Ask, Inference, Outputs, Signature, rows_of, texts_of
+from services.compat.kserve.servicer import KserveServicer
+from services.compat.kserve.tensors import Given, Spec
 from services.core.arrays import F32, I64
-from services.doors.kserve.inference import Ask, Inference, Outputs, Signature, rows_of, texts_of
-from services.doors.kserve.servicer import KserveServicer
-from services.doors.kserve.tensors import Given, Spec
 from services.embedding.encoder import Encoded, Wish, encode, encode_rows
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.wire import check_dimensions
-from services.model.bundle import Representation, Role
-from services.model.catalog import Catalog
-from services.model.loading import Model
-from services.model.tokenizer import Input
-from services.model.wire import INLINE_BYTES
-from services.rpc.offloading import offloaded
-from services.rpc.server import Service
+from services.inference.bundle import Representation, Role
+from services.inference.catalog import Catalog
+from services.inference.loader import Model
+from services.inference.tokenizer import Input
+from services.inference.wire import INLINE_BYTES
+from services.rpc.server.lifecycle import Service
+from services.rpc.server.offloading import offloaded
 from services.rpc.validation import Violations
 
 _INPUTS: Final = (

@@ -12,14 +12,14 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import (
 from services.embedding.encoder import Wish, encode
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.wire import check_size, described, response_of, role_of, tokenized, wish_of
-from services.model.catalog import Catalog, model_ref
-from services.model.loading import Model
-from services.model.tokens import MOST, check_ids, check_texts, join, split
-from services.model.wire import INLINE_BYTES, schedule
-from services.rpc.interceptor import Context
-from services.rpc.metrics import SERIALIZE
-from services.rpc.offloading import offloaded
-from services.rpc.server import Service
+from services.inference.catalog import Catalog, model_ref
+from services.inference.loader import Model
+from services.inference.tokens import MOST, check_ids, check_texts, join, split
+from services.inference.wire import INLINE_BYTES, schedule
+from services.rpc.observability.metrics import SERIALIZE
+from services.rpc.server.interceptor import Context
+from services.rpc.server.lifecycle import Service
+from services.rpc.server.offloading import offloaded
 from services.rpc.validation import Violations, validating
 
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.model.settings import ModelServerSettings
+from services.inference.settings import ModelServerSettings
 
 
 class EmbeddingSettings(ModelServerSettings):

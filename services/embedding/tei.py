@@ -10,22 +10,22 @@ from sluice.errors import PreconditionFailed
 from sluice.tei.v1 import tei_service_pb2 as pb
 from sluice.tei.v1.tei_service_pb2_grpc import EmbedServicer, add_EmbedServicer_to_server
 
+from services.compat.tei.call import Door, role_of, spent, truncation_of
+from services.compat.tei.info import TeiInfo
+from services.compat.tei.tokenize import TeiTokenize
 from services.core.similarity import unit
-from services.doors.tei.door import Door, role_of, spent, truncation_of
-from services.doors.tei.info import TeiInfo
-from services.doors.tei.tokenize import TeiTokenize
 from services.embedding.encoder import Encoded, Wish, encode
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.wire import check_dimensions
-from services.model.bundle import Representation
-from services.model.catalog import Catalog
-from services.model.engine import Lane
-from services.model.loading import Model
-from services.rpc.gate import methods_of
-from services.rpc.interceptor import Context
-from services.rpc.metrics import SERIALIZE
-from services.rpc.offloading import offloaded
-from services.rpc.server import Service
+from services.inference.bundle import Representation
+from services.inference.catalog import Catalog
+from services.inference.loader import Model
+from services.inference.scheduler import Lane
+from services.rpc.auth.authorizer import methods_of
+from services.rpc.observability.metrics import SERIALIZE
+from services.rpc.server.interceptor import Context
+from services.rpc.server.lifecycle import Service
+from services.rpc.server.offloading import offloaded
 from services.rpc.validation import Violations, validating
 
 # Making messages of 4,096 numbers takes about as long as a thread and back.

@@ -11,12 +11,12 @@ from sluice.errors import InvalidRequest, Violation
 from services.core.arrays import F32
 from services.core.representation import Aggregation, binarize, quantize_int8
 from services.embedding.encoder import Encoded, Windows, Wish
-from services.model.bundle import Manifest, Representation, Role
-from services.model.catalog import model_ref
-from services.model.loading import Model
-from services.model.tokenizer import Token
-from services.model.tokens import byte_positions
-from services.model.wire import truncation, usage
+from services.inference.bundle import Manifest, Representation, Role
+from services.inference.catalog import model_ref
+from services.inference.loader import Model
+from services.inference.tokenizer import Token
+from services.inference.tokens import byte_positions
+from services.inference.wire import truncation, usage
 from services.rpc.tensor import to_tensor, type_name
 from services.rpc.validation import Violations
 

@@ -4,7 +4,7 @@ import sys
 
 from services.gateway.server import serving
 from services.gateway.settings import GatewaySettings
-from services.rpc.server import run_process
+from services.rpc.server.lifecycle import run_process
 from services.rpc.settings import load
 
 

@@ -19,10 +19,10 @@ from sluice.errors import Unauthenticated, Unavailable
 from sluice.search.v1.search_service_pb2 import ListPipelinesRequest
 
 from services.gateway.settings import GatewaySettings
-from services.rpc.gate import Gate
-from services.rpc.interceptor import HEALTH
-from services.rpc.texts import text_count
-from services.rpc.tokens import Token, check_allowed
+from services.rpc.auth.authorizer import Gate
+from services.rpc.auth.text_counts import text_count
+from services.rpc.auth.tokens import Token, check_allowed
+from services.rpc.server.interceptor import HEALTH
 
 logger = logging.getLogger(__name__)
 

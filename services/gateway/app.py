@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from services.gateway.errors import Refused, error_response
+from services.gateway.request_validation import unfit_shape
 from services.gateway.routes import cohere, collections, console, documents, health, openai, rerank, search, system, tei
 from services.gateway.settings import GatewaySettings
-from services.gateway.shape import unfit_shape
 from services.gateway.upstream import Upstream
 
 _SHAPES: Final = (health, openai, cohere, rerank, tei, search, documents, collections, system, console)

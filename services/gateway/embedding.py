@@ -14,8 +14,8 @@ from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.errors import InvalidRequest
 
 from services.core.arrays import F32
-from services.gateway.body import Many
 from services.gateway.errors import relabelled
+from services.gateway.models import Many
 from services.gateway.upstream import Caller
 
 DENSE: Final = pb.REPRESENTATION_DENSE

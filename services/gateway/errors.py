@@ -18,7 +18,7 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import InvalidRequest, QuotaExceeded, SluiceError, Unavailable, Violation
 from starlette.responses import Response
 
-from services.gateway.answers import json_response
+from services.gateway.responses import json_response
 
 _STATUSES: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,

@@ -6,7 +6,7 @@ from typing import Final
 from sluice.client.filters import where
 from sluice.common.v1 import filter_pb2
 
-from services.rpc.offloading import offloaded
+from services.rpc.server.offloading import offloaded
 
 # Longer filters are parsed in a thread: the largest take half a second.
 _INLINE_CHARACTERS: Final = 1024

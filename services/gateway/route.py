@@ -13,7 +13,7 @@ from starlette.responses import Response
 from services.gateway.errors import Refused
 from services.gateway.held import Share
 from services.gateway.json_input import JsonError, memory_bytes, parsed
-from services.gateway.shape import unfit_shape
+from services.gateway.request_validation import unfit_shape
 from services.gateway.threads import finished_in_thread
 
 # Bodies from this size on are looked through in a thread.

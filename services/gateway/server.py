@@ -17,12 +17,12 @@ import uvicorn
 from services.gateway.access import Access
 from services.gateway.app import application
 from services.gateway.connection import limited
-from services.gateway.guard import Guard
+from services.gateway.middleware import Guard
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
-from services.rpc.metrics import READY
-from services.rpc.server import StartFailed, guards_of
-from services.rpc.tls import Certificates
+from services.rpc.auth.tls import Certificates
+from services.rpc.observability.metrics import READY
+from services.rpc.server.lifecycle import StartFailed, guards_of
 
 
 class _Server(uvicorn.Server):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.gateway.held import Budget
-from services.rpc import memory
+from services.rpc.server import memory
 
 _EVERY_S: Final = 2.0
 _WORTH_BYTES: Final = 8 * 2**20

@@ -22,9 +22,9 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 from services.gateway.access import Method, Rights
 from services.gateway.held import Share
 from services.gateway.settings import GatewaySettings
-from services.rpc.channel import connect
+from services.rpc.client.channel import connect
 from services.rpc.deadline import Deadline
-from services.rpc.server import certificates_of_calls
+from services.rpc.server.lifecycle import certificates_of_calls
 
 DEADLINE_HEADER: Final = "x-deadline-ms"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

@@ -4,7 +4,7 @@ import sys
 
 from services.orchestrator.parts import parts
 from services.orchestrator.settings import OrchestratorSettings
-from services.rpc.server import run
+from services.rpc.server.lifecycle import run
 from services.rpc.settings import load
 
 

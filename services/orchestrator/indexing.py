@@ -34,7 +34,7 @@ from services.orchestrator.sending import Sender
 from services.orchestrator.target import Opening, Target, open_target
 from services.orchestrator.vectors import FieldKind
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import INDEXED
+from services.rpc.observability.metrics import INDEXED
 
 Outcome = Literal["indexed", "unchanged", "failed"]
 

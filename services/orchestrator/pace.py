@@ -11,7 +11,7 @@ Additive increase and multiplicative decrease, as in `limit.py`: streams that sh
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.rpc.retry import wait_s
+from services.rpc.client.retry import wait_s
 
 # A doubling wait reaches its longest after so many refusals; more would only make a large power of two.
 _MOST_DOUBLINGS: Final = 16

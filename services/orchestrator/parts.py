@@ -15,10 +15,10 @@ from services.orchestrator.reload import PipelineFile
 from services.orchestrator.remote import Embedding, Reranking, Retrieval, Services
 from services.orchestrator.servicer import SearchServicer
 from services.orchestrator.settings import OrchestratorSettings
-from services.rpc.channel import connect
-from services.rpc.downstream import Downstream
-from services.rpc.retry import RetryBudget
-from services.rpc.server import Service, StartFailed, certificates_of_calls
+from services.rpc.client.channel import connect
+from services.rpc.client.downstream import Downstream
+from services.rpc.client.retry import RetryBudget
+from services.rpc.server.lifecycle import Service, StartFailed, certificates_of_calls
 
 NAME = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 

@@ -28,8 +28,8 @@ from services.core.ranking import Ranking
 from services.orchestrator.queries import FieldQuery, is_sound
 from services.orchestrator.schemas import REPRESENTATIONS, Collection, EmbeddingModel
 from services.orchestrator.vectors import Embedded, Kind, Model
+from services.rpc.client.downstream import Downstream
 from services.rpc.deadline import Deadline
-from services.rpc.downstream import Downstream
 
 RerankingModel = reranking_pb.RerankingModel
 

@@ -17,8 +17,8 @@ from services.orchestrator.queries import MAX_DEPTH, FieldQuery, text_queries, v
 from services.orchestrator.remote import Candidates
 from services.orchestrator.run import Report, Run, Status
 from services.orchestrator.vectors import Embedded, Kind
-from services.rpc import traces
 from services.rpc.deadline import Deadline
+from services.rpc.observability import traces
 
 # Vectors or why there are none, and the seconds it took.
 _Embedding = tuple[Embedded | SluiceError, float]

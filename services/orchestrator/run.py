@@ -16,7 +16,7 @@ from services.orchestrator.queries import FieldQuery
 from services.orchestrator.remote import Services
 from services.orchestrator.vectors import Embedded, Model
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
+from services.rpc.observability.metrics import STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
 
 Status = Literal["ok", "skipped", "partial", "left_out"]
 WHOLE: frozenset[Status] = frozenset({"ok", "left_out"})

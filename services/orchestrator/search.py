@@ -24,9 +24,9 @@ from services.orchestrator.remote import Services
 from services.orchestrator.retrieving import Outdated, candidates
 from services.orchestrator.run import WHOLE, Query, Report, Run
 from services.orchestrator.vectors import Model
-from services.rpc import traces
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import SEARCHES
+from services.rpc.observability import traces
+from services.rpc.observability.metrics import SEARCHES
 
 # So often a search is planned anew. Once is enough unless the collection changes again under it.
 _RENEWALS: Final = 2

@@ -14,7 +14,7 @@ from sluice.errors import DeadlineExpired, QuotaExceeded, Unavailable
 
 from services.orchestrator.pace import Pace
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import INDEX_REFUSED
+from services.rpc.observability.metrics import INDEX_REFUSED
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from services.orchestrator.search import search
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.wire import check_delete, index_response, messages_of, pipeline_of, query_of, response_of
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import SEARCH_LIMIT
+from services.rpc.observability.metrics import SEARCH_LIMIT
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

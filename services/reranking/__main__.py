@@ -4,12 +4,12 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from services.model.catalog import open_catalog
+from services.inference.catalog import open_catalog
 from services.reranking.kserve import kserve_service
 from services.reranking.servicer import RerankingServicer
 from services.reranking.settings import RerankingSettings
 from services.reranking.tei import tei_services
-from services.rpc.server import Service, run
+from services.rpc.server.lifecycle import Service, run
 from services.rpc.settings import load
 
 

@@ -8,14 +8,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.doors.kserve.inference import Ask, Inference, Outputs, Signature, rows_of, texts_of
-from services.doors.kserve.servicer import KserveServicer
-from services.doors.kserve.tensors import Spec
-from services.model.catalog import Catalog
-from services.model.loading import Model
+from services.compat.kserve.infer_call import Ask, Inference, Outputs, Signature, rows_of, texts_of
+from services.compat.kserve.servicer import KserveServicer
+from services.compat.kserve.tensors import Spec
+from services.inference.catalog import Catalog
+from services.inference.loader import Model
 from services.reranking.scorer import Question, Scores, score
 from services.reranking.settings import RerankingSettings
-from services.rpc.server import Service
+from services.rpc.server.lifecycle import Service
 from services.rpc.validation import Violations
 
 _INPUTS: Final = (Spec("query", "BYTES", (1,)), Spec("passage", "BYTES", (1,)))

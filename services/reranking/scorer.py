@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from services.core.arrays import F32
 from services.core.late_interaction import mean_maxsim
-from services.model.engine import Schedule
-from services.model.loading import Model
-from services.model.rows import rows_of
-from services.model.tokenizer import Input, Truncation
+from services.inference.loader import Model
+from services.inference.rows import rows_of
+from services.inference.scheduler import Schedule
+from services.inference.tokenizer import Input, Truncation
 
 Ids = Sequence[int]
 

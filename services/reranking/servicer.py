@@ -7,14 +7,14 @@ from sluice.reranking.v1.reranking_service_pb2_grpc import (
     add_RerankingServiceServicer_to_server,
 )
 
-from services.model.catalog import Catalog, model_ref
-from services.model.loading import Model
-from services.model.wire import schedule, truncation, usage
+from services.inference.catalog import Catalog, model_ref
+from services.inference.loader import Model
+from services.inference.wire import schedule, truncation, usage
 from services.reranking.scorer import Question, Scores, score
 from services.reranking.settings import RerankingSettings
-from services.rpc.interceptor import Context
-from services.rpc.metrics import SERIALIZE
-from services.rpc.server import Service
+from services.rpc.observability.metrics import SERIALIZE
+from services.rpc.server.interceptor import Context
+from services.rpc.server.lifecycle import Service
 from services.rpc.validation import validating
 
 

@@ -16,20 +16,20 @@ from sluice.tei.v1.tei_service_pb2_grpc import (
     add_RerankServicer_to_server,
 )
 
+from services.compat.streams import in_order
+from services.compat.tei.call import Door, headers, spent, truncation_of
+from services.compat.tei.info import TeiInfo
+from services.compat.tei.tokenize import TeiTokenize
 from services.core.arrays import F32
-from services.doors.streams import in_order
-from services.doors.tei.door import Door, headers, spent, truncation_of
-from services.doors.tei.info import TeiInfo
-from services.doors.tei.tokenize import TeiTokenize
-from services.model.catalog import Catalog
-from services.model.engine import Lane, Times
-from services.model.loading import Model
+from services.inference.catalog import Catalog
+from services.inference.loader import Model
+from services.inference.scheduler import Lane, Times
 from services.reranking.scorer import Question, Scores, classify, score
 from services.reranking.settings import RerankingSettings
-from services.rpc.gate import methods_of
-from services.rpc.interceptor import Context
-from services.rpc.metrics import SERIALIZE
-from services.rpc.server import Service
+from services.rpc.auth.authorizer import methods_of
+from services.rpc.observability.metrics import SERIALIZE
+from services.rpc.server.interceptor import Context
+from services.rpc.server.lifecycle import Service
 from services.rpc.validation import Violations, validating
 
 # A stream's scores, and its texts when they are to be sent back, are kept until its end.

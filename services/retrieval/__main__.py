@@ -5,7 +5,7 @@ from functools import partial
 
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
-from services.rpc.server import run
+from services.rpc.server.lifecycle import run
 from services.rpc.settings import load
 
 PROGRAM = "sluice-retrieval"

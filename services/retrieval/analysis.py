@@ -25,7 +25,7 @@ import Stemmer
 
 from services.core.arrays import I64
 from services.retrieval.schema import ANALYSIS
-from services.rpc.metrics import WORDS_CUT
+from services.rpc.observability.metrics import WORDS_CUT
 
 NO_STEMMER: Final = "none"
 LANGUAGES: Final = frozenset({*Stemmer.algorithms(), NO_STEMMER})

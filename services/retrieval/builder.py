@@ -18,7 +18,7 @@ from services.retrieval.encoded import encoded_fields
 from services.retrieval.index import Block, Part, View
 from services.retrieval.schema import Schema
 from services.retrieval.segments import mapped, save
-from services.rpc.priority import LOWEST, give_way
+from services.rpc.server.priority import LOWEST, give_way
 
 logger = logging.getLogger(__name__)
 

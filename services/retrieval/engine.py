@@ -34,7 +34,7 @@ from services.retrieval.segments import copy_segments
 from services.retrieval.statistics import Statistics, folder_bytes, memory_bytes, statistics
 from services.retrieval.store import DATABASE, SEGMENTS, Store, unwritable
 from services.retrieval.workers import check
-from services.rpc.server import StartFailed
+from services.rpc.server.lifecycle import StartFailed
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from services.retrieval.disk import Disk
 from services.retrieval.engine import Engine
 from services.retrieval.index import View
 from services.retrieval.store import DATABASE
-from services.rpc import metrics
-from services.rpc.readings import Reading
+from services.rpc.observability import metrics
+from services.rpc.observability.gauges import Reading
 
 
 def readings(engine: Engine, folder: Path, disk: Disk | None = None) -> Iterator[Reading]:

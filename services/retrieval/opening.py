@@ -15,8 +15,8 @@ from services.retrieval.interface import Engine, Moment
 from services.retrieval.recall import LiveRecall
 from services.retrieval.search import Candidates, Query, Staged
 from services.retrieval.settings import RetrievalSettings
-from services.rpc.readings import Read
-from services.rpc.server import StartFailed
+from services.rpc.observability.gauges import Read
+from services.rpc.server.lifecycle import StartFailed
 
 # Takes note of a search: what was read, what was asked of it, and what was found.
 Note = Callable[[Moment[Any], Sequence[Query | Staged], Filter | None, Sequence[Candidates]], object]

@@ -16,8 +16,8 @@ from services.retrieval.filters import Filter
 from services.retrieval.index import View
 from services.retrieval.late import MultiVectorQuery
 from services.retrieval.search import Candidates, Query, Staged, masks_of, search
-from services.rpc.metrics import LIVE_CANDIDATES
-from services.rpc.priority import LOWEST, give_way
+from services.rpc.observability.metrics import LIVE_CANDIDATES
+from services.rpc.server.priority import LOWEST, give_way
 
 
 class LiveRecall:

@@ -21,9 +21,9 @@ from services.retrieval.snapshots import Snapshots
 from services.retrieval.wire import documents, queries, schemas, snapshots
 from services.retrieval.workers import Jobs, Lane, check
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import RANKINGS
-from services.rpc.readings import exposed
-from services.rpc.server import Service
+from services.rpc.observability.gauges import exposed
+from services.rpc.observability.metrics import RANKINGS
+from services.rpc.server.lifecycle import Service
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

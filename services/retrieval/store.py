@@ -22,7 +22,7 @@ from sluice.errors import PreconditionFailed
 from services.retrieval.coarse import Stopped
 from services.retrieval.reader import Reader
 from services.retrieval.writer import Writer
-from services.rpc.server import StartFailed
+from services.rpc.server.lifecycle import StartFailed
 
 DATABASE: Final = "retrieval.sqlite3"
 SEGMENTS: Final = "segments"

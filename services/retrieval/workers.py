@@ -13,8 +13,8 @@ from sluice.errors import Cancelled, DeadlineExpired, Unavailable
 
 from services.retrieval.coarse import Stopped
 from services.rpc.deadline import Deadline
-from services.rpc.metrics import LANE_REFUSED
-from services.rpc.priority import LOWEST, give_way
+from services.rpc.observability.metrics import LANE_REFUSED
+from services.rpc.server.priority import LOWEST, give_way
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -28,9 +28,9 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from services.gateway.app import application
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
-from services.model.bundle import Manifest
+from services.inference.bundle import Manifest
 from services.orchestrator.pipelines import PACKAGED, Pipeline
-from services.rpc.tokens import Token
+from services.rpc.auth.tokens import Token
 from tests.support.processes import ROOT, running
 
 FILE: Final = Path(__file__).with_name("published.json")

@@ -12,8 +12,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services.retrieval.engine import Engine
 from services.retrieval.gauges import readings
-from services.rpc import metrics
-from services.rpc.readings import exposed
+from services.rpc.observability import metrics
+from services.rpc.observability.gauges import exposed
 
 TABLE = Path(__file__).parents[2] / "services" / "rpc" / "METRICS.md"
 UNITS = ("_seconds", "_bytes", "_tokens", "_documents", "_candidates", "_total", "_info", "_in_flight")
@@ -34,7 +34,7 @@ def documented() -> dict[Metric, tuple[str, ...]]:
 
 
 def defined() -> Iterator[MetricWrapperBase]:
-    """The metrics of services/rpc/metrics.py that keep their own values."""
+    """The metrics of services/rpc/observability/metrics.py that keep their own values."""
     return (value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase))
 
 

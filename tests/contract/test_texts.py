@@ -14,7 +14,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval
 from sluice.search.v1 import search_service_pb2 as search
 from sluice.tei.v1 import tei_service_pb2 as tei
 
-from services.rpc.texts import text_count
+from services.rpc.auth.text_counts import text_count
 
 FILES: Final[tuple[Any, ...]] = (embedding, kserve, reranking, retrieval, search, tei)
 # Fields of requests that hold strings, bytes, lists or messages and no texts: names, ids, filters, vectors, options.

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.test_tokens import made
+from tests.service.rpc.test_tokens import made
 from tests.support.gateway_routes import OPEN, inner_routes, request_of
 from tests.support.manifests import Object, container, put_together, workloads
 from tests.support.pods import answers, module_of, places, told

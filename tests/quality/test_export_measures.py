@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from export import verify
-from services.model.bundle import Parity, Variant, VariantName
+from services.inference.bundle import Parity, Variant, VariantName
 
 
 def test_min_cosine_is_the_least_over_all_rows_of_all_outputs() -> None:

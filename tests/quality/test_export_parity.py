@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import pytest
 
-from services.model.bundle import BundleError, open_bundle
-from services.model.session import Session
-from services.model.tokenizer import Tokenizer
+from services.inference.bundle import BundleError, open_bundle
+from services.inference.session import Session
+from services.inference.tokenizer import Tokenizer
 from tests.support.checkpoints import MAX_TOKEN_COUNT, write_bi_encoder, write_cross_encoder
 from tests.support.processes import IGNORING_SIGINT, command_running
 

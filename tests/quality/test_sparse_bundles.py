@@ -18,12 +18,12 @@ from sluice.search.v1 import search_service_pb2 as search_pb
 
 from services.embedding.__main__ import embedding
 from services.embedding.settings import EmbeddingSettings
-from services.model.bundle import BundleError, open_bundle
-from services.model.loading import read_query_idf
-from services.model.tokenizer import Tokenizer
+from services.inference.bundle import BundleError, open_bundle
+from services.inference.loader import read_query_idf
+from services.inference.tokenizer import Tokenizer
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
-from services.rpc.server import serving
+from services.rpc.server.lifecycle import serving
 from tests.support.bundles import exported_tiny
 from tests.support.checkpoints import MAX_TOKEN_COUNT, splade_checkpoint, write_late_interaction, write_router
 from tests.support.servers import embedding_server

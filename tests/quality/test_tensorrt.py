@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from services.model.bundle import BundleError, open_bundle, sha256
-from services.model.engines import ENGINES, FOLDER, Engines, Profile, machine_key, open_engines, profile_for
+from services.inference.bundle import BundleError, open_bundle, sha256
+from services.inference.tensorrt import ENGINES, FOLDER, Engines, Profile, machine_key, open_engines, profile_for
 from tests.support.checkpoints import write_bi_encoder, write_cross_encoder
 
 KEY = "sm90-tensorrt10.16.1-onnxruntime1.31.1"

@@ -10,7 +10,7 @@ from services.reranking.__main__ import reranking
 from services.reranking.settings import RerankingSettings
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
-from services.rpc.server import serving
+from services.rpc.server.lifecycle import serving
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
-from services.rpc.server import serving
+from services.rpc.server.lifecycle import serving
 from services.rpc.tensor import to_tensor
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from services.embedding.__main__ import embedding
 from services.embedding.settings import EmbeddingSettings
 from services.reranking.__main__ import reranking
 from services.reranking.settings import RerankingSettings
-from services.rpc.server import Build, serving
+from services.rpc.server.lifecycle import Build, serving
 from services.rpc.settings import ServerSettings
 
 

@@ -44,7 +44,7 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
 from services.orchestrator.parts import parts
 from services.orchestrator.settings import OrchestratorSettings
-from services.rpc.server import Service, serving
+from services.rpc.server.lifecycle import Service, serving
 from services.rpc.settings import ServerSettings
 from services.rpc.tensor import to_tensor
 from services.rpc.validation import validating

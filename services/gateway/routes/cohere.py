@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from services.core.arrays import F32
 from services.core.representation import binarize, quantize_int8
-from services.gateway.answers import json_response
-from services.gateway.body import Body, Many
 from services.gateway.embedding import Wish, embed
+from services.gateway.models import Body, Many
 from services.gateway.reranking import Rerank, rerank
+from services.gateway.responses import json_response
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 

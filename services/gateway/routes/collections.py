@@ -9,8 +9,8 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.search.v1 import search_service_pb2
 from starlette.responses import Response
 
-from services.gateway.answers import json_response
 from services.gateway.filtering import filter_of
+from services.gateway.responses import json_response
 from services.gateway.upstream import Called
 
 router = APIRouter(tags=["Sluice"])

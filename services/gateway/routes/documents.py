@@ -20,11 +20,11 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.gateway.answers import json_bytes, json_response
 from services.gateway.errors import OWN
 from services.gateway.held import StreamMemory
 from services.gateway.indexing import Job, Tally, index
 from services.gateway.jsonl import from_json, from_lines
+from services.gateway.responses import json_bytes, json_response
 from services.gateway.routes.collections import metadata_type
 from services.gateway.upstream import Called, Caller
 

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from services.gateway.answers import json_response
-from services.rpc.metrics import metrics_page
+from services.gateway.responses import json_response
+from services.rpc.observability.metrics import metrics_page
 
 router = APIRouter(tags=["Operations"])
 

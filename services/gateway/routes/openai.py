@@ -15,9 +15,9 @@ from sluice.reranking.v1 import reranking_service_pb2
 from starlette.responses import Response
 
 from services.core.arrays import F32
-from services.gateway.answers import json_response
-from services.gateway.body import Body
 from services.gateway.embedding import Inputs, Wish, embed, texts_of
+from services.gateway.models import Body
+from services.gateway.responses import json_response
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 

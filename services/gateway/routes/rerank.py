@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from services.gateway.answers import json_response
-from services.gateway.body import Body, Many
+from services.gateway.models import Body, Many
 from services.gateway.reranking import Rerank, rerank
+from services.gateway.responses import json_response
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 

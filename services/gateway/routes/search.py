@@ -6,9 +6,9 @@ from sluice.client.answers import pipelines, search_answer
 from sluice.search.v1 import search_service_pb2 as pb
 from starlette.responses import Response
 
-from services.gateway.answers import json_response
-from services.gateway.body import Body, Many
 from services.gateway.filtering import filter_of
+from services.gateway.models import Body, Many
+from services.gateway.responses import json_response
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called
 

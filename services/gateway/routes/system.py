@@ -10,9 +10,9 @@ from sluice.errors import SluiceError, Unavailable
 from sluice.reranking.v1 import reranking_service_pb2
 from starlette.responses import Response
 
-from services.gateway.answers import json_response
+from services.gateway.responses import json_response
 from services.gateway.upstream import Called, Caller
-from services.rpc.scraped import Sample, read
+from services.rpc.observability.scraping import Sample, read
 
 router = APIRouter(tags=["Operations"])
 

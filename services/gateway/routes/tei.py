@@ -14,8 +14,6 @@ from starlette.responses import Response
 
 from services.core.arrays import F32
 from services.core.similarity import unit
-from services.gateway.answers import json_response
-from services.gateway.body import Body, Many
 from services.gateway.embedding import (
     CALL_TOKENS,
     DENSE,
@@ -29,7 +27,9 @@ from services.gateway.embedding import (
     texts_of,
 )
 from services.gateway.errors import Refused
+from services.gateway.models import Body, Many
 from services.gateway.reranking import Rerank, rerank
+from services.gateway.responses import json_response
 from services.gateway.route import JsonRoute
 from services.gateway.upstream import Called, Caller
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from sluice.errors import SluiceError
 
 from services.retrieval.milvus.engine import MilvusEngine
-from services.rpc import metrics
-from services.rpc.readings import Reading
+from services.rpc.observability import metrics
+from services.rpc.observability.gauges import Reading
 
 
 def readings(engine: MilvusEngine) -> Iterator[Reading]:

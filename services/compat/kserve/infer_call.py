@@ -1,0 +1,109 @@
+"""What a server does with tensors: given to the protocol's servicer by the servers that have models."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from sluice.kserve.v2 import inference_service_pb2 as pb
+
+from services.compat.kserve.parameters import Parameters
+from services.compat.kserve.tensors import Given, Spec, given_of
+from services.inference.loader import Model
+from services.inference.scheduler import Schedule
+from services.rpc.server.interceptor import Context
+from services.rpc.validation import Violations, shown
+
+Outputs = Mapping[str, NDArray[Any]]
+"""Tensors by name."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors of a model."""
+
+    inputs: Sequence[Spec]
+    outputs: Sequence[Spec]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a request asks of a model, its form checked."""
+
+    tensors: Mapping[str, Given]
+    parameters: Parameters
+    wanted: Sequence[str]
+    """Names of outputs, in the order of the answer."""
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a server does with tensors."""
+
+    signature: Callable[[Model], Signature]
+    """The tensors of a model."""
+    infer: Callable[[Model, Ask, Violations], Awaitable[tuple[Outputs, int]]]
+    """The outputs of a request and its number of rows; what is wrong with the request is noted and raised."""
+    parameters: tuple[str, ...]
+    """Names of the parameters it knows, beside those that every model has."""
+    most_rows: int
+    """Most rows of one request."""
+
+
+def ask_of(
+    request: pb.ModelInferRequest, signature: Signature, inference: Inference, context: Context, *, max_s: float
+) -> tuple[Ask, Violations]:
+    """What a request asks, and what is wrong with it so far."""
+    violations = Violations()
+    if len(request.id) > 1024:
+        violations.add("id", f"expected at most 1,024 characters, got {len(request.id):,}")
+    parameters = Parameters(request.parameters, inference.parameters, violations)
+    wanted = _wanted(request, signature, violations)
+    tensors = given_of(request, signature.inputs, violations, most_rows=inference.most_rows)
+    schedule = parameters.schedule(context, max_s=max_s)
+    return Ask(tensors, parameters, wanted, schedule), violations
+
+
+def _wanted(request: pb.ModelInferRequest, signature: Signature, violations: Violations) -> list[str]:
+    """Names of the outputs that are asked for; all when none is."""
+    names = [spec.name for spec in signature.outputs]
+    wanted: list[str] = []
+    if not violations.count("outputs", len(request.outputs), low=0, high=len(names), what="outputs"):
+        return names
+    for position, output in enumerate(request.outputs):
+        if output.name not in names or output.name in wanted:
+            violations.add(
+                f"outputs[{position}].name", f"expected one of {', '.join(names)}, each once, got {shown(output.name)}"
+            )
+        elif output.parameters:
+            violations.add(f"outputs[{position}].parameters", "expected none (shared memory is not served), got some")
+        else:
+            wanted.append(output.name)
+    return wanted if request.outputs else names
+
+
+def rows_of(tensors: Sequence[Given], violations: Violations) -> int:
+    """Return the number of rows that tensors have in common; it is noted when it differs."""
+    counts = {tensor.shape[0] for tensor in tensors}
+    if len(counts) > 1:
+        violations.add(tensors[-1].field, f"expected as many rows as in {tensors[0].field}, got {sorted(counts)}")
+    return max(counts, default=0)
+
+
+def texts_of(tensor: Given, violations: Violations, *, max_bytes: int) -> list[str]:
+    """The texts of a tensor of BYTES; what is not UTF-8, empty or too long is noted."""
+    texts = []
+    for position, value in enumerate(tensor.values):
+        field = f"{tensor.field}[{position}]"
+        if len(value) > max_bytes:
+            violations.add(field, f"expected at most {max_bytes:,} bytes of UTF-8, got {len(value):,}")
+            continue
+        try:
+            text = bytes(value).decode()
+        except UnicodeDecodeError as error:
+            violations.add(field, f"expected UTF-8, got byte {value[error.start]:#04x} at {error.start}")
+            continue
+        violations.text(field, text, max_bytes=max_bytes)
+        texts.append(text)
+    return texts

@@ -1,0 +1,151 @@
+"""What every call of this API stands on: its model, its limits, its schedule, and what it tells of its time.
+
+Fact: this API has no field for a model, because its servers have one. A server of ours with several asks for the
+name in the call's metadata.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, Protocol, TypeVar
+
+from sluice.errors import InvalidRequest, Violation
+from sluice.tei.v1 import tei_service_pb2 as pb
+
+from services.compat.streams import in_order
+from services.inference.bundle import Role
+from services.inference.catalog import Catalog
+from services.inference.loader import Model
+from services.inference.scheduler import Lane, Schedule, Times
+from services.inference.settings import ModelServerSettings
+from services.inference.tokenizer import Input, Truncation
+from services.rpc.deadline import Deadline
+from services.rpc.server.interceptor import Context
+from services.rpc.validation import Violations, shown
+
+MODEL_KEY: Final = "sluice-model"
+PROMPTS: Final[dict[str, Role]] = {"query": "query", "document": "document", "passage": "document"}
+_TRUNCATIONS: Final[dict[int, Truncation]] = {
+    pb.TRUNCATION_DIRECTION_RIGHT: "end",
+    pb.TRUNCATION_DIRECTION_LEFT: "start",
+}
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Told = TypeVar("Told", bound="_Told")
+
+
+class _Told(Protocol):
+    """A response that says what it took."""
+
+    @property
+    def metadata(self) -> pb.Metadata: ...
+
+
+@dataclass(frozen=True)
+class Door:
+    """The models behind this API, and the limits of its calls."""
+
+    catalog: Catalog
+    settings: ModelServerSettings
+    most_texts: int
+    """Most texts of one Rerank."""
+
+    def using(self, context: Context) -> AbstractContextManager[Model]:
+        """The only model, or the one that the call's metadata names, for a block. Raises NotFound, InvalidRequest."""
+        name = _metadata_value(context, MODEL_KEY)
+        names = [model.name for model in self.catalog.models]
+        if not name and len(names) > 1:
+            description = f"expected one of {', '.join(names)} in the call's metadata, got none"
+            raise InvalidRequest(f"{MODEL_KEY}: {description}", violations=[Violation(MODEL_KEY, description)])
+        return self.catalog.using(name)
+
+    def schedule(self, lane: Lane, context: Context) -> Schedule:
+        """When the call's rows may run."""
+        return Schedule(lane, Deadline.of(context, default_s=self.settings.max_deadline_s).at)
+
+    def stream(
+        self,
+        requests: AsyncIterator[Request],
+        answer: Callable[[Request, Context, Lane], Awaitable[Response]],
+        context: Context,
+    ) -> AsyncIterator[Response]:
+        """The answers to a stream, in its order, computed in the bulk lane."""
+
+        def bulk(request: Request) -> Awaitable[Response]:
+            return answer(request, context, "bulk")
+
+        return in_order(requests, bulk, context, idle_s=self.settings.max_deadline_s)
+
+    async def alone(
+        self, answer: Callable[[Request, Context, Lane], Awaitable[Told]], request: Request, context: Context
+    ) -> Told:
+        """The answer to a single request, computed in the interactive lane; what it took goes into its metadata."""
+        with self.using(context) as model:
+            response = await answer(request, context, "interactive")
+            await context.send_initial_metadata(headers(response.metadata, model.session.execution_provider))
+            return response
+
+    def check_text(self, field: str, text: str, violations: Violations) -> None:
+        """Note it when a text is empty or too long."""
+        violations.text(field, text, max_bytes=self.settings.max_text_bytes)
+
+
+def truncation_of(truncate: bool, direction: int, violations: Violations) -> Truncation:
+    """What to do with a text that is too long; an unknown direction is noted."""
+    if direction not in _TRUNCATIONS:
+        violations.add("truncation_direction", f"expected RIGHT or LEFT, got number {direction}")
+    return _TRUNCATIONS.get(direction, "end") if truncate else "refuse"
+
+
+def role_of(request: Any, violations: Violations) -> Role:
+    """The role whose prompt is wanted, plain for none; an unknown name is noted."""
+    if not request.HasField("prompt_name"):
+        return "plain"
+    if request.prompt_name not in PROMPTS:
+        expected = ", ".join(PROMPTS)
+        violations.add("prompt_name", f"expected one of {expected}, or none, got {shown(request.prompt_name)}")
+    return PROMPTS.get(request.prompt_name, "plain")
+
+
+def spent(texts: Iterable[str], rows: Iterable[Input], times: Times, started: float) -> pb.Metadata:
+    """What an answer took, from `started` on perf_counter until now."""
+    return pb.Metadata(
+        compute_chars=sum(map(len, texts)),
+        compute_tokens=sum(len(row.ids) for row in rows),
+        total_time_ns=_ns(perf_counter() - started),
+        tokenization_time_ns=_ns(times.tokenize_s),
+        queue_time_ns=_ns(times.queue_s),
+        inference_time_ns=_ns(times.inference_s),
+    )
+
+
+def headers(metadata: pb.Metadata, execution_provider: str) -> tuple[tuple[str, str], ...]:
+    """The same as the metadata of a response: counts, and milliseconds."""
+    return (
+        ("x-compute-type", "cpu" if execution_provider == "CPUExecutionProvider" else "gpu+optimized"),
+        ("x-compute-time", _ms(metadata.total_time_ns)),
+        ("x-compute-characters", str(metadata.compute_chars)),
+        ("x-compute-tokens", str(metadata.compute_tokens)),
+        ("x-total-time", _ms(metadata.total_time_ns)),
+        ("x-tokenization-time", _ms(metadata.tokenization_time_ns)),
+        ("x-queue-time", _ms(metadata.queue_time_ns)),
+        ("x-inference-time", _ms(metadata.inference_time_ns)),
+    )
+
+
+def _metadata_value(context: Context, key: str) -> str:
+    """A value of the call's metadata; empty when there is none."""
+    for name, value in context.invocation_metadata() or ():
+        if name == key:
+            return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return ""
+
+
+def _ns(seconds: float) -> int:
+    return max(0, int(seconds * 1e9))
+
+
+def _ms(nanoseconds: int) -> str:
+    return str(nanoseconds // 1_000_000)

@@ -1,0 +1,133 @@
+"""Which waiting rows run together: a pure queue, fed with time.
+
+Policy: the row that waited longest goes first. Around it the batch grows by the rows nearest in length among those
+that waited longest (the window), as long as that raises useful tokens per cost:
+
+    efficiency = sum of lengths / (overhead_tokens + longest * count)
+
+So batches are formed where sharing a run's fixed cost saves more than padding wastes, and no further; and a row is
+overtaken by at most a window of tokens, so that the wait it was admitted with stays true. Rows that nobody waits for,
+or that cannot be done in time, are dropped here, before they cost anything.
+
+Rule: no clock, no threads; `now` and deadlines are seconds on one monotonic clock.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from services.inference.cost import Cost
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Row(Generic[T]):
+    """One input that waits for the model."""
+
+    payload: T
+    length: int
+    """Tokens."""
+    arrived: float
+    """When it was queued, in seconds."""
+    deadlines: list[float] = field(default_factory=list)
+    """When those who wait for it give up, in seconds; empty when nobody waits any more."""
+
+    def alive(self, finish: float) -> bool:
+        """Whether somebody still wants it who can have it by `finish`."""
+        return any(deadline >= finish for deadline in self.deadlines)
+
+
+@dataclass(frozen=True)
+class Cut(Generic[T]):
+    """What to run next, and what to give up."""
+
+    batch: list[Row[T]]
+    """Rows to run, longest last; empty when nothing waits."""
+    expired: list[Row[T]]
+    """Rows that cannot be done in time, or that nobody waits for."""
+
+
+class BatchQueue(Generic[T]):
+    """Rows that wait for one lane of a model.
+
+    max_batch_tokens  most tokens of one batch, padding included; a longer single row runs alone
+    max_batch_rows    most rows of one batch
+    window_tokens     how many tokens of those that waited longest a batch is chosen from
+    """
+
+    def __init__(self, *, max_batch_tokens: int, max_batch_rows: int, window_tokens: int) -> None:
+        self._max_tokens = max_batch_tokens
+        self._max_rows = max_batch_rows
+        self._window_tokens = window_tokens
+        self._rows: deque[Row[T]] = deque()
+        self.tokens = 0
+        """Tokens that wait."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def push(self, row: Row[T]) -> None:
+        """Add a row to the end of the queue."""
+        self._rows.append(row)
+        self.tokens += row.length
+
+    def cut(self, now: float, cost: Cost) -> Cut[T]:
+        """Take the next batch and the rows given up on the way to it."""
+        window, expired = self._taken_window(now, cost)
+        if not window:
+            return Cut([], expired)
+        batch = self._grown(window, now, cost)
+        chosen = set(map(id, batch))
+        left = [row for row in window if id(row) not in chosen]
+        self._rows.extendleft(reversed(left))
+        self.tokens += sum(row.length for row in left)
+        return Cut(batch, expired)
+
+    def _taken_window(self, now: float, cost: Cost) -> tuple[list[Row[T]], list[Row[T]]]:
+        """The rows that waited longest, taken out of the queue, up to the window's tokens; and those given up."""
+        window: list[Row[T]] = []
+        expired: list[Row[T]] = []
+        tokens = 0
+        while self._rows and tokens < self._window_tokens:
+            row = self._rows.popleft()
+            self.tokens -= row.length
+            if row.alive(now + cost.seconds(row.length)):
+                window.append(row)
+                tokens += row.length
+            else:
+                expired.append(row)
+        return window, expired
+
+    def _grown(self, window: list[Row[T]], now: float, cost: Cost) -> list[Row[T]]:
+        """The batch around the first row, longest last. Rows that it would make late are left for one of their own."""
+        by_length = sorted(window, key=lambda row: row.length)
+        low = next(position for position, row in enumerate(by_length) if row is window[0])
+        high = low + 1
+        batch, useful = deque([window[0]]), window[0].length
+        while len(batch) < self._max_rows:
+            side = _nearer(by_length, low - 1, high, batch[0].length, batch[-1].length)
+            if side is None:
+                break
+            low, high = (side, high) if side < low else (low, side + 1)
+            row = by_length[side]
+            padded = max(batch[-1].length, row.length) * (len(batch) + 1)
+            if not row.alive(now + cost.seconds(padded)):
+                continue
+            before = useful / (cost.overhead_tokens + batch[-1].length * len(batch))
+            if padded > self._max_tokens or (useful + row.length) / (cost.overhead_tokens + padded) < before:
+                break
+            useful += row.length
+            (batch.appendleft if side == low else batch.append)(row)
+        return list(batch)
+
+
+def _nearer(rows: list[Row[T]], left: int, right: int, shortest: int, longest: int) -> int | None:
+    """Which neighbour of a batch is nearer in length: the position of one of them, or None when there is none."""
+    if left < 0 and right >= len(rows):
+        return None
+    if left < 0:
+        return right
+    if right >= len(rows):
+        return left
+    return left if shortest - rows[left].length <= rows[right].length - longest else right

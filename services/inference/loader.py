@@ -1,0 +1,213 @@
+"""From a bundle on disk to a model that answers: hashes, tokenizer, graph, golden check, speed.
+
+A server that cannot reproduce the golden outputs on its own hardware refuses to serve. That run is its warm-up too.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.inference.bundle import GOLDEN, TOKENIZER, Bundle, BundleError, VariantName, open_bundle
+from services.inference.cache import Cache
+from services.inference.cost import Cost
+from services.inference.scheduler import Engine, Limits, Schedule
+from services.inference.session import Session
+from services.inference.tokenizer import Ids, Input, Tokenizer
+from services.rpc.observability import metrics
+from services.rpc.server.offloading import offloaded
+
+logger = logging.getLogger(__name__)
+
+# Two run lengths to measure the speed at: a query and a passage.
+_SHORT_TOKENS: Final = 4
+_LONG_TOKENS: Final = 128
+_SPEED_RUNS: Final = 3
+
+# Fact: tokenising takes about 0.1 ms for 1,000 characters; a thread and back takes about as long.
+INLINE_CHARACTERS: Final = 1000
+
+# What a kept text costs beside its characters and ids: the objects around them.
+_KEPT_BYTES: Final = 300
+
+_Seen = Cache[str, Ids]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle that is loaded and checked."""
+
+    bundle: Bundle
+    tokenizer: Tokenizer
+    session: Session
+    engine: Engine
+    query_idf: NDArray[np.float32] | None = None
+    """Weights of a sparse query's terms, float32 [V]; None: the model gives them."""
+    seen: _Seen = field(default_factory=lambda: Cache(max_entries=0, max_bytes=0))
+    """Token ids of texts that came lately in the interactive lane."""
+
+    @property
+    def name(self) -> str:
+        """What clients call it."""
+        return self.bundle.manifest.name
+
+    async def tokenize(self, texts: Sequence[str], schedule: Schedule) -> list[Ids]:
+        """Return the token ids of each text, without special tokens; long texts off the event loop.
+
+        Raises Unavailable (OVERLOADED) at once when the model's queue alone is too long for texts that are new: no
+        cache can have their outputs, and refusing them before they are tokenised costs a third less.
+        """
+        started = perf_counter()
+        known = [self.seen.get(text) for text in texts]
+        absent = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        if absent:
+            self.engine.admit(schedule)
+            fresh = iter(await self._tokenized(absent))
+            result = [next(fresh) if ids is None else ids for ids in known]
+            if schedule.lane == "interactive":  # queries come again; a corpus would only push them out
+                self._keep(texts, result)
+        else:
+            result = [ids for ids in known if ids is not None]
+        seconds = perf_counter() - started
+        metrics.TOKENIZE.labels(self.name).observe(seconds)
+        schedule.times.tokenize_s += seconds
+        return result
+
+    async def _tokenized(self, texts: Sequence[str]) -> list[Ids]:
+        size = sum(map(len, texts))
+        return await offloaded(lambda: self.tokenizer.tokenize(texts), size=size, inline=INLINE_CHARACTERS)
+
+    def _keep(self, texts: Sequence[str], token_ids: Sequence[Ids]) -> None:
+        for text, ids in zip(texts, token_ids, strict=True):
+            self.seen.put(text, ids, len(text) + ids.itemsize * len(ids) + _KEPT_BYTES)
+
+
+def load_model(
+    folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits, expected: tuple[str, str] | None = None
+) -> Model:
+    """Load, check and warm up a bundle. `auto` takes the variant that export found fastest.
+
+    expected  name and version that it must have; None for any
+    Raises BundleError when a file is missing or damaged, or when the golden outputs are not reproduced.
+    """
+    bundle = open_bundle(folder, expected=expected)
+    try:
+        return _loaded(bundle, variant, limits)
+    except BundleError:
+        raise
+    except Exception as error:  # of any library that reads a file whose hash is right and whose content is not
+        message = "its files are as the manifest says, but cannot be loaded; the server's log tells why"
+        raise BundleError(folder, message, f"{type(error).__name__}: {error}") from error
+
+
+def _loaded(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
+    """A bundle, loaded, checked and warm."""
+    started = perf_counter()
+    manifest = bundle.manifest
+    tokenizer = Tokenizer(bundle.folder / TOKENIZER, max_token_count=manifest.max_token_count)
+    session = Session(bundle, manifest.default_variant if variant == "auto" else variant, threads=limits.threads)
+    distance = check_golden(bundle, tokenizer, session)
+    query_idf = read_query_idf(bundle, tokenizer)
+    cost = measure_cost(session, longest=min(_LONG_TOKENS, manifest.max_token_count))
+    fields = {
+        "model": f"{manifest.name}@{manifest.version}",
+        "digest": bundle.digest,
+        "variant": session.variant,
+        "execution_provider": session.execution_provider,
+        "golden_distance": float(f"{distance:.3g}"),
+        "tokens_per_second": round(1 / cost.seconds_per_token),
+        "overhead_tokens": round(cost.overhead_tokens, 1),
+        "duration_s": round(perf_counter() - started, 2),
+    }
+    logger.info("model loaded", extra=fields)
+    if most := session.graph.max_batch_rows:
+        limits = replace(limits, max_batch_rows=min(limits.max_batch_rows, most))
+    engine = Engine(session, cost, limits, model=manifest.name)
+    seen: _Seen = Cache(max_entries=limits.cache_entries, max_bytes=limits.token_cache_bytes)
+    return Model(bundle, tokenizer, session, engine, query_idf, seen)
+
+
+def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] | None:
+    """The bundle's weights of query terms, float32 [V]; None when it has none. Raises BundleError when malformed."""
+    stated = bundle.manifest.query_idf
+    if stated is None:
+        return None
+    path = bundle.folder / stated.file
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            table: NDArray[np.float32] = file["idf"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(path.parent, f"{path.name}: expected an array named idf", error) from error
+    expected = (tokenizer.vocabulary_size,)
+    if table.dtype != np.float32 or table.shape != expected or not (np.isfinite(table) & (table >= 0)).all():
+        wanted, found = f"weights >= 0, float32 {list(expected)}", f"{table.dtype} {list(table.shape)}"
+        raise BundleError(path.parent, f"{path.name}: expected {wanted}, found {found}")
+    return table
+
+
+def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> float:
+    """The largest distance from the golden outputs. Raises BundleError when it is over the variant's tolerance.
+
+    Distance: 1 - cosine for vectors, absolute difference for logits. Rows run one by one, so that padding and other
+    rows play no part.
+    """
+    tolerance = session.graph.tolerance
+    with np.load(bundle.folder / GOLDEN, allow_pickle=False) as file:
+        golden = {name: file[name] for name in file.files}
+    try:
+        distance = _golden_distance(bundle, tokenizer, session, golden)
+    except KeyError as error:
+        message = f"{GOLDEN}: expected an array named {error}, found {sorted(golden)}"
+        raise BundleError(bundle.folder, message) from error
+    if not distance <= tolerance:
+        raise BundleError(
+            bundle.folder,
+            f"{session.variant} on {session.execution_provider} is {distance:.3g} away from the golden outputs, "
+            f"expected at most {tolerance:.3g}: wrong graph, tokenizer or runtime; not served",
+        )
+    return distance
+
+
+def _golden_distance(bundle: Bundle, tokenizer: Tokenizer, session: Session, golden: dict[str, NDArray[Any]]) -> float:
+    if bundle.manifest.task == "cross_encoder":
+        queries, documents = (tokenizer.tokenize(golden[name].tolist()) for name in ("queries", "documents"))
+        rows = [tokenizer.pair(q, d, "end") for q, d in zip(queries, documents, strict=True)]
+        logits = [session.run([row], ["logits"])["logits"][0] for row in rows]
+        return float(np.abs(np.array(logits) - golden["logits"]).max())
+    rows = [tokenizer.single(ids, "end") for ids in tokenizer.tokenize(golden["texts"].tolist())]
+    outputs = [session.run([row], bundle.manifest.representations) for row in rows]
+    distances = []
+    for name in bundle.manifest.representations:
+        expected = golden[name]
+        given = [output[name][0] for output in outputs]
+        distances.append(_largest_angle(np.concatenate([np.atleast_2d(part) for part in given]), expected))
+    return max(distances)
+
+
+def _largest_angle(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """1 - the least cosine between rows [N, D] that belong together; two rows of zeros are equal."""
+    if given.shape != expected.shape:
+        return float("inf")
+    norms = np.linalg.norm(given, axis=1) * np.linalg.norm(expected, axis=1)
+    is_absent = ~given.any(axis=1) & ~expected.any(axis=1)
+    return float(1 - np.where(is_absent, 1, (given * expected).sum(axis=1) / np.maximum(norms, 1e-12)).min())
+
+
+def measure_cost(session: Session, *, longest: int) -> Cost:
+    """The cost of runs on this machine: the best of a few runs of a short row and of one of `longest` tokens."""
+    return Cost.fitted(*((tokens, _best_run_s(session, tokens)) for tokens in (_SHORT_TOKENS, longest)))
+
+
+def _best_run_s(session: Session, tokens: int) -> float:
+    row = Input((1,) * tokens)
+    times = []
+    for _ in range(_SPEED_RUNS):
+        started = perf_counter()
+        session.run([row], session.outputs)
+        times.append(perf_counter() - started)
+    return min(times)

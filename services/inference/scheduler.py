@@ -1,0 +1,397 @@
+"""Runs rows of many callers through one model: two lanes, batches, coalescing, a cache.
+
+    lane         threads                      for
+    interactive  one a core, behind the loop  queries: somebody waits
+    bulk         one a core, behind both      indexing: takes what interactive leaves, and never nothing
+
+A batch of the interactive lane that finds it empty, and leaves it so, is computed by all cores; else each batch has a
+thread of its own, which gives more texts a second. Both lanes run on the same cores. The kernel, not a scheduler of
+ours, takes the core away from a bulk batch when an interactive one arrives, in the middle of it: so the size of bulk
+batches does not show in the latency of queries, and bulk keeps the small share that its priority gives it.
+
+Rule: all state belongs to the event loop; threads only run the session.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailable
+
+from services.inference.batching import BatchQueue, Row
+from services.inference.cache import Cache
+from services.inference.cost import Cost, Pace
+from services.inference.session import Outputs, Session
+from services.inference.stall_detector import Watch
+from services.inference.tokenizer import Input
+from services.rpc.observability import metrics, traces
+from services.rpc.server.priority import give_way
+
+logger = logging.getLogger(__name__)
+
+Lane = Literal["interactive", "bulk"]
+LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
+
+# Nice values of the threads that run batches. The event loop, at 0, goes before both: else calls that are to be refused
+# at once wait behind the work that makes them be refused. The kernel weighs 5 against 15 as 335 : 36, so a busy
+# interactive lane leaves bulk a tenth of the machine: it never starves, and a query is slowed by at most that tenth.
+_NICE: Final[dict[Lane, int]] = {"interactive": 5, "bulk": 15}
+
+# How many batches' worth of rows a batch is chosen from. More find nearer lengths, and overtake longer.
+_WINDOW_BATCHES: Final[dict[Lane, int]] = {"interactive": 4, "bulk": 32}
+
+# What is expected to take a second may take so much more: speeds of single batches differ by about as much.
+_CAUTION: Final = 1.25
+
+# How long an answer takes from the model to the caller, in seconds: at least so long; and when the event loop is busy,
+# so many times what the loop took to notice a batch that had ended. Peaks are forgotten within some 50 batches.
+_ANSWER_LEAST_S: Final = 0.002
+_ANSWER_LAGS: Final = 3
+_FORGET: Final = 0.95
+
+Output = dict[str, NDArray[Any]]
+"""One row's part of each wanted output, without batch axis and padding. Read-only, because callers share it.
+
+    dense [D]   multi_vector [T, D], special tokens included   logits [L]
+    sparse [K] weights, and with it sparse_indices int32 [K], rising
+"""
+
+_Key = tuple[bytes, tuple[str, ...]]
+"""`Input.key`, and the outputs that are wanted of it."""
+
+
+@dataclass
+class Times:
+    """Where a call's time went, in seconds: filled in while it runs. What came from the cache took none."""
+
+    tokenize_s: float = 0.0
+    """Splitting its texts into tokens."""
+    queue_s: float = 0.0
+    """The longest that a row of it waited for its batch."""
+    inference_s: float = 0.0
+    """The longest batch with a row of it."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a call's rows may run."""
+
+    lane: Lane
+    """Whose threads run them."""
+    deadline: float
+    """On the monotonic clock, in seconds: rows that would be done later are not computed."""
+    times: Times = field(default_factory=Times)
+    """What the call is told of where its time went."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How one model uses the machine."""
+
+    threads: int
+    """Batches that run at once in each lane."""
+    max_batch_tokens: int
+    """Most tokens of a batch, padding included."""
+    max_batch_rows: int
+    """Most rows of a batch."""
+    cache_entries: int
+    """Most outputs that are kept."""
+    cache_bytes: int
+    """Most bytes of outputs that are kept."""
+    token_cache_bytes: int = 0
+    """Most bytes of texts and their token ids that are kept."""
+    stuck_s: float = 5.0
+    """A batch that takes longer, and ten times longer than expected, counts as stuck."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """What one caller waits for."""
+
+    deadline: float
+    outputs: list[Output | None]
+    done: asyncio.Future[None]
+    missing: int
+    times: Times
+    place: traces.Place | None
+    """Where in a trace the caller is."""
+
+
+@dataclass(eq=False, slots=True)
+class _Work:
+    """A row's input, and whom its output goes to: jobs, each with the positions it fills."""
+
+    key: _Key
+    input: Input
+    lane: Lane
+    waiters: list[tuple[_Job, int]] = field(default_factory=list)
+
+
+class Engine:
+    """One model that serves many callers. `run` belongs to the event loop the engine was made in."""
+
+    def __init__(self, session: Session, cost: Cost, limits: Limits, *, model: str) -> None:
+        self._session = session
+        self._model = model
+        self._limits = limits
+        self._lanes = {lane: _Lane(lane, limits, cost, model) for lane in LANES}
+        self._outcomes = {outcome: metrics.CACHE.labels(model, outcome) for outcome in ("hit", "coalesced", "miss")}
+        self._rows: dict[tuple[Lane, _Key], Row[_Work]] = {}
+        self.is_suspect = False
+        """A batch failed, and nobody has looked since whether the model still answers rightly."""
+        self._cache: Cache[_Key, Output] = Cache(max_entries=limits.cache_entries, max_bytes=limits.cache_bytes)
+        self.batch_count = 0
+        """Batches that were run."""
+
+    async def run(self, inputs: Sequence[Input], wanted: Sequence[str], schedule: Schedule) -> list[Output]:
+        """The wanted outputs of each input, in order.
+
+        Raises Unavailable (OVERLOADED) at once when it cannot be done in time, DeadlineExpired when time ran out
+        after all, BackendFailed when the model failed. A cancelled call leaves nothing behind.
+        """
+        lane, names = schedule.lane, tuple(wanted)
+        keys = [(row.key, names) for row in inputs]
+        outputs: list[Output | None] = [self._cache.get(key) for key in keys]
+        absent = [position for position, output in enumerate(outputs) if output is None]
+        self._outcomes["hit"].inc(len(inputs) - len(absent))
+        if absent:
+            deadline = self.admit(schedule, [inputs[p] for p in absent if (lane, keys[p]) not in self._rows])
+            done = asyncio.get_running_loop().create_future()
+            job = _Job(deadline, outputs, done, len(absent), schedule.times, traces.here())
+            for position in absent:
+                self._enqueue(job, position, keys[position], inputs[position], lane)
+            self._pump(self._lanes[lane])
+            try:
+                await job.done
+            except (asyncio.CancelledError, SluiceError):
+                self._abandon(job, [(lane, keys[position]) for position in absent])
+                raise
+        return [output for output in outputs if output is not None]
+
+    def admit(self, schedule: Schedule, inputs: Sequence[Input] = ()) -> float:
+        """When the model must be done with these inputs, on the monotonic clock, so that they are answered in time.
+
+        Raises Unavailable (OVERLOADED) when it cannot be, before any of it is done.
+        """
+        lane = self._lanes[schedule.lane]
+        deadline = schedule.deadline - lane.answer_s
+        wait_s = _CAUTION * lane.wait_s(sum(len(row.ids) for row in inputs), len(inputs))
+        left_s = deadline - monotonic()
+        if wait_s > left_s:
+            metrics.REFUSED.labels(self._model, lane.name).inc()
+            message = f"expected to take {wait_s:.3f} s with {left_s:.3f} s left; nothing was done"
+            numbers = {"expected_s": f"{wait_s:.3f}", "left_s": f"{left_s:.3f}"}
+            reason = ErrorReason.ERROR_REASON_OVERLOADED
+            raise Unavailable(message, reason=reason, metadata=numbers, retry_after_s=max(wait_s - left_s, 0.01))
+        return deadline
+
+    def trouble(self, now: float) -> str:
+        """What keeps batches from ending; empty when they do."""
+        return next((trouble for lane in self._lanes.values() if (trouble := lane.watch.trouble(now))), "")
+
+    def close(self) -> None:
+        """Let running batches end and stop the threads."""
+        for lane in self._lanes.values():
+            lane.threads.shutdown(wait=True, cancel_futures=True)
+
+    def _enqueue(self, job: _Job, position: int, key: _Key, input_: Input, lane: Lane) -> None:
+        """Wait for a row: one that is already under way when there is one, else a new one."""
+        row = self._rows.get((lane, key))
+        if row is None:
+            work = _Work(key, input_, lane)
+            row = self._rows[lane, key] = Row(work, len(input_.ids), monotonic())
+            self._lanes[lane].queue.push(row)
+            self._outcomes["miss"].inc()
+        else:
+            self._outcomes["coalesced"].inc()
+        row.payload.waiters.append((job, position))
+        row.deadlines.append(job.deadline)
+
+    def _pump(self, lane: "_Lane") -> None:
+        """Start batches while there are rows and threads for them."""
+        while len(lane.queue) and lane.running < lane.most_running:
+            now = monotonic()
+            cut = lane.queue.cut(now, lane.cost)
+            for row in cut.expired:
+                self._expire(row)
+            if cut.batch:
+                self._start(lane, cut.batch, now)
+
+    def _start(self, lane: "_Lane", batch: list[Row[_Work]], now: float) -> None:
+        for row in batch:
+            lane.queue_wait.observe(now - row.arrived)
+        alone = lane.name == "interactive" and not lane.running and not len(lane.queue)
+        lane.running += 1
+        lane.running_tokens += sum(row.length for row in batch)
+        number = lane.watch.begin(now, lane.cost.seconds(max(row.length for row in batch) * len(batch)))
+        inputs = [row.payload.input for row in batch]
+        wanted = [row.payload.key[1] for row in batch]
+        loop = asyncio.get_running_loop()
+        span = self._span(lane, batch)
+        future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted, alone)
+        future.add_done_callback(lambda done: self._finish(lane, batch, done))
+        future.add_done_callback(lambda done: _end(span, done))
+        future.add_done_callback(lambda _: lane.watch.end(number))
+
+    def _span(self, lane: "_Lane", batch: list[Row[_Work]]) -> traces.Span:
+        """The span of a batch, linked to the calls that wait for it."""
+        places = [job.place for row in batch for job, _ in row.payload.waiters] if traces.is_on() else ()
+        tokens = max(row.length for row in batch) * len(batch)
+        return traces.batch(
+            places,
+            {"sluice.model": self._model, "sluice.lane": lane.name, "sluice.rows": len(batch), "sluice.tokens": tokens},
+        )
+
+    def _finish(self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[_Ran]") -> None:
+        """Start the next batch, and hand out this one's outputs."""
+        lane.running -= 1
+        lane.running_tokens -= sum(row.length for row in batch)
+        was_saturated = len(lane.queue) > 0
+        self._pump(lane)
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is None:
+            ran = done.result()
+            self.batch_count += 1
+            lane.observe([row.length for row in batch], ran, monotonic(), was_saturated=was_saturated)
+            for row, output in zip(batch, ran.outputs, strict=True):
+                self._deliver(row, output, ran)
+        else:
+            self.is_suspect = True
+            logger.error("batch failed", exc_info=error, extra={"model": self._model, "rows": len(batch)})
+            for row in batch:
+                self._fail(row, BackendFailed("the model failed on this batch; the server's log tells"))
+
+    def _deliver(self, row: Row[_Work], output: Output, ran: "_Ran") -> None:
+        work = row.payload
+        del self._rows[work.lane, work.key]
+        waited_s = ran.ended - ran.seconds - row.arrived
+        latest = monotonic() - self._lanes[work.lane].answer_s
+        if all(job.done.done() or job.deadline < latest for job, _ in work.waiters):
+            metrics.WASTED.labels(self._model, work.lane).inc()
+        for job, position in work.waiters:
+            job.times.queue_s = max(job.times.queue_s, waited_s)
+            job.times.inference_s = max(job.times.inference_s, ran.seconds)
+            job.outputs[position] = output
+            job.missing -= 1
+            if not job.missing and not job.done.done():
+                job.done.set_result(None)
+        if work.lane == "interactive":  # queries come again; a corpus would only push them out
+            self._cache.put(work.key, output, sum(part.nbytes for part in output.values()))
+
+    def _expire(self, row: Row[_Work]) -> None:
+        reason = "expired" if row.deadlines else "cancelled"
+        metrics.DROPPED.labels(self._model, row.payload.lane, reason).inc()
+        self._fail(row, DeadlineExpired("the deadline would have passed before the model could answer; not computed"))
+
+    def _fail(self, row: Row[_Work], error: BackendFailed | DeadlineExpired) -> None:
+        del self._rows[row.payload.lane, row.payload.key]
+        for job, _ in row.payload.waiters:
+            if not job.done.done():
+                job.done.set_exception(error)
+
+    def _abandon(self, job: _Job, keys: Sequence[tuple[Lane, _Key]]) -> None:
+        """Nobody waits for this job any more: its rows are dropped when their turn comes, unless others wait."""
+        for key in set(keys):
+            row = self._rows.get(key)
+            if row is not None:
+                row.payload.waiters = [(other, at) for other, at in row.payload.waiters if other is not job]
+                row.deadlines = [other.deadline for other, _ in row.payload.waiters]
+
+
+class _Lane:
+    """Rows that wait, and threads that run them."""
+
+    def __init__(self, name: Lane, limits: Limits, cost: Cost, model: str) -> None:
+        self.name = name
+        self.cost = cost
+        self.queue: BatchQueue[_Work] = BatchQueue(
+            max_batch_tokens=limits.max_batch_tokens,
+            max_batch_rows=limits.max_batch_rows,
+            window_tokens=_WINDOW_BATCHES[name] * limits.max_batch_tokens,
+        )
+        self.threads = ThreadPoolExecutor(
+            limits.threads, thread_name_prefix=name, initializer=give_way, initargs=(_NICE[name],)
+        )
+        self.thread_count = limits.threads
+        # Bulk has a batch ready for the first free thread. A query waits in the queue, where others may join it.
+        self.most_running = limits.threads + (name == "bulk")
+        self.running = 0
+        self.running_tokens = 0
+        self.watch = Watch(name, limits.stuck_s)
+        self._pace = Pace(cost.seconds_per_token / limits.threads)
+        self._saturated_since: float | None = None
+        self.answer_s = _ANSWER_LEAST_S
+        """How long answers take from the model to the caller."""
+        self.queue_wait = metrics.QUEUE_WAIT.labels(model, name)
+        self._inference = metrics.INFERENCE.labels(model, name)
+        self._batch_tokens = metrics.BATCH_TOKENS.labels(model, name)
+        self._used, self._padding = (metrics.TOKENS.labels(model, name, kind) for kind in ("used", "padding"))
+
+    def observe(self, lengths: Sequence[int], ran: "_Ran", now: float, *, was_saturated: bool) -> None:
+        """Learn from a batch of rows of these lengths that has ended; saturated: while others waited."""
+        padded = max(lengths) * len(lengths)
+        began, self._saturated_since = self._saturated_since, now if was_saturated else None
+        since_last_s = ran.seconds / self.thread_count if began is None else now - began
+        self._pace = self._pace.after(sum(lengths), since_last_s)
+        self.cost = self.cost.after(padded, ran.seconds)
+        self.answer_s = max(_ANSWER_LEAST_S, _FORGET * self.answer_s, _ANSWER_LAGS * (now - ran.ended))
+        self._inference.observe(ran.seconds)
+        self._batch_tokens.observe(padded)
+        self._used.inc(sum(lengths))
+        self._padding.inc(padded - sum(lengths))
+
+    def wait_s(self, own_tokens: int, own_rows: int) -> float:
+        """Expected time until work that arrives now is done: what waits and runs, then the work itself."""
+        before = self._pace.seconds_per_token * (self.queue.tokens + self.running_tokens / 2)
+        return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
+
+
+def _end(span: traces.Span, done: "asyncio.Future[_Ran]") -> None:
+    if done.cancelled() or done.exception() is not None:
+        span.fail("INTERNAL")
+    span.end()
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A batch that has ended."""
+
+    outputs: list[Output]
+    seconds: float
+    """What the model took."""
+    ended: float
+    """When its outputs were ready, on the monotonic clock."""
+
+
+def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ...]], alone: bool) -> _Ran:
+    """The outputs that each row wants."""
+    started = perf_counter()
+    outputs = session.run(inputs, sorted({name for names in wanted for name in names}), alone=alone)
+    seconds = perf_counter() - started
+    parts = [
+        _part(outputs, names, position, len(row.ids))
+        for position, (row, names) in enumerate(zip(inputs, wanted, strict=True))
+    ]
+    return _Ran(parts, seconds, monotonic())
+
+
+def _part(outputs: Outputs, names: tuple[str, ...], position: int, length: int) -> Output:
+    """One row's outputs; copied, so that keeping one does not keep the whole batch."""
+    parts: Output = {}
+    for name in names:
+        row = outputs[name][position]
+        if name == "sparse":
+            parts["sparse_indices"] = np.flatnonzero(row).astype(np.int32)
+            parts[name] = row[parts["sparse_indices"]]
+        else:
+            parts[name] = (row[:length] if name == "multi_vector" else row).copy()
+    for part in parts.values():
+        part.setflags(write=False)
+    return parts

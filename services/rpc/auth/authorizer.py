@@ -1,0 +1,199 @@
+"""The gate of a server: who calls, whether they may, and whether their quota lasts.
+
+    a token     asked for before a request is read: who has none costs nothing
+    collections and texts   checked once the request is there; a stream is slowed down to its quota instead of refused
+
+Rule: the decisions are those of `services.rpc.auth.tokens`; here are the file, the clock and the messages of gRPC.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Container, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+from sluice.errors import SluiceError
+
+from services.rpc.auth.collection_names import collections_of, hide, names_collections
+from services.rpc.auth.text_counts import text_count
+from services.rpc.auth.tokens import (
+    Callers,
+    Kind,
+    Token,
+    TokensError,
+    check_allowed,
+    check_burst,
+    check_collections,
+    load,
+    over_quota,
+)
+from services.rpc.file_watch import mark_of
+from services.rpc.observability.metrics import RELOADS, TOKEN_CALLS
+from services.rpc.server.requests import lull
+
+logger = logging.getLogger(__name__)
+
+_POOL: Final[Any] = descriptor_pool.Default()  # type: ignore[no-untyped-call]
+
+
+@dataclass
+class Charge:
+    """What the last message of a call cost its caller."""
+
+    texts: int = 0
+
+
+class Gate:
+    """Lets bearers of tokens in. Raises TokensError when the file is wrong from the start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mark = mark_of([path])
+        self._callers = Callers(load(path))
+
+    def refresh(self) -> bool:
+        """Read the file again when it changed; whether there are other tokens."""
+        mark = mark_of([self._path])
+        if mark == self._mark:
+            return False
+        self._mark = mark
+        try:
+            self._callers.replace(load(self._path))
+        except TokensError as error:
+            RELOADS.labels("tokens", "refused").inc()
+            logger.error("the changed tokens are wrong, those before stay: %s", error)
+            return False
+        RELOADS.labels("tokens", "taken").inc()
+        logger.info("tokens changed", extra={"tokens": [token.name for token in self._callers.tokens]})
+        return True
+
+    def identify(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
+        """The caller. Raises Unauthenticated."""
+        return self._callers.bearer(next((value for key, value in metadata if key == "authorization"), None))
+
+    def enter(self, metadata: "Iterable[tuple[str, str | bytes]]", method: str, kind: Kind) -> Token:
+        """The caller of a method, who may call it and has a call left. Raises what keeps it out."""
+        token = self._authenticate(metadata)
+        try:
+            check_allowed(token, kind, method)
+        except SluiceError:
+            TOKEN_CALLS.labels(token.name, "denied").inc()
+            raise
+        return self._charge_call(token)
+
+    def check(self, token: Token, request: Any) -> int:
+        """Charge the texts of a request to the caller's quota, and return how many there were.
+
+        Raises PermissionDenied for a collection that the caller may not use, QuotaExceeded.
+        """
+        check_collections(token, collections_of(request))
+        texts = text_count(request)
+        self._pay(token, "texts", texts)
+        return texts
+
+    def refund(self, token: Token, texts: int) -> None:
+        """Give back what `check` charged for a request that was then refused as invalid."""
+        self._callers.charge(token, "texts", -texts, monotonic())
+
+    def show(self, token: Token, response: Any) -> None:
+        """Remove from a response the entries that name a collection which the caller may not use."""
+        hide(response, token.allows)
+
+    def admit(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
+        """Identify the caller and charge one call: an HTTP request is one call, however many RPCs it takes.
+
+        Raises Unauthenticated and QuotaExceeded. `check_rights` and `pay_texts` do the rest.
+        """
+        return self._charge_call(self._authenticate(metadata))
+
+    def _authenticate(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
+        """Identify the caller, and count a call without a known one. Raises Unauthenticated."""
+        try:
+            return self.identify(metadata)
+        except SluiceError:
+            TOKEN_CALLS.labels("", "unauthenticated").inc()
+            raise
+
+    def _charge_call(self, token: Token) -> Token:
+        """Charge one call, count it, and return its token. Raises QuotaExceeded."""
+        self._pay(token, "calls", 1)
+        TOKEN_CALLS.labels(token.name, "admitted").inc()
+        return token
+
+    def check_rights(self, token: Token, method: str, request: Any) -> None:
+        """Raise PermissionDenied unless the caller may call the method with the collections that a request names."""
+        try:
+            check_allowed(token, kind_of(method), method)
+            check_collections(token, collections_of(request))
+        except SluiceError:
+            TOKEN_CALLS.labels(token.name, "denied").inc()
+            raise
+
+    def pay_texts(self, token: Token, texts: int, *, paid: int = 0) -> None:
+        """Charge the texts of an HTTP request, of which some are paid for already. Raises QuotaExceeded.
+
+        More than the burst is refused, not postponed: a caller can send fewer.
+        """
+        try:
+            check_burst(token, texts)
+        except SluiceError:
+            TOKEN_CALLS.labels(token.name, "over_quota").inc()
+            raise
+        self._pay(token, "texts", texts - paid)
+
+    async def checked(
+        self, token: Token, requests: AsyncIterator[Any], charge: Charge | None = None
+    ) -> AsyncIterator[Any]:
+        """Yield the messages of a stream, no faster than the caller's quota of texts. Raises PermissionDenied.
+
+        charge  where to keep what the last message cost, for `refund`
+        """
+        async for request in requests:
+            try:
+                check_collections(token, collections_of(request))
+            except SluiceError:
+                await lull(requests)
+                raise
+            texts = text_count(request)
+            await self._wait(token, texts)
+            self._callers.charge(token, "texts", texts, monotonic())
+            if charge is not None:
+                charge.texts = texts
+            yield request
+
+    async def _wait(self, token: Token, texts: int) -> None:
+        """Until the caller may send so many texts: other calls of the same caller may take them first."""
+        while wait_s := self._callers.wait_s(token, "texts", texts, monotonic()):  # noqa: ASYNC110 - time brings them
+            await asyncio.sleep(wait_s)
+
+    def _pay(self, token: Token, what: Any, units: int) -> None:
+        now = monotonic()
+        if wait_s := self._callers.wait_s(token, what, units, now):
+            TOKEN_CALLS.labels(token.name, "over_quota").inc()
+            raise over_quota(token, what, wait_s)
+        self._callers.charge(token, what, units, now)
+
+
+@cache
+def kind_of(method: str) -> Kind:
+    """What a method does, by its proto: `/package.Service/Method`. A method that no proto describes is `admin`."""
+    try:
+        found = _POOL.FindMethodByName(method.removeprefix("/").replace("/", "."))
+    except KeyError:
+        return "admin"
+    assert isinstance(found, MethodDescriptor)
+    if found.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS:
+        return "read"
+    return "write" if names_collections(found.input_type.full_name) else "admin"
+
+
+def methods_of(service: str, *, but: Container[str] = ()) -> frozenset[str]:
+    """The methods of a service, by its full name, but for those of these names: for `Service.reads`."""
+    methods = _POOL.FindServiceByName(service).methods
+    return frozenset(f"/{service}/{method.name}" for method in methods if method.name not in but)

@@ -1,0 +1,1 @@
+"""Call another service: channels, retries, circuit breakers, deadlines."""

@@ -1,0 +1,288 @@
+"""What surrounds every call: who calls, deadline, errors, log line, trace, metrics.
+
+Order, outermost first: metrics, trace, log, errors, gate, deadline, handler.
+
+Facts: without the error part grpc.aio sends the text of an uncaught exception to the caller; a handler whose call was
+cancelled gets CancelledError, which must pass. `context.abort` is not used: gRPC keeps the exception that it raises as
+long as the call, and its traceback keeps the call and the request, so both stay until the garbage collector runs.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+import grpc
+from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.errors import BackendFailed, DeadlineExpired, InvalidRequest, QuotaExceeded, SluiceError, to_status
+
+from services.rpc.auth.authorizer import Charge, Gate, kind_of
+from services.rpc.auth.tokens import Kind, Token
+from services.rpc.observability import traces
+from services.rpc.observability.logs import begin_call
+from services.rpc.observability.metrics import HANDLED, HANDLING, IN_FLIGHT
+from services.rpc.server.open_calls import OpenCalls
+from services.rpc.server.requests import each, lull, only
+from services.rpc.server.status_overrides import code_of
+
+logger = logging.getLogger(__name__)
+
+HEALTH: Final = "/grpc.health."
+REFLECTION: Final = "/grpc.reflection."
+OPEN: Final = (HEALTH, REFLECTION)
+WATCH: Final = "/grpc.health.v1.Health/Watch"
+# Refused streams that are read for a moment before they end. Beyond, they end at once: a refusal must cost little.
+_MOST_LULLS: Final = 64
+# Come by the thousand just when the machine has no time for them; a metric counts them.
+_UNLOGGED: Final = frozenset({ErrorReason.ERROR_REASON_OVERLOADED, ErrorReason.ERROR_REASON_QUOTA_EXCEEDED})
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler.
+
+    max_deadline_s  bounds calls with one response, from their headers on; streams bound themselves
+    max_calls       calls at a time; those of health and reflection are not among them
+    open_calls      places of the calls of health and reflection
+    gate            whom to let in; None lets in everybody
+    guarded         which of health and reflection ask for a token too
+    reads           methods that change nothing though their protos do not say so
+    """
+
+    def __init__(
+        self,
+        *,
+        max_deadline_s: float,
+        max_calls: int,
+        open_calls: OpenCalls,
+        gate: Gate | None = None,
+        guarded: tuple[str, ...] = (),
+        reads: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        self._max_deadline_s = max_deadline_s
+        self._max_calls = max_calls
+        self._open_calls = open_calls
+        self._gate = gate
+        self._guarded = guarded
+        self._reads = reads
+        self._running = 0
+        self._refusals = 0
+
+    async def intercept_service(
+        self,
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]",
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """The wrapped handler of a call; None when there is no such method.
+
+        Who is not let in is refused here, before the request is read.
+        """
+        handler = await continuation(handler_call_details)
+        method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
+        if handler is None:
+            return None
+        try:
+            if method.startswith(OPEN):
+                if self._gate and method.startswith(self._guarded):
+                    self._gate.identify(metadata)
+                return self._opened(handler, method)
+            token = self._gate.enter(metadata, method, self._kind(method)) if self._gate else None
+        except SluiceError as error:
+            return self._refusing(method, error, is_stream=handler.request_streaming)
+        return self._wrapped(handler, method, token)
+
+    def _wrapped(self, handler: Handler, method: str, token: Token | None) -> Handler:
+        if handler.response_streaming:
+            return self._streaming(handler, method, token)
+        if handler.request_streaming:
+            return self._collecting(handler, method, token)
+        return self._unary(handler, method, token)
+
+    def _kind(self, method: str) -> Kind:
+        return "read" if method in self._reads() else kind_of(method)
+
+    def _unary(self, handler: Handler, method: str, token: Token | None) -> Handler:
+        """Read as a stream, so that a message that does not come, or does not parse, is refused like any other."""
+        inner: Any = handler.unary_unary
+
+        async def call(_: AsyncIterator[bytes], context: Context) -> Any:
+            async with watched(method, context):
+                with self._counted(), self._refunding(token) as charge:
+                    try:
+                        async with asyncio.timeout(self._max_deadline_s):
+                            request = await only(context, handler.request_deserializer)
+                            if self._gate and token:
+                                charge.texts = self._gate.check(token, request)
+                            return self._shown(token, await inner(request, context))
+                    except TimeoutError:
+                        raise DeadlineExpired(
+                            f"took longer than the server's limit of {self._max_deadline_s:g} s"
+                        ) from None
+
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
+
+    def _collecting(self, handler: Handler, method: str, token: Token | None) -> Handler:
+        inner: Any = handler.stream_unary
+
+        async def call(raw: AsyncIterator[bytes], context: Context) -> Any:
+            async with watched(method, context):
+                with self._counted(), self._refunding(token) as charge:
+                    requests = self._checked(token, each(context, handler.request_deserializer), charge)
+                    return self._shown(token, await inner(requests, context))
+
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
+
+    def _streaming(self, handler: Handler, method: str, token: Token | None) -> Handler:
+        inner: Any = handler.stream_stream
+
+        async def call(raw: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            async with watched(method, context):
+                with self._counted(), self._refunding(token) as charge:
+                    requests = self._checked(token, each(context, handler.request_deserializer), charge)
+                    async for response in inner(requests, context):
+                        yield self._shown(token, response)
+
+        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
+
+    def _opened(self, given: Handler, method: str) -> Handler:
+        """Serve health or reflection. The handler writes its responses itself, so its time ends during a write too."""
+        handler: Any = given
+
+        async def call(raw: AsyncIterator[bytes], context: Context) -> None:
+            place = self._open_calls.place(context, is_watch=method == WATCH)
+            async with watched(method, context), place as open_call:
+                if handler.request_streaming:
+                    responses = handler.stream_stream(each(context, handler.request_deserializer), context)
+                else:
+                    request = await only(context, handler.request_deserializer)
+                    if not handler.response_streaming:
+                        await open_call.write(await handler.unary_unary(request, context))
+                        return
+                    open_call.lengthen()
+                    responses = handler.unary_stream(request, context)
+                async for response in responses:
+                    await open_call.write(response)
+
+        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
+
+    def _refusing(self, method: str, error: SluiceError, *, is_stream: bool) -> Handler:
+        """A handler that answers with the error, and decodes nothing of what was sent."""
+
+        async def call(raw: AsyncIterator[bytes], context: Context) -> None:
+            async with watched(method, context):
+                if is_stream and self._refusals < _MOST_LULLS:
+                    self._refusals += 1
+                    try:
+                        await lull(raw)
+                    finally:
+                        self._refusals -= 1
+                raise error
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
+    def _checked(self, token: Token | None, requests: AsyncIterator[Any], charge: Charge) -> AsyncIterator[Any]:
+        """The messages of a stream that its caller may send."""
+        return self._gate.checked(token, requests, charge) if self._gate and token else requests
+
+    def _shown(self, token: Token | None, response: Any) -> Any:
+        """The response without what its caller may not see."""
+        if self._gate and token:
+            self._gate.show(token, response)
+        return response
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a call among those that run. Raises QuotaExceeded when there are enough."""
+        if self._running >= self._max_calls:
+            raise QuotaExceeded(f"expected at most {self._max_calls:,} calls at a time on this server; try again later")
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    @contextmanager
+    def _refunding(self, token: Token | None) -> Iterator[Charge]:
+        """Give back what a request cost in texts when it turns out invalid, in a stream what its last message cost."""
+        charge = Charge()
+        try:
+            yield charge
+        except InvalidRequest:
+            if self._gate and token:
+                self._gate.refund(token, charge.texts)
+            raise
+
+
+@asynccontextmanager
+async def watched(method: str, context: Context) -> AsyncIterator[None]:
+    """Turn what the block raises into a status, trace it, count it, time it, and log it when it failed."""
+    started = perf_counter()
+    code = grpc.StatusCode.OK
+    with _observed(method, context, lambda: code) as request_id:
+        try:
+            yield
+        except SluiceError as error:
+            code = code_of(error, method.removeprefix("/"))
+            _log(method, error, started)
+            _end(context, error, code)
+            _let_go(error)
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as defect:
+            code = grpc.StatusCode.INTERNAL
+            logger.exception("defect", extra={"method": method, "request_id": request_id})
+            _end(context, _defect(request_id), code)
+            _let_go(defect)
+
+
+@contextmanager
+def _observed(method: str, context: Context, code: Callable[[], grpc.StatusCode]) -> Iterator[str]:
+    """The call's id; trace, count and time the block, which ends with `code`."""
+    service, name = method.removeprefix("/").split("/", 1)
+    metadata = context.invocation_metadata() or ()
+    span = traces.none() if method.startswith(OPEN) else traces.served(method, metadata)
+    started = perf_counter()
+    IN_FLIGHT.labels(service).inc()
+    try:
+        yield begin_call(metadata, traces.trace_id())
+    finally:
+        ended = code()
+        if ended is not grpc.StatusCode.OK:
+            span.fail(ended.name)
+        span.end()
+        IN_FLIGHT.labels(service).dec()
+        HANDLED.labels(service, name, ended.name).inc()
+        HANDLING.labels(service, name).observe(perf_counter() - started)
+
+
+def _defect(request_id: str) -> BackendFailed:
+    reason = ErrorReason.ERROR_REASON_DEFECT
+    return BackendFailed("internal error", reason=reason, metadata={"request_id": request_id})
+
+
+def _log(method: str, error: SluiceError, started: float) -> None:
+    duration_ms = round(1000 * (perf_counter() - started), 1)
+    fields = {"method": method, "code": error.code.name, "reason": error.reason_name, "duration_ms": duration_ms}
+    level = logging.DEBUG if error.reason in _UNLOGGED else logging.INFO
+    logger.log(level, "call failed: %s", error.message, extra=fields)
+
+
+def _end(context: Context, error: SluiceError, code: grpc.StatusCode) -> None:
+    """Let the call end with the error, once its handler returns."""
+    status = to_status(error)
+    status.code = int(code.value[0])
+    context.set_code(code)
+    context.set_details(status.message)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of those behind it: their frames hold the request."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__context__

@@ -1,0 +1,81 @@
+"""Request messages, parsed inside the handler, where a failure becomes a clear refusal.
+
+Fact: what a deserializer raises inside gRPC reaches the caller as UNKNOWN with the name of the exception's class.
+Fact: the iterator that gRPC hands to a handler keeps the bytes of the last message until the call ends, so messages are
+read from the context.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from sluice.errors import InvalidRequest
+
+from services.rpc.server.offloading import offloaded
+from services.rpc.server.sizing import FILTER_BYTES_MAX, check_message, field_bytes
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Parse = Callable[[bytes], Any] | None
+"""What makes a message of bytes; None leaves the bytes."""
+
+_LULL_S: Final = 0.2
+# So many fields are counted in some milliseconds.
+_FEW_FIELDS: Final = 2048
+
+
+async def only(context: Context, parse: Parse) -> Any:
+    """Return the first message. Raise InvalidRequest when there is none, or it does not parse."""
+    data: Any = await context.read()
+    if data is grpc.aio.EOF:
+        raise InvalidRequest("expected one request message, got none")
+    return await parsed(data, parse)
+
+
+async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
+    """Yield every message of a stream. Raise InvalidRequest at one that does not parse."""
+    while (data := await context.read()) is not grpc.aio.EOF:
+        try:
+            message = await parsed(data, parse)
+        except InvalidRequest:
+            del data
+            await lull(each(context, None))
+            raise
+        # Nothing here holds a message while the next one is waited for, nor its bytes.
+        del data
+        yield message
+        del message
+
+
+async def parsed(data: bytes, parse: Parse) -> Any:
+    """Return the message that the bytes are. Raise InvalidRequest, also when it is too large to be parsed."""
+    if parse is None:
+        return data
+    descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
+    if descriptor is not None and len(data) > FILTER_BYTES_MAX:
+        # A message of few fields is checked at once: what is rejected is then freed before the next one is read.
+        _, fields = field_bytes(data, most=_FEW_FIELDS)
+        await offloaded(lambda: check_message(data, descriptor), size=fields, inline=_FEW_FIELDS)
+    try:
+        return parse(data)
+    except DecodeError:
+        name = descriptor.full_name if descriptor else "request message"
+        raise InvalidRequest(
+            f"expected a serialized {name}, got {len(data):,} bytes that do not parse as one"
+        ) from None
+
+
+async def lull(requests: AsyncIterator[Any]) -> None:
+    """Until a stream that is to be refused has been quiet, for a fifth of a second at most.
+
+    Fact: a grpc.aio client that is writing when its stream ends sees INTERNAL, and never why.
+    """
+
+    async def read() -> None:
+        async for _ in requests:
+            pass
+
+    reading = asyncio.create_task(read())
+    await asyncio.wait({reading}, timeout=_LULL_S)
+    reading.cancel()

@@ -1,0 +1,97 @@
+"""Data of an earlier release, whose words were analyzed another way: they are analyzed anew when it is opened.
+
+`tests/data/retrieval-analysis-1.tar.xz` is a data folder of the release before bigrams: a collection of seven documents
+with a dense and a text field, six of them in a segment and one of these deleted.
+"""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+
+from services.retrieval.engine import Engine
+from services.retrieval.restore import restore
+from services.retrieval.schema import ANALYSIS
+from services.retrieval.segments import MANIFEST
+from services.retrieval.snapshots import Snapshots
+from tests.support.retrieval import Stub, in_server
+
+DATA = Path(__file__).parents[2] / "data" / "retrieval-analysis-1.tar.xz"
+QUERIES = {
+    "图书馆": ["new", "zh"],
+    "机器学习": ["zh"],
+    "美術館": ["ja"],
+    "도서관": ["ko"],
+    "cats": ["en"],
+    "x" * 300: ["long"],
+    "我不喜欢": [],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The data folder of the earlier release."""
+    target = tmp_path / "data"
+    with tarfile.open(DATA) as archive:
+        archive.extractall(target, filter="data")
+    return target
+
+
+def manifest_of(folder: Path) -> dict[str, object]:
+    (path,) = folder.glob(f"segments/*/*/{MANIFEST}")
+    read: dict[str, object] = json.loads(path.read_text())
+    return read
+
+
+async def is_found(stub: Stub) -> None:
+    for text, expected in QUERIES.items():
+        request = pb.RetrieveRequest(collection="c", queries=[pb.FieldQuery(text=text, depth=10)])
+        assert sorted((await stub.Retrieve(request)).rankings[0].document_ids) == expected, text
+    described = (await stub.GetCollection(pb.GetCollectionRequest(name="c"))).collection
+    assert (described.text_analysis, described.statistics.segment_count) == (ANALYSIS, 1)
+
+
+def test_words_of_an_earlier_release_are_analyzed_anew_once(folder: Path) -> None:
+    assert "analysis" not in manifest_of(folder)
+    (vectors,) = folder.glob("segments/*/*/vectors-v.npy")
+    before = vectors.stat().st_ino
+    in_server(folder, is_found)
+    written = manifest_of(folder)
+    assert written["analysis"] == ANALYSIS
+    assert vectors.stat().st_ino == before
+    in_server(folder, is_found)
+    assert manifest_of(folder) == written
+
+
+def test_a_read_only_folder_of_an_earlier_release_is_searched(folder: Path) -> None:
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        in_server(folder, is_found)
+    finally:
+        for path in paths:
+            path.chmod(0o755)
+
+
+def test_a_snapshot_with_the_earlier_analysis_is_restored(folder: Path, tmp_path: Path) -> None:
+    """A copy of the segment as the earlier release wrote it lies in the snapshot, also when it is taken now."""
+    earlier = tmp_path / "earlier"
+    shutil.copytree(folder / "segments", earlier)
+    engine = Engine(folder, now_us=lambda: 0, max_collections=9, segment_documents=4)
+    try:
+
+        def copy(target: Path, is_stopped: object) -> None:
+            engine.copy_to(target, lambda: False)
+            shutil.rmtree(target / "segments")
+            shutil.copytree(earlier, target / "segments")
+
+        Snapshots(tmp_path / "snapshots", copy, lambda: 0).create("old", 0, lambda: False)
+    finally:
+        engine.close()
+    restore(tmp_path / "snapshots" / "old", tmp_path / "restored")
+    assert "analysis" not in manifest_of(tmp_path / "restored")
+    in_server(tmp_path / "restored", is_found)
