@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.core.fusion import below, interpolate, rrf, weighted_sum
+from services.core.fusion import below, interpolate
 from services.core.ranking import Ranking
 from services.orchestrator.pipelines import Pipeline, WeightedSum
 
@@ -47,9 +47,9 @@ def ranked(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
 
 def _fused(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
     found = {stage.name: probed.rankings[stage.name].top(stage.depth) for stage in pipeline.retrieve}
-    if pipeline.fuse is None:
+    fusion = pipeline.fuse
+    if fusion is None:
         return found[pipeline.retrieve[0].name]
-    if not isinstance(pipeline.fuse, WeightedSum):
-        return rrf(list(found.values()), constant=pipeline.fuse.constant).top(pipeline.fuse.depth)
-    own = [weights[f"fuse.{name}"] for name in found]
-    return weighted_sum(list(found.values()), own, pipeline.fuse.normalisation).top(pipeline.fuse.depth)
+    if isinstance(fusion, WeightedSum):
+        fusion = fusion.model_copy(update={"weights": {name: weights[f"fuse.{name}"] for name in found}})
+    return fusion.fuse(found).top(fusion.depth)

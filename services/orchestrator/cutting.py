@@ -1,19 +1,19 @@
 """Documents cut into chunks by the tokens of the embedding service."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sluice.common.v1.document_pb2 import Document
 from sluice.errors import InvalidRequest
 
+from services.core.batching import BatchLimits, batches
 from services.orchestrator.chunks import Span, chunk_id, chunks_of
 from services.orchestrator.remote import Services
 from services.orchestrator.target import Target
 from services.rpc.deadline import Deadline
 
-# Most texts and bytes of one call of Tokenize.
-_MOST_TEXTS: Final = 256
-_MOST_BYTES: Final = 262_144
+# Most texts of one call of Tokenize, and most bytes of them.
+_CALL: Final = BatchLimits(256, 262_144)
 
 
 async def cut_all(
@@ -23,7 +23,7 @@ async def cut_all(
     assert target.chunking is not None
     texts = {text for document in documents for text in (document.title, document.text) if text.strip()}
     found: list[list[Span]] = []
-    for batch in _batches(list(texts)):
+    for batch in batches(texts, _CALL, lambda text: len(text.encode())):
         found += await services.embedding.token_spans(batch, model=target.counting_model, deadline=deadline)
     spans = dict(zip(texts, found, strict=True))
     added = target.added_tokens
@@ -63,18 +63,3 @@ async def stored_surplus(
     following = {chunk_id(id_, len(own)): id_ for id_, own in chunks.items()}
     stored = await services.retrieval.content_hashes(collection, list(following), deadline)
     return {following[id_]: len(chunks[following[id_]]) for id_ in stored}
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts, in order, as few at a time as one call takes."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        bytes_ = len(text.encode())
-        if batch and (len(batch) == _MOST_TEXTS or size + bytes_ > _MOST_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(text)
-        size += bytes_
-    if batch:
-        yield batch

@@ -4,6 +4,8 @@ import asyncio
 
 from sluice.common.v1.document_pb2 import Document
 
+from services.core.batching import BatchLimits
+
 
 class Inbox:
     """A bounded queue of documents that gives batches: whatever has come while the batch before was worked on.
@@ -13,8 +15,7 @@ class Inbox:
     """
 
     def __init__(self, batch_documents: int, batch_bytes: int) -> None:
-        self._batch_documents = batch_documents
-        self._batch_bytes = batch_bytes
+        self._limits = BatchLimits(batch_documents, batch_bytes)
         self._queue: asyncio.Queue[Document | None] = asyncio.Queue(maxsize=batch_documents)
         self._held: Document | None = None
         self._closed = False
@@ -35,13 +36,14 @@ class Inbox:
         document = self._held or await self._next()
         self._held = None
         while document is not None:
-            size += document.ByteSize()
-            if batch and (size > self._batch_bytes or document.document_id in ids):
+            added = document.ByteSize()
+            if document.document_id in ids or not self._limits.admits(len(batch), size, added):
                 self._held = document
                 break
             batch.append(document)
             ids.add(document.document_id)
-            if len(batch) == self._batch_documents or self._queue.empty():
+            size += added
+            if len(batch) == self._limits.max_count or self._queue.empty():
                 break
             document = await self._next()
         return batch

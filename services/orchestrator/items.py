@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from sluice.common.v1.document_pb2 import Document
 
+from services.core.batching import BatchLimits, batches
+
 
 @dataclass(frozen=True)
 class Item:
@@ -25,34 +27,15 @@ class Item:
 
 
 def grouped(items: Iterable[Item], most_documents: int) -> Iterator[list[Item]]:
-    """The items in groups of at most so many documents; one of more is a group alone."""
-    group: list[Item] = []
-    count = 0
-    for item in items:
-        if group and count + len(item.documents) > most_documents:
-            yield group
-            group, count = [], 0
-        group.append(item)
-        count += len(item.documents)
-    if group:
-        yield group
+    """Yield items in groups of at most so many documents; an item of more documents is a group of its own."""
+    return batches(items, BatchLimits(most_documents, most_documents), lambda item: len(item.documents))
 
 
 def sliced(
     documents: Iterable[tuple[Item, Document]], most_documents: int, most_bytes: int
 ) -> Iterator[list[tuple[Item, Document]]]:
-    """The documents of items, in order, in slices of at most so many; and of so many bytes, or one."""
-    part: list[tuple[Item, Document]] = []
-    size = 0
-    for item, document in documents:
-        bytes_ = document.ByteSize()
-        if part and (len(part) == most_documents or size + bytes_ > most_bytes):
-            yield part
-            part, size = [], 0
-        part.append((item, document))
-        size += bytes_
-    if part:
-        yield part
+    """Yield the documents of items, in order, in slices of at most so many documents and bytes."""
+    return batches(documents, BatchLimits(most_documents, most_bytes), lambda pair: pair[1].ByteSize())
 
 
 def refused_items(part: Sequence[tuple[Item, Document]], reasons: Mapping[int, str]) -> dict[str, str]:

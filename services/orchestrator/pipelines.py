@@ -10,14 +10,15 @@ feedback: Feedback                retrieves once more, nearer to what the last r
 cut_off: CutOff                   ends the results early where the rest is not good
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sluice.errors import DeadlineExpired, SluiceError
 
-from services.core.fusion import RRF_CONSTANT, Normalisation
+from services.core.fusion import RRF_CONSTANT, Normalisation, rrf, weighted_sum
+from services.core.ranking import Ranking
 from services.orchestrator.vectors import FieldKind
 
 DEFAULT_NAME: Final = "default"
@@ -84,6 +85,10 @@ class Rrf(_Part):
     depth: Depth
     """Candidates it keeps."""
 
+    def fuse(self, rankings: Mapping[str, Ranking]) -> Ranking:
+        """Return one ranking of all candidates from a ranking for each retriever, by its name."""
+        return rrf(list(rankings.values()), constant=self.constant)
+
 
 class WeightedSum(_Part):
     """Sum of weighted, normalised scores."""
@@ -96,6 +101,11 @@ class WeightedSum(_Part):
     """Weight of each retriever by its name."""
     depth: Depth
     """Candidates it keeps."""
+
+    def fuse(self, rankings: Mapping[str, Ranking]) -> Ranking:
+        """Return one ranking of all candidates from a ranking for each retriever, by its name."""
+        weights = [self.weights[name] for name in rankings]
+        return weighted_sum(list(rankings.values()), weights, self.normalisation)
 
 
 class Interpolation(_Part):

@@ -8,11 +8,11 @@ from time import perf_counter
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import DeadlineExpired, NotFound, PreconditionFailed, SluiceError
 
-from services.core.fusion import rrf, weighted_sum
+from services.core.fusion import rrf
 from services.core.ranking import Ranking
 from services.orchestrator.binding import Bound
 from services.orchestrator.chunks import best_of_each_parent, is_chunk, parent_of
-from services.orchestrator.pipelines import EMBED, FUSE, Retriever, Rrf, WeightedSum
+from services.orchestrator.pipelines import EMBED, FUSE, Retriever
 from services.orchestrator.queries import MAX_DEPTH, FieldQuery, text_queries, vector_queries
 from services.orchestrator.remote import Candidates
 from services.orchestrator.run import Report, Run, Status
@@ -218,7 +218,7 @@ def _fuse(run: Run, found: Mapping[str, _Found]) -> Ranking:
         [ranking] = rankings.values()
         return best_of_each_parent(ranking).top(run.plan.pipeline.retrieve[0].depth) if run.by_parent else ranking
     started = perf_counter()
-    fused = _fused(fusion, rankings)
+    fused = fusion.fuse(rankings)
     given = len(fused)
     fused = (best_of_each_parent(fused) if run.by_parent else fused).top(fusion.depth)
     run.report(Report(FUSE, "ok", given, len(fused), len(fused), perf_counter() - started))
@@ -247,11 +247,3 @@ def _latest(run: Run, model: str, deadlines: Mapping[str, Deadline]) -> Deadline
 def _joined(rankings: tuple[Ranking, ...]) -> Ranking:
     """One ranking of what each wording found: as it is for one, by reciprocal rank for several."""
     return rankings[0] if len(rankings) == 1 else rrf(rankings)
-
-
-def _fused(fusion: Rrf | WeightedSum, rankings: Mapping[str, Ranking]) -> Ranking:
-    """The rankings of the named retrievers as one."""
-    if isinstance(fusion, Rrf):
-        return rrf(list(rankings.values()), constant=fusion.constant)
-    weights = [fusion.weights[name] for name in rankings]
-    return weighted_sum(list(rankings.values()), weights, fusion.normalisation)
