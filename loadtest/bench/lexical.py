@@ -19,7 +19,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from loadtest.bench import setup
 from loadtest.bench.retrieving import COLLECTION, K, ms, p, served
 from loadtest.bench.setup import Setup
-from services.retrieval.analysis import analyzer
+from services.retrieval.domain.analysis import analyzer
 
 _QUERIES: Final = 500
 _BATCH: Final = 512

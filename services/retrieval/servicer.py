@@ -11,15 +11,15 @@ import grpc
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
-from services.retrieval.documents import Batch
-from services.retrieval.filters import Filter
-from services.retrieval.hybrid import answer
-from services.retrieval.interface import Engine
-from services.retrieval.opening import Opened, now_us, opened
+from services.retrieval.domain.documents import Batch
+from services.retrieval.domain.engine_protocol import Engine
+from services.retrieval.domain.filters import Filter
+from services.retrieval.hybrid.execution import answer
+from services.retrieval.lanes import Jobs, Lane, check
+from services.retrieval.server import Opened, now_us, opened
 from services.retrieval.settings import RetrievalSettings
-from services.retrieval.snapshots import Snapshots
-from services.retrieval.wire import documents, queries, schemas, snapshots
-from services.retrieval.workers import Jobs, Lane, check
+from services.retrieval.snapshots.repository import Snapshots
+from services.retrieval.wire import documents, requests, schema, snapshots
 from services.rpc.deadline import Deadline
 from services.rpc.observability.gauges import exposed
 from services.rpc.observability.metrics import RANKINGS
@@ -50,8 +50,8 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     ) -> pb.CreateCollectionResponse:
         """Create a collection, or find the equal one."""
         deadline = self._deadline(context)
-        name, schema = await self._reads.run(deadline, schemas.new_collection, request)
-        created = await self._writes.run(deadline, self._engine.create, name, schema)
+        name, fields = await self._reads.run(deadline, schema.new_collection, request)
+        created = await self._writes.run(deadline, self._engine.create, name, fields)
         return pb.CreateCollectionResponse(collection=await self._reads.run(deadline, self._described, created))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
@@ -70,7 +70,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         """Point an alias at a collection."""
-        await self._writes.run(self._deadline(context), lambda: self._engine.set_alias(*schemas.alias(request)))
+        await self._writes.run(self._deadline(context), lambda: self._engine.set_alias(*schema.alias(request)))
         return pb.SetAliasResponse()
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
@@ -123,7 +123,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         collection = await self._reads.run(self._deadline(context), self._find, request.name)
         before, after = await self._jobs.run(collection.key, partial(self._engine.optimize, collection))
         return pb.OptimizeCollectionResponse(
-            before=schemas.statistics_message(before), after=schemas.statistics_message(after)
+            before=schema.statistics_message(before), after=schema.statistics_message(after)
         )
 
     async def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: Context) -> pb.CreateSnapshotResponse:
@@ -147,7 +147,7 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         return self._engine.catalogue.find(name)
 
     def _described(self, collection: Any) -> pb.Collection:
-        return schemas.collection_message(collection, self._engine.statistics(collection))
+        return schema.collection_message(collection, self._engine.statistics(collection))
 
     def _list_collections(self) -> pb.ListCollectionsResponse:
         found = sorted(self._engine.catalogue.collections.items())
@@ -159,18 +159,18 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     def _chosen(self, request: pb.DeleteDocumentsRequest) -> tuple[Any, Sequence[str] | Filter]:
         collection = self._find(request.collection)
-        return collection, queries.chosen(request, collection.schema)
+        return collection, requests.chosen(request, collection.schema)
 
     def _get_documents(self, request: pb.GetDocumentsRequest) -> pb.GetDocumentsResponse:
         with self._engine.moment(request.collection) as moment:
-            ids, with_documents = queries.ids(request)
+            ids, with_documents = requests.ids(request)
             found = moment.documents(ids)
         messages, hashes = documents.messages(found, with_documents=with_documents)
         return pb.GetDocumentsResponse(documents=messages, content_hashes=hashes)
 
     def _list_documents(self, request: pb.ListDocumentsRequest) -> pb.ListDocumentsResponse:
         with self._engine.moment(request.collection) as moment:
-            page = queries.page(request, moment.schema)
+            page = requests.page(request, moment.schema)
             found, has_more = moment.page(page.after, page.size, page.condition)
         messages, hashes = documents.messages(found, with_documents=page.with_documents)
         token = found[-1].document_id if has_more else ""
@@ -178,19 +178,19 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
 
     def _count_documents(self, request: pb.CountDocumentsRequest) -> pb.CountDocumentsResponse:
         with self._engine.moment(request.collection) as moment:
-            count = moment.count(queries.counted(request, moment.schema))
+            count = moment.count(requests.counted(request, moment.schema))
         return pb.CountDocumentsResponse(document_count=count)
 
     def _retrieve(self, request: pb.RetrieveRequest, deadline: Deadline) -> pb.RetrieveResponse:
         with self._engine.moment(request.collection) as moment:
-            asked = queries.search(request, moment.schema, max_depth=self._settings.max_depth)
+            asked = requests.search(request, moment.schema, max_depth=self._settings.max_depth)
             asked = replace(asked, queries=[moment.fed_back(query) for query in asked.queries])
             answered = answer(moment, asked, lambda: _is_over(deadline), max_depth=self._settings.max_depth)
         candidates = answered.found.candidates
         self._note(moment, asked.queries, asked.condition, candidates)
         for one in candidates:
             RANKINGS.labels("full" if one.coverage == 1 else "cut").inc()
-        return queries.response(answered)
+        return requests.response(answered)
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.of(context, default_s=self._settings.max_deadline_s)

@@ -12,7 +12,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.core.bm25 import idf, saturation
 from services.core.similarity import cosine, dot, l2
-from services.retrieval.analysis import analyzer
+from services.retrieval.domain.analysis import analyzer
 from services.rpc.tensor import to_tensor
 from tests.conformance.engines import SHARED, Place, empty, new_name
 from tests.support.retrieval import Stub, document, error_of, new_collection, query, upsert, value

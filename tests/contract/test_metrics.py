@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-from services.retrieval.engine import Engine
-from services.retrieval.gauges import readings
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.metrics import readings
 from services.rpc.observability import metrics
 from services.rpc.observability.gauges import exposed
 

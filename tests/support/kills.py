@@ -20,8 +20,8 @@ import numpy as np
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from services.retrieval.engine import Engine
-from services.retrieval.restore import restore
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.snapshots.restore import restore
 from tests.support.processes import running, start
 from tests.support.retrieval import document, new_collection, query, upsert
 from tests.support.waiting import GUARD_S

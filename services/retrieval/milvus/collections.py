@@ -15,11 +15,11 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sluice.errors import NotFound
 
-from services.retrieval.catalogue import NAME, missing, unknown
+from services.retrieval.domain.schema import Schema
+from services.retrieval.embedded.catalog import NAME, missing, unknown
+from services.retrieval.embedded.storage.row_reader import Stored
 from services.retrieval.milvus import fields
 from services.retrieval.milvus.connection import STRONG, Connection
-from services.retrieval.reader import Stored
-from services.retrieval.schema import Schema
 
 PROPERTY: Final = "sluice.definition"
 # It begins with a capital, so no collection of a caller has this name.

@@ -16,9 +16,9 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 from sluice.errors import BackendFailed, DeadlineExpired, InvalidRequest, SluiceError, Unavailable
 
-from services.retrieval.catalogue import unknown
+from services.retrieval.embedded.catalog import unknown
+from services.retrieval.lanes import remaining_s
 from services.retrieval.milvus.version import Version, parsed
-from services.retrieval.workers import remaining_s
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,11 @@ from typing import Any, Final, NoReturn
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 from sluice.errors import AlreadyExists, BackendFailed, InvalidRequest, PreconditionFailed, QuotaExceeded
 
-from services.retrieval.documents import Batch
-from services.retrieval.filters import Filter
-from services.retrieval.interface import Deleted, Upserted
+from services.retrieval.domain.documents import Batch
+from services.retrieval.domain.engine_protocol import Deleted, Upserted
+from services.retrieval.domain.filters import Filter
+from services.retrieval.domain.schema import ANALYSIS, Schema
+from services.retrieval.embedded.statistics import Statistics
 from services.retrieval.milvus import fields, rows
 from services.retrieval.milvus.collections import (
     PROPERTY,
@@ -28,9 +30,7 @@ from services.retrieval.milvus.collections import (
 from services.retrieval.milvus.connection import STRONG, Address, Connection
 from services.retrieval.milvus.expressions import ids_in
 from services.retrieval.milvus.fields import Index
-from services.retrieval.milvus.moment import MilvusMoment
-from services.retrieval.schema import ANALYSIS, Schema
-from services.retrieval.statistics import Statistics
+from services.retrieval.milvus.reader import MilvusMoment
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ So each condition asks first whether the field is there: it is false then, as ou
 from collections.abc import Sequence
 from typing import Final
 
-from services.retrieval.columns import Operator
-from services.retrieval.documents import Scalar, Timestamp, kind_of
-from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.documents import Scalar, Timestamp, kind_of
+from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.schema import Kind, Schema
+from services.retrieval.embedded.index.columns import Operator
 from services.retrieval.milvus.fields import ID, METADATA
-from services.retrieval.schema import Kind, Schema
 
 _OPERATORS: Final = {Operator.EQUAL: "=="}
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})

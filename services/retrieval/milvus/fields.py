@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from sluice.errors import Violation
 
+from services.retrieval.domain.schema import Coarse, DenseField, Metric, Schema, TextField
 from services.retrieval.milvus.version import Version
-from services.retrieval.schema import Coarse, DenseField, Metric, Schema, TextField
 
 ID: Final = "Id"
 TITLE: Final = "Title"
@@ -36,7 +36,7 @@ STRING_BYTES: Final = 65_535
 K1_MAX: Final = 3.0
 METRICS: Final = {Metric.COSINE: "COSINE", Metric.DOT: "IP", Metric.L2: "L2"}
 _INVERTED: Final = "SPARSE_INVERTED_INDEX"
-# The graph that the embedded engine has: see services/retrieval/planner.py.
+# The graph that the embedded engine has: see services/retrieval/embedded/index/planner.py.
 _GRAPH: Final = {"M": 16, "efConstruction": 128}
 
 

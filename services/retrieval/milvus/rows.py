@@ -7,11 +7,11 @@ from typing import Any, Final
 import numpy as np
 
 from services.core.arrays import I64
-from services.retrieval.analysis import analyzer
-from services.retrieval.documents import Batch, Document, from_plain, to_plain
+from services.retrieval.domain.analysis import analyzer
+from services.retrieval.domain.documents import Batch, Document, from_plain, to_plain
+from services.retrieval.domain.schema import Schema, TextField
+from services.retrieval.embedded.index.postings import Terms
 from services.retrieval.milvus import fields
-from services.retrieval.postings import Terms
-from services.retrieval.schema import Schema, TextField
 from services.rpc.validation import Violations, validating
 
 # Terms of 13 characters with a space between them.

@@ -9,9 +9,9 @@ from sluice.common.v1.document_pb2 import Document as DocumentMessage
 from sluice.common.v1.document_pb2 import MetadataList, MetadataValue
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.documents import Batch, Document, Scalar, Timestamp, Value, kind_of, to_json
-from services.retrieval.schema import Kind, Schema
-from services.retrieval.wire.schemas import unique
+from services.retrieval.domain.documents import Batch, Document, Scalar, Timestamp, Value, kind_of, to_json
+from services.retrieval.domain.schema import Kind, Schema
+from services.retrieval.wire.schema import unique
 from services.retrieval.wire.vectors import VectorReader
 from services.rpc.validation import Violations, validating
 

@@ -6,10 +6,10 @@ from typing import Any, Final
 from sluice.common.v1 import filter_pb2 as pb
 from sluice.common.v1.document_pb2 import MetadataValue
 
-from services.retrieval.columns import Operator
-from services.retrieval.documents import Scalar, kind_of
-from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
-from services.retrieval.schema import Kind, Schema
+from services.retrieval.domain.documents import Scalar, kind_of
+from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.schema import Kind, Schema
+from services.retrieval.embedded.index.columns import Operator
 from services.retrieval.wire.documents import scalar
 from services.rpc.validation import Violations
 

@@ -7,9 +7,9 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.core.fusion import RRF_CONSTANT, Normalisation
 from services.core.grouping import Group
-from services.retrieval.documents import Value
-from services.retrieval.hybrid import Fused, Fusion, Grouped, Grouping, Rrf, WeightedSum
-from services.retrieval.schema import Kind, Schema
+from services.retrieval.domain.documents import Value
+from services.retrieval.domain.schema import Kind, Schema
+from services.retrieval.hybrid.execution import Fused, Fusion, Grouped, Grouping, Rrf, WeightedSum
 from services.retrieval.wire.documents import value_message
 from services.rpc.validation import Violations
 

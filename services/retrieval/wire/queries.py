@@ -1,117 +1,153 @@
-"""Requests that read or delete, from protos; what was found, to protos."""
+"""Queries of fields from protos."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
-from sluice.common.v1.filter_pb2 import Filter as FilterMessage
+import numpy as np
+from sluice.errors import PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.filters import Filter
-from services.retrieval.hybrid import Answer, Asked, Fused, Grouped
-from services.retrieval.schema import Schema
-from services.retrieval.search import Candidates
-from services.retrieval.wire import hybrid
-from services.retrieval.wire.documents import DOCUMENTS_MAX, ID_BYTES_MAX, check_ids, check_no_nul, message
-from services.retrieval.wire.field_queries import QueryReader
-from services.retrieval.wire.filters import FilterReader
-from services.rpc.validation import Violations, validating
+from services.retrieval.domain.analysis import analyzer
+from services.retrieval.domain.schema import DenseField, MultiVectorField, Schema, SearchField, SparseField, TextField
+from services.retrieval.embedded.search.dense import DenseQuery
+from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
+from services.retrieval.embedded.search.lexical import SparseQuery, TextQuery
+from services.retrieval.embedded.search.search import Query, Staged
+from services.retrieval.wire.vectors import check_lengths, mismatch, read_terms, read_tokens
+from services.rpc.tensor import checked
+from services.rpc.validation import Violations
 
-_QUERIES_MAX: Final = 16
-_PAGE_SIZE: Final = 100
-
-
-def search(request: pb.RetrieveRequest, schema: Schema, *, max_depth: int) -> Asked:
-    """The queries to answer. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
-    with validating() as violations:
-        violations.limit("queries", len(request.queries), low=1, high=_QUERIES_MAX, what="queries")
-        reader = QueryReader(schema, violations, max_depth=max_depth, is_exact=request.exact)
-        queries = [reader.read(f"queries[{i}]", query) for i, query in enumerate(request.queries[:_QUERIES_MAX])]
-        condition = _filter(request, schema, violations)
-        with_documents = wants_documents(request.view, violations)
-        fusion = hybrid.fusion(request, violations, max_depth=max_depth)
-        grouping = hybrid.grouping(request, schema, violations, max_depth=max_depth)
-    for error in reader.mismatches:
-        raise error
-    return Asked([query for query in queries if query is not None], condition, with_documents, fusion, grouping)
+_TEXT_BYTES_MAX: Final = 8192
+_TERMS_MAX: Final = 65_536
+_TOKENS_MAX: Final = 1024
+_AMONG_MAX: Final = 8
+_OVERSAMPLING_MAX: Final = 100.0
+_FEEDBACK_MAX: Final = 64
+_WEIGHT_MAX: Final = 100
+# What is set in a query of each kind of field.
+_GIVEN: Final = {DenseField: "dense", TextField: "text", SparseField: "sparse", MultiVectorField: "multi_vector"}
 
 
-def response(answer: Answer) -> pb.RetrieveResponse:
-    """What was found, as it is sent."""
-    result = answer.result
-    return pb.RetrieveResponse(
-        rankings=[_ranking(candidates) for candidates in answer.found.candidates] if result is None else (),
-        documents=[message(document) for document in answer.documents],
-        collection_version=answer.found.version,
-        fused=hybrid.fused_message(result) if isinstance(result, Fused) else None,
-        grouped=hybrid.groups_message(result) if isinstance(result, Grouped) else None,
-    )
+class QueryReader:
+    """Reads the queries of one request, and notes what is wrong with them."""
+
+    def __init__(self, schema: Schema, violations: Violations, *, max_depth: int, is_exact: bool) -> None:
+        self._schema = schema
+        self._violations = violations
+        self._max_depth = max_depth
+        self._is_exact = is_exact
+        # Raised only when the request breaks no rule.
+        self.mismatches: list[PreconditionFailed] = []
+
+    def read(self, path: str, given: pb.FieldQuery) -> Query | Staged | None:
+        """The query; None, and noted, when it is refused."""
+        then = self._read(path, given)
+        self._violations.limit(f"{path}.among", len(given.among), low=0, high=_AMONG_MAX, what="queries")
+        among = [self._first(f"{path}.among[{i}]", one) for i, one in enumerate(given.among)]
+        first = tuple(query for query in among if query is not None)
+        return Staged(first, then) if first and then is not None else then
+
+    def _first(self, path: str, given: pb.FieldQuery) -> Query | None:
+        if given.among:
+            self._violations.add(f"{path}.among", f"expected none within another, got {len(given.among)}")
+        return self._read(path, given)
+
+    def _read(self, path: str, given: pb.FieldQuery) -> Query | None:
+        field = self._field(path, given)
+        if field is None:
+            return None
+        self._violations.count(f"{path}.depth", given.depth, low=1, high=self._max_depth, what="candidates")
+        if given.HasField("oversampling") and not 1 <= given.oversampling <= _OVERSAMPLING_MAX:
+            self._violations.add(
+                f"{path}.oversampling",
+                f"expected 1 to {_OVERSAMPLING_MAX:g}, got {given.oversampling:g}",
+                expected_max=_OVERSAMPLING_MAX,
+                given=given.oversampling,
+            )
+        for name in _GIVEN.values():
+            if name != _GIVEN[type(field)] and _is_set(given, name):
+                self._violations.add(
+                    f"{path}.{name}", f"expected {_GIVEN[type(field)]} for field {field.name!r}, got {name}"
+                )
+        if (
+            not isinstance(field, TextField)
+            and given.model_digest
+            and field.model_digest not in {"", given.model_digest}
+        ):
+            self.mismatches.append(mismatch(path, field, given.model_digest))
+        self._check_feedback(path, given, field)
+        readers: dict[type[SearchField], Callable[[str, pb.FieldQuery, Any], Query | None]] = {
+            DenseField: self._dense,
+            TextField: self._text,
+            SparseField: self._sparse,
+            MultiVectorField: self._multi_vector,
+        }
+        return readers[type(field)](path, given, field)
+
+    def _field(self, path: str, given: pb.FieldQuery) -> SearchField | None:
+        """The field that is asked: by its name, or the only one for what is set."""
+        fields = self._schema.search_fields
+        if given.field:
+            named = [field for field in fields if field.name == given.field]
+        else:
+            fitting = [field for field in fields if _is_set(given, _GIVEN[type(field)])]
+            named = fitting or list(fields)
+        if len(named) == 1:
+            return named[0]
+        names = ", ".join(field.name for field in fields)
+        self._violations.add(f"{path}.field", f"expected one of {names}, got {given.field[:64]!r}")
+        return None
+
+    def _dense(self, path: str, given: pb.FieldQuery, field: DenseField) -> Query | None:
+        path = f"{path}.dense"
+        vector = checked(given.dense, field=path, shape=(field.dimensions,), violations=self._violations)
+        if vector is None:
+            return None
+        check_lengths(path, vector[None], field.metric, self._violations)
+        feedback = tuple((one.document_id, one.weight) for one in given.feedback)
+        return DenseQuery(field, vector, given.depth, self._is_exact, _oversampling(given), feedback=feedback)
+
+    def _check_feedback(self, path: str, given: pb.FieldQuery, field: SearchField) -> None:
+        most = _FEEDBACK_MAX if isinstance(field, DenseField) else 0
+        what = "documents" if most else f"documents for field {field.name!r}, which is not dense"
+        self._violations.count(f"{path}.feedback", len(given.feedback), low=0, high=most, what=what)
+        for position, one in enumerate(given.feedback[:most]):
+            if not -_WEIGHT_MAX <= one.weight <= _WEIGHT_MAX:
+                expected = f"expected {-_WEIGHT_MAX} to {_WEIGHT_MAX}, got {one.weight}"
+                self._violations.add(f"{path}.feedback[{position}].weight", expected)
+
+    def _text(self, path: str, given: pb.FieldQuery, field: TextField) -> Query:
+        self._violations.text(f"{path}.text", given.text, max_bytes=_TEXT_BYTES_MAX)
+        analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words, version=field.analysis)
+        keys = analysis.query_keys(given.text[:_TEXT_BYTES_MAX])
+        return TextQuery(field, *np.unique(keys, return_counts=True), given.depth)
+
+    def _sparse(self, path: str, given: pb.FieldQuery, field: SparseField) -> Query | None:
+        path = f"{path}.sparse"
+        counts = given.sparse.term_counts
+        if len(counts) != 1 or not 0 <= counts[0] <= _TERMS_MAX:
+            expected = f"expected the count of one text, up to {_TERMS_MAX:,}"
+            self._violations.add(f"{path}.term_counts", f"{expected}, got {list(counts[:4])}")
+            return None
+        terms = read_terms(path, given.sparse, np.array(counts, dtype=np.int64), self._violations)
+        return None if terms is None else SparseQuery(field, terms.keys, terms.values, given.depth)
+
+    def _multi_vector(self, path: str, given: pb.FieldQuery, field: MultiVectorField) -> Query | None:
+        path = f"{path}.multi_vector"
+        count = given.multi_vector.shape[0] if given.multi_vector.shape else 0
+        if not 1 <= count <= _TOKENS_MAX:
+            self._violations.count(path, count, low=1, high=_TOKENS_MAX, what="tokens")
+            return None
+        tokens = read_tokens(path, given.multi_vector, (count, field.dimensions), self._violations)
+        if tokens is None:
+            return None
+        return MultiVectorQuery(field, tokens, given.depth, self._is_exact, _oversampling(given))
 
 
-def chosen(request: pb.DeleteDocumentsRequest, schema: Schema) -> Sequence[str] | Filter:
-    """The ids or the filter of the documents to delete. Raises InvalidRequest."""
-    with validating() as violations:
-        condition = _filter(request, schema, violations)
-        if request.document_ids and condition is not None:
-            violations.add("filter", "expected ids or a filter, got both")
-        if not request.document_ids and condition is None:
-            violations.add("document_ids", "expected ids or a filter, got neither")
-        violations.limit("document_ids", len(request.document_ids), low=0, high=DOCUMENTS_MAX, what="ids")
-        check_ids("document_ids", request.document_ids, violations)
-    return list(request.document_ids) if condition is None else condition
+def _oversampling(given: pb.FieldQuery) -> float | None:
+    return given.oversampling if given.HasField("oversampling") else None
 
 
-def ids(request: pb.GetDocumentsRequest) -> tuple[Sequence[str], bool]:
-    """The ids to look up, and whether more than the id is asked for. Raises InvalidRequest."""
-    with validating() as violations:
-        violations.limit("document_ids", len(request.document_ids), low=1, high=DOCUMENTS_MAX, what="ids")
-        check_ids("document_ids", request.document_ids, violations)
-        with_documents = wants_documents(request.view, violations)
-    return list(request.document_ids), with_documents
-
-
-@dataclass(frozen=True)
-class Page:
-    """What `ListDocuments` asks for: up to `size` documents with ids above `after`."""
-
-    after: str
-    size: int
-    condition: Filter | None
-    with_documents: bool
-
-
-def page(request: pb.ListDocumentsRequest, schema: Schema) -> Page:
-    """The page to list. Raises InvalidRequest."""
-    with validating() as violations:
-        condition = _filter(request, schema, violations)
-        violations.count("page_size", request.page_size, low=0, high=DOCUMENTS_MAX, what="documents")
-        violations.count("page_token", len(request.page_token.encode()), low=0, high=ID_BYTES_MAX, what="bytes")
-        check_no_nul("page_token", request.page_token, violations)
-        with_documents = wants_documents(request.view, violations)
-    return Page(request.page_token, request.page_size or _PAGE_SIZE, condition, with_documents)
-
-
-def counted(request: pb.CountDocumentsRequest, schema: Schema) -> Filter | None:
-    """The filter of what to count; None counts all. Raises InvalidRequest."""
-    with validating() as violations:
-        return _filter(request, schema, violations)
-
-
-def wants_documents(view: pb.DocumentView.ValueType, violations: Violations) -> bool:
-    """Whether more than the id of each document is asked for."""
-    if view not in pb.DocumentView.values():
-        violations.add("view", f"expected FULL or ID, got number {view}")
-    return view != pb.DOCUMENT_VIEW_ID
-
-
-def _filter(
-    request: pb.RetrieveRequest | pb.DeleteDocumentsRequest | pb.CountDocumentsRequest | pb.ListDocumentsRequest,
-    schema: Schema,
-    violations: Violations,
-) -> Filter | None:
-    given: FilterMessage = request.filter
-    return FilterReader(schema, violations).read("filter", given) if request.HasField("filter") else None
-
-
-def _ranking(candidates: Candidates) -> pb.Ranking:
-    return pb.Ranking(document_ids=candidates.ids, scores=candidates.scores.tolist(), coverage=candidates.coverage)
+def _is_set(given: pb.FieldQuery, name: str) -> bool:
+    """Whether the query has that part."""
+    return bool(given.text) if name == "text" else given.HasField(name)  # type: ignore[arg-type]

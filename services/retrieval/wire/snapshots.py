@@ -5,7 +5,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.snapshots import NAME, Snapshot
+from services.retrieval.snapshots.repository import NAME, Snapshot
 from services.rpc.validation import validating
 
 _KEEP_MAX: Final = 10_000

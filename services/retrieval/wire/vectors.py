@@ -11,10 +11,10 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.core.arrays import F32, I64
 from services.core.similarity import norms
-from services.retrieval.postings import Terms
-from services.retrieval.schema import DenseField, Metric, MultiVectorField, Schema, SparseField
-from services.retrieval.tokens import Tokens
-from services.retrieval.wire.schemas import unique
+from services.retrieval.domain.schema import DenseField, Metric, MultiVectorField, Schema, SparseField
+from services.retrieval.embedded.index.multi_vectors import Tokens
+from services.retrieval.embedded.index.postings import Terms
+from services.retrieval.wire.schema import unique
 from services.rpc.tensor import checked
 from services.rpc.validation import Violations
 

@@ -17,8 +17,8 @@ from sluice.errors import PreconditionFailed, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from services.retrieval.restore import restore
-from services.retrieval.store import DATABASE, FORMAT_VERSION
+from services.retrieval.embedded.storage.store import DATABASE, FORMAT_VERSION
+from services.retrieval.snapshots.restore import restore
 from tests.support.kills import KEPT, kill_in_parallel
 from tests.support.processes import ServerProcess, StartRefused, running, start
 from tests.support.retrieval import document, new_collection, query, upsert

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.engine import Engine
-from services.retrieval.restore import restore
-from services.retrieval.schema import ANALYSIS
-from services.retrieval.segments import MANIFEST
-from services.retrieval.snapshots import Snapshots
+from services.retrieval.domain.schema import ANALYSIS
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.storage.segment_files import MANIFEST
+from services.retrieval.snapshots.repository import Snapshots
+from services.retrieval.snapshots.restore import restore
 from tests.support.retrieval import Stub, in_server
 
 DATA = Path(__file__).parents[2] / "data" / "retrieval-analysis-1.tar.xz"

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from services.core.similarity import cosine, dot, l2
-from services.retrieval.columns import Operator
-from services.retrieval.dense import DenseQuery
-from services.retrieval.documents import Batch, Document
-from services.retrieval.engine import Engine
-from services.retrieval.filters import Comparison
-from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
+from services.retrieval.domain.documents import Batch, Document
+from services.retrieval.domain.filters import Comparison
+from services.retrieval.domain.schema import DenseField, Kind, MetadataField, Metric, Schema
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.index.columns import Operator
+from services.retrieval.embedded.search.dense import DenseQuery
 
 SIMILARITIES = {Metric.DOT: dot, Metric.COSINE: cosine, Metric.L2: l2}
 F32 = NDArray[np.float32]

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from services.core.arrays import F32, I64
-from services.retrieval import hybrid
-from services.retrieval.analysis import analyzer
-from services.retrieval.documents import Batch, Document
-from services.retrieval.engine import Engine
-from services.retrieval.hybrid import Asked, Fused, Fusion, Grouped, Grouping, Rrf
-from services.retrieval.late import MultiVectorQuery
-from services.retrieval.postings import Terms
-from services.retrieval.schema import DenseField, Metric, MultiVectorField, Schema, SparseField, TextField
-from services.retrieval.search import Query
-from services.retrieval.store import DATABASE, FORMAT_VERSION, MIGRATIONS
-from services.retrieval.terms import SparseQuery, TextQuery
-from services.retrieval.tokens import Tokens
+from services.retrieval.domain.analysis import analyzer
+from services.retrieval.domain.documents import Batch, Document
+from services.retrieval.domain.schema import DenseField, Metric, MultiVectorField, Schema, SparseField, TextField
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.index.multi_vectors import Tokens
+from services.retrieval.embedded.index.postings import Terms
+from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
+from services.retrieval.embedded.search.lexical import SparseQuery, TextQuery
+from services.retrieval.embedded.search.search import Query
+from services.retrieval.embedded.storage.store import DATABASE, FORMAT_VERSION, MIGRATIONS
+from services.retrieval.hybrid import execution
+from services.retrieval.hybrid.execution import Asked, Fused, Fusion, Grouped, Grouping, Rrf
 
 TEXT = TextField(name="words", language="english", keeps_stop_words=False, k1=1.5, b=0.75)
 OTHER_TEXT = TextField(name="plain", language="none", keeps_stop_words=True, k1=0.9, b=0.4)
@@ -199,12 +199,12 @@ def test_fused_and_grouped_answers_say_how_much_they_covered(tmp_path: Path) -> 
         both = Asked(queries, None, with_documents=False, fusion=Fusion(Rrf(60), 1), grouping=Grouping("none", 60, 1))
         with engine.moment("c") as moment:
             for is_over, count in ((lambda: True, 40), (lambda: False, 50)):
-                found = hybrid.answer(moment, fused, is_over, max_depth=1000)
+                found = execution.answer(moment, fused, is_over, max_depth=1000)
                 assert isinstance(found.result, Fused)
                 assert (len(found.result.ranking), found.result.coverage) == (count, count / 50)
                 assert len(found.documents) == count
                 for asked in (groups, both):
-                    result = hybrid.answer(moment, asked, is_over, max_depth=1000).result
+                    result = execution.answer(moment, asked, is_over, max_depth=1000).result
                     assert isinstance(result, Grouped)
                     assert (len(result.groups), result.coverage) == (count, count / 50)
                     assert result.is_incomplete == (count < 50)

@@ -11,8 +11,8 @@ from sluice.common.v1 import filter_pb2 as flt
 from sluice.errors import Cancelled, DeadlineExpired, InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
+from services.retrieval.lanes import Lane, check
 from services.retrieval.wire.filters import SIZE_MAX
-from services.retrieval.workers import Lane, check
 from services.rpc.deadline import Deadline
 from services.rpc.server.sizing import FILTER_BYTES_MAX
 from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value

@@ -19,15 +19,9 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from loadtest.bench.embedded import encode
 from loadtest.micro.in_process import InProcess
-from services.retrieval.columns import Operator
-from services.retrieval.dense import DenseQuery
-from services.retrieval.documents import Batch, Document
-from services.retrieval.engine import Engine
-from services.retrieval.filters import Comparison
-from services.retrieval.late import MultiVectorQuery
-from services.retrieval.milvus.fields import refusals
-from services.retrieval.milvus.version import parsed
-from services.retrieval.schema import (
+from services.retrieval.domain.documents import Batch, Document
+from services.retrieval.domain.filters import Comparison
+from services.retrieval.domain.schema import (
     Coarse,
     DenseField,
     Encoding,
@@ -38,10 +32,16 @@ from services.retrieval.schema import (
     Schema,
     TokenType,
 )
-from services.retrieval.search import Query
-from services.retrieval.segments import MANIFEST, Damaged, crc32, load
-from services.retrieval.store import DATABASE
-from services.retrieval.tokens import Tokens
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.index.columns import Operator
+from services.retrieval.embedded.index.multi_vectors import Tokens
+from services.retrieval.embedded.search.dense import DenseQuery
+from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
+from services.retrieval.embedded.search.search import Query
+from services.retrieval.embedded.storage.segment_files import MANIFEST, Damaged, crc32, load
+from services.retrieval.embedded.storage.store import DATABASE
+from services.retrieval.milvus.fields import refusals
+from services.retrieval.milvus.version import parsed
 from services.rpc.tensor import to_tensor
 from tests.support.retrieval import Stub, error_of, in_server, query
 

@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
-from services.retrieval.coarse import Stopped
-from services.retrieval.columns import Operator
-from services.retrieval.dense import DenseQuery
-from services.retrieval.documents import Batch, Document, Value
-from services.retrieval.engine import Engine
-from services.retrieval.filters import Comparison
-from services.retrieval.recall import LiveRecall
-from services.retrieval.schema import DenseField, Kind, MetadataField, Metric, Schema
+from services.retrieval.domain.documents import Batch, Document, Value
+from services.retrieval.domain.filters import Comparison
+from services.retrieval.domain.schema import DenseField, Kind, MetadataField, Metric, Schema
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.index.ann import Stopped
+from services.retrieval.embedded.index.columns import Operator
+from services.retrieval.embedded.recall_monitor import LiveRecall
+from services.retrieval.embedded.search.dense import DenseQuery
 
 F32 = NDArray[np.float32]
 DOCUMENTS = 20_000

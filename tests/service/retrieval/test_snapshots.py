@@ -16,9 +16,9 @@ from sluice.common.v1 import filter_pb2 as flt
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Unavailable
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.restore import RestoreRefused, restore
-from services.retrieval.snapshot import CHECKSUM, DATA, MANIFEST, BadSnapshot
-from services.retrieval.store import DATABASE, FORMAT_VERSION
+from services.retrieval.embedded.storage.store import DATABASE, FORMAT_VERSION
+from services.retrieval.snapshots.manifest import CHECKSUM, DATA, MANIFEST, BadSnapshot
+from services.retrieval.snapshots.restore import RestoreRefused, restore
 from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
 from tests.support.waiting import until
 
@@ -363,7 +363,7 @@ def test_statistics_tell_living_from_dead_indexed_from_not_memory_from_disk(tmp_
 
 
 async def test_a_caller_that_goes_away_does_not_end_the_work_and_the_next_joins_it(tmp_path: Path) -> None:
-    from services.retrieval.workers import Jobs
+    from services.retrieval.lanes import Jobs
 
     jobs, ran = Jobs(), []
     gate = asyncio.Event()
@@ -387,8 +387,8 @@ async def test_a_caller_that_goes_away_does_not_end_the_work_and_the_next_joins_
 
 
 async def test_too_much_long_work_is_refused_and_a_stop_ends_what_runs() -> None:
-    from services.retrieval.coarse import Stopped
-    from services.retrieval.workers import Jobs
+    from services.retrieval.embedded.index.ann import Stopped
+    from services.retrieval.lanes import Jobs
 
     jobs = Jobs()
     started = []

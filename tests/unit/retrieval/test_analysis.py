@@ -5,7 +5,7 @@ import random
 import pytest
 from prometheus_client import REGISTRY
 
-from services.retrieval.analysis import WORD_BYTES_MAX, Memory, analyzer, cut, key_of
+from services.retrieval.domain.analysis import WORD_BYTES_MAX, Memory, analyzer, cut, key_of
 
 ENGLISH = analyzer("english", keeps_stop_words=False)
 PLAIN = analyzer("none", keeps_stop_words=True)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.retrieval.columns import COMPARE, Column, Operator, column
-from services.retrieval.documents import Timestamp, Value, from_json, kind_of, to_json
-from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
-from services.retrieval.schema import Kind
+from services.retrieval.domain.documents import Timestamp, Value, from_json, kind_of, to_json
+from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.schema import Kind
+from services.retrieval.embedded.index.columns import COMPARE, Column, Operator, column
 
 VALUES: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.STRING: st.sampled_from(["", "a", "b", "é", "z", "𝄞", "\uffff"]),

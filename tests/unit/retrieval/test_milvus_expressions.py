@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from milvus_lite.search.filter import tokens
 
-from services.retrieval.columns import Operator
-from services.retrieval.documents import Scalar, Timestamp
-from services.retrieval.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.documents import Scalar, Timestamp
+from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.schema import Kind, MetadataField, Schema
+from services.retrieval.embedded.index.columns import Operator
 from services.retrieval.milvus.expressions import Expressions, both, ids_in, literal
 from services.retrieval.milvus.rows import words
 from services.retrieval.milvus.version import Version, parsed
-from services.retrieval.schema import Kind, MetadataField, Schema
 
 SCHEMA = Schema(
     metadata=tuple(

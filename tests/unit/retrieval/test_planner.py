@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.retrieval.planner import Plan, fetched, plan
-from services.retrieval.schema import Coarse
+from services.retrieval.domain.schema import Coarse
+from services.retrieval.embedded.index.planner import Plan, fetched, plan
 
 CASES = [
     # total, matching, depth, has_graph, expected

@@ -4,7 +4,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from services.retrieval.statistics import folder_bytes
+from services.retrieval.embedded.statistics import folder_bytes
 
 
 def test_files_are_summed_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The embedded engine: collections in one data folder, searched in this process."""

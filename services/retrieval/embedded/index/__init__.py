@@ -1,0 +1,1 @@
+"""The searchable state of a collection in memory, by data structure."""

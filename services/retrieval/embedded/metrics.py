@@ -1,0 +1,38 @@
+"""What the collections and the data folder are like."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.retrieval.embedded.disk_monitor import Disk
+from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.index.view import View
+from services.retrieval.embedded.storage.store import DATABASE
+from services.rpc.observability import metrics
+from services.rpc.observability.gauges import Reading
+
+
+def readings(engine: Engine, folder: Path, disk: Disk | None = None) -> Iterator[Reading]:
+    """Every gauge of an engine on its data folder, all collections as they are at one moment."""
+    views = {name: one.view for name, one in engine.catalogue.collections.items()}
+    counts = {name: view.document_count for name, view in views.items()}
+    yield Reading(metrics.COLLECTION_DOCUMENTS, by_collection=counts)
+    unindexed = {name: view.document_count - view.indexed_count for name, view in views.items()}
+    yield Reading(metrics.COLLECTION_UNINDEXED, by_collection=unindexed)
+    yield Reading(metrics.COLLECTION_DELETED, by_collection={name: view.dead_count for name, view in views.items()})
+    yield Reading(metrics.COLLECTION_VECTORS, by_collection={name: vector_bytes(view) for name, view in views.items()})
+    memory = {name: engine.memory_bytes(one) for name, one in engine.catalogue.collections.items()}
+    yield Reading(metrics.COLLECTION_MEMORY, by_collection=memory)
+    files = {name: engine.segment_bytes(one) for name, one in engine.catalogue.collections.items()}
+    yield Reading(metrics.COLLECTION_SEGMENTS, by_collection=files)
+    log = folder / f"{DATABASE}-wal"
+    yield Reading(metrics.STORE_LOG, log.stat().st_size if log.exists() else 0)
+    yield Reading(metrics.STORE_FREE, shutil.disk_usage(folder).free)
+    yield Reading(metrics.STORE_WRITABLE, engine.is_writable and not (disk and disk.trouble))
+
+
+def vector_bytes(view: View) -> int:
+    """Bytes of the dense vectors and of the token vectors, in memory or mapped."""
+    blocks = [part.block for part in view.parts]
+    dense = sum(vectors.matrix.nbytes for block in blocks for vectors in block.vectors.values())
+    return dense + sum(tokens.vectors.nbytes for block in blocks for tokens in block.tokens.values())

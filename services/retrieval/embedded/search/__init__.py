@@ -1,0 +1,1 @@
+"""Search of the state in memory, by kind of query."""

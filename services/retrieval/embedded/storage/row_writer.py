@@ -1,0 +1,101 @@
+"""Writing the store: the statements of one transaction."""
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.core.arrays import I64
+from services.retrieval.domain.documents import Batch, to_json
+from services.retrieval.domain.schema import Schema
+from services.retrieval.embedded.storage.codec import packed
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did: the collection's new version, and the rows it added (in the order given) and removed."""
+
+    version: int
+    added: I64
+    removed: I64
+
+
+class Writer:
+    """Writes within one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def probe(self) -> None:
+        """Write the format version that is there: the least write that goes to the disk."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        self._connection.execute(f"PRAGMA user_version = {version}")
+
+    def create(self, name: str, schema: Schema, created_us: int) -> int:
+        """The key of a new collection."""
+        values = (name, schema.model_dump_json(), created_us)
+        statement = "INSERT INTO collections (name, schema, created_us, version) VALUES (?, ?, ?, 0)"
+        key = self._connection.execute(statement, values).lastrowid
+        assert key is not None
+        return key
+
+    def drop(self, key: int) -> int:
+        """Delete a collection and all in it; how many documents there were."""
+        mine = "SELECT row FROM documents WHERE collection = ?"
+        self._connection.execute(f"DELETE FROM vectors WHERE row IN ({mine})", (key,))  # noqa: S608
+        count = self._connection.execute("DELETE FROM documents WHERE collection = ?", (key,)).rowcount
+        self._connection.execute("DELETE FROM aliases WHERE collection = ?", (key,))
+        self._connection.execute("DELETE FROM collections WHERE collection = ?", (key,))
+        return count
+
+    def set_alias(self, alias: str, key: int) -> None:
+        """Let the alias mean a collection."""
+        self._connection.execute("INSERT OR REPLACE INTO aliases (alias, collection) VALUES (?, ?)", (alias, key))
+
+    def delete_alias(self, alias: str) -> None:
+        """Take the alias away, if it is there."""
+        self._connection.execute("DELETE FROM aliases WHERE alias = ?", (alias,))
+
+    def upsert(self, key: int, batch: Batch) -> Written:
+        """Insert documents, replacing those with the same ids."""
+        removed = self.rows(key, [document.document_id for document in batch.documents])
+        self._delete(removed)
+        added = [
+            self._connection.execute(
+                "INSERT INTO documents (collection, document_id, content_hash, metadata, title, text)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (key, one.document_id, one.content_hash, to_json(one.metadata), one.title, one.text),
+            ).lastrowid
+            for one in batch.documents
+        ]
+        vectors = zip(added, *packed(batch), strict=True)
+        statement = "INSERT INTO vectors (row, dense, sparse, multi_vector) VALUES (?, ?, ?, ?)"
+        self._connection.executemany(statement, vectors)
+        return Written(self._next_version(key), np.array(added, dtype=np.int64), removed)
+
+    def delete(self, key: int, rows: I64) -> Written:
+        """Delete the documents of these rows, which must be the collection's."""
+        self._delete(rows)
+        return Written(self._next_version(key), np.empty(0, dtype=np.int64), rows)
+
+    def rows(self, key: int, ids: Iterable[str]) -> I64:
+        """The rows, rising, of the documents with these ids; unknown ids have none."""
+        found = self._connection.execute(
+            "SELECT row FROM documents WHERE collection = ? AND document_id IN (SELECT value FROM json_each(?))"
+            " ORDER BY row",
+            (key, json.dumps(list(ids))),
+        )
+        return np.array([row for (row,) in found], dtype=np.int64)
+
+    def _delete(self, rows: I64) -> None:
+        listed = (json.dumps(rows.tolist()),)
+        for table in ("vectors", "documents"):
+            statement = f"DELETE FROM {table} WHERE row IN (SELECT value FROM json_each(?))"  # noqa: S608
+            self._connection.execute(statement, listed)
+
+    def _next_version(self, key: int) -> int:
+        statement = "UPDATE collections SET version = version + 1 WHERE collection = ? RETURNING version"
+        (version,) = self._connection.execute(statement, (key,)).fetchone()
+        return int(version)
