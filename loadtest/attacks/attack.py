@@ -64,6 +64,9 @@ class Step:
     """Sends the attack, and returns when it is over."""
     is_warm_up: bool = False
     """Whether it is ordinary work of the same amount. Growth counts from after it, and it is not measured."""
+    ordinary: Callable[[], Result] | None = None
+    """Ordinary work of the same amount, which runs before the step. Growth then counts from its peak, so that memory
+    which work of this size takes in any case is not counted."""
 
 
 class Attack(Protocol):

@@ -1,7 +1,7 @@
 """Measure an attack: before, at the peak of each step, and after, while others are served."""
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 from sluice.cli.console import CommandFailed, err
@@ -29,7 +29,6 @@ def measure(attack: Attack, target: Target, probes: Sequence[Probe], settle_s: f
                 step.run()
                 watch.begin()
                 continue
-            watch.lap()
             steps.append(_step(step, watch))
             if watch.ended():
                 break
@@ -38,15 +37,24 @@ def measure(attack: Attack, target: Target, probes: Sequence[Probe], settle_s: f
 
 
 def _step(step: Step, watch: Watch) -> Measured:
+    ordinary = _grown(step.ordinary, watch)[1] if step.ordinary else {}
+    result, peak = _grown(step.run, watch)
+    growth = {server: grew - ordinary.get(server, 0.0) for server, grew in peak.items()}
+    return Measured(step.name, growth, watch.used_s(), dict(result.answers), tuple(result.complaints))
+
+
+def _grown(work: Callable[[], Result], watch: Watch) -> tuple[Result, dict[str, float]]:
+    """Return what some work got, and the growth from before the attack to the peak of the work, by server in MB."""
+    watch.lap()
     with watch.sampling():
-        result = _sent(step)
-    return Measured(step.name, watch.growth_mb(), watch.used_s(), dict(result.answers), tuple(result.complaints))
+        result = _sent(work)
+    return result, watch.growth_mb()
 
 
-def _sent(step: Step) -> Result:
-    """What a step got. One that cannot go on, because a server has ended for example, is a complaint."""
+def _sent(work: Callable[[], Result]) -> Result:
+    """Return what some work got. Work that cannot go on, for example because a server has ended, is a complaint."""
     try:
-        return step.run()
+        return work()
     except (OSError, grpc.RpcError, CommandFailed) as error:
         return Result(complaints=[f"the attack could not go on: {error}"[:300]])
 

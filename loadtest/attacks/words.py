@@ -40,20 +40,32 @@ class Words:
         return Bounds(growth_mb=20, growing=("retrieval",))
 
     def steps(self, target: Target) -> Iterator[Step]:
-        """Yield each kind of words; the documents are deleted after their step."""
-        # Documents and queries take memory whatever their words are.
+        """Yield each kind of words; the documents are deleted after their step.
+
+        Documents and queries take memory whatever their words are, so each step is compared with the same amount of
+        text that has one word only.
+        """
         yield Step("the same word in documents", partial(self._index, target, "", self.long_words), is_warm_up=True)
-        yield Step("long words in queries", partial(self._search, target, "a", self.long_words, self.length))
-        yield Step("3 times more", partial(self._search, target, "b", 3 * self.long_words, self.length))
-        yield Step("short words in queries", partial(self._search, target, "c", self.short_words, 7))
-        yield Step("long words in documents", partial(self._index, target, "d", self.long_words))
-        yield Step("3 times more", partial(self._index, target, "e", 3 * self.long_words))
+        for name, count, length, step in (
+            ("a", self.long_words, self.length, "long words in queries"),
+            ("b", 3 * self.long_words, self.length, "3 times more"),
+            ("c", self.short_words, 7, "short words in queries"),
+        ):
+            ordinary = partial(self._search, target, "", count, length)
+            yield Step(step, partial(self._search, target, name, count, length), ordinary=ordinary)
+        for name, count, step in (
+            ("d", self.long_words, "long words in documents"),
+            ("e", 3 * self.long_words, "3 times more"),
+        ):
+            yield Step(
+                step, partial(self._index, target, name, count), ordinary=partial(self._index, target, "", count)
+            )
 
     def _words(self, name: str, count: int, length: int) -> Iterator[str]:
         """Words that differ in their first letters, since what is cut is the end; without a name, one word."""
         chance = random.Random(f"{self.seed} {name}")  # noqa: S311
         if not name:
-            yield from ["word" * (length // 4)] * count
+            yield from ["words" * (length // 5) + "s" * (length % 5)] * count
             return
         for number in range(count):
             beginning = "".join(chance.choices(_LETTERS, k=7 - len(name))) + name + _written(number)
