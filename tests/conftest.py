@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import exported_minilm, exported_tiny
+from tests.support.bundles import export_minilm, export_tiny
 from tests.support.checkpoints import splade_checkpoint, write_bi_encoder, write_cross_encoder
 
 
@@ -45,14 +45,14 @@ def _test_closes_what_it_opens() -> Iterator[None]:
 def tiny_bi_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle: 32 dimensions, mean pooling, unit length, 64 tokens, outputs dense and multi_vector."""
     folder = tmp_path_factory.mktemp("tiny-bi-encoder")
-    return exported_tiny(write_bi_encoder(folder / "tiny"), folder / "bundles", multi_vector=True)
+    return export_tiny(write_bi_encoder(folder / "tiny"), folder / "bundles", multi_vector=True)
 
 
 @pytest.fixture(scope="session")
 def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle: a pair scorer with one logit, 128 tokens."""
     folder = tmp_path_factory.mktemp("tiny-cross-encoder")
-    return exported_tiny(write_cross_encoder(folder / "tiny-pairs"), folder / "bundles")
+    return export_tiny(write_cross_encoder(folder / "tiny-pairs"), folder / "bundles")
 
 
 @pytest.fixture(scope="session")
@@ -60,16 +60,16 @@ def tiny_cross_encoder_3_labels(tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Folder of a bundle: a pair scorer with logits contradiction, neutral and entailment, the last one relevant."""
     folder = tmp_path_factory.mktemp("tiny-cross-encoder-3")
     labels = ("contradiction", "neutral", "entailment")
-    return exported_tiny(write_cross_encoder(folder / "tiny-pairs-3", labels), folder / "bundles")
+    return export_tiny(write_cross_encoder(folder / "tiny-pairs-3", labels), folder / "bundles")
 
 
 @pytest.fixture(scope="session")
 def tiny_sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle: a real SPLADE on BERT-tiny, output sparse."""
-    return exported_tiny(splade_checkpoint(), tmp_path_factory.mktemp("tiny-sparse"), name="splade-tiny")
+    return export_tiny(splade_checkpoint(), tmp_path_factory.mktemp("tiny-sparse"), name="splade-tiny")
 
 
 @pytest.fixture(scope="session")
 def minilm_bundle() -> Path:
     """Folder of all-MiniLM-L6-v2's bundle, in the place where the demo keeps it; exported when it is not there."""
-    return exported_minilm()
+    return export_minilm()

@@ -14,7 +14,7 @@ import pytest
 from sluice.cli.pydocs import corpus
 from sluice.client import EmbeddingClient, SearchClient
 
-from tests.support.missing import missing
+from tests.support.require import require
 from tests.support.system import System, running_system
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +53,8 @@ def test_the_python_of_the_page_works(position: int, system: System) -> None:
 
 
 def test_the_javascript_of_the_page_works(system: System, tmp_path: Path) -> None:
-    if shutil.which("node") is None or not NODE_MODULES.exists():
-        missing("no Node.js with its gRPC packages: `make test` gets them where npm is")
+    is_installed = shutil.which("node") is not None and NODE_MODULES.exists()
+    require(is_installed, "Node.js with its gRPC packages is not installed: run `make test` where npm is installed")
     program = tmp_path / "client.mjs"
     program.write_text(blocks("js")[0])
     (tmp_path / "node_modules").symlink_to(NODE_MODULES)

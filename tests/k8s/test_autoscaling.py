@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.manifests import K8S, objects, of_kind, put_together
+from tests.support.manifests import K8S, objects, of_kind, render_combinations
 from tests.support.prometheus import program
 
 # Two pods: 60 waits a minute of 10 ms each, and of 50 ms; what bulk work waits does not count.
@@ -41,7 +41,7 @@ def evaluated(query: str, load: dict[str, tuple[str, str]], expected: list[dict[
 def test_keda_asks_for_the_mean_of_all_replicas(
     load: dict[str, tuple[str, str]], wait_s: float, tmp_path: Path
 ) -> None:
-    (found,) = put_together((("keda",),)).values()
+    (found,) = render_combinations((("keda",),)).values()
     (trigger,) = of_kind(found, "ScaledObject")["embedding"]["spec"]["triggers"]
     assert trigger["metricType"] == "Value", "a mean is not divided by the number of pods again"
     evaluated(trigger["metadata"]["query"], load, [{"labels": "{}", "value": wait_s}], tmp_path)
@@ -63,7 +63,7 @@ def _config_maps() -> dict[str, Any]:
 
 
 def test_both_scale_at_the_same_wait() -> None:
-    (found,) = put_together((("keda",),)).values()
+    (found,) = render_combinations((("keda",),)).values()
     for name, scaler in of_kind(found, "ScaledObject").items():
         other = of_kind(objects(K8S / "overlays" / "production"), "HorizontalPodAutoscaler")[name]["spec"]
         (metric,) = other["metrics"]

@@ -8,19 +8,19 @@ import pytest
 
 from tests.service.rpc.test_tokens import made
 from tests.support.gateway_routes import OPEN, inner_routes, request_of
-from tests.support.manifests import Object, container, put_together, workloads
-from tests.support.pods import answers, module_of, places, told
+from tests.support.manifests import Object, container, render_combinations, workloads
+from tests.support.pods import local_values, module_of, probe_succeeds, variables_of
 from tests.support.processes import running
 
 
 @pytest.mark.slow
 def test_the_gateway_answers_the_probes_and_ends(tmp_path: Path) -> None:
-    workload = workloads(put_together((("gateway",),))[("gateway",)])["gateway"]
+    workload = workloads(render_combinations((("gateway",),))[("gateway",)])["gateway"]
     described = container(workload)
     ports = {one["name"]: one["containerPort"] for one in described["ports"]}
-    with running(module_of(workload), environment=told("gateway", workload, elsewhere(tmp_path))) as server:
+    with running(module_of(workload), environment=variables_of("gateway", workload, elsewhere(tmp_path))) as server:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert answers(described[probe], ports, {ports["http"]: server.address}), probe
+            assert probe_succeeds(described[probe], ports, {ports["http"]: server.address}), probe
         assert server.terminate() == 0, server.log
 
 
@@ -30,10 +30,12 @@ def test_with_tokens_nothing_passes_the_gateway_without_one(tmp_path: Path, part
     """In whichever order the components are listed. No service is there: a call that passed would be a 503."""
     token, lines = made("caller", "--admin")
     (tmp_path / "tokens.yaml").write_text(lines)
-    found = put_together((parts,))[parts]
+    found = render_combinations((parts,))[parts]
     workload = workloads(found)["gateway"]
     assert mounted(workload) >= {"/tokens"}
-    with running(module_of(workload), environment=told("gateway", workload, elsewhere(tmp_path), found)) as server:
+    with running(
+        module_of(workload), environment=variables_of("gateway", workload, elsewhere(tmp_path), found)
+    ) as server:
         base = f"http://{server.address}"
         with httpx.Client(base_url=base, timeout=60, trust_env=False) as http:
             for method, path in asyncio.run(inner_routes()):
@@ -46,9 +48,9 @@ def test_with_tokens_nothing_passes_the_gateway_without_one(tmp_path: Path, part
 
 @pytest.mark.slow
 def test_a_gateway_without_tokens_of_its_own_opens_no_inner_route_before_the_orchestrator_did(tmp_path: Path) -> None:
-    found = put_together((("gateway",),))[("gateway",)]
+    found = render_combinations((("gateway",),))[("gateway",)]
     workload = workloads(found)["gateway"]
-    variables = told("gateway", workload, elsewhere(tmp_path), found)
+    variables = variables_of("gateway", workload, elsewhere(tmp_path), found)
     assert "SLUICE_GATEWAY_TOKENS" not in variables
     with running(module_of(workload), environment=variables) as server:
         answer = httpx.post(f"http://{server.address}/embed", json={"inputs": "a"}, timeout=60, trust_env=False)
@@ -58,7 +60,7 @@ def test_a_gateway_without_tokens_of_its_own_opens_no_inner_route_before_the_orc
 
 def elsewhere(home: Path) -> dict[str, str]:
     """What stands for the cluster here: the files are in `home`, and nobody answers."""
-    here = places(home, home, {}) | {"0.0.0.0:8080": "127.0.0.1:0", "/tokens/": f"{home}/"}
+    here = local_values(home, home, {}) | {"0.0.0.0:8080": "127.0.0.1:0", "/tokens/": f"{home}/"}
     return here | {f"dns:///{name}": "127.0.0.2" for name in ("orchestrator", "embedding", "retrieval", "reranking")}
 
 

@@ -24,12 +24,12 @@ from tests.support.manifests import (
     OVERLAYS,
     Object,
     container,
-    covering,
+    covering_combinations,
     environment,
     objects,
     of_kind,
     pods,
-    put_together,
+    render_combinations,
     workloads,
 )
 from tests.support.processes import ROOT
@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
     """A name and the objects of every rendering."""
     for folder in FOLDERS:
         yield str(folder.relative_to(K8S)), objects(folder)
-    for parts, found in put_together(covering()).items():
+    for parts, found in render_combinations(covering_combinations()).items():
         yield "base + " + ", ".join(parts), found
 
 
@@ -89,7 +89,7 @@ def test_every_component_is_among_the_choices_and_every_choice_is_rendered() -> 
     there = {path.parent.name for path in (K8S / "components").glob("*/kustomization.yaml")}
     offered = {part for choice in CHOICES for alternative in choice for part in alternative}
     assert offered == there
-    assert {part for parts in covering() for part in parts} == there
+    assert {part for parts in covering_combinations() for part in parts} == there
 
 
 def test_every_object_keeps_to_its_schema(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_claims_and_config_maps_that_are_mounted_are_there() -> None:
 def test_a_component_changes_nothing_that_cannot_be_changed() -> None:
     """Kubernetes refuses other values of these fields once an object exists, so adding a component must keep them."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for parts, rendering in put_together(((), *covering())).items():
+    for parts, rendering in render_combinations(((), *covering_combinations())).items():
         for one in rendering:
             for field in IMMUTABLE.get(one["kind"], ()):
                 value = json.dumps(one["spec"] if field == "spec" else one["spec"].get(field), sort_keys=True)

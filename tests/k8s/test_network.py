@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tests.support.manifests import K8S, Object, covering, objects, of_kind, pods, put_together
+from tests.support.manifests import K8S, Object, covering_combinations, objects, of_kind, pods, render_combinations
 
 DNS = 53
 METRICS = 9090
@@ -95,12 +95,12 @@ def _number(port: int | str, target: Object | None) -> int | None:
 
 
 def test_the_hops_are_those_of_the_picture() -> None:
-    for parts, found in put_together(covering()).items():
+    for parts, found in render_combinations(covering_combinations()).items():
         assert allowed(found) == picture(parts), parts
 
 
 def test_a_pod_that_no_other_policy_names_reaches_nothing_and_is_not_reached() -> None:
-    for parts, found in put_together(covering()).items():
+    for parts, found in render_combinations(covering_combinations()).items():
         rest = of_kind(found, "NetworkPolicy")["nothing-else"]["spec"]
         assert rest["policyTypes"] == ["Ingress", "Egress"], parts
         assert rest.keys() == {"podSelector", "policyTypes"}, parts

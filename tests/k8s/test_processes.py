@@ -12,8 +12,8 @@ import pytest
 import yaml
 from sluice.client import Document, SearchClient
 
-from tests.support.manifests import K8S, OVERLAYS, container, objects, of_kind, pods, put_together, workloads
-from tests.support.pods import ORDER, answers, module_of, places, told
+from tests.support.manifests import K8S, OVERLAYS, container, objects, of_kind, pods, render_combinations, workloads
+from tests.support.pods import ORDER, local_values, module_of, probe_succeeds, variables_of
 from tests.support.processes import ROOT, ServerProcess, StartRefused, running, start
 from tests.support.waiting import GUARD_S
 
@@ -37,7 +37,7 @@ def system(
     with ExitStack() as stack:
         for name in ORDER:
             workload = workloads(objects(request.param))[name]
-            variables = told(name, workload, places(home, tiny_bi_encoder, servers))
+            variables = variables_of(name, workload, local_values(home, tiny_bi_encoder, servers))
             servers[name] = stack.enter_context(running(module_of(workload), environment=variables))
         yield request.param, servers
         # That their settings leave time for it within the grace period is a test of the manifests.
@@ -55,10 +55,10 @@ def test_the_processes_answer_the_probes_and_prometheus(system: System) -> None:
         (ready,) = (one for one in server.events() if one["event"] == "ready")
         where = {ports["grpc"]: server.address, ports["metrics"]: ready["metrics"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert answers(described[probe], ports, where), (name, probe)
+            assert probe_succeeds(described[probe], ports, where), (name, probe)
         annotations = workload["spec"]["template"]["metadata"].get("annotations", {})
         port = int(annotations.get("prometheus.io/port", ports["metrics"]))
-        assert answers({"httpGet": {"path": "/metrics", "port": port}}, ports, where), name
+        assert probe_succeeds({"httpGet": {"path": "/metrics", "port": port}}, ports, where), name
 
 
 @pytest.mark.slow
@@ -88,7 +88,9 @@ def test_the_load_job_runs_its_scenario_and_leaves_a_report(system: System, tmp_
 @pytest.mark.slow
 def test_a_variable_that_is_no_setting_is_named_and_the_pod_does_not_start(tmp_path: Path) -> None:
     workload = workloads(objects(FOLDERS[0]))["retrieval"]
-    variables = told("retrieval", workload, places(tmp_path, tmp_path, {})) | {"SLUICE_RETRIEVAL_SERCH_THREADS": "2"}
+    variables = variables_of("retrieval", workload, local_values(tmp_path, tmp_path, {})) | {
+        "SLUICE_RETRIEVAL_SERCH_THREADS": "2"
+    }
     with pytest.raises(StartRefused) as refused:
         start(module_of(workload), environment=variables)
     assert refused.value.status == 2
@@ -113,7 +115,10 @@ def test_pipelines_that_are_wrong_are_named_and_the_pod_does_not_start(
     (tmp_path / "pipelines.yaml").write_text(yaml.safe_dump(pipelines))
     workload = workloads(found)["orchestrator"]
     with pytest.raises(StartRefused) as refused:
-        start(module_of(workload), environment=told("orchestrator", workload, places(tmp_path, tmp_path, {})))
+        start(
+            module_of(workload),
+            environment=variables_of("orchestrator", workload, local_values(tmp_path, tmp_path, {})),
+        )
     assert refused.value.status == 1
     assert "pipelines.yaml" in refused.value.log[-1]
     assert said in refused.value.log[-1]
@@ -140,8 +145,8 @@ def test_the_init_container_delivers_bundles_whole(tiny_bi_encoder: Path, tmp_pa
 @pytest.mark.slow
 def test_retrieval_over_milvus_starts_as_the_manifest_says(tmp_path: Path) -> None:
     """With Milvus Lite in the place of the Milvus of a cluster."""
-    workload = workloads(put_together((("milvus",),))[("milvus",)])["retrieval"]
-    here = places(tmp_path, tmp_path, {}) | {"http://milvus.milvus:19530": str(tmp_path / "milvus.db")}
-    with running(module_of(workload), environment=told("retrieval", workload, here)) as server:
-        assert answers(container(workload)["readinessProbe"], {}, {50052: server.address})
+    workload = workloads(render_combinations((("milvus",),))[("milvus",)])["retrieval"]
+    here = local_values(tmp_path, tmp_path, {}) | {"http://milvus.milvus:19530": str(tmp_path / "milvus.db")}
+    with running(module_of(workload), environment=variables_of("retrieval", workload, here)) as server:
+        assert probe_succeeds(container(workload)["readinessProbe"], {}, {50052: server.address})
         assert server.terminate() == 0, server.log

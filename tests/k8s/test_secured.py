@@ -18,8 +18,8 @@ from sluice.errors import Unauthenticated
 from typer.testing import CliRunner
 
 from tests.support.certificates import Authority, Identity
-from tests.support.manifests import container, put_together, workloads
-from tests.support.pods import ORDER, answers, module_of, places, told
+from tests.support.manifests import container, render_combinations, workloads
+from tests.support.pods import ORDER, local_values, module_of, probe_succeeds, variables_of
 from tests.support.processes import ServerProcess, running
 
 PARTS = ("tls", "tokens", "tracing", "monitoring")
@@ -39,7 +39,7 @@ class Secured:
 
     def start(self, name: str, home: Path, bundle: Path, stack: ExitStack) -> None:
         """Start one as its manifest says, with the files that its Secret would bring."""
-        workload = workloads(put_together((PARTS,))[PARTS])[name]
+        workload = workloads(render_combinations((PARTS,))[PARTS])[name]
         identity, folder = self.authority.issue(name), home / f"tls-{name}"
         folder.mkdir()
         for target, source in (
@@ -48,10 +48,10 @@ class Secured:
             ("ca.crt", self.authority.ca),
         ):
             (folder / target).write_bytes(source.read_bytes())
-        here = places(home, bundle, self.servers) | {"/tls/": f"{folder}/", "/tokens/": f"{home}/"}
+        here = local_values(home, bundle, self.servers) | {"/tls/": f"{folder}/", "/tokens/": f"{home}/"}
         self.health[name] = f"127.0.0.1:{free_port()}"
         here |= {"0.0.0.0:9091": self.health[name], "collector.observability:4317": f"127.0.0.1:{free_port()}"}
-        variables = told(name, workload, here)
+        variables = variables_of(name, workload, here)
         assert f"SLUICE_{name.upper()}_OTLP_ENDPOINT" in variables
         self.servers[name] = stack.enter_context(running(module_of(workload), environment=variables))
 
@@ -109,11 +109,11 @@ def checked(address: str, credentials: grpc.ChannelCredentials) -> bool:
 @pytest.mark.slow
 def test_probes_are_answered_in_plain_text_and_metrics_by_tls(secured: Secured) -> None:
     for name, server in secured.servers.items():
-        workload = workloads(put_together((PARTS,))[PARTS])[name]
+        workload = workloads(render_combinations((PARTS,))[PARTS])[name]
         described = container(workload)
         ports = {one["name"]: one["containerPort"] for one in described["ports"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert answers(described[probe], ports, {ports["health"]: secured.health[name]}), (name, probe)
+            assert probe_succeeds(described[probe], ports, {ports["health"]: secured.health[name]}), (name, probe)
         assert workload["spec"]["template"]["metadata"]["annotations"]["prometheus.io/scheme"] == "https"
         (ready,) = (one for one in server.events() if one["event"] == "ready")
         trusted = ssl.create_default_context(cafile=str(secured.authority.ca))

@@ -10,8 +10,8 @@ import pytest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from tests.support.manifests import K8S, objects, pods, put_together, workloads
-from tests.support.pods import module_of, places, replaced, told
+from tests.support.manifests import K8S, objects, pods, render_combinations, workloads
+from tests.support.pods import local_values, module_of, substitute, variables_of
 from tests.support.processes import ROOT, running
 from tests.support.retrieval import document, new_collection, upsert
 
@@ -20,7 +20,7 @@ PARTS = ("snapshots",)
 
 def ran(container: dict[str, Any], here: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a container's command on this machine."""
-    words = [replaced(word, here) for word in [*container["command"], *container.get("args", [])]]
+    words = [substitute(word, here) for word in [*container["command"], *container.get("args", [])]]
     program = {"python": sys.executable, "sluice": str(Path(sys.executable).with_name("sluice"))}
     command = [program.get(words[0], words[0]), *words[1:]]
     return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -34,11 +34,14 @@ def documents(stub: Any) -> list[str]:
 
 @pytest.mark.slow
 def test_what_the_cron_job_took_the_restore_job_brings_back(tmp_path: Path) -> None:
-    found = put_together((PARTS,))[PARTS]
+    found = render_combinations((PARTS,))[PARTS]
     server = workloads(found)["retrieval"]
     jobs = {name: template["spec"] for name, template in (*pods(found), *pods(objects(K8S / "jobs" / "restore")))}
-    here = places(tmp_path, tmp_path, {}) | {"/data/": f"{tmp_path}/data/", "/snapshots/": f"{tmp_path}/snapshots/"}
-    variables = told("retrieval", server, here)
+    here = local_values(tmp_path, tmp_path, {}) | {
+        "/data/": f"{tmp_path}/data/",
+        "/snapshots/": f"{tmp_path}/snapshots/",
+    }
+    variables = variables_of("retrieval", server, here)
     with (
         running(module_of(server), environment=variables) as process,
         grpc.insecure_channel(process.address) as channel,
@@ -72,7 +75,7 @@ def test_what_the_cron_job_took_the_restore_job_brings_back(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_cron_job_that_cannot_take_one_fails(tmp_path: Path) -> None:
-    found = put_together((PARTS,))[PARTS]
+    found = render_combinations((PARTS,))[PARTS]
     (snapshots,) = next(template["spec"]["containers"] for name, template in pods(found) if name == "snapshots")
     with running("services.retrieval", "--data", str(tmp_path / "data")) as process:
         failed = ran(snapshots, {"dns:///retrieval:50052": process.address})

@@ -24,10 +24,10 @@ from services.inference.tokenizer import Tokenizer
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.bundles import exported_tiny
+from tests.support.bundles import export_tiny
 from tests.support.checkpoints import MAX_TOKEN_COUNT, splade_checkpoint, write_late_interaction, write_router
+from tests.support.fake_services import OverlapReranker, orchestrator, reranking_server
 from tests.support.servers import embedding_server
-from tests.support.stand_ins import OverlapReranker, orchestrator, reranking_server
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def idf_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("idf")
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in CORPUS))
-    return exported_tiny(splade_checkpoint(), folder / "out", name="splade-tiny", query_idf=corpus)
+    return export_tiny(splade_checkpoint(), folder / "out", name="splade-tiny", query_idf=corpus)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ async def test_an_inference_free_checkpoint_gives_what_sentence_transformers_giv
 ) -> None:
     from sentence_transformers import SparseEncoder
 
-    bundle = exported_tiny(router_checkpoint, tmp_path / "out")
+    bundle = export_tiny(router_checkpoint, tmp_path / "out")
     original = SparseEncoder(str(router_checkpoint), device="cpu")
     async with embedding_server(bundle) as channel:
         queries = await embedded(channel, TEXTS, pb.REPRESENTATION_SPARSE, model_pb2.TEXT_ROLE_QUERY)
@@ -240,7 +240,7 @@ async def test_token_vectors_are_those_of_torch(tmp_path: Path, has_modules: boo
     from safetensors.numpy import load_file
 
     checkpoint = write_late_interaction(tmp_path / "colbert", has_modules=has_modules)
-    bundle = exported_tiny(checkpoint, tmp_path / "out", max_token_count=MAX_TOKEN_COUNT)
+    bundle = export_tiny(checkpoint, tmp_path / "out", max_token_count=MAX_TOKEN_COUNT)
     manifest = open_bundle(bundle).manifest
     assert manifest.representations == ("multi_vector",)
     assert manifest.dimensions == 16

@@ -8,7 +8,7 @@ from typing import Any
 MINILM_OUT = Path(__file__).parents[2] / ".demo" / "bundles"
 
 
-def exported_tiny(checkpoint: Path, out: Path, **options: Any) -> Path:
+def export_tiny(checkpoint: Path, out: Path, **options: Any) -> Path:
     """Folder of the bundle exported from a checkpoint; fp32 alone, because on tiny models speeds say nothing."""
     from export.build import export_bundle
     from export.options import Options
@@ -16,7 +16,7 @@ def exported_tiny(checkpoint: Path, out: Path, **options: Any) -> Path:
     return export_bundle(str(checkpoint), out, Options(int8=False, **options)).folder
 
 
-def exported_minilm() -> Path:
+def export_minilm() -> Path:
     """Folder of all-MiniLM-L6-v2's bundle; exported only when it is not there, whole and up to date."""
     from export.build import export_bundle
     from export.demo import DEMO_OPTIONS, demo_checkpoint

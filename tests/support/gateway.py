@@ -11,8 +11,8 @@ import httpx
 
 from services.gateway.server import serving
 from services.gateway.settings import GatewaySettings
+from tests.support.fake_services import HashingEmbedder, OverlapReranker, embedding_server, reranking_server
 from tests.support.processes import ServerProcess, running
-from tests.support.stand_ins import HashingEmbedder, OverlapReranker, embedding_server, reranking_server
 from tests.support.system import System
 
 

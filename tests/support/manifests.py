@@ -53,7 +53,7 @@ def _parsed(text: str) -> list[Object]:
 
 
 @cache
-def put_together(wanted: tuple[Parts, ...]) -> dict[Parts, list[Object]]:
+def render_combinations(wanted: tuple[Parts, ...]) -> dict[Parts, list[Object]]:
     """Every object of the base with components, for several sets of them: rendered in one go, because that is quick."""
     found: dict[Parts, list[Object]] = {parts: [] for parts in wanted}
     with TemporaryDirectory(prefix="combinations-") as name:
@@ -75,7 +75,7 @@ def _kustomization(parts: Parts, namespace: str, folder: Path) -> Object:
     return {"namespace": namespace, "resources": [f"{up}/base"], "components": components}
 
 
-def covering() -> tuple[Parts, ...]:
+def covering_combinations() -> tuple[Parts, ...]:
     """Sets of components in which every three choices that can be made together are made together."""
     missing = {
         (positions, tuple(CHOICES[position][one] for position, one in zip(positions, picks, strict=True)))

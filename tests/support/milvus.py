@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import grpc
 
-from tests.support.missing import missing
+from tests.support.require import require
 from tests.support.waiting import GUARD_S, until
 
 PROGRAMS: Final = Path(__file__).parents[2] / ".venv" / "milvus" / "bin"
@@ -32,8 +32,8 @@ class Standalone:
     """A Milvus of its own, on free ports, with its data in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        if not (PROGRAMS / "milvus").exists() or importlib.util.find_spec("milvus") is None:
-            missing("no Milvus server: `make test` gets it on x86-64 Linux")
+        is_installed = (PROGRAMS / "milvus").exists() and importlib.util.find_spec("milvus") is not None
+        require(is_installed, "the Milvus server is not installed: run `make test` on x86-64 Linux")
         self._folder = folder
         self._metrics_port = _free_port()
         self._popen: subprocess.Popen[bytes] | None = None
@@ -131,8 +131,7 @@ def _free_port() -> int:
 @contextmanager
 def lite(folder: Path) -> Iterator[str]:
     """The address of a Milvus Lite that runs in this process for the block."""
-    if importlib.util.find_spec("milvus_lite") is None:
-        missing("no Milvus Lite: `make setup` gets it")
+    require(importlib.util.find_spec("milvus_lite"), "Milvus Lite is not installed: run `make setup`")
     from milvus_lite.server_manager import server_manager_instance
 
     path = folder / "lite.db"

@@ -19,26 +19,26 @@ ORDER: Final = ("embedding", "reranking", "retrieval", "orchestrator")
 _PORTS: Final = {"embedding": 50051, "reranking": 50053, "retrieval": 50052, "orchestrator": 50050}
 
 
-def replaced(value: str, here: Mapping[str, str]) -> str:
+def substitute(value: str, here: Mapping[str, str]) -> str:
     """A value of a manifest with what is elsewhere on this machine."""
     for there, ours in here.items():
         value = value.replace(there, ours)
     return value
 
 
-def places(home: Path, bundle: Path, servers: Mapping[str, ServerProcess]) -> dict[str, str]:
+def local_values(home: Path, bundle: Path, servers: Mapping[str, ServerProcess]) -> dict[str, str]:
     """Paths and addresses of the cluster, and what stands for them here."""
     here = {f"dns:///{name}:{_PORTS[name]}": server.address for name, server in servers.items()}
     here |= {f"0.0.0.0:{port}": "127.0.0.1:0" for port in (*_PORTS.values(), 9090)}
     return here | {"/bundles/all-MiniLM-L6-v2/1": str(bundle), "/data/": f"{home}/data/", "/pipelines/": f"{home}/"}
 
 
-def told(name: str, workload: Object, here: Mapping[str, str], found: Sequence[Object] = ()) -> dict[str, str]:
+def variables_of(name: str, workload: Object, here: Mapping[str, str], found: Sequence[Object] = ()) -> dict[str, str]:
     """The environment of a container, for this machine; nobody waits here for load balancers.
 
     found  what was rendered with it: ConfigMaps are read
     """
-    values = {key: replaced(value, here) for key, value in environment(workload, found).items()}
+    values = {key: substitute(value, here) for key, value in environment(workload, found).items()}
     return values | {f"SLUICE_{name.upper()}_DRAIN_DELAY_S": "0"}
 
 
@@ -49,7 +49,7 @@ def module_of(workload: Object) -> str:
     return str(module)
 
 
-def answers(probe: Mapping[str, Any], ports: Mapping[str, int], where: Mapping[int, str]) -> bool:
+def probe_succeeds(probe: Mapping[str, Any], ports: Mapping[str, int], where: Mapping[int, str]) -> bool:
     """What the kubelet finds. `where` has the address here of each port there."""
     timeout_s = GUARD_S  # this machine may be busier than a kubelet allows
     if "grpc" in probe:

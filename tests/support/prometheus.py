@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.missing import missing
+from tests.support.require import require
 from tests.support.waiting import GUARD_S
 
 ROOT: Final = Path(__file__).parents[2]
@@ -28,11 +28,9 @@ scrape_configs:
 
 
 def program(name: str) -> str:
-    """The path of `prometheus` or `promtool`; where there is none the test is skipped, which in CI is a failure."""
-    place = shutil.which(name, path=f"{ROOT / '.venv/prometheus/usr/bin'}:{os.environ['PATH']}")
-    if place is None:
-        missing(f"no {name}: `make test` gets it on Debian")
-    return place
+    """Return the path of `prometheus` or `promtool`, or skip the test; in CI, fail."""
+    path = shutil.which(name, path=f"{ROOT / '.venv/prometheus/usr/bin'}:{os.environ['PATH']}")
+    return require(path, f"{name} is not installed: run `make test` on Debian")
 
 
 class Prometheus:

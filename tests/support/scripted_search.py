@@ -13,7 +13,7 @@ from sluice.errors import SluiceError, Unavailable
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceServicer, add_SearchServiceServicer_to_server
 
-from tests.support.stand_ins import running
+from tests.support.fake_services import running
 
 
 @dataclass
@@ -40,18 +40,18 @@ class ScriptedSearch(SearchServiceServicer):
     most_unacknowledged: int = 0
 
     async def Search(self, request: Any, context: Any) -> Any:
-        self.met(request)
+        self.receive(request)
         if self.hangs:
             await asyncio.Event().wait()
         return self.answer
 
     async def Delete(self, request: Any, context: Any) -> Any:
-        self.met(request)
+        self.receive(request)
         gone = [self.documents.pop(id_, None) for id_ in request.document_ids]
         return pb.DeleteResponse(deleted_count=sum(document is not None for document in gone))
 
     async def ListPipelines(self, request: Any, context: Any) -> Any:
-        self.met(request)
+        self.receive(request)
         stages = [pb.Stage(name="dense", kind="retrieve", depth=50)]
         return pb.ListPipelinesResponse(pipelines=[pb.Pipeline(name="default", description="All.", stages=stages)])
 
@@ -92,7 +92,7 @@ class ScriptedSearch(SearchServiceServicer):
             acknowledgements.append(pb.Acknowledgement(document_id=document.document_id, outcome=outcome))
         return pb.IndexResponse(acknowledgements=acknowledgements)
 
-    def met(self, request: Any) -> None:
+    def receive(self, request: Any) -> None:
         """Note a call, and refuse it when it is to be refused."""
         self.requests.append(request)
         if self.refusals:

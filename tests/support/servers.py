@@ -1,7 +1,8 @@
-"""Servers in this process, on a free port, with their real settings; a channel to each."""
+"""Servers in this process, on free ports, with their real settings; as channels or as addresses."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,22 @@ from services.embedding.__main__ import embedding
 from services.embedding.settings import EmbeddingSettings
 from services.reranking.__main__ import reranking
 from services.reranking.settings import RerankingSettings
+from services.retrieval.servicer import build
+from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import Build, serving
 from services.rpc.settings import ServerSettings
 
 
 @asynccontextmanager
 async def channel_to(settings: ServerSettings, build: Build) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server that runs for the block."""
+    """Run a server for the block and yield a channel to it."""
     async with serving(settings, build) as running, grpc.aio.insecure_channel(running.address) as channel:
         yield channel
 
 
 @asynccontextmanager
 async def embedding_server(*bundles: Path, **overrides: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to an embedding server with these bundles."""
+    """Run an embedding server with these bundles and yield a channel to it."""
     settings = EmbeddingSettings(listen="127.0.0.1:0", bundles=list(bundles), **overrides)
     async with channel_to(settings, lambda: embedding(settings)) as channel:
         yield channel
@@ -32,7 +35,23 @@ async def embedding_server(*bundles: Path, **overrides: Any) -> AsyncIterator[gr
 
 @asynccontextmanager
 async def reranking_server(*bundles: Path, **overrides: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a reranking server with these bundles."""
+    """Run a reranking server with these bundles and yield a channel to it."""
     settings = RerankingSettings(listen="127.0.0.1:0", bundles=list(bundles), **overrides)
     async with channel_to(settings, lambda: reranking(settings)) as channel:
         yield channel
+
+
+@asynccontextmanager
+async def retrieval_address(folder: Path, **overrides: Any) -> AsyncIterator[str]:
+    """Run a retrieval server with its data in `folder` and yield its address."""
+    settings = RetrievalSettings(listen="127.0.0.1:0", data=folder, **overrides)
+    async with serving(settings, partial(build, settings)) as running:
+        yield running.address
+
+
+@asynccontextmanager
+async def reranking_address(bundle: Path) -> AsyncIterator[str]:
+    """Run a reranking server with this bundle and yield its address."""
+    settings = RerankingSettings(listen="127.0.0.1:0", bundles=[bundle])
+    async with serving(settings, lambda: reranking(settings)) as running:
+        yield running.address

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.fake_services import PIPELINES
 from tests.support.processes import ServerProcess, start
-from tests.support.stand_ins import PIPELINES
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sluice.client import SearchClient
 
-from tests.support.names import serving_names
+from tests.support.dns import name_server
 from tests.support.processes import ServerProcess, start
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def until_so(client: SearchClient, replicas: list[Replica], holds: Callable[[lis
 
 def test_new_servers_get_their_share_and_a_drained_one_gets_nothing(replicas: Callable[[int], Replica]) -> None:
     """From one to four servers, the busiest gets at most 1.3 times what the idlest gets."""
-    with serving_names() as names:
+    with name_server() as names:
         all_ = [replicas(1)]
         port = int(all_[0].process.address.rpartition(":")[2])
         names.addresses = ["127.0.0.1"]

@@ -18,10 +18,10 @@ from sluice.retrieval.v1.retrieval_service_pb2 import Collection, DenseField, Li
 from sluice.search.v1.search_service_pb2 import Result, SearchResponse, StageReport
 
 from tests.support.background import in_background
+from tests.support.fake_services import ExactRetrieval, retrieval_server
 from tests.support.gateway import gateway, gateway_of
-from tests.support.missing import missing
+from tests.support.require import require
 from tests.support.scripted_search import ScriptedSearch
-from tests.support.stand_ins import ExactRetrieval, retrieval_server
 from tests.support.system import System, running_system
 from tests.support.waiting import until
 
@@ -68,9 +68,7 @@ def base(system: System) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing("no chromium: `make test` gets it on Debian, as root")
+    chromium = require(shutil.which("chromium"), "chromium is not installed: run `make test` as root on Debian")
     with sync_playwright() as playwright:
         # Every launch has a folder of its own.
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)

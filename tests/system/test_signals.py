@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.collections import write_collection
+from tests.support.judged_collection import write_collection
 from tests.support.processes import IGNORING_SIGINT, command_running
 from tests.support.waiting import GUARD_S, until
 

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from sluice.client import Document, EmbeddingClient, SearchClient
 from sluice.errors import NotFound
 
-from tests.support.collector import Collector, Seen, collecting
+from tests.support.otlp_collector import Collector, ReceivedSpan, otlp_collector
 from tests.support.processes import ROOT, ServerProcess, StartRefused, running, start
 from tests.support.waiting import until
 
@@ -47,7 +47,7 @@ def traced_system(home: Path, bundle: Path, collector: str) -> Iterator[dict[str
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    with collecting() as collector:
+    with otlp_collector() as collector:
         yield collector
 
 
@@ -70,13 +70,13 @@ def traced(call: Any) -> str:
     return f"{span.get_span_context().trace_id:032x}"
 
 
-def of_trace(collector: Collector, trace: str, *wanted: str) -> dict[str, Seen]:
+def of_trace(collector: Collector, trace: str, *wanted: str) -> dict[str, ReceivedSpan]:
     """The spans of a trace by name, once all that are wanted have come."""
     until(lambda: set(wanted) <= {span.name for span in collector.spans if span.trace == trace})
     return {span.name: span for span in collector.spans if span.trace == trace}
 
 
-def ancestors(collector: Collector, span: Seen) -> list[str]:
+def ancestors(collector: Collector, span: ReceivedSpan) -> list[str]:
     """Names of the spans around one, the nearest first. Several of a trace may have one name, never one id."""
     by_id = {other.id: other for other in collector.spans}
     names = []

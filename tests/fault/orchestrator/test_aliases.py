@@ -19,7 +19,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.stand_ins import (
+from tests.support.fake_services import (
     DIMENSIONS,
     HashingEmbedder,
     OverlapReranker,

@@ -19,8 +19,7 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 from services.orchestrator.parts import parts
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.slow_model import SLOW_WORD, with_slow_word
-from tests.support.stand_ins import (
+from tests.support.fake_services import (
     ExactRetrieval,
     HashingEmbedder,
     System,
@@ -29,8 +28,9 @@ from tests.support.stand_ins import (
     retrieval_server,
     system,
 )
+from tests.support.faults import failure
+from tests.support.slow_model import SLOW_WORD, with_slow_word
 from tests.support.system import running_system
-from tests.support.trouble import failure
 
 NOWHERE = "127.0.0.1:1"
 INDEXED = pb.Acknowledgement.OUTCOME_INDEXED

@@ -14,8 +14,8 @@ from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
 
-from tests.support.stand_ins import DIMENSIONS, ExactRetrieval, Stored, System, orchestrator, retrieval_server
-from tests.support.trouble import SEARCH, always, failure, hang, run, search_with_time
+from tests.support.fake_services import DIMENSIONS, ExactRetrieval, Stored, System, orchestrator, retrieval_server
+from tests.support.faults import SEARCH, always, failure, hang, run, search_with_time
 from tests.support.waiting import longer_and_longer
 
 OK, SKIPPED, PARTIAL = pb.StageReport.STATUS_OK, pb.StageReport.STATUS_SKIPPED, pb.StageReport.STATUS_PARTIAL
@@ -166,7 +166,7 @@ def same_index_twice(response: reranking_pb.RerankResponse) -> reranking_pb.Rera
 def test_a_lying_reranker_is_left_out(spoil: Callable[[Any], Any]) -> None:
     async def check(running: System) -> None:
         expected = await ids_of(running, "fast")
-        running.reranker.spoil = spoil
+        running.reranker.alter = spoil
         answer = await running.search.Search(SEARCH)
         assert [result.document.document_id for result in answer.results] == expected
         assert report(answer, "rerank").reason.startswith("BACKEND_FAILED: reranking: expected ")
@@ -202,7 +202,7 @@ def nonsense_coverage(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.R
 @pytest.mark.parametrize("spoil", [nan_candidate, foreign_candidate, repeated_candidate, no_ranking, nonsense_coverage])
 def test_a_lying_retrieval_is_an_internal_error_that_says_so(spoil: Callable[[Any], Any]) -> None:
     async def check(running: System) -> None:
-        running.retrieval.spoil = spoil
+        running.retrieval.alter = spoil
         error = await failure(running.search.Search(SEARCH))
         assert isinstance(error, BackendFailed)
         assert error.message.startswith("retrieval: ")
@@ -217,7 +217,7 @@ def half_looked_at(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.Retr
 
 def test_a_retrieval_that_looked_at_half_of_the_documents_degrades_the_answer() -> None:
     async def check(running: System) -> None:
-        running.retrieval.spoil = half_looked_at
+        running.retrieval.alter = half_looked_at
         cut = sample("sluice_stage_degraded_total", pipeline="fast", stage="dense", reason="DEADLINE_EXPIRED")
         degraded = sample("sluice_searches_total", pipeline="fast", outcome="degraded")
         request = pb.SearchRequest(collection="books", query=SEARCH.query, top_k=5, pipeline="fast")
@@ -238,7 +238,7 @@ def test_a_retriever_that_must_be_in_time_fails_the_search_when_it_is_not(tmp_pa
     (tmp_path / "p.yaml").write_text(text)
 
     async def check(running: System) -> None:
-        running.retrieval.spoil = half_looked_at
+        running.retrieval.alter = half_looked_at
         assert isinstance(await failure(running.search.Search(SEARCH)), DeadlineExpired)
 
     run(check, tmp_path / "p.yaml")
@@ -246,7 +246,7 @@ def test_a_retriever_that_must_be_in_time_fails_the_search_when_it_is_not(tmp_pa
 
 def test_an_embedding_service_that_answers_nothing_is_an_internal_error() -> None:
     async def check(running: System) -> None:
-        running.embedder.spoil = lambda response: embedding_pb.EmbedResponse(model=response.model)
+        running.embedder.alter = lambda response: embedding_pb.EmbedResponse(model=response.model)
         error = await failure(running.search.Search(SEARCH))
         assert isinstance(error, BackendFailed)
         assert error.message.startswith("embedding: ")

@@ -21,7 +21,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.client.breaker import Breaker
 from services.rpc.deadline import Deadline
 from services.rpc.server.lifecycle import serving
-from tests.support.stand_ins import (
+from tests.support.fake_services import (
     ExactRetrieval,
     HashingEmbedder,
     OverlapReranker,
@@ -30,7 +30,7 @@ from tests.support.stand_ins import (
     reranking_server,
     retrieval_server,
 )
-from tests.support.trouble import BOOKS, SEARCH, going_on_after, run, search_with_time
+from tests.support.faults import BOOKS, SEARCH, ignoring, run, search_with_time
 from tests.support.waiting import GUARD_S
 
 ROOT = Path(__file__).parents[3]
@@ -73,7 +73,7 @@ def test_all_services_slow_at_once_under_load_end_every_search_and_leave_nothing
             one.before = easy
         answer = None
         while answer is None or answer.degraded:  # a breaker that opened lets a probe through within a second
-            with going_on_after(Unavailable):
+            with ignoring(Unavailable):
                 answer = await running.search.Search(SEARCH, timeout=30.0)
         assert len(answer.results) == 5
 

@@ -15,7 +15,7 @@ from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 from services.orchestrator.parts import parts
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.stand_ins import (
+from tests.support.fake_services import (
     PIPELINES,
     ExactRetrieval,
     HashingEmbedder,
@@ -27,7 +27,7 @@ from tests.support.stand_ins import (
     reranking_server,
     retrieval_server,
 )
-from tests.support.trouble import BOOKS, SEARCH, always, failure, hang, run
+from tests.support.faults import BOOKS, SEARCH, always, failure, hang, run
 from tests.support.waiting import GUARD_S, longer_and_longer
 
 

@@ -32,10 +32,10 @@ from services.reranking.settings import RerankingSettings
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.examples import RESTORING, WORDS, examples_of
-from tests.support.mutation import Mutator, smaller
-from tests.support.reflected import Method, methods_at
-from tests.support.stand_ins import PIPELINES
+from tests.support.example_requests import RESTORING, WORDS, examples_of
+from tests.support.fake_services import PIPELINES
+from tests.support.reflection import Method, list_methods
+from tests.support.request_mutation import Mutator, smaller
 from tests.support.waiting import until
 
 SEED: Final = int(os.environ.get("FUZZ_SEED", "12"))
@@ -160,7 +160,7 @@ async def test_no_request_is_a_defect(
         served(tmp_path, tiny_bi_encoder, tiny_cross_encoder) as addresses,
         grpc.aio.insecure_channel(addresses[server]) as channel,
     ):
-        methods = await asyncio.to_thread(methods_at, addresses[server])
+        methods = await asyncio.to_thread(list_methods, addresses[server])
         for first in range(0, CALLS, ROUND):
             await restore(channel, server)
             calls = random_calls(methods, mutator, rng, min(ROUND, CALLS - first))
@@ -197,7 +197,7 @@ async def test_bytes_that_are_no_message_are_invalid_and_counted_for_every_rpc(
 ) -> None:
     async with served(tmp_path, tiny_bi_encoder, tiny_cross_encoder) as addresses:
         for address in addresses.values():
-            methods = await asyncio.to_thread(methods_at, address)
+            methods = await asyncio.to_thread(list_methods, address)
             async with grpc.aio.insecure_channel(address) as channel:
                 for method in methods:
                     before = handled(method)

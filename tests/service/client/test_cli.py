@@ -17,10 +17,10 @@ from sluice.errors import InvalidRequest, NotFound, Unavailable, Violation
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
 
-from tests.support.addresses import reranking_at, retrieval_at
 from tests.support.background import in_background
+from tests.support.fake_services import HashingEmbedder, embedding_server
 from tests.support.scripted_search import ScriptedSearch
-from tests.support.stand_ins import HashingEmbedder, embedding_server
+from tests.support.servers import reranking_address, retrieval_address
 
 NOWHERE = "127.0.0.1:1"
 ANSWER = pb.SearchResponse(
@@ -268,7 +268,7 @@ def test_delete_and_pipelines(search: ScriptedSearch, address: str) -> None:
 
 def test_collections(tmp_path: Path) -> None:
     schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=64)])
-    with in_background(retrieval_at(tmp_path)) as address, RetrievalClient(address) as client:
+    with in_background(retrieval_address(tmp_path)) as address, RetrievalClient(address) as client:
         client.create_collection("books", schema)
         assert "books" in sluice("collections", "list", "--retrieval", address).stdout
         described = json.loads(sluice("collections", "describe", "books", "--retrieval", address).stdout)
@@ -282,7 +282,7 @@ def test_collections(tmp_path: Path) -> None:
 
 def test_collections_are_optimized(tmp_path: Path) -> None:
     schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=64)])
-    with in_background(retrieval_at(tmp_path)) as address, RetrievalClient(address) as client:
+    with in_background(retrieval_address(tmp_path)) as address, RetrievalClient(address) as client:
         client.create_collection("books", schema)
         ran = sluice("collections", "optimize", "books", SLUICE_RETRIEVAL_ADDRESS=address)
         assert ran.returncode == 0, ran.stderr
@@ -295,7 +295,7 @@ def test_collections_are_optimized(tmp_path: Path) -> None:
 
 def test_snapshots(tmp_path: Path) -> None:
     schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=64)])
-    server = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots")
+    server = retrieval_address(tmp_path / "data", snapshots=tmp_path / "snapshots")
     with in_background(server) as address, RetrievalClient(address) as client:
         client.create_collection("books", schema)
         assert sluice("snapshots", "create", "--name", "one", "--retrieval", address).returncode == 0
@@ -311,7 +311,7 @@ def test_snapshots(tmp_path: Path) -> None:
 
 
 def test_snapshots_where_no_folder_is_set_end_with_1_and_what_to_set(tmp_path: Path) -> None:
-    with in_background(retrieval_at(tmp_path)) as address:
+    with in_background(retrieval_address(tmp_path)) as address:
         ran = sluice("snapshots", "create", "--keep", "7", "--retrieval", address)
         assert ran.returncode == 1
         assert "SLUICE_RETRIEVAL_SNAPSHOTS" in ran.stderr
@@ -320,7 +320,7 @@ def test_snapshots_where_no_folder_is_set_end_with_1_and_what_to_set(tmp_path: P
 def test_models(tiny_bi_encoder: Path) -> None:
     with (
         in_background(embedding_server(HashingEmbedder())) as embedding,
-        in_background(reranking_at(tiny_bi_encoder)) as reranking,
+        in_background(reranking_address(tiny_bi_encoder)) as reranking,
     ):
         listed = sluice("models", "--embedding", embedding, "--reranking", reranking).stdout
     assert "hashing@1" in listed

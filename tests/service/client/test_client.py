@@ -34,10 +34,10 @@ from sluice.errors import DeadlineExpired, InvalidRequest, NotFound, Unavailable
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
 
-from tests.support.addresses import reranking_at, retrieval_at
 from tests.support.background import in_background
+from tests.support.fake_services import HashingEmbedder, embedding_server
 from tests.support.scripted_search import ScriptedSearch, short_lived
-from tests.support.stand_ins import HashingEmbedder, embedding_server
+from tests.support.servers import reranking_address, retrieval_address
 from tests.support.waiting import GUARD_S, longer_and_longer
 
 QUICK = RetryPolicy(initial_s=0.001)
@@ -418,7 +418,7 @@ def retrieve() -> retrieval_pb.RetrieveRequest:
 
 
 def test_retrieval_client(tmp_path: Path) -> None:
-    with in_background(retrieval_at(tmp_path)) as address, RetrievalClient(address) as client:
+    with in_background(retrieval_address(tmp_path)) as address, RetrievalClient(address) as client:
         assert client.create_collection("docs", SCHEMA).name == "docs"
         assert client.upsert(upsert()).inserted_count == 2
         assert client.count("docs") == 2
@@ -434,7 +434,7 @@ def test_retrieval_client(tmp_path: Path) -> None:
 
 
 async def test_async_retrieval_client(tmp_path: Path) -> None:
-    async with retrieval_at(tmp_path) as address, AsyncRetrievalClient(address) as client:
+    async with retrieval_address(tmp_path) as address, AsyncRetrievalClient(address) as client:
         assert (await client.create_collection("docs", SCHEMA)).name == "docs"
         assert (await client.upsert(upsert())).inserted_count == 2
         assert await client.count("docs") == 2
@@ -446,7 +446,7 @@ async def test_async_retrieval_client(tmp_path: Path) -> None:
 
 
 def test_retrieval_client_makes_snapshots_and_optimizes(tmp_path: Path) -> None:
-    server = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots")
+    server = retrieval_address(tmp_path / "data", snapshots=tmp_path / "snapshots")
     with in_background(server) as address, RetrievalClient(address) as client:
         client.create_collection("docs", SCHEMA)
         client.upsert(upsert())
@@ -460,7 +460,7 @@ def test_retrieval_client_makes_snapshots_and_optimizes(tmp_path: Path) -> None:
 
 
 async def test_async_retrieval_client_makes_snapshots_and_optimizes(tmp_path: Path) -> None:
-    server = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots")
+    server = retrieval_address(tmp_path / "data", snapshots=tmp_path / "snapshots")
     async with server as address, AsyncRetrievalClient(address) as client:
         await client.create_collection("docs", SCHEMA)
         assert (await client.optimize_collection("docs")).after.part_count == 0
@@ -473,10 +473,10 @@ async def test_async_retrieval_client_makes_snapshots_and_optimizes(tmp_path: Pa
 
 def test_a_snapshot_that_takes_longer_than_a_call_may_is_waited_for(tmp_path: Path) -> None:
     """The server ends every call soon; the work goes on, and the client asks again."""
-    with in_background(retrieval_at(tmp_path / "data")) as address, RetrievalClient(address) as client:
+    with in_background(retrieval_address(tmp_path / "data")) as address, RetrievalClient(address) as client:
         client.create_collection("docs", SCHEMA)
         client.upsert(upsert())
-    hurried = retrieval_at(tmp_path / "data", snapshots=tmp_path / "snapshots", max_deadline_s=0.01)
+    hurried = retrieval_address(tmp_path / "data", snapshots=tmp_path / "snapshots", max_deadline_s=0.01)
     with in_background(hurried) as address, RetrievalClient(address) as client:
         assert client.create_snapshot("slow").snapshot.collections[0].document_count == 2
 
@@ -493,7 +493,7 @@ async def test_async_embedding_client() -> None:
 
 
 def test_reranking_client(tiny_bi_encoder: Path) -> None:
-    with in_background(reranking_at(tiny_bi_encoder)) as address, RerankingClient(address) as client:
+    with in_background(reranking_address(tiny_bi_encoder)) as address, RerankingClient(address) as client:
         scored = client.rerank("a queue", ["a lock", "a queue"])
         assert [document.index for document in scored] == [1, 0]
         assert [document.index for document in client.rerank("a queue", ["a lock", "a queue"], top_k=1)] == [1]
@@ -501,7 +501,7 @@ def test_reranking_client(tiny_bi_encoder: Path) -> None:
 
 
 async def test_async_reranking_client(tiny_bi_encoder: Path) -> None:
-    async with reranking_at(tiny_bi_encoder) as address, AsyncRerankingClient(address) as client:
+    async with reranking_address(tiny_bi_encoder) as address, AsyncRerankingClient(address) as client:
         assert [document.index for document in await client.rerank("a queue", ["a lock", "a queue"])] == [1, 0]
         assert len(await client.models()) == 1
 

@@ -21,8 +21,8 @@ from sluice.kserve.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
 from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
 from sluice.reranking.v1.reranking_service_pb2_grpc import RerankingServiceStub
 
-from tests.support.missing import missing
 from tests.support.processes import ROOT, running
+from tests.support.require import require
 
 TEXTS = ["how do I open a file", "sort", "what is a generator expression good for"]
 QUERY = "how do I open a file"
@@ -145,13 +145,13 @@ def test_tritonclient_gets_the_scores_of_the_native_api(reranker: str, model: st
 
 
 def perf_analyzer() -> tuple[str, dict[str, str]]:
-    """NVIDIA's load generator and its environment; without it the test is skipped, which in CI is a failure."""
+    """Return the path of NVIDIA's load generator and its environment, or skip the test; in CI, fail."""
     folder = ROOT / ".venv" / "perf-analyzer"
     libraries = {path.parent for name in ("libb64.so.0d", "libcudart.so.12") for path in folder.rglob(name)}
     environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": ":".join(map(str, libraries))}
     program = folder / "bin" / "perf_analyzer"
-    if not program.exists() or len(libraries) < 2:
-        missing("no perf_analyzer: `make test` gets it on Debian, x86-64")
+    is_installed = program.exists() and len(libraries) == 2
+    require(is_installed, "perf_analyzer is not installed: run `make test` on Debian, x86-64")
     return str(program), environment
 
 

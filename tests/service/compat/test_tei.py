@@ -14,7 +14,7 @@ from sluice.reranking.v1 import reranking_service_pb2 as reranking_pb
 from sluice.reranking.v1.reranking_service_pb2_grpc import RerankingServiceStub
 
 from tests.support.processes import running
-from tests.support.reflected import Reflected, reflected
+from tests.support.reflection import Reflected, reflected
 
 TEXTS = ["how do I open a file", "sort", "what is a generator expression good for", "close the file and sort the list"]
 LONG = "open the file and sort the list " * 64

@@ -10,8 +10,8 @@ from services.gateway.server import serving
 from services.gateway.settings import GatewaySettings
 from tests.service.rpc.test_tokens import made
 from tests.support.certificates import Authority, settings_of
+from tests.support.fake_services import HashingEmbedder, embedding_server
 from tests.support.gateway import gateway
-from tests.support.stand_ins import HashingEmbedder, embedding_server
 
 OPENAI = {"model": "hashing", "input": "some words"}
 

@@ -16,10 +16,10 @@ from sluice.errors import BackendFailed, SluiceError, Unauthenticated, Unavailab
 from sluice.retrieval.v1.retrieval_service_pb2 import Schema
 
 from services.gateway.settings import GatewaySettings
+from tests.support.fake_services import ExactRetrieval, HashingEmbedder, Stored, retrieval_server
+from tests.support.faults import always, hang
 from tests.support.gateway import events, gateway, raw
 from tests.support.scripted_search import ScriptedSearch
-from tests.support.stand_ins import ExactRetrieval, HashingEmbedder, Stored, retrieval_server
-from tests.support.trouble import always, hang
 from tests.support.waiting import GUARD_S, longer_and_longer
 
 OPENAI = "/v1/embeddings"

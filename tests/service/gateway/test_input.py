@@ -15,9 +15,9 @@ from prometheus_client import REGISTRY
 from sluice.retrieval.v1.retrieval_service_pb2 import Schema
 
 from services.gateway.json_input import JsonError, memory_bytes, structure
+from tests.support.fake_services import ExactRetrieval, Stored, retrieval_server
 from tests.support.gateway import gateway, raw
 from tests.support.scripted_search import ScriptedSearch
-from tests.support.stand_ins import ExactRetrieval, Stored, retrieval_server
 
 EMBED = b'{"inputs": %s}'
 JSON = {"content-type": "application/json"}

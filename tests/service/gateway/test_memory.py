@@ -12,9 +12,9 @@ import pytest
 from sluice.client.filters import where
 from sluice.retrieval.v1.retrieval_service_pb2 import Schema
 
+from tests.support.fake_services import ExactRetrieval, Stored, retrieval_server
 from tests.support.gateway import gateway
 from tests.support.scripted_search import ScriptedSearch
-from tests.support.stand_ins import ExactRetrieval, Stored, retrieval_server
 
 MB = 2**20
 SIZE = 4 * MB

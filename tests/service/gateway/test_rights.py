@@ -13,9 +13,9 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.retrieval.v1.retrieval_service_pb2 import Schema
 
 from tests.service.rpc.test_tokens import made
+from tests.support.fake_services import ExactRetrieval, Stored, retrieval_server, system
 from tests.support.gateway import Gateway, gateway
 from tests.support.gateway_routes import OPEN, inner_routes, request_of, routes
-from tests.support.stand_ins import ExactRetrieval, Stored, retrieval_server, system
 
 
 async def asked(http: httpx.AsyncClient, method: str, path: str, **named: Any) -> httpx.Response:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest.bench.commands import app
-from tests.support.collections import write_collection
+from tests.support.judged_collection import write_collection
 
 
 @pytest.mark.slow

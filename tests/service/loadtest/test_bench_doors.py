@@ -12,7 +12,7 @@ from loadtest.bench.doors import distances_of, own_doors
 from loadtest.peers import kserve
 from loadtest.peers.work import embed_work, rerank_work
 from loadtest.targets import Texts
-from tests.support.collections import write_collection
+from tests.support.judged_collection import write_collection
 from tests.support.processes import running
 
 

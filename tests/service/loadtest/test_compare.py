@@ -8,7 +8,7 @@ from sluice.cli.console import CommandFailed
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
-from tests.support.collections import write_collection
+from tests.support.judged_collection import write_collection
 
 
 @pytest.mark.slow

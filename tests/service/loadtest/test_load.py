@@ -20,7 +20,7 @@ from loadtest.report import Result
 from loadtest.scenario import Scenario, parse
 from loadtest.targets import Addresses, Texts
 from tests.support.certificates import Authority
-from tests.support.collections import write_collection
+from tests.support.judged_collection import write_collection
 from tests.support.processes import ServerProcess, running
 from tests.support.system import running_system
 from tests.support.waiting import GUARD_S, longer_and_longer

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from sluice.client import Document, SearchClient
 
-from tests.support.collections import write_collection
-from tests.support.missing import missing
+from tests.support.judged_collection import write_collection
 from tests.support.processes import ROOT
+from tests.support.require import require
 from tests.support.system import running_system
 from tests.support.waiting import GUARD_S, longer_and_longer
 
 
 def locust() -> str:
-    """The path of Locust; where there is none the test is skipped, which in CI is a failure."""
-    place = shutil.which("locust", path=f"{ROOT / '.venv/locust/bin'}:{os.environ['PATH']}")
-    return place or missing("no Locust: `make test` gets it")
+    """Return the path of Locust, or skip the test; in CI, fail."""
+    path = shutil.which("locust", path=f"{ROOT / '.venv/locust/bin'}:{os.environ['PATH']}")
+    return require(path, "Locust is not installed: run `make test`")
 
 
 @pytest.mark.slow

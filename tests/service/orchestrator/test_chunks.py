@@ -19,7 +19,13 @@ from sluice.search.v1 import search_service_pb2 as pb
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.stand_ins import HashingEmbedder, OverlapReranker, embedding_server, orchestrator, reranking_server
+from tests.support.fake_services import (
+    HashingEmbedder,
+    OverlapReranker,
+    embedding_server,
+    orchestrator,
+    reranking_server,
+)
 
 if TYPE_CHECKING:
     from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub

@@ -15,8 +15,14 @@ from services.orchestrator.pipeline_file import PipelinesError, parse
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.stand_ins import HashingEmbedder, OverlapReranker, embedding_server, orchestrator, reranking_server
-from tests.support.trouble import search_with_time
+from tests.support.fake_services import (
+    HashingEmbedder,
+    OverlapReranker,
+    embedding_server,
+    orchestrator,
+    reranking_server,
+)
+from tests.support.faults import search_with_time
 
 if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub

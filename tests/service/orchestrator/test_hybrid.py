@@ -17,7 +17,13 @@ from services.core.ranking import Ranking
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
-from tests.support.stand_ins import HashingEmbedder, OverlapReranker, embedding_server, orchestrator, reranking_server
+from tests.support.fake_services import (
+    HashingEmbedder,
+    OverlapReranker,
+    embedding_server,
+    orchestrator,
+    reranking_server,
+)
 
 if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub

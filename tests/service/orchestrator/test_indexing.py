@@ -23,7 +23,7 @@ from services.orchestrator.remote import Embedding, Reranking, Retrieval, Servic
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.target import Opening
 from services.rpc.client.downstream import Downstream
-from tests.support.stand_ins import (
+from tests.support.fake_services import (
     DIMENSIONS,
     ExactRetrieval,
     HashingEmbedder,

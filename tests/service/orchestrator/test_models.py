@@ -11,8 +11,8 @@ from sluice.errors import PreconditionFailed, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 
 from services.orchestrator.pipelines import PACKAGED
-from tests.support.stand_ins import System, orchestrator
-from tests.support.trouble import BOOKS, SEARCH, failure, run
+from tests.support.fake_services import System, orchestrator
+from tests.support.faults import BOOKS, SEARCH, failure, run
 
 NAMED = """
 default:

@@ -11,7 +11,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 from services.core.fusion import interpolate, rrf
 from services.core.ranking import Ranking
-from tests.support.stand_ins import PIPELINES, System, index, system, vector, words
+from tests.support.fake_services import PIPELINES, System, index, system, vector, words
 
 BOOKS = [
     Document(document_id="a", title="Queues", text="asyncio queue get waits for an item"),
@@ -171,7 +171,7 @@ default:
         request = pb.SearchRequest(collection="books", query="queue waits")
         answer = await running.search.Search(request)
         assert [result.document.document_id for result in answer.results] == ["a", "d"]
-        running.reranker.spoil = lambda response: type(response)()
+        running.reranker.alter = lambda response: type(response)()
         assert len((await running.search.Search(request)).results) == 4
 
     run(check, tmp_path / "p.yaml")

@@ -8,8 +8,8 @@ import pytest
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 
+from tests.support.fake_services import HashingEmbedder, embedding_server
 from tests.support.processes import ServerProcess, running
-from tests.support.stand_ins import HashingEmbedder, embedding_server
 
 ALGORITHMS = (grpc.Compression.Gzip, grpc.Compression.Deflate)
 TIMEOUT_S = 120

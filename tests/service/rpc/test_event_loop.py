@@ -22,7 +22,7 @@ from sluice.tei.v1 import tei_service_pb2 as tei_pb
 from sluice.tei.v1.tei_service_pb2_grpc import RerankStub, TokenizeStub
 
 from services.inference.tokenizer import Tokenizer
-from tests.support.lines import counted_lines
+from tests.support.line_counter import counting_lines
 from tests.support.retrieval import channel_to_retrieval, new_collection
 from tests.support.servers import embedding_server, reranking_server
 
@@ -137,7 +137,7 @@ WITHIN: dict[str, tuple[Any, str, Request]] = {
 
 async def lines_of(channel: grpc.aio.Channel, stub: Any, method: str, request: Message) -> tuple[int, str]:
     """Lines of ours that the server's event loop, which is this thread's, ran for a call; and how the call ended."""
-    with counted_lines() as lines:
+    with counting_lines() as lines:
         try:
             await getattr(stub(channel), method)(request)
         except grpc.aio.AioRpcError as error:

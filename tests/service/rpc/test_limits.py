@@ -11,7 +11,7 @@ import pytest
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 
-from tests.support.stand_ins import HashingEmbedder, embedding_server
+from tests.support.fake_services import HashingEmbedder, embedding_server
 
 if TYPE_CHECKING:
     from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceAsyncStub

@@ -19,7 +19,7 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import (
 
 from services.rpc.server.lifecycle import Service, serving
 from services.rpc.settings import ServerSettings
-from tests.support.stand_ins import HashingEmbedder, embedding_server
+from tests.support.fake_services import HashingEmbedder, embedding_server
 
 NAME = "sluice.embedding.v1.EmbeddingService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

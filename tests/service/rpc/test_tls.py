@@ -23,11 +23,9 @@ from sluice.search.v1 import search_service_pb2 as pb
 from services.rpc.auth.tls import Certificates, Files, TlsError, of_server
 from services.rpc.server.lifecycle import StartFailed
 from services.rpc.settings import ServerSettings
-from tests.support.addresses import retrieval_at
 from tests.support.background import in_background
 from tests.support.certificates import Authority, Identity, settings_of
-from tests.support.processes import ServerProcess, StartRefused, running, start
-from tests.support.stand_ins import (
+from tests.support.fake_services import (
     ExactRetrieval,
     HashingEmbedder,
     OverlapReranker,
@@ -36,6 +34,8 @@ from tests.support.stand_ins import (
     reranking_server,
     retrieval_server,
 )
+from tests.support.processes import ServerProcess, StartRefused, running, start
+from tests.support.servers import retrieval_address
 from tests.support.waiting import until
 
 ONCE = RetryPolicy(attempts=1)
@@ -53,7 +53,9 @@ def stranger(tmp_path: Path) -> Authority:
 
 @contextmanager
 def serving_tls(tmp_path: Path, authority: Authority, identity: Identity, *, mutual: bool = False) -> Iterator[str]:
-    with in_background(retrieval_at(tmp_path / "data", **settings_of(authority, identity, mutual=mutual))) as address:
+    with in_background(
+        retrieval_address(tmp_path / "data", **settings_of(authority, identity, mutual=mutual))
+    ) as address:
         yield address
 
 
@@ -183,7 +185,7 @@ def test_an_expired_certificate_keeps_a_server_from_starting(tmp_path: Path, aut
     late = authority.issue(not_after=datetime(2020, 1, 2, tzinfo=UTC))
     with (
         pytest.raises(StartFailed, match="the certificate expired at 2020-01-02 00:00 UTC"),
-        in_background(retrieval_at(tmp_path / "data", **settings_of(authority, late))),
+        in_background(retrieval_address(tmp_path / "data", **settings_of(authority, late))),
     ):
         pass
 

@@ -36,10 +36,10 @@ from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1 import search_service_pb2 as pb
 
 from services.rpc.server.lifecycle import StartFailed
+from tests.support.fake_services import System, system
 from tests.support.processes import running
 from tests.support.retrieval import channel_to_retrieval
 from tests.support.servers import embedding_server
-from tests.support.stand_ins import System, system
 from tests.support.waiting import until
 
 SEARCH = pb.SearchRequest(collection="books", query="one")

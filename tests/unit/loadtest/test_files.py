@@ -10,7 +10,7 @@ from sluice.client import Document
 from loadtest import collection, scenario
 from loadtest.collection import CollectionError
 from loadtest.quality.judged import read
-from tests.support.collections import write_collection
+from tests.support.judged_collection import write_collection
 
 
 def test_a_collection_is_read_plain_or_compressed(tmp_path: Path) -> None:

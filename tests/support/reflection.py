@@ -102,7 +102,7 @@ def reflected(address: str) -> Iterator[Reflected]:
         yield Reflected(channel)
 
 
-def methods_at(address: str) -> list[Method]:
+def list_methods(address: str) -> list[Method]:
     """All methods of the server at an address."""
     with reflected(address) as client:
         return client.methods

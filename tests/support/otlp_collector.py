@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReceivedSpan:
     """A span that came."""
 
     service: str
@@ -34,11 +34,11 @@ class Collector(TraceServiceServicer):
     """Keeps what comes."""
 
     address: str = ""
-    _seen: list[Seen] = field(default_factory=list)
+    _seen: list[ReceivedSpan] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def spans(self) -> list[Seen]:
+    def spans(self) -> list[ReceivedSpan]:
         """What came so far."""
         with self._lock:
             return list(self._seen)
@@ -52,7 +52,7 @@ class Collector(TraceServiceServicer):
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
+def otlp_collector() -> Iterator[Collector]:
     """A collector on a free port for the block."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
@@ -65,9 +65,9 @@ def collecting() -> Iterator[Collector]:
         server.stop(None).wait()
 
 
-def _seen(service: str, span: Any) -> Seen:
+def _seen(service: str, span: Any) -> ReceivedSpan:
     values = {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
     links = tuple(link.span_id.hex() for link in span.links)
     parent = span.parent_span_id.hex()
     failed = span.status.code == 2
-    return Seen(service, span.name, span.trace_id.hex(), span.span_id.hex(), parent, links, values, failed)
+    return ReceivedSpan(service, span.name, span.trace_id.hex(), span.span_id.hex(), parent, links, values, failed)

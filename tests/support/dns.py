@@ -12,7 +12,7 @@ NAME = "search.test"
 
 
 @dataclass
-class Names(BaseResolver):  # type: ignore[misc]
+class NameServer(BaseResolver):  # type: ignore[misc]
     """What the name server answers."""
 
     addresses: list[str] = field(default_factory=list)
@@ -32,9 +32,9 @@ class Names(BaseResolver):  # type: ignore[misc]
 
 
 @contextmanager
-def serving_names() -> Iterator[Names]:
+def name_server() -> Iterator[NameServer]:
     """A name server on a free port for the block, by UDP and by TCP."""
-    names = Names()
+    names = NameServer()
     quiet = DNSLogger(logf=lambda _: None)
     udp = DNSServer(names, address="127.0.0.1", port=0, logger=quiet)
     port = udp.server.server_address[1]

@@ -12,7 +12,7 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.errors import DeadlineExpired, SluiceError, Unavailable, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 
-from tests.support.stand_ins import (
+from tests.support.fake_services import (
     System,
     index,
     system,
@@ -40,12 +40,12 @@ def run(check: Callable[[System], Awaitable[None]], pipelines: Path | None = Non
 async def indexed(running: System) -> None:
     """Index the books, again where the settings leave a busy machine too little time for it."""
     while len(running.retrieval.collections["books"].documents if running.retrieval.collections else ()) < len(BOOKS):
-        with going_on_after(Unavailable, DeadlineExpired):
+        with ignoring(Unavailable, DeadlineExpired):
             await index(running, BOOKS)
 
 
 @contextmanager
-def going_on_after(*errors: type[SluiceError]) -> Iterator[None]:
+def ignoring(*errors: type[SluiceError]) -> Iterator[None]:
     """Go on after one of these errors of a call. Raises any other."""
     try:
         yield
@@ -62,7 +62,7 @@ async def search_with_time(
 ) -> pb.SearchResponse:
     """The first answer that is `enough`: with a short deadline, or with a longer one on a busy machine."""
     for deadline_s in longer_and_longer(first_s):
-        with going_on_after(DeadlineExpired, Unavailable):
+        with ignoring(DeadlineExpired, Unavailable):
             answer = await search.Search(request, timeout=deadline_s)
             if enough(answer):
                 return answer

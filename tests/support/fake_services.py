@@ -72,19 +72,19 @@ async def _nothing(method: str) -> None:
 
 
 @dataclass
-class Troubled:
+class FakeService:
     """What all stand-ins have."""
 
     before: Before = _nothing
     """Runs ahead of every call, with the method's name."""
-    spoil: Callable[[Any], Any] = lambda response: response
+    alter: Callable[[Any], Any] = lambda response: response
     """Changes every response."""
     calls: list[tuple[str, Any]] = field(default_factory=list)
     """Every call that came, method and request."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a call was cancelled under way."""
 
-    async def met(self, method: str, request: Any) -> None:
+    async def receive(self, method: str, request: Any) -> None:
         """Note a call and meet the trouble."""
         self.calls.append((method, request))
         try:
@@ -140,7 +140,7 @@ def multi_vectors(texts: Sequence[str]) -> MultiVectors:
 
 
 @dataclass
-class HashingEmbedder(Troubled, EmbeddingBase):
+class HashingEmbedder(FakeService, EmbeddingBase):
     """One dense model named `hashing`, or several of other names that embed the same."""
 
     digest: str = "d" * 64
@@ -157,7 +157,7 @@ class HashingEmbedder(Troubled, EmbeddingBase):
         return ModelRef(name=name, version="1", digest=self.digests.get(name, self.digest))
 
     async def Embed(self, request: Any, context: Any) -> Any:
-        await self.met("Embed", request)
+        await self.receive("Embed", request)
         check_texts(request.texts)
         if request.model and request.model not in self.names:
             reason = ErrorReason.ERROR_REASON_UNKNOWN_MODEL
@@ -171,10 +171,10 @@ class HashingEmbedder(Troubled, EmbeddingBase):
             response.sparse.CopyFrom(sparse_vectors(request.texts))
         if embedding_pb.REPRESENTATION_MULTI_VECTOR in request.representations:
             response.multi_vector.CopyFrom(multi_vectors(request.texts))
-        return self.spoil(response)
+        return self.alter(response)
 
     async def ListModels(self, request: Any, context: Any) -> Any:
-        await self.met("ListModels", request)
+        await self.receive("ListModels", request)
         models = [
             embedding_pb.EmbeddingModel(
                 model=self.ref(name),
@@ -189,7 +189,7 @@ class HashingEmbedder(Troubled, EmbeddingBase):
 
     async def Tokenize(self, request: Any, context: Any) -> Any:
         """Words are tokens."""
-        await self.met("Tokenize", request)
+        await self.receive("Tokenize", request)
         check_texts(request.texts)
         texts = []
         for text in request.texts:
@@ -211,7 +211,7 @@ class Stored:
 
 
 @dataclass
-class ExactRetrieval(Troubled, RetrievalBase):
+class ExactRetrieval(FakeService, RetrievalBase):
     """Collections in memory. Filters and deletion by filter are left out."""
 
     collections: dict[str, Stored] = field(default_factory=dict)
@@ -229,22 +229,22 @@ class ExactRetrieval(Troubled, RetrievalBase):
         )
 
     async def CreateCollection(self, request: Any, context: Any) -> Any:
-        await self.met("CreateCollection", request)
+        await self.receive("CreateCollection", request)
         there = self.collections.setdefault(request.name, Stored(request.schema))
         if there.schema != request.schema:
             raise AlreadyExists(f"collection {request.name!r} has another schema")
         return retrieval_pb.CreateCollectionResponse(collection=self.described(request.name))
 
     async def GetCollection(self, request: Any, context: Any) -> Any:
-        await self.met("GetCollection", request)
+        await self.receive("GetCollection", request)
         return retrieval_pb.GetCollectionResponse(collection=self.described(request.name))
 
     async def ListCollections(self, request: Any, context: Any) -> Any:
-        await self.met("ListCollections", request)
+        await self.receive("ListCollections", request)
         return retrieval_pb.ListCollectionsResponse(collections=[self.described(name) for name in self.collections])
 
     async def Upsert(self, request: Any, context: Any) -> Any:
-        await self.met("Upsert", request)
+        await self.receive("Upsert", request)
         stored = self.stored(request.collection)
         assert len({document.document_id for document in request.documents}) == len(request.documents)
         columns = {
@@ -257,10 +257,10 @@ class ExactRetrieval(Troubled, RetrievalBase):
             stored.hashes[document.document_id] = request.content_hashes[row]
             stored.vectors[document.document_id] = {name: rows[row] for name, rows in columns.items()}
         stored.version += 1
-        return self.spoil(retrieval_pb.UpsertResponse(version=stored.version))
+        return self.alter(retrieval_pb.UpsertResponse(version=stored.version))
 
     async def DeleteDocuments(self, request: Any, context: Any) -> Any:
-        await self.met("DeleteDocuments", request)
+        await self.receive("DeleteDocuments", request)
         stored = self.stored(request.collection)
         deleted = [stored.documents.pop(id_, None) for id_ in request.document_ids]
         stored.version += 1
@@ -268,7 +268,7 @@ class ExactRetrieval(Troubled, RetrievalBase):
         return retrieval_pb.DeleteDocumentsResponse(deleted_count=count, version=stored.version)
 
     async def GetDocuments(self, request: Any, context: Any) -> Any:
-        await self.met("GetDocuments", request)
+        await self.receive("GetDocuments", request)
         stored = self.stored(request.collection)
         ids = [id_ for id_ in request.document_ids if id_ in stored.documents]
         return retrieval_pb.GetDocumentsResponse(
@@ -276,7 +276,7 @@ class ExactRetrieval(Troubled, RetrievalBase):
         )
 
     async def Retrieve(self, request: Any, context: Any) -> Any:
-        await self.met("Retrieve", request)
+        await self.receive("Retrieve", request)
         stored = self.stored(request.collection)
         rankings = [self.ranked(stored, query) for query in request.queries]
         found = sorted({id_ for ranking in rankings for id_ in ranking.document_ids})
@@ -285,7 +285,7 @@ class ExactRetrieval(Troubled, RetrievalBase):
             documents=[stored.documents[id_] for id_ in found],
             collection_version=stored.version,
         )
-        return self.spoil(response)
+        return self.alter(response)
 
     def ranked(self, stored: Stored, query: Any) -> retrieval_pb.Ranking:
         name = query.field or stored.schema.dense_fields[0].name
@@ -301,22 +301,22 @@ class ExactRetrieval(Troubled, RetrievalBase):
 
 
 @dataclass
-class OverlapReranker(Troubled, RerankingBase):
+class OverlapReranker(FakeService, RerankingBase):
     """Scores by shared words."""
 
     model: ModelRef = field(default_factory=lambda: ModelRef(name="overlap", version="1", digest="e" * 64))
 
     async def Rerank(self, request: Any, context: Any) -> Any:
-        await self.met("Rerank", request)
+        await self.receive("Rerank", request)
         wanted = set(words(request.query))
         results = [
             reranking_pb.ScoredDocument(index=index, score=len(wanted & set(words(text))) / len(wanted))
             for index, text in enumerate(request.documents)
         ]
-        return self.spoil(reranking_pb.RerankResponse(model=self.model, results=results))
+        return self.alter(reranking_pb.RerankResponse(model=self.model, results=results))
 
     async def ListModels(self, request: Any, context: Any) -> Any:
-        await self.met("ListModels", request)
+        await self.receive("ListModels", request)
         return reranking_pb.ListModelsResponse(models=[reranking_pb.RerankingModel(model=self.model)])
 
 

@@ -13,7 +13,7 @@ _OURS = str(ROOT / "services")
 
 
 @dataclass
-class Lines:
+class LineCounter:
     """Lines of the services that this thread ran."""
 
     count: int = 0
@@ -28,9 +28,9 @@ class Lines:
 
 
 @contextmanager
-def counted_lines() -> Iterator[Lines]:
+def counting_lines() -> Iterator[LineCounter]:
     """Count what this thread runs in the block. Code in other threads, and in C, is not counted."""
-    lines = Lines()
+    lines = LineCounter()
     before = sys.gettrace()
     sys.settrace(lines.trace)
     try:
