@@ -1,1 +1,1 @@
-"""HTTP for what the services do: the shapes that people's clients speak, Sluice's own, and the console."""
+"""The HTTP gateway: Sluice's own routes, the APIs of OpenAI, Cohere, Jina and TEI, and the console."""

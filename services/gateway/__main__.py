@@ -1,4 +1,4 @@
-"""Starts the gateway: `python -m services.gateway`."""
+"""Command line of the gateway: `python -m services.gateway`."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""What a request may do with the services behind the gateway.
+"""The permissions of a request: which methods of the services behind the gateway it may call.
 
-| the gateway has | a request may |
+| the gateway has | permissions of a request |
 |---|---|
-| `--tokens` | what its token may, and no more than its quotas: one call a request, each text once |
-| no tokens | what the orchestrator decides; other services only while the orchestrator asks for no token |
+| `--tokens` | those of its token, within its quotas. A request costs one call, and each of its texts once |
+| no tokens | the orchestrator decides. Other services are open only while the orchestrator requires no token |
 
-Rule: `Caller` asks here before every call, so no route can forget to.
+Rule: `Caller` checks the permissions before every call, so a route cannot skip the check.
 """
 
 import asyncio
@@ -27,43 +27,43 @@ from services.rpc.server.interceptor import HEALTH
 logger = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S: Final = 2.0
-# How long a request waits for the first answer of the orchestrator, right after the gateway's start.
-_FIRST_ANSWER_S: Final = 2.0
+# How long a request waits, right after the gateway has started, until it is known whether tokens are required.
+_FIRST_PROBE_S: Final = 2.0
 
 
 class Method:
-    """A method of a service behind the gateway. Only `Caller` calls it, after a check of the request's rights."""
+    """A method of a service behind the gateway. Only `Caller` calls it, after it has checked the permissions."""
 
     def __init__(self, path: str, *, is_inner: bool, rpc: Any) -> None:
         self.path = path
         """`/package.Service/Method`."""
         self.is_inner = is_inner and not path.startswith(HEALTH)
-        """Whether it belongs to a service that trusts the gateway and asks for no token itself."""
+        """Whether it belongs to a service that trusts the gateway and does not check tokens itself."""
         self.rpc = rpc
-        """The callable of gRPC; for a stream a function that makes one."""
+        """The gRPC callable; for a stream, a function that returns one."""
 
 
 class Rights(Protocol):
-    """What one request may do."""
+    """The permissions of one request."""
 
     async def check(self, method: Method, request: Any) -> None:
-        """Raise SluiceError unless the request may make this call."""
+        """Raise SluiceError if the request may not make this call."""
 
     async def check_inner(self) -> None:
-        """Raise SluiceError unless the request may read from the services behind the orchestrator."""
+        """Raise SluiceError if the request may not read from the services behind the orchestrator."""
 
     def pay_texts(self, texts: int) -> None:
-        """Charge the texts of the whole request, before the calls that share them. Raises QuotaExceeded."""
+        """Charge the texts of a request whose texts are spread over several calls. Raises QuotaExceeded."""
 
-    def throttled(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """The messages of a stream, no faster than the quota of texts."""
+    def throttle(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Yield the messages of a stream, no faster than the quota of texts allows."""
 
     def may_see(self, collection: str) -> bool:
-        """Whether a collection may be named to the caller."""
+        """Return whether the response may name this collection."""
 
 
 class TokenRights:
-    """The rights of a token's bearer for one request, whose call is paid for."""
+    """The permissions of a token for one request. The call is already charged, its texts are not."""
 
     def __init__(self, gate: Gate, token: Token) -> None:
         self._gate = gate
@@ -72,7 +72,7 @@ class TokenRights:
         self._paid = 0
 
     async def check(self, method: Method, request: Any) -> None:
-        """Raise PermissionDenied or QuotaExceeded. Texts that go to several methods are charged once."""
+        """Raise PermissionDenied or QuotaExceeded. Texts that are sent to several methods are charged once."""
         if method.path.startswith(HEALTH):
             return
         self._gate.check_rights(self._token, method.path, request)
@@ -80,123 +80,129 @@ class TokenRights:
         self.pay_texts(self._texts[method.path])
 
     async def check_inner(self) -> None:
-        """Raise PermissionDenied for a token that may not read."""
+        """Raise PermissionDenied if the token may not read."""
         check_allowed(self._token, "read", "reading")
 
     def pay_texts(self, texts: int) -> None:
-        """Charge what is not paid for yet. Raises QuotaExceeded."""
+        """Charge the texts that have not been charged yet. Raises QuotaExceeded."""
         if texts > self._paid:
             self._gate.pay_texts(self._token, texts, paid=self._paid)
             self._paid = texts
 
-    def throttled(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """The messages at the pace of the token's quota."""
+    def throttle(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Yield the messages no faster than the token's quota allows."""
         return self._gate.checked(self._token, messages)
 
     def may_see(self, collection: str) -> bool:
-        """Whether the token may use the collection."""
+        """Return whether the token may use the collection."""
         return self._token.allows(collection)
 
 
-class Door:
-    """Whether the services behind the orchestrator are open, of a gateway without tokens: as the orchestrator is.
+class InnerRoutes:
+    """Whether a gateway without tokens opens the routes to the services behind the orchestrator.
 
-    The orchestrator is called without credentials, again and again. Its last answer holds; until the first one,
-    nothing is open.
+    `watch` calls the orchestrator without credentials at intervals. The routes are open while those calls succeed.
+    Until the first response, and while it is not known, they are closed.
+
+    probe    the method `ListPipelines` of the orchestrator
+    is_open  None follows the orchestrator
     """
 
-    def __init__(self, ask: Any, *, is_open: bool | None = None) -> None:
-        self._ask = ask
+    def __init__(self, probe: Any, *, is_open: bool | None = None) -> None:
+        self._probe = probe
         self._is_open = is_open
         self._is_fixed = is_open is not None
-        self._answered = asyncio.Event()
+        self._is_known = asyncio.Event()
 
     async def watch(self, every_s: float) -> None:
-        """Ask the orchestrator, until cancelled."""
+        """Probe the orchestrator at intervals, until cancelled."""
         while not self._is_fixed:
             await self._refresh()
             await asyncio.sleep(every_s)
 
     async def check(self) -> None:
-        """Raise Unauthenticated while the orchestrator asks for tokens, Unavailable while that is not known."""
+        """Raise Unauthenticated if the orchestrator requires tokens, or Unavailable if that is not known yet."""
         if self._is_open is None:
-            await self._first_answer()
+            await self._first_probe()
         if self._is_open is None:
             raise Unavailable(
-                "the orchestrator has not answered yet, so it is not known whether it asks for tokens; "
-                "a gateway without an orchestrator needs --inner-routes open",
+                "the orchestrator has not responded yet, so it is not known whether it requires tokens; try again, or "
+                "start a gateway that has no orchestrator with --inner-routes open",
                 retry_after_s=1.0,
             )
         if not self._is_open:
             raise Unauthenticated(
-                "the orchestrator asks for tokens, and this gateway has none to check: start it with --tokens"
+                "the orchestrator requires tokens, and this gateway has no tokens to check; start it with --tokens"
             )
 
-    async def _first_answer(self) -> None:
+    async def _first_probe(self) -> None:
         try:
-            await asyncio.wait_for(self._answered.wait(), _FIRST_ANSWER_S)
+            await asyncio.wait_for(self._is_known.wait(), _FIRST_PROBE_S)
         except TimeoutError:
             return
 
     async def _refresh(self) -> None:
         before = self._is_open
-        self._is_open = await self._answer()
+        self._is_open = await self._probe_once()
         if self._is_open is not None:
-            self._answered.set()
+            self._is_known.set()
         if before != self._is_open:
-            logger.info("inner routes", extra={"open": bool(self._is_open)})
+            logger.info("inner routes changed", extra={"open": bool(self._is_open)})
 
-    async def _answer(self) -> bool | None:
-        """Whether the orchestrator answers without credentials; what was known before when it does not answer."""
+    async def _probe_once(self) -> bool | None:
+        """Return whether the orchestrator accepts calls without credentials; the previous result if it is down."""
         try:
-            await self._ask(ListPipelinesRequest(), timeout=_PROBE_TIMEOUT_S)
+            await self._probe(ListPipelinesRequest(), timeout=_PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            is_asking = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-            return False if is_asking else self._is_open
+            is_closed = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+            return False if is_closed else self._is_open
         return True
 
 
 class OpenRights:
-    """The rights of a request to a gateway without tokens."""
+    """The permissions of a request to a gateway without tokens."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, inner_routes: InnerRoutes) -> None:
+        self._inner_routes = inner_routes
 
     async def check(self, method: Method, request: Any) -> None:
-        """Raise Unauthenticated or Unavailable for calls that the orchestrator does not decide on."""
+        """Raise Unauthenticated or Unavailable for a call to a service other than the orchestrator."""
         if method.is_inner:
-            await self._door.check()
+            await self._inner_routes.check()
 
     async def check_inner(self) -> None:
         """Raise Unauthenticated or Unavailable."""
-        await self._door.check()
+        await self._inner_routes.check()
 
     def pay_texts(self, texts: int) -> None:
-        """Nothing: there are no quotas here."""
+        """Do nothing: without tokens there are no quotas."""
 
-    def throttled(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """The messages as they are."""
+    def throttle(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Return the messages unchanged."""
         return messages
 
     def may_see(self, collection: str) -> bool:
-        """True."""
+        """Return True."""
         return True
 
 
 class Access:
-    """Gives each request its rights."""
+    """The source of the permissions of each request.
 
-    def __init__(self, settings: GatewaySettings, gate: Gate | None, ask: Any) -> None:
+    probe  the method `ListPipelines` of the orchestrator
+    """
+
+    def __init__(self, settings: GatewaySettings, gate: Gate | None, probe: Any) -> None:
         self._gate = gate
-        self._door = Door(ask, is_open=True if gate or settings.inner_routes == "open" else None)
+        self._inner_routes = InnerRoutes(probe, is_open=True if gate or settings.inner_routes == "open" else None)
 
     async def watch(self, every_s: float) -> None:
-        """Follow what the orchestrator asks for, until cancelled."""
-        await self._door.watch(every_s)
+        """Follow whether the orchestrator requires tokens, until cancelled."""
+        await self._inner_routes.watch(every_s)
 
     def admit(self, headers: Mapping[str, str]) -> Rights:
-        """The rights of a request, whose call is charged. Raises Unauthenticated and QuotaExceeded."""
+        """Charge the call of a request and return its permissions. Raises Unauthenticated and QuotaExceeded."""
         if self._gate is None:
-            return OpenRights(self._door)
+            return OpenRights(self._inner_routes)
         given = headers.get("authorization")
         return TokenRights(self._gate, self._gate.admit([("authorization", given)] if given else []))

@@ -1,4 +1,4 @@
-"""The routes, joined; and what becomes of what they raise."""
+"""The FastAPI application: all routes, and the responses to the errors that they raise."""
 
 from importlib.metadata import version
 from typing import Final
@@ -9,22 +9,22 @@ from sluice.errors import BackendFailed, SluiceError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services.gateway.errors import Refused, error_response
-from services.gateway.request_validation import unfit_shape
-from services.gateway.routes import cohere, collections, console, documents, health, openai, rerank, search, system, tei
+from services.gateway.http.errors import HttpError, error_response
+from services.gateway.http.request_validation import invalid_request
+from services.gateway.routes import cohere, collections, console, documents, health, jina, openai, search, system, tei
 from services.gateway.settings import GatewaySettings
-from services.gateway.upstream import Upstream
+from services.gateway.upstream.stubs import Upstream
 
-_SHAPES: Final = (health, openai, cohere, rerank, tei, search, documents, collections, system, console)
+_ROUTES: Final = (health, openai, cohere, jina, tei, search, documents, collections, system, console)
 
 
-def application(settings: GatewaySettings, upstream: Upstream) -> FastAPI:
-    """The routes of a gateway, which call these services."""
+def create_app(settings: GatewaySettings, upstream: Upstream) -> FastAPI:
+    """Return the application, whose routes call `upstream`."""
     app = FastAPI(
         title="Sluice",
         version=version("sluice-search"),
         summary="Neural search over HTTP: Sluice's own routes, and those of OpenAI, Cohere, Jina and TEI.",
-        docs_url=None,  # its pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's pages of documentation load scripts from other servers.
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -32,32 +32,32 @@ def application(settings: GatewaySettings, upstream: Upstream) -> FastAPI:
     app.state.upstream = upstream
     app.state.settings = settings
     app.state.is_ready = False
-    for shape in _SHAPES:
-        app.include_router(shape.router)
-    app.add_exception_handler(SluiceError, _told)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(Exception, _defect)
+    for routes in _ROUTES:
+        app.include_router(routes.router)
+    app.add_exception_handler(SluiceError, _sluice_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected_error)
     return app
 
 
-async def _told(request: Request, error: Exception) -> Response:
+async def _sluice_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SluiceError)
     return error_response(error, request.scope["path"])
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    """A request of the wrong shape, told like one that a service refuses."""
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """Return the response to a request that FastAPI rejected, in the format of a rejection by a service."""
     assert isinstance(error, RequestValidationError)
-    return error_response(unfit_shape(error), request.scope["path"])
+    return error_response(invalid_request(error), request.scope["path"])
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.scope['path']}: {error.detail}"
-    return error_response(Refused(error.status_code, message), request.scope["path"])
+    return error_response(HttpError(error.status_code, message), request.scope["path"])
 
 
-async def _defect(request: Request, error: Exception) -> Response:
-    """The caller learns that it is our fault; the log gets the traceback from the server."""
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    """Return an internal error without details. uvicorn logs the traceback."""
     return error_response(BackendFailed("internal error"), request.scope["path"])

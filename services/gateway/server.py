@@ -1,8 +1,9 @@
 """The gateway as a server: bind, serve, drain.
 
 state      /health   requests
-ready      200       answered
-draining   503       answered for drain_delay_s; then no new connections, and those in flight get drain_grace_s
+ready      200       accepted
+draining   503       accepted for drain_delay_s. After that, new connections are rejected, and requests in progress have
+                     drain_grace_s to finish
 """
 
 import asyncio
@@ -10,47 +11,42 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 import uvicorn
 
 from services.gateway.access import Access
-from services.gateway.app import application
-from services.gateway.connection import limited
-from services.gateway.middleware import Guard
+from services.gateway.app import create_app
+from services.gateway.http.connection import limited_connection
+from services.gateway.middleware import GatewayMiddleware
 from services.gateway.settings import GatewaySettings
-from services.gateway.upstream import Upstream
+from services.gateway.upstream.stubs import Upstream
 from services.rpc.auth.tls import Certificates
 from services.rpc.observability.metrics import READY
-from services.rpc.server.lifecycle import StartFailed, guards_of
+from services.rpc.server.lifecycle import Running, StartFailed, guards_of
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, whose signals are ours to handle."""
+    """uvicorn's server without its signal handlers; `run_process` handles signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Running:
-    """A gateway that serves. `address` is where, with the port that was taken."""
-
-    address: str
-
-
 @asynccontextmanager
 async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
-    """Serve until the block ends, then drain. Raises StartFailed when the address is taken or not ours."""
+    """Serve until the block ends, then drain.
+
+    Raises StartFailed if the address cannot be bound, or if the certificates or tokens are invalid.
+    """
     guards, upstream = guards_of(settings), Upstream(settings)
     bound = _bind(settings.listen)
-    app = application(settings, upstream)
+    app = create_app(settings, upstream)
     access = Access(settings, guards.gate, upstream.search.ListPipelines.rpc)
-    guard = Guard(app, settings, access)
-    server = _Server(_configuration(settings, guard, guards.certificates))
+    middleware = GatewayMiddleware(app, settings, access)
+    server = _Server(_configuration(settings, middleware, guards.certificates))
     task = asyncio.create_task(server.serve([bound]))
-    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream, access, guard)]
+    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream, access, middleware)]
     host = settings.listen.rpartition(":")[0]
     try:
         READY.set(1)
@@ -67,11 +63,13 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
         await upstream.close()
 
 
-def _configuration(settings: GatewaySettings, app: Guard, certificates: Certificates | None) -> uvicorn.Config:
+def _configuration(
+    settings: GatewaySettings, app: GatewayMiddleware, certificates: Certificates | None
+) -> uvicorn.Config:
     tls = _tls(settings, certificates) if certificates else None
     return uvicorn.Config(
         app,
-        http=limited(
+        http=limited_connection(
             head_timeout_s=settings.head_timeout_s,
             max_head_bytes=settings.max_head_bytes,
             write_timeout_s=settings.write_timeout_s,
@@ -92,7 +90,10 @@ def _configuration(settings: GatewaySettings, app: Guard, certificates: Certific
 
 
 def _tls(settings: GatewaySettings, certificates: Certificates) -> ssl.SSLContext:
-    """What is shown to callers, and with authorities what they must show; new connections follow the files."""
+    """Return the TLS context: the server's certificate, and the authorities of client certificates if there are any.
+
+    When the certificate files change, new connections use the new certificate.
+    """
     context = certificates.http_context()
     if settings.tls_client_ca:
         context.load_verify_locations(settings.tls_client_ca)
@@ -104,7 +105,7 @@ def _tls(settings: GatewaySettings, certificates: Certificates) -> ssl.SSLContex
 
 
 def _bind(listen: str) -> socket.socket:
-    """The listening socket. Raises StartFailed when the address cannot be had."""
+    """Return a socket that listens on the address. Raises StartFailed if it cannot be bound."""
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     try:

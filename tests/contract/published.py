@@ -25,9 +25,9 @@ from sluice.client import RetrievalClient, float32_tensor
 from sluice.common.v1.document_pb2 import Document
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.gateway.app import application
+from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
-from services.gateway.upstream import Upstream
+from services.gateway.upstream.stubs import Upstream
 from services.inference.bundle import Manifest
 from services.orchestrator.pipelines import PACKAGED, Pipeline
 from services.rpc.auth.tokens import Token
@@ -116,7 +116,7 @@ async def _openapi() -> dict[str, Any]:
     settings = GatewaySettings()
     upstream = Upstream(settings)
     try:
-        return application(settings, upstream).openapi()
+        return create_app(settings, upstream).openapi()
     finally:
         await upstream.close()
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from starlette.routing import Route
 
-from services.gateway.app import application
+from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
-from services.gateway.upstream import Upstream
+from services.gateway.upstream.stubs import Upstream
 
 OPEN: Final = ("/", "/health", "/health/live", "/console/{name:path}")
 # Those that reach the orchestrator and nothing else, or no service at all.
@@ -31,7 +31,7 @@ BODIES: Final[dict[str, Any]] = {
 async def routes() -> list[tuple[str, str]]:
     """Method and path of every route, from the application's own table."""
     upstream = Upstream(GatewaySettings())
-    app = application(upstream.settings, upstream)
+    app = create_app(upstream.settings, upstream)
     await upstream.close()
     found = [(method, one.path) for one in flattened(app.routes) for method in one.methods or () if method != "HEAD"]
     assert len(found) >= 25

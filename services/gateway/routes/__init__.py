@@ -1,1 +1,1 @@
-"""One module a shape: the requests it takes and the answers it gives."""
+"""The routes: one module for each API dialect and for each resource of Sluice's own API."""

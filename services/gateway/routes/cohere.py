@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from services.core.arrays import F32
 from services.core.representation import binarize, quantize_int8
-from services.gateway.embedding import Wish, embed
-from services.gateway.models import Body, Many
-from services.gateway.reranking import Rerank, rerank
-from services.gateway.responses import json_response
-from services.gateway.route import JsonRoute
-from services.gateway.upstream import Called
+from services.gateway.http.json_route import JsonRoute
+from services.gateway.http.models import Body, Many
+from services.gateway.http.responses import json_response
+from services.gateway.upstream.caller import Called
+from services.gateway.upstream.embedding import EmbedOptions, embed
+from services.gateway.upstream.reranking import RerankInput, rerank
 
 router = APIRouter(tags=["Cohere"], route_class=JsonRoute)
 
@@ -33,7 +33,7 @@ _TRUNCATIONS: Final = {
     "END": model_pb2.TRUNCATION_END,
 }
 # int8 rows are scaled by their own largest magnitude: cosine does not see that, and inner products between rows do.
-_FORMS: Final[dict[str, Callable[[F32], Any]]] = {
+_ENCODERS: Final[dict[str, Callable[[F32], Any]]] = {
     "float": list,
     "int8": lambda vectors: list(quantize_int8(vectors)[0]),
     "uint8": lambda vectors: list((quantize_int8(vectors)[0].astype(np.int16) + 128).astype(np.uint8)),
@@ -98,18 +98,18 @@ async def embed_texts(body: EmbedRequest, caller: Called) -> Response:
     """The vectors of texts, in several forms at once."""
     texts = _texts(body)
     is_query = body.input_type == "search_query"
-    wish = Wish(
+    options = EmbedOptions(
         body.model,
         model_pb2.TEXT_ROLE_QUERY if is_query else model_pb2.TEXT_ROLE_DOCUMENT,
         truncation=_TRUNCATIONS[body.truncate],
         dimensions=body.output_dimension,
     )
-    embedded = await embed(caller, texts, wish)
+    embedded = await embed(caller, texts, options)
     vectors = np.stack(embedded.dense)
     answer = {
         "id": secrets.token_hex(16),
         "response_type": "embeddings_by_type",
-        "embeddings": {form: _FORMS[form](vectors) for form in body.embedding_types or ["float"]},
+        "embeddings": {form: _ENCODERS[form](vectors) for form in body.embedding_types or ["float"]},
         "texts": texts,
         "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": embedded.token_count}},
     }
@@ -119,8 +119,8 @@ async def embed_texts(body: EmbedRequest, caller: Called) -> Response:
 @router.post("/v2/rerank")
 async def rerank_texts(body: RerankRequest, caller: Called) -> Response:
     """Documents by relevance."""
-    wish = Rerank(body.model, body.query, body.documents, body.top_n or 0, is_bulk=body.priority > 0)
-    ranked = await rerank(caller, wish)
+    options = RerankInput(body.model, body.query, body.documents, body.top_n or 0, is_bulk=body.priority > 0)
+    ranked = await rerank(caller, options)
     results = [{"index": one.index, "relevance_score": one.score} for one in ranked.results]
     meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
     return json_response({"id": secrets.token_hex(16), "results": results, "meta": meta})

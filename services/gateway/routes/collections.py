@@ -9,9 +9,9 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.search.v1 import search_service_pb2
 from starlette.responses import Response
 
-from services.gateway.filtering import filter_of
-from services.gateway.responses import json_response
-from services.gateway.upstream import Called
+from services.gateway.http.responses import json_response
+from services.gateway.upstream.caller import Called
+from services.gateway.upstream.filters import parse_filter
 
 router = APIRouter(tags=["Sluice"])
 
@@ -52,14 +52,14 @@ async def delete(
 ) -> Response:
     """Delete documents by id or by filter. Ids that are not there are ignored."""
     request = search_service_pb2.DeleteRequest(
-        collection=collection, document_ids=id or (), filter=await filter_of(filter)
+        collection=collection, document_ids=id or (), filter=await parse_filter(filter)
     )
     response = await caller.call(caller.upstream.search.Delete, request)
     return json_response({"deleted_count": response.deleted_count})
 
 
 def _collection(proto: pb.Collection) -> dict[str, Any]:
-    schema, held = proto.schema, proto.statistics
+    schema, statistics = proto.schema, proto.statistics
     return {
         "name": proto.name,
         "document_count": proto.document_count,
@@ -75,11 +75,11 @@ def _collection(proto: pb.Collection) -> dict[str, Any]:
             *(_field(one, "multi_vector", dimensions=one.dimensions) for one in schema.multi_vector_fields),
         ],
         "filterable_fields": {one.name: metadata_type(one.type) for one in schema.metadata_fields},
-        "indexed_document_count": held.indexed_document_count,
-        "dead_document_count": held.dead_document_count,
-        "part_count": held.part_count,
-        "memory_bytes": held.memory_bytes,
-        "disk_bytes": held.store_bytes + held.segment_bytes,
+        "indexed_document_count": statistics.indexed_document_count,
+        "dead_document_count": statistics.dead_document_count,
+        "part_count": statistics.part_count,
+        "memory_bytes": statistics.memory_bytes,
+        "disk_bytes": statistics.store_bytes + statistics.segment_bytes,
     }
 
 

@@ -20,13 +20,13 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.gateway.errors import OWN
-from services.gateway.held import StreamMemory
-from services.gateway.indexing import Job, Tally, index
-from services.gateway.jsonl import from_json, from_lines
-from services.gateway.responses import json_bytes, json_response
+from services.gateway.http.errors import SLUICE
+from services.gateway.http.jsonl import documents_from_json, documents_from_lines
+from services.gateway.http.memory_budget import StreamMemory
+from services.gateway.http.responses import json_bytes, json_response
 from services.gateway.routes.collections import metadata_type
-from services.gateway.upstream import Called, Caller
+from services.gateway.upstream.caller import Called, Caller
+from services.gateway.upstream.indexing import IndexProgress, IndexTarget, index
 
 router = APIRouter(tags=["Sluice"])
 
@@ -67,46 +67,46 @@ async def add(
     fields = _fields(filterable or [])
     timestamps = await _timestamps(caller, collection, fields, create=create)
     settings = caller.upstream.settings
-    held = StreamMemory(request.state.held)
+    memory = StreamMemory(request.state.body_share)
     is_lines = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _LINE_TYPES
-    read, part = (from_lines, _LINES_OF_A_BODY) if is_lines else (from_json, 1)
+    read, part = (documents_from_lines, _LINES_OF_A_BODY) if is_lines else (documents_from_json, 1)
     limits = {"max_bytes": settings.max_body_bytes // part, "max_values": settings.max_body_values // part}
-    source = read(request.receive, timestamps, held, **limits)
-    tally = Tally()
-    steps = index(caller, Job(collection, create, fields), source, held, tally)
+    source = read(request.receive, timestamps, memory, **limits)
+    progress = IndexProgress()
+    steps = index(caller, IndexTarget(collection, create, fields), source, memory, progress)
     if _EVENTS in request.headers.get("accept", ""):
         # What fails before anything was done, such as a collection that is not there, still has a status.
         await anext(steps)
-        return Events(_events(steps, tally))
+        return Events(_events(steps, progress))
     try:
         async for _ in steps:
             pass
     except SluiceError as error:
-        error.metadata.update({name: str(count) for name, count in tally.counts().items()})
+        error.metadata.update({name: str(count) for name, count in progress.counts().items()})
         raise
-    return json_response(_summary(tally))
+    return json_response(_summary(progress))
 
 
-async def _events(steps: AsyncIterator[None], tally: Tally) -> AsyncIterator[bytes]:
-    yield _event("progress", tally.counts())
+async def _events(steps: AsyncIterator[None], progress: IndexProgress) -> AsyncIterator[bytes]:
+    yield _event("progress", progress.counts())
     told = monotonic()
     try:
         async for _ in steps:
             if monotonic() - told > _EVERY_S:
                 told = monotonic()
-                yield _event("progress", tally.counts())
+                yield _event("progress", progress.counts())
     except SluiceError as error:
-        yield _event("error", OWN.body(error, OWN.status(error)) | tally.counts())
+        yield _event("error", SLUICE.body(error, SLUICE.status(error)) | progress.counts())
     else:
-        yield _event("done", _summary(tally))
+        yield _event("done", _summary(progress))
 
 
 def _event(name: str, data: Any) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + json_bytes(data) + b"\n\n"
 
 
-def _summary(tally: Tally) -> dict[str, Any]:
-    return {**tally.counts(), "failures": tally.failures}
+def _summary(progress: IndexProgress) -> dict[str, Any]:
+    return {**progress.counts(), "failures": progress.failures}
 
 
 def _fields(filterable: list[str]) -> dict[str, str]:

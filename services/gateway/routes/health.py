@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from services.gateway.responses import json_response
+from services.gateway.http.responses import json_response
 from services.rpc.observability.metrics import metrics_page
 
 router = APIRouter(tags=["Operations"])

@@ -15,11 +15,11 @@ from sluice.reranking.v1 import reranking_service_pb2
 from starlette.responses import Response
 
 from services.core.arrays import F32
-from services.gateway.embedding import Inputs, Wish, embed, texts_of
-from services.gateway.models import Body
-from services.gateway.responses import json_response
-from services.gateway.route import JsonRoute
-from services.gateway.upstream import Called
+from services.gateway.http.json_route import JsonRoute
+from services.gateway.http.models import Body
+from services.gateway.http.responses import json_response
+from services.gateway.upstream.caller import Called
+from services.gateway.upstream.embedding import EmbedOptions, Inputs, embed, to_texts
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
@@ -48,10 +48,10 @@ class EmbeddingsRequest(Body):
 @router.post("/v1/embeddings")
 async def embeddings(body: EmbeddingsRequest, caller: Called) -> Response:
     """The vectors of texts."""
-    texts = await texts_of(caller, body.input, field="input", model=body.model)
-    wish = Wish(body.model, _ROLES[body.input_type], dimensions=body.dimensions)
-    embedded = await embed(caller, texts, wish)
-    written = _base64 if body.encoding_format == "base64" else _as_it_is
+    texts = await to_texts(caller, body.input, field="input", model=body.model)
+    options = EmbedOptions(body.model, _ROLES[body.input_type], dimensions=body.dimensions)
+    embedded = await embed(caller, texts, options)
+    written = _base64 if body.encoding_format == "base64" else _unchanged
     data = [
         {"object": "embedding", "index": index, "embedding": written(vector)}
         for index, vector in enumerate(embedded.dense)
@@ -83,5 +83,5 @@ def _base64(vector: F32) -> str:
     return base64.b64encode(vector.tobytes()).decode()
 
 
-def _as_it_is(vector: F32) -> Any:
+def _unchanged(vector: F32) -> Any:
     return vector

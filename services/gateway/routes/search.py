@@ -6,11 +6,11 @@ from sluice.client.answers import pipelines, search_answer
 from sluice.search.v1 import search_service_pb2 as pb
 from starlette.responses import Response
 
-from services.gateway.filtering import filter_of
-from services.gateway.models import Body, Many
-from services.gateway.responses import json_response
-from services.gateway.route import JsonRoute
-from services.gateway.upstream import Called
+from services.gateway.http.json_route import JsonRoute
+from services.gateway.http.models import Body, Many
+from services.gateway.http.responses import json_response
+from services.gateway.upstream.caller import Called
+from services.gateway.upstream.filters import parse_filter
 
 router = APIRouter(tags=["Sluice"], route_class=JsonRoute)
 
@@ -42,7 +42,7 @@ async def search(body: SearchRequest, caller: Called) -> Response:
         query=body.query,
         pipeline=body.pipeline,
         top_k=body.top_k,
-        filter=await filter_of(body.filter),
+        filter=await parse_filter(body.filter),
         more_queries=body.more_queries,
     )
     return json_response(search_answer(await caller.call(caller.upstream.search.Search, request)))

@@ -10,8 +10,8 @@ from sluice.errors import SluiceError, Unavailable
 from sluice.reranking.v1 import reranking_service_pb2
 from starlette.responses import Response
 
-from services.gateway.responses import json_response
-from services.gateway.upstream import Called, Caller
+from services.gateway.http.responses import json_response
+from services.gateway.upstream.caller import Called, Caller
 from services.rpc.observability.scraping import Sample, read
 
 router = APIRouter(tags=["Operations"])
@@ -24,15 +24,15 @@ _TIMEOUT_S: Final = 2.0
 async def services(caller: Called) -> Response:
     """Health and models of each service, and its metrics where the gateway was told of their page."""
     names = ("orchestrator", "embedding", "retrieval", "reranking")
-    scraped = await _readable(caller)
+    scraped = await _scrape_targets(caller)
     states, pages = await asyncio.gather(
         asyncio.gather(*(_state(caller.within(_TIMEOUT_S), name) for name in names)),
-        asyncio.gather(*(_samples(address) for address in scraped.values())),
+        asyncio.gather(*(_read_samples(address) for address in scraped.values())),
     )
     return json_response({"services": states, "metrics": dict(zip(scraped, pages, strict=True))})
 
 
-async def _readable(caller: Caller) -> dict[str, str]:
+async def _scrape_targets(caller: Caller) -> dict[str, str]:
     """The metrics pages by name; none while it is not known whether the caller may read them. Raises SluiceError."""
     try:
         await caller.rights.check_inner()
@@ -81,7 +81,7 @@ async def _models(caller: Caller, name: str) -> list[dict[str, Any]]:
     ]
 
 
-async def _samples(address: str) -> list[Sample] | None:
+async def _read_samples(address: str) -> list[Sample] | None:
     """The readings of a page; None when it does not answer."""
     try:
         return await asyncio.to_thread(read, address)

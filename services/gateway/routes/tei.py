@@ -14,24 +14,24 @@ from starlette.responses import Response
 
 from services.core.arrays import F32
 from services.core.similarity import unit
-from services.gateway.embedding import (
+from services.gateway.http.errors import HttpError
+from services.gateway.http.json_route import JsonRoute
+from services.gateway.http.models import Body, Many
+from services.gateway.http.responses import json_response
+from services.gateway.upstream.caller import Called, Caller
+from services.gateway.upstream.embedding import (
     CALL_TOKENS,
     DENSE,
     MULTI_VECTOR,
     SPARSE,
-    Embedded,
+    Embeddings,
+    EmbedOptions,
     Inputs,
-    Wish,
     decode,
     embed,
-    texts_of,
+    to_texts,
 )
-from services.gateway.errors import Refused
-from services.gateway.models import Body, Many
-from services.gateway.reranking import Rerank, rerank
-from services.gateway.responses import json_response
-from services.gateway.route import JsonRoute
-from services.gateway.upstream import Called, Caller
+from services.gateway.upstream.reranking import RerankInput, rerank
 
 router = APIRouter(tags=["TEI"], route_class=JsonRoute)
 
@@ -110,15 +110,15 @@ class DecodeRequest(Body):
 @router.post("/embed")
 async def embed_dense(body: EmbedRequest, caller: Called) -> Response:
     """One vector a text."""
-    embedded = await _embedded(body, caller, DENSE)
+    embedded = await _embed(body, caller, DENSE)
     vectors = np.stack(embedded.dense)
-    return json_response(list(_normalized(vectors) if body.normalize else _as_given(vectors)))
+    return json_response(list(_normalize(vectors) if body.normalize else _require_unnormalized(vectors)))
 
 
 @router.post("/embed_sparse")
 async def embed_sparse(body: EmbedRequest, caller: Called) -> Response:
     """Weighted terms of each text."""
-    embedded = await _embedded(body, caller, SPARSE)
+    embedded = await _embed(body, caller, SPARSE)
     rows = [
         [{"index": index, "value": weight} for index, weight in zip(indices.tolist(), weights, strict=True)]
         for indices, weights in embedded.sparse
@@ -129,14 +129,14 @@ async def embed_sparse(body: EmbedRequest, caller: Called) -> Response:
 @router.post("/embed_all")
 async def embed_all(body: EmbedRequest, caller: Called) -> Response:
     """One vector a token of each text, without special tokens."""
-    return json_response((await _embedded(body, caller, MULTI_VECTOR)).multi_vector)
+    return json_response((await _embed(body, caller, MULTI_VECTOR)).multi_vector)
 
 
 @router.post("/rerank")
 async def rerank_texts(body: RerankRequest, caller: Called) -> Response:
     """Texts by relevance."""
-    wish = Rerank("", body.query, body.texts, raw_scores=body.raw_scores, truncation=body.truncation())
-    ranked = await rerank(caller, wish)
+    options = RerankInput("", body.query, body.texts, raw_scores=body.raw_scores, truncation=body.truncation())
+    ranked = await rerank(caller, options)
     results = [
         {"index": one.index, "score": one.score} | ({"text": body.texts[one.index]} if body.return_text else {})
         for one in ranked.results
@@ -172,7 +172,7 @@ async def info(caller: Called) -> Response:
     listed = await caller.call(caller.upstream.embedding.ListModels, pb.ListModelsRequest())
     if not listed.models:
         raise NotFound("no embedding model is served")
-    return json_response(_described(listed.models[0], caller))
+    return json_response(_model_info(listed.models[0], caller))
 
 
 def _token(token: pb.Token) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _token(token: pb.Token) -> dict[str, Any]:
     return {"id": token.id, "text": token.text, "special": token.special, "start": start, "stop": stop}
 
 
-def _described(model: pb.EmbeddingModel, caller: Caller) -> dict[str, Any]:
+def _model_info(model: pb.EmbeddingModel, caller: Caller) -> dict[str, Any]:
     settings = caller.upstream.settings
     return {
         "model_id": model.model.name,
@@ -200,24 +200,24 @@ def _described(model: pb.EmbeddingModel, caller: Caller) -> dict[str, Any]:
     }
 
 
-async def _embedded(body: EmbedRequest, caller: Caller, kind: pb.Representation.ValueType) -> Embedded:
+async def _embed(body: EmbedRequest, caller: Caller, kind: pb.Representation.ValueType) -> Embeddings:
     most = caller.upstream.settings.max_inputs
     if not isinstance(body.inputs, str) and len(body.inputs) > most:
-        raise Refused(413, f"inputs: expected at most {most:,}, got {len(body.inputs):,}")
+        raise HttpError(413, f"inputs: expected at most {most:,}, got {len(body.inputs):,}")
     role = _ROLES.get(body.prompt_name or "document")
     if role is None:
         raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
-    texts = await texts_of(caller, body.inputs, field="inputs")
-    return await embed(caller, texts, Wish("", role, kind, body.truncation(), body.dimensions))
+    texts = await to_texts(caller, body.inputs, field="inputs")
+    return await embed(caller, texts, EmbedOptions("", role, kind, body.truncation(), body.dimensions))
 
 
-def _normalized(vectors: F32) -> F32:
+def _normalize(vectors: F32) -> F32:
     """Unit length, which most models give already: then not a bit is touched."""
     lengths = np.linalg.norm(vectors, axis=1)
     return vectors if np.abs(lengths - 1).max() < _UNIT_LENGTH_TOLERANCE else unit(vectors)
 
 
-def _as_given(vectors: F32) -> F32:
+def _require_unnormalized(vectors: F32) -> F32:
     """The vectors as the model gives them. Raises InvalidRequest when it gives nothing but unit length."""
     if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < _UNIT_LENGTH_TOLERANCE:
         raise unfit("normalize", "expected true, since this model's vectors have unit length, got false")

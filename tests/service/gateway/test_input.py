@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 from sluice.retrieval.v1.retrieval_service_pb2 import Schema
 
-from services.gateway.json_input import JsonError, memory_bytes, structure
+from services.gateway.http.json_input import JsonError, memory_bytes, structure
 from tests.support.fake_services import ExactRetrieval, Stored, retrieval_server
 from tests.support.gateway import gateway, raw
 from tests.support.scripted_search import ScriptedSearch
@@ -210,7 +210,7 @@ async def test_documents_without_acknowledgement_are_held_in_bounds() -> None:
         first.cancel()
     script = ScriptedSearch()
     async with documents(script, max_held_bytes=40 * 2**20) as http:
-        for _ in range(3):  # what was acknowledged is held no longer
+        for _ in range(3):  # what was acknowledged is memory no longer
             answer = await http.post("/documents?collection=books", content=more, headers=LINES)
             assert answer.status_code == 200, answer.text
 

@@ -110,7 +110,7 @@ async def test_reset_connections_keep_nothing() -> None:
 def connections() -> int:
     """The connections of gateways that are alive."""
     gc.collect()
-    return sum(type(one).__name__ == "Limited" for one in gc.get_objects())
+    return sum(type(one).__name__ == "LimitedConnection" for one in gc.get_objects())
 
 
 async def test_a_caller_that_goes_away_leaves_no_documents() -> None:

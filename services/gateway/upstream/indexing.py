@@ -15,8 +15,8 @@ from sluice.client.indexing import Window, index_stream, opening
 from sluice.client.jsonl import Unreadable
 from sluice.errors import from_rpc_error
 
-from services.gateway.held import StreamMemory
-from services.gateway.upstream import Caller
+from services.gateway.http.memory_budget import StreamMemory
+from services.gateway.upstream.caller import Caller
 
 _UNACKNOWLEDGED: Final = 512
 # Two messages of the largest size.
@@ -25,7 +25,7 @@ _KEPT_FAILURES: Final = 100
 
 
 @dataclass(frozen=True)
-class Job:
+class IndexTarget:
     """Where documents go."""
 
     collection: str
@@ -34,7 +34,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Failure:
+class IndexFailure:
     """A document that was refused."""
 
     reason: str
@@ -45,13 +45,13 @@ class Failure:
 
 
 @dataclass
-class Tally:
+class IndexProgress:
     """What happened so far."""
 
     indexed: int = 0
     unchanged: int = 0
     failed: int = 0
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[IndexFailure] = field(default_factory=list)
     """The first ones."""
 
     def counts(self) -> dict[str, int]:
@@ -67,9 +67,9 @@ class Tally:
                 self.unchanged += 1
             case _:
                 known = acknowledgement
-                self.refuse(Failure(known.reason, known.message, document_id=known.document_id))
+                self.refuse(IndexFailure(known.reason, known.message, document_id=known.document_id))
 
-    def refuse(self, failure: Failure) -> None:
+    def refuse(self, failure: IndexFailure) -> None:
         """Count a document that was refused; the first ones are kept."""
         self.failed += 1
         if len(self.failures) < _KEPT_FAILURES:
@@ -77,29 +77,33 @@ class Tally:
 
 
 async def index(
-    caller: Caller, job: Job, source: AsyncGenerator[Document | Unreadable], held: StreamMemory, tally: Tally
+    caller: Caller,
+    target: IndexTarget,
+    source: AsyncGenerator[Document | Unreadable],
+    memory: StreamMemory,
+    progress: IndexProgress,
 ) -> AsyncIterator[None]:
     """Send documents; a step for each one that was acknowledged, and one at the end. Raises SluiceError."""
-    first = opening(job.collection, job.create, job.filterable_fields)
+    first = opening(target.collection, target.create, target.filterable_fields)
     call = await caller.stream(caller.upstream.indexing.Index, first)
     window = Window(_UNACKNOWLEDGED, max_bytes=_UNACKNOWLEDGED_BYTES)
-    readable = _readable(source, tally)
-    known = index_stream(call, first, window, readable, lambda _: held.wait(window.byte_count))
+    readable = _documents(source, progress)
+    known = index_stream(call, first, window, readable, lambda _: memory.wait(window.byte_count))
     try:
         # Closed one by one: what a generator holds would otherwise be there until the next garbage collection.
         async with aclosing(source), aclosing(readable), aclosing(known):
             async for acknowledgement in known:
-                tally.note(acknowledgement)
+                progress.note(acknowledgement)
                 yield
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from None
     yield
 
 
-async def _readable(source: AsyncIterator[Document | Unreadable], tally: Tally) -> AsyncGenerator[Document]:
+async def _documents(source: AsyncIterator[Document | Unreadable], progress: IndexProgress) -> AsyncGenerator[Document]:
     """The documents; lines that are none are told to the tally."""
     async for item in source:
         if isinstance(item, Document):
             yield item
         else:
-            tally.refuse(Failure("INVALID_REQUEST", item.problem, line=item.line))
+            progress.refuse(IndexFailure("INVALID_REQUEST", item.problem, line=item.line))

@@ -1,11 +1,11 @@
-"""Errors in the form that each shape's clients read.
+"""Errors in the format of each API dialect.
 
-| shape | body |
+| dialect | body |
 |---|---|
 | OpenAI | `{"error": {"message", "type", "param", "code"}}` |
-| Cohere | `{"message"}`; on `/v1/rerank` also Jina's `{"detail"}` |
+| Cohere and Jina | `{"message", "detail"}` |
 | TEI | `{"error", "error_type"}` |
-| Sluice's own | `{"error": {"code", "reason", "message", "violations", "metadata"}}` |
+| Sluice | `{"error": {"code", "reason", "message", "violations", "metadata"}}` |
 """
 
 import math
@@ -18,7 +18,7 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import InvalidRequest, QuotaExceeded, SluiceError, Unavailable, Violation
 from starlette.responses import Response
 
-from services.gateway.responses import json_response
+from services.gateway.http.responses import json_response
 
 _STATUSES: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -33,21 +33,21 @@ _STATUSES: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-# Where TEI's statuses differ.
+# Statuses of TEI that differ.
 _TEI_STATUSES: Final = {400: 422, 409: 424, 500: 424}
 _TEI_TYPES: Final = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 _TEI_PATHS: Final = ("/embed", "/embed_sparse", "/embed_all", "/rerank", "/tokenize", "/decode", "/info")
-# Refusals of bodies: what of them is still to come must not be read.
-_UNREAD: Final = (408, 413)
+# Statuses after which the connection closes, because the rest of the body is not read.
+_CLOSING: Final = (408, 413)
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-class ClientGone(Exception):
-    """The caller closed the connection before the answer."""
+class ClientDisconnected(Exception):
+    """The client closed the connection before the response."""
 
 
-class Refused(InvalidRequest):
-    """A request that HTTP has a status of its own for."""
+class HttpError(InvalidRequest):
+    """A rejected request with a status that no gRPC code maps to."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -55,20 +55,20 @@ class Refused(InvalidRequest):
 
 
 def http_status(error: SluiceError) -> int:
-    """The HTTP status of an error, before a shape's exceptions."""
-    return error.status if isinstance(error, Refused) else _STATUSES[error.code]
+    """Return the HTTP status of an error in all dialects that define no other."""
+    return error.status if isinstance(error, HttpError) else _STATUSES[error.code]
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a shape tells errors."""
+class ErrorFormat:
+    """The format of errors in an API dialect."""
 
     body: Callable[[SluiceError, int], Any]
-    """The JSON of an error with its HTTP status."""
+    """Function from an error and its HTTP status to the JSON."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """What the services call the fields that the shape calls otherwise."""
+    """Names of the dialect for fields of the gRPC requests; fields that are missing keep their names."""
     status: Callable[[SluiceError], int] = http_status
-    """The HTTP status of an error."""
+    """Function from an error to its HTTP status."""
 
 
 def _openai(error: SluiceError, status: int) -> Any:
@@ -96,7 +96,7 @@ def _tei_status(error: SluiceError) -> int:
     return _TEI_STATUSES.get(status, status)
 
 
-def _own(error: SluiceError, status: int) -> Any:
+def _sluice(error: SluiceError, status: int) -> Any:
     violations = error.violations if isinstance(error, InvalidRequest) else ()
     return {
         "error": {
@@ -109,44 +109,44 @@ def _own(error: SluiceError, status: int) -> Any:
     }
 
 
-OPENAI: Final = Form(_openai, {"texts": "input"})
-COHERE: Final = Form(_cohere, {"top_k": "top_n", "dimensions": "output_dimension", "truncation": "truncate"})
-TEI: Final = Form(_tei, {"texts": "inputs", "documents": "texts"}, _tei_status)
-OWN: Final = Form(_own)
+OPENAI: Final = ErrorFormat(_openai, {"texts": "input"})
+COHERE: Final = ErrorFormat(_cohere, {"top_k": "top_n", "dimensions": "output_dimension", "truncation": "truncate"})
+TEI: Final = ErrorFormat(_tei, {"texts": "inputs", "documents": "texts"}, _tei_status)
+SLUICE: Final = ErrorFormat(_sluice)
 
 
-def form_of(path: str) -> Form:
-    """The form in which a path's clients expect errors."""
+def format_of(path: str) -> ErrorFormat:
+    """Return the error format of a path."""
     if path.startswith(("/v2/", "/v1/rerank")):
         return COHERE
     if path.startswith("/v1/"):
         return OPENAI
-    return TEI if path in _TEI_PATHS else OWN
+    return TEI if path in _TEI_PATHS else SLUICE
 
 
 def error_response(error: SluiceError, path: str) -> Response:
-    """The response that tells an error to the clients of a path."""
-    form = form_of(path)
-    renamed = _renamed(error, form.names)
-    status = form.status(renamed)
-    return json_response(form.body(renamed, status), status=status, headers=_headers(error, status))
+    """Return the response to an error, in the format of the path."""
+    error_format = format_of(path)
+    translated = _in_dialect(error, error_format.names)
+    status = error_format.status(translated)
+    return json_response(error_format.body(translated, status), status=status, headers=_headers(error, status))
 
 
 def _headers(error: SluiceError, status: int) -> dict[str, str]:
     if isinstance(error, (Unavailable, QuotaExceeded)) and error.retry_after_s is not None:
-        # Whole seconds are all that Retry-After knows; OpenAI's clients read the milliseconds.
+        # Retry-After has whole seconds. OpenAI's clients read `retry-after-ms` first.
         milliseconds = max(1, math.ceil(1000 * error.retry_after_s))
         return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
-    if status in _UNREAD:
+    if status in _CLOSING:
         return {"connection": "close"}
     return {"www-authenticate": "Bearer"} if status == 401 else {}
 
 
-def _renamed(error: SluiceError, names: Mapping[str, str]) -> SluiceError:
-    """The error with its fields as the shape calls them."""
+def _in_dialect(error: SluiceError, names: Mapping[str, str]) -> SluiceError:
+    """Return the error with the field names of the dialect."""
     if not isinstance(error, InvalidRequest) or not error.violations:
         return error
-    return relabelled(error, lambda field: _name(field, names))
+    return rename_fields(error, lambda field: _name(field, names))
 
 
 def _name(field: str, names: Mapping[str, str]) -> str:
@@ -154,9 +154,9 @@ def _name(field: str, names: Mapping[str, str]) -> str:
     return names.get(head, head) + field[len(head) :]
 
 
-def relabelled(error: InvalidRequest, label: Callable[[str], str]) -> InvalidRequest:
-    """The same error with other names of fields, in its message too."""
-    violations = [Violation(label(one.field), one.description) for one in error.violations]
+def rename_fields(error: InvalidRequest, rename: Callable[[str], str]) -> InvalidRequest:
+    """Return the same error with other field names, in its message too."""
+    violations = [Violation(rename(one.field), one.description) for one in error.violations]
     first, message = error.violations[0].field, error.message
     if message.startswith(first):
         message = violations[0].field + message[len(first) :]

@@ -12,7 +12,7 @@ from services.rpc.server.offloading import offloaded
 _INLINE_CHARACTERS: Final = 1024
 
 
-async def filter_of(text: str) -> filter_pb2.Filter | None:
+async def parse_filter(text: str) -> filter_pb2.Filter | None:
     """Return the filter that a text says; None for a blank one. Raise InvalidRequest."""
     if not text or text.isspace():
         return None

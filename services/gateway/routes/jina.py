@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from services.gateway.models import Body, Many
-from services.gateway.reranking import Rerank, rerank
-from services.gateway.responses import json_response
-from services.gateway.route import JsonRoute
-from services.gateway.upstream import Called
+from services.gateway.http.json_route import JsonRoute
+from services.gateway.http.models import Body, Many
+from services.gateway.http.responses import json_response
+from services.gateway.upstream.caller import Called
+from services.gateway.upstream.reranking import RerankInput, rerank
 
 router = APIRouter(tags=["Cohere", "Jina"], route_class=JsonRoute)
 
@@ -51,7 +51,7 @@ class RerankRequest(Body):
 async def rerank_documents(body: RerankRequest, request: Request, caller: Called) -> Response:
     """Documents by relevance."""
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    ranked = await rerank(caller, Rerank(body.model, body.query, texts, body.top_n or 0))
+    ranked = await rerank(caller, RerankInput(body.model, body.query, texts, body.top_n or 0))
     is_cohere = not body.model or bool(_COHERE_FIELDS & body.model_fields_set) or "x-fern-language" in request.headers
     with_text = not is_cohere if body.return_documents is None else body.return_documents
     tokens = sum(one.usage.token_count for one in ranked.results)

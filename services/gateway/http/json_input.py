@@ -23,7 +23,7 @@ class JsonError(ValueError):
     """JSON that is not taken; the message says what was expected and given."""
 
 
-def parsed(text: bytes | bytearray) -> Any:
+def parse(text: bytes | bytearray) -> Any:
     """Return the value. Raises JsonError."""
     try:
         return orjson.loads(text)
@@ -34,11 +34,11 @@ def parsed(text: bytes | bytearray) -> Any:
 
 def memory_bytes(text: bytes | bytearray, *, max_values: int) -> int:
     """Return about how many bytes the value of a text takes. Raises JsonError for too many values or levels."""
-    values = _checked(text, max_values)
-    return values * _VALUE_BYTES + len(text) * _widest(text)
+    values = _count_values(text, max_values)
+    return values * _VALUE_BYTES + len(text) * _bytes_per_character(text)
 
 
-def _checked(text: bytes | bytearray, max_values: int) -> int:
+def _count_values(text: bytes | bytearray, max_values: int) -> int:
     """The values and keys of a text; those that could be some, when they are few."""
     opened = text.count(b"[") + text.count(b"{")
     most = opened + text.count(b",") + text.count(b":")
@@ -78,6 +78,6 @@ def structure(text: bytes | bytearray, *, max_values: int) -> tuple[int, int]:
     return values, deepest
 
 
-def _widest(text: bytes | bytearray) -> int:
+def _bytes_per_character(text: bytes | bytearray) -> int:
     """Bytes a character may take: Python stores a string by its widest one."""
     return 1 if text.isascii() and b"\\u" not in text else 4

@@ -11,7 +11,7 @@ _SHORT: Final = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 4, 60
 
 
-def unfit_shape(error: RequestValidationError) -> InvalidRequest:
+def invalid_request(error: RequestValidationError) -> InvalidRequest:
     """Return what FastAPI found wrong, without the request that the error holds."""
     found: dict[str, list[str]] = {}
     for item in error.errors():

@@ -14,9 +14,9 @@ from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.errors import InvalidRequest
 
 from services.core.arrays import F32
-from services.gateway.errors import relabelled
-from services.gateway.models import Many
-from services.gateway.upstream import Caller
+from services.gateway.http.errors import rename_fields
+from services.gateway.http.models import Many
+from services.gateway.upstream.caller import Caller
 
 DENSE: Final = pb.REPRESENTATION_DENSE
 SPARSE: Final = pb.REPRESENTATION_SPARSE
@@ -36,7 +36,7 @@ Inputs = str | Many[str] | Many[int] | Many[Many[int]]
 
 
 @dataclass(frozen=True)
-class Wish:
+class EmbedOptions:
     """What to make of the texts."""
 
     model: str = ""
@@ -47,7 +47,7 @@ class Wish:
 
 
 @dataclass
-class Embedded:
+class Embeddings:
     """Vectors of texts, in their order; of the kind that was asked for."""
 
     model: str = ""
@@ -60,7 +60,7 @@ class Embedded:
     token_count: int = 0
 
 
-async def texts_of(caller: Caller, inputs: Inputs, *, field: str, model: str = "") -> list[str]:
+async def to_texts(caller: Caller, inputs: Inputs, *, field: str, model: str = "") -> list[str]:
     """The texts of an input. Token ids are decoded by the model, special tokens left out: Embed takes texts.
 
     Raises InvalidRequest for none, too many, and ids that the model does not have.
@@ -96,33 +96,33 @@ async def decode(
         try:
             texts += (await caller.call(caller.upstream.embedding.Decode, request)).texts
         except InvalidRequest as error:
-            raise relabelled(error, partial(_sequence, field, start)) from None
+            raise rename_fields(error, partial(_sequence, field, start)) from None
     return texts
 
 
-async def embed(caller: Caller, texts: Sequence[str], wish: Wish) -> Embedded:
+async def embed(caller: Caller, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
     """The vectors of texts. Raises SluiceError, which names a text by its position among all of them."""
     is_bulk = len(texts) > caller.upstream.settings.interactive_inputs
     lane = model_pb2.LANE_BULK if is_bulk else model_pb2.LANE_INTERACTIVE
-    embedded = Embedded()
+    embedded = Embeddings()
     caller.check_sizes("texts", texts)
     caller.rights.pay_texts(len(texts))
     for start, part in _parts(texts, _bytes_at_most, _CALL_BYTES):
         request = pb.EmbedRequest(
-            model=wish.model,
+            model=options.model,
             texts=part,
-            role=wish.role,
-            representations=[wish.representation],
-            truncation=wish.truncation,
+            role=options.role,
+            representations=[options.representation],
+            truncation=options.truncation,
             lane=lane,
-            dimensions=wish.dimensions,
+            dimensions=options.dimensions,
         )
         try:
             response = await caller.call(caller.upstream.embedding.Embed, request)
         except InvalidRequest as error:
-            raise _moved(error, start) from None
-        caller.answer.add(_ANSWER_SIZE * response.ByteSize())
-        _add(embedded, response)
+            raise _shift_positions(error, start) from None
+        caller.response_share.add(_ANSWER_SIZE * response.ByteSize())
+        _append(embedded, response)
     return embedded
 
 
@@ -143,7 +143,7 @@ def _bytes_at_most(text: str) -> int:
     return 4 * len(text)
 
 
-def _add(embedded: Embedded, response: pb.EmbedResponse) -> None:
+def _append(embedded: Embeddings, response: pb.EmbedResponse) -> None:
     embedded.model = response.model.name
     embedded.token_count += sum(usage.token_count for usage in response.usage)
     if response.HasField("dense"):
@@ -162,11 +162,11 @@ def _floats(tensor: tensor_pb2.Tensor) -> F32:
     return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
 
 
-def _moved(error: InvalidRequest, start: int) -> InvalidRequest:
+def _shift_positions(error: InvalidRequest, start: int) -> InvalidRequest:
     """The error of a part, with the positions that its texts have among all."""
     if not start or not error.violations:
         return error
-    return relabelled(error, lambda name: re.sub(r"^texts\[(\d+)\]", lambda m: f"texts[{start + int(m[1])}]", name))
+    return rename_fields(error, lambda name: re.sub(r"^texts\[(\d+)\]", lambda m: f"texts[{start + int(m[1])}]", name))
 
 
 def _sequence(field: str, start: int, name: str) -> str:

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Sequence
 from typing import Final
 
-from services.gateway.held import Budget
+from services.gateway.http.memory_budget import MemoryBudget
 from services.rpc.server import memory
 
 _EVERY_S: Final = 2.0
@@ -22,7 +22,7 @@ _MAPPED_BYTES: Final = 128 * 2**10
 _ROUNDS: Final = 5
 
 
-async def trim_memory(budgets: Sequence[Budget]) -> None:
+async def trim_memory(budgets: Sequence[MemoryBudget]) -> None:
     """Give memory back whenever requests have let go of much, until cancelled."""
     memory.map_blocks_from(_MAPPED_BYTES)
     memory.freeze()

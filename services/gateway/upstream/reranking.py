@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from sluice.common.v1 import model_pb2
 from sluice.reranking.v1 import reranking_service_pb2 as pb
 
-from services.gateway.upstream import Caller
+from services.gateway.upstream.caller import Caller
 
 
 @dataclass(frozen=True)
-class Rerank:
+class RerankInput:
     """What to rerank, and how."""
 
     model: str
@@ -23,18 +23,18 @@ class Rerank:
     is_bulk: bool = False
 
 
-async def rerank(caller: Caller, wish: Rerank) -> pb.RerankResponse:
+async def rerank(caller: Caller, options: RerankInput) -> pb.RerankResponse:
     """The documents' scores, best first. Raises SluiceError."""
-    caller.check_size("query", wish.query)
-    caller.check_sizes("documents", wish.documents)
+    caller.check_size("query", options.query)
+    caller.check_sizes("documents", options.documents)
     request = pb.RerankRequest(
-        model=wish.model,
-        query=wish.query,
-        documents=wish.documents,
-        top_k=min(wish.top_n, len(wish.documents)),
-        raw_scores=wish.raw_scores,
-        truncation=wish.truncation,
-        lane=model_pb2.LANE_BULK if wish.is_bulk else model_pb2.LANE_INTERACTIVE,
+        model=options.model,
+        query=options.query,
+        documents=options.documents,
+        top_k=min(options.top_n, len(options.documents)),
+        raw_scores=options.raw_scores,
+        truncation=options.truncation,
+        lane=model_pb2.LANE_BULK if options.is_bulk else model_pb2.LANE_INTERACTIVE,
     )
     response: pb.RerankResponse = await caller.call(caller.upstream.reranking.Rerank, request)
     return response

@@ -1,8 +1,8 @@
-"""HTTP/1.1 connections with limits on the time and size of heads, and on the time a caller takes to read its answer.
+"""HTTP/1.1 connections that limit the time and size of request heads, and the time to read a response.
 
-Facts: uvicorn limits neither the time nor the size of a request's head; bodies are limited where they are read. An
-error in a callback of the parser ends the parsing, and uvicorn answers it by `send_400_response`. A transport that is
-closed waits for its caller to read all that was written, without limit.
+Facts: uvicorn limits neither the time nor the size of a request head. `GatewayMiddleware` limits bodies. An error in a
+callback of the parser ends the parsing, and uvicorn then calls `send_400_response`. A transport that is closed waits
+without limit until the client has read all that was written.
 """
 
 import asyncio
@@ -13,96 +13,96 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
-# What a header has beside its name and its value: a colon, a space and the end of the line.
+# Bytes of a header line beside its name and value: a colon, a space and the end of the line.
 _LINE_BYTES: Final = 4
 
 
-class _Refused(Exception):
-    """A request that is parsed no further."""
+class _ParsingStopped(Exception):
+    """Raised in a callback of the parser to stop parsing."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, with limits on the head of each request and on the time its answer waits to be read."""
+    """uvicorn's connection with limits on the head of each request and on the time to read a response."""
 
     head_timeout_s: ClassVar[float]
     max_head_bytes: ClassVar[int]
     write_timeout_s: ClassVar[float]
     _write_timer: asyncio.TimerHandle | None = None
-    _is_refused = False
+    _is_rejected = False
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A caller is there: its first head begins."""
+        """Start the timer of the first head."""
         super().connection_made(transport)
         self._gone = asyncio.Event()
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The caller is gone."""
+        """Stop the timers and signal the disconnect."""
         self._end_head()
         self._end_write()
         self._gone.set()
         super().connection_lost(exc)
-        # uvicorn leaves this timer running after a reset, and with it everything that the connection holds.
+        # After a reset, uvicorn keeps this timer, which keeps the connection in memory.
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes came."""
+        """Parse received bytes, and reject a head that is too large."""
         if self._head_timer is not None:
             self._head_bytes += len(data)
         super().data_received(data)
-        # What is still a head after this much is too large; one that came whole is weighed when it is complete.
+        # A head that is complete by now has been checked by `on_headers_complete`.
         if self._head_timer is not None and self._head_bytes > self.max_head_bytes:
-            self._refuse(_TOO_LARGE)
+            self._reject(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        """The first byte of a request came."""
+        """Start the timer of a request's head."""
         super().on_message_begin()
         self.scope["state"] |= {"abort": self.transport.abort, "gone": self._gone}
         if self._head_timer is None:
             self._begin_head()
 
     def on_headers_complete(self) -> None:
-        """The head is whole. Raises _Refused for one that is too large, which ends the parsing."""
+        """Check the size of the complete head. Raises _ParsingStopped if it is too large."""
         self._end_head()
         size = len(self.url) + sum(len(name) + len(value) + _LINE_BYTES for name, value in self.headers)
         if size > self.max_head_bytes:
-            self._refuse(_TOO_LARGE)
-            raise _Refused
+            self._reject(_TOO_LARGE)
+            raise _ParsingStopped
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Say that the request is no HTTP, unless the connection has been refused already."""
+        """Respond to a request that is not valid HTTP, unless the connection has been rejected already."""
         self._end_head()
-        if not self._is_refused:
-            self._is_refused = True
+        if not self._is_rejected:
+            self._is_rejected = True
             super().send_400_response(msg)
             self._close_soon()
 
     def pause_writing(self) -> None:
-        """The caller reads slower than it is answered."""
+        """Start the write timer: the client reads more slowly than the response is written."""
         super().pause_writing()
         self._begin_write()
 
     def resume_writing(self) -> None:
-        """The caller has read what was waiting."""
+        """Stop the write timer: the client has read the buffered bytes."""
         self._end_write()
         super().resume_writing()
 
     def on_response_complete(self) -> None:
-        """An answer was handed over; when it was the last one, it must be read in time."""
+        """Limit the time to read the last response of the connection."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._close_soon()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, without waiting for a caller that has not read its answer."""
+        """Close an idle connection, even if the client has not read its response."""
         super().timeout_keep_alive_handler()
         self._close_soon()
 
     def _close_soon(self) -> None:
-        """End a connection that is closing even when its caller does not read what is left."""
+        """Abort a closing connection if the client does not read the rest in time."""
         if self.transport.get_write_buffer_size():
             self._begin_write()
 
@@ -117,23 +117,23 @@ class Connection(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self._refuse, _TOO_SLOW)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._reject, _TOO_SLOW)
 
     def _end_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _refuse(self, answer: bytes) -> None:
+    def _reject(self, response: bytes) -> None:
         self._end_head()
-        self._is_refused = True
+        self._is_rejected = True
         if not self.transport.is_closing():
-            self.transport.write(answer)
+            self.transport.write(response)
             self.transport.close()
             self._close_soon()
 
 
-def limited(*, head_timeout_s: float, max_head_bytes: int, write_timeout_s: float) -> type[Connection]:
-    """Return the connections of a server with these limits."""
+def limited_connection(*, head_timeout_s: float, max_head_bytes: int, write_timeout_s: float) -> type[Connection]:
+    """Return a connection class with these limits, for `uvicorn.Config`."""
     limits = {"head_timeout_s": head_timeout_s, "max_head_bytes": max_head_bytes, "write_timeout_s": write_timeout_s}
-    return type("Limited", (Connection,), limits)
+    return type("LimitedConnection", (Connection,), limits)

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def finished_in_thread(work: Callable[[], T]) -> T:
+async def run_in_thread(work: Callable[[], T]) -> T:
     """Return the result of `work`, run in a thread.
 
     A thread cannot be stopped. When this is cancelled it waits for the end of the thread, so that what the thread reads

@@ -10,10 +10,10 @@ from sluice.client.documents import Document
 from sluice.client.jsonl import Unreadable, document
 from starlette.types import Receive
 
-from services.gateway.errors import ClientGone, Refused
-from services.gateway.held import StreamMemory
-from services.gateway.json_input import JsonError, memory_bytes, parsed
-from services.gateway.threads import finished_in_thread
+from services.gateway.http.errors import ClientDisconnected, HttpError
+from services.gateway.http.json_input import JsonError, memory_bytes, parse
+from services.gateway.http.memory_budget import StreamMemory
+from services.gateway.http.threads import run_in_thread
 
 
 async def parts(receive: Receive) -> AsyncIterator[bytes]:
@@ -22,16 +22,16 @@ async def parts(receive: Receive) -> AsyncIterator[bytes]:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         more = message.get("more_body", False)
         yield message.get("body", b"")
 
 
-async def lines(receive: Receive, held: StreamMemory, *, max_bytes: int) -> AsyncGenerator[bytes]:
+async def lines(receive: Receive, memory: StreamMemory, *, max_bytes: int) -> AsyncGenerator[bytes]:
     """The lines of a body, without their ends. Raises Refused for one that is too long: its end is nowhere in sight."""
     rest = bytearray()
     async for part in parts(receive):
-        held.read(len(rest) + len(part))
+        memory.read(len(rest) + len(part))
         whole, newline, tail = part.rpartition(b"\n")
         if newline:
             rest += whole
@@ -41,35 +41,35 @@ async def lines(receive: Receive, held: StreamMemory, *, max_bytes: int) -> Asyn
         else:
             rest += part
         if len(rest) > max_bytes:
-            raise Refused(413, f"expected lines of at most {max_bytes:,} bytes, got more")
+            raise HttpError(413, f"expected lines of at most {max_bytes:,} bytes, got more")
     if rest:
         yield bytes(rest)
 
 
-async def from_lines(
-    receive: Receive, timestamps: frozenset[str], held: StreamMemory, *, max_bytes: int, max_values: int
+async def documents_from_lines(
+    receive: Receive, timestamps: frozenset[str], memory: StreamMemory, *, max_bytes: int, max_values: int
 ) -> AsyncGenerator[Document | Unreadable]:
     """A document, or what is wrong, for each line that is not blank."""
     numbers = count(1)
-    async with aclosing(lines(receive, held, max_bytes=max_bytes)) as found:
+    async with aclosing(lines(receive, memory, max_bytes=max_bytes)) as found:
         async for line in found:
             number = next(numbers)
             if line.strip():
                 try:
                     memory_bytes(line, max_values=max_values)
-                    yield document(parsed(line), timestamps)
+                    yield document(parse(line), timestamps)
                 except ValueError as error:
                     yield Unreadable(number, str(error))
 
 
-async def from_json(
-    receive: Receive, timestamps: frozenset[str], held: StreamMemory, *, max_bytes: int, max_values: int
+async def documents_from_json(
+    receive: Receive, timestamps: frozenset[str], memory: StreamMemory, *, max_bytes: int, max_values: int
 ) -> AsyncGenerator[Document | Unreadable]:
     """A document, or what is wrong, for each element of a JSON list, or of the list `documents` of an object.
 
     Raises Refused when the body is too large or is neither.
     """
-    listed = _listed(await _whole(receive, held, max_bytes=max_bytes, max_values=max_values))
+    listed = _records(await _read_body(receive, memory, max_bytes=max_bytes, max_values=max_values))
     for number, record in enumerate(listed, start=1):
         try:
             yield document(record, timestamps)
@@ -77,27 +77,27 @@ async def from_json(
             yield Unreadable(number, str(error))
 
 
-async def _whole(receive: Receive, held: StreamMemory, *, max_bytes: int, max_values: int) -> Any:
+async def _read_body(receive: Receive, memory: StreamMemory, *, max_bytes: int, max_values: int) -> Any:
     """Return the value of a JSON body. Raise Refused for one that is too large or no JSON."""
     body = bytearray()
     try:
         async for part in parts(receive):
             body += part
-            held.read(len(body))
+            memory.read(len(body))
             if len(body) > max_bytes:
-                raise Refused(413, f"expected at most {max_bytes:,} bytes of JSON, got more: send JSON lines instead")
+                raise HttpError(413, f"expected at most {max_bytes:,} bytes of JSON, got more: send JSON lines instead")
         weigh = partial(memory_bytes, body, max_values=max_values)
-        held.read(len(body) + await finished_in_thread(weigh))
-        return parsed(body)
+        memory.read(len(body) + await run_in_thread(weigh))
+        return parse(body)
     except JsonError as error:
-        raise Refused(400, f"body: {error}") from None
+        raise HttpError(400, f"body: {error}") from None
     finally:
         # An error keeps this frame alive.
         body.clear()
 
 
-def _listed(value: Any) -> list[Any]:
+def _records(value: Any) -> list[Any]:
     listed = value.get("documents") if isinstance(value, dict) else value
     if not isinstance(listed, list):
-        raise Refused(400, 'body: expected a list of documents, or {"documents": [...]}')
+        raise HttpError(400, 'body: expected a list of documents, or {"documents": [...]}')
     return listed

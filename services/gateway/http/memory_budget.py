@@ -14,7 +14,7 @@ from typing import Final
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import Unavailable
 
-from services.gateway.errors import Refused
+from services.gateway.http.errors import HttpError
 
 # A reader that took nothing for this long may lose its answer to others.
 _STALLED_S: Final = 1.0
@@ -25,10 +25,10 @@ def _kept() -> None:
 
 
 @dataclass(eq=False)
-class Share:
+class MemoryShare:
     """What one request holds of a budget."""
 
-    budget: "Budget"
+    budget: "MemoryBudget"
     cut: Callable[[], None] = _kept
     """Ends a request whose caller reads nothing."""
     held_bytes: int = 0
@@ -39,7 +39,7 @@ class Share:
         """Hold so many bytes from now on. Raises Unavailable when there is no room now, Refused when there never is."""
         if held_bytes > self.budget.max_bytes:
             most = self.budget.max_bytes
-            raise Refused(413, f"{self.budget.what}: expected at most {most:,} bytes of memory, got {held_bytes:,}")
+            raise HttpError(413, f"{self.budget.what}: expected at most {most:,} bytes of memory, got {held_bytes:,}")
         if held_bytes > self.held_bytes:
             self.budget.make_room(held_bytes - self.held_bytes, monotonic())
         self.budget.held_bytes += held_bytes - self.held_bytes
@@ -57,7 +57,7 @@ class StreamMemory:
     # Each is there as a document, in the message that carries it, and in what gRPC has not sent yet.
     _COPIES: Final = 3
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: MemoryShare) -> None:
         self._share = share
         self._first_bytes = share.held_bytes
         self._read_bytes = self._waiting_bytes = 0
@@ -77,7 +77,7 @@ class StreamMemory:
 
 
 @dataclass(eq=False)
-class Budget:
+class MemoryBudget:
     """Bytes that all requests together may hold."""
 
     max_bytes: int
@@ -86,12 +86,12 @@ class Budget:
     held_bytes: int = 0
     freed_bytes: int = 0
     """All that was ever given back."""
-    _shares: set[Share] = field(default_factory=set)
+    _shares: set[MemoryShare] = field(default_factory=set)
 
     @contextmanager
-    def share(self, cut: Callable[[], None] = _kept) -> Iterator[Share]:
+    def share(self, cut: Callable[[], None] = _kept) -> Iterator[MemoryShare]:
         """A share for the block, which is given back at its end."""
-        share = Share(self, cut)
+        share = MemoryShare(self, cut)
         self._shares.add(share)
         try:
             yield share
@@ -112,7 +112,7 @@ class Budget:
             stalled.resize(0)
             stalled.cut()
 
-    def _stalled(self, now: float) -> Share | None:
+    def _stalled(self, now: float) -> MemoryShare | None:
         """The share whose caller took nothing for the longest time."""
         waiting = [
             (share.waits_since, id(share), share)
