@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from services.core.fusion import below, interpolate
 from services.core.ranking import Ranking
-from services.orchestrator.pipelines import Pipeline, WeightedSum
+from services.orchestrator.pipelines.schema import Pipeline, WeightedSum
 
 Weights = Mapping[str, float]
 """`fuse.RETRIEVER`: its weight in the fusion. `mix.STAGE`: that of a refinement or reranker in its interpolation."""

@@ -27,8 +27,8 @@ from loadtest.quality import measures, services
 from loadtest.quality.judged import Judged, fewer, read
 from loadtest.quality.recomputed import Probed, Weights, ranked, weights_of
 from loadtest.servers import Parts, system
-from services.orchestrator.pipeline_file import PipelinesError, load
-from services.orchestrator.pipelines import PACKAGED, Pipeline, WeightedSum
+from services.orchestrator.pipelines.loader import PipelinesError, load
+from services.orchestrator.pipelines.schema import PACKAGED, Pipeline, WeightedSum
 
 _MEASURE: Final = "nDCG@10"
 _MOST_DEPTH: Final = 1000

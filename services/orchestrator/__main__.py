@@ -2,7 +2,7 @@
 
 import sys
 
-from services.orchestrator.parts import parts
+from services.orchestrator.server import build
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server.lifecycle import run
 from services.rpc.settings import load
@@ -11,7 +11,7 @@ from services.rpc.settings import load
 def main() -> None:
     """Serve until SIGTERM."""
     settings = load(OrchestratorSettings, sys.argv[1:], program="services.orchestrator")
-    run(settings, lambda: parts(settings), program="services.orchestrator")
+    run(settings, lambda: build(settings), program="services.orchestrator")
 
 
 if __name__ == "__main__":

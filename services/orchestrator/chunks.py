@@ -14,7 +14,7 @@ from sluice.common.v1.document_pb2 import Document, MetadataValue
 from sluice.common.v1.filter_pb2 import Comparison, Filter, FilterList, Membership
 
 from services.core.ranking import Ranking
-from services.orchestrator.schemas import Collection, types_of
+from services.orchestrator.downstream.schemas import Collection, types_of
 
 PARENT: Final = "parent_id"
 NUMBER: Final = "chunk"

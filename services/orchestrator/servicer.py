@@ -11,15 +11,15 @@ from sluice.errors import DeadlineExpired, NotFound, Unavailable
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceServicer
 
-from services.orchestrator.budget import reserve_s
 from services.orchestrator.chunks import first_of, is_chunked, of_parents
-from services.orchestrator.indexing import IndexStream
-from services.orchestrator.known import Known
-from services.orchestrator.limit import Limit
-from services.orchestrator.pipelines import DEFAULT_NAME, Pipeline
-from services.orchestrator.reload import PipelineFile
-from services.orchestrator.remote import Services
-from services.orchestrator.search import search
+from services.orchestrator.concurrency_limit import AimdLimit
+from services.orchestrator.discovery import Known
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.indexing.stream import IndexStream
+from services.orchestrator.pipelines.schema import DEFAULT_NAME, Pipeline
+from services.orchestrator.pipelines.watcher import PipelineFile
+from services.orchestrator.search.budget import reserve_s
+from services.orchestrator.search.search import search
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.wire import check_delete, index_response, messages_of, pipeline_of, query_of, response_of
 from services.rpc.deadline import Deadline
@@ -50,7 +50,7 @@ class SearchServicer(SearchServiceServicer):
         self._settings = settings
         self._pipelines = pipelines
         self._known = known
-        self._limit = Limit()
+        self._limit = AimdLimit()
         self._interactive = interactive
         self._bulk = bulk
         self._streams: set[IndexStream] = set()

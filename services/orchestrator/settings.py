@@ -6,9 +6,9 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.orchestrator.documents import DocumentLimits
-from services.orchestrator.indexing import IndexLimits
-from services.orchestrator.pipelines import PACKAGED
-from services.orchestrator.vectors import FieldKind
+from services.orchestrator.downstream.vectors import FieldKind
+from services.orchestrator.indexing.stream import IndexLimits
+from services.orchestrator.pipelines.schema import PACKAGED
 from services.rpc.settings import ServerSettings
 
 _ADDRESS = r"^([a-z]+:///?)?.+:\d{1,5}$|^unix:.+$"

@@ -8,15 +8,15 @@ from google.protobuf.duration_pb2 import Duration
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.orchestrator.checking import Check, State
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import Chunking, parent_of
-from services.orchestrator.indexing import Acknowledgement, Message, Outcome
-from services.orchestrator.pipelines import FUSE, Pipeline
-from services.orchestrator.run import Query, Report, Status
-from services.orchestrator.schemas import METADATA_TYPES
-from services.orchestrator.search import Answer
-from services.orchestrator.target import Opening
+from services.orchestrator.downstream.schemas import METADATA_TYPES
+from services.orchestrator.indexing.stream import Acknowledgement, Message, Outcome
+from services.orchestrator.indexing.target import Opening
+from services.orchestrator.pipelines.schema import FUSE, Pipeline
+from services.orchestrator.pipelines.validation import Check, State
+from services.orchestrator.search.execution import Query, Report, Status
+from services.orchestrator.search.search import Answer
 from services.rpc.validation import Violations, validating
 
 DEFAULT_TOP_K: Final = 10

@@ -29,7 +29,7 @@ from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream.stubs import Upstream
 from services.inference.bundle import Manifest
-from services.orchestrator.pipelines import PACKAGED, Pipeline
+from services.orchestrator.pipelines.schema import PACKAGED, Pipeline
 from services.rpc.auth.tokens import Token
 from tests.support.processes import ROOT, running
 

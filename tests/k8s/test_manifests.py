@@ -13,7 +13,7 @@ import pytest
 
 from services.embedding.settings import EmbeddingSettings
 from services.gateway.settings import GatewaySettings
-from services.orchestrator.pipeline_file import load
+from services.orchestrator.pipelines.loader import load
 from services.orchestrator.settings import OrchestratorSettings
 from services.reranking.settings import RerankingSettings
 from services.retrieval.settings import RetrievalSettings

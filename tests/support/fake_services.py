@@ -42,7 +42,7 @@ from sluice.retrieval.v1.retrieval_service_pb2_grpc import (
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
-from services.orchestrator.parts import parts
+from services.orchestrator.server import build
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server.lifecycle import Service, serving
 from services.rpc.settings import ServerSettings
@@ -384,7 +384,7 @@ async def orchestrator(
     """A running orchestrator, and a client of it, by TLS with credentials."""
     built = OrchestratorSettings(**settings)
     async with (
-        serving(built, lambda: parts(built)) as server,
+        serving(built, lambda: build(built)) as server,
         grpc.aio.secure_channel(server.address, credentials)
         if credentials
         else grpc.aio.insecure_channel(server.address) as channel,

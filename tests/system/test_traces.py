@@ -188,7 +188,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
 
 def test_servers_without_a_collector_do_not_load_opentelemetry() -> None:
     code = (
-        "import sys; import services.orchestrator.parts, services.embedding.servicer, services.retrieval.servicer\n"
+        "import sys; import services.orchestrator.server, services.embedding.servicer, services.retrieval.servicer\n"
         "import sluice.client\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )

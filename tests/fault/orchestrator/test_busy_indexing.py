@@ -16,7 +16,7 @@ from sluice.errors import SluiceError, Unavailable, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
-from services.orchestrator.parts import parts
+from services.orchestrator.server import build
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (
@@ -185,7 +185,7 @@ def test_a_stream_that_waits_for_room_ends_at_once_when_the_server_drains() -> N
             listen="127.0.0.1:0", reranking=NOWHERE, drain_grace_s=100.0, patience_s=80_000.0, **addresses
         )
         async with AsyncExitStack() as server:
-            running = await server.enter_async_context(serving(settings, lambda: parts(settings)))
+            running = await server.enter_async_context(serving(settings, lambda: build(settings)))
             async with grpc.aio.insecure_channel(running.address) as channel:
                 call = SearchServiceStub(channel).Index()
                 opening = pb.IndexRequest(collection="books", create_collection=True, documents=documents(3))

@@ -15,8 +15,8 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.errors import DeadlineExpired, Unavailable, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.orchestrator.budget import allowance_s, has_time_for, reserve_s
-from services.orchestrator.parts import parts
+from services.orchestrator.search.budget import allowance_s, has_time_for, reserve_s
+from services.orchestrator.server import build
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.client.breaker import Breaker
 from services.rpc.deadline import Deadline
@@ -140,7 +140,7 @@ async def replica(stack: AsyncExitStack, **settings: Any) -> tuple[str, Callable
     """Address of a started orchestrator, and how to stop it before the stack does."""
     built = OrchestratorSettings(**settings)
     own = await stack.enter_async_context(AsyncExitStack())
-    running = await own.enter_async_context(serving(built, lambda: parts(built)))
+    running = await own.enter_async_context(serving(built, lambda: build(built)))
     return running.address, own.aclose
 
 

@@ -12,7 +12,7 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailab
 from sluice.search.v1 import search_service_pb2 as pb
 from sluice.search.v1.search_service_pb2_grpc import SearchServiceStub
 
-from services.orchestrator.parts import parts
+from services.orchestrator.server import build
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (
@@ -126,7 +126,7 @@ def test_an_index_stream_of_a_server_that_stops_ends_in_good_order() -> None:
         stand_in.before = wait
         settings = OrchestratorSettings(listen="127.0.0.1:0", drain_grace_s=GUARD_S, **addresses)
         async with AsyncExitStack() as server:
-            running = await server.enter_async_context(serving(settings, lambda: parts(settings)))
+            running = await server.enter_async_context(serving(settings, lambda: build(settings)))
             async with grpc.aio.insecure_channel(running.address) as channel:
                 call = SearchServiceStub(channel).Index()
                 await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=BOOKS))

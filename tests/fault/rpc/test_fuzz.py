@@ -25,7 +25,7 @@ from prometheus_client import REGISTRY
 
 from services.embedding.__main__ import embedding
 from services.embedding.settings import EmbeddingSettings
-from services.orchestrator.parts import parts
+from services.orchestrator.server import build as orchestrator
 from services.orchestrator.settings import OrchestratorSettings
 from services.reranking.__main__ import reranking
 from services.reranking.settings import RerankingSettings
@@ -85,7 +85,7 @@ async def served(folder: Path, encoder: Path, scorer: Path) -> AsyncIterator[dic
             "retrieval": (await enter(serving(retrieve, partial(build, retrieve)))).address,
         }
         search = OrchestratorSettings(**{**shared, **addresses, "pipelines": PIPELINES, "max_text_bytes": 4096})
-        addresses["orchestrator"] = (await enter(serving(search, lambda: parts(search)))).address
+        addresses["orchestrator"] = (await enter(serving(search, lambda: orchestrator(search)))).address
         yield addresses
 
 

@@ -11,7 +11,7 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.errors import BackendFailed
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.orchestrator.pipeline_file import PipelinesError, parse
+from services.orchestrator.pipelines.loader import PipelinesError, parse
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving

@@ -18,10 +18,13 @@ from sluice.errors import (
 )
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.orchestrator.indexing import IndexStream, Message
-from services.orchestrator.remote import Embedding, Reranking, Retrieval, Services
+from services.orchestrator.downstream.embedding import EmbeddingClient
+from services.orchestrator.downstream.reranking import RerankingClient
+from services.orchestrator.downstream.retrieval import RetrievalClient
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.indexing.stream import IndexStream, Message
+from services.orchestrator.indexing.target import Opening
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.target import Opening
 from services.rpc.client.downstream import Downstream
 from tests.support.fake_services import (
     DIMENSIONS,
@@ -372,9 +375,9 @@ def test_index_with_messages_without_documents_is_idle_too() -> None:
             grpc.aio.insecure_channel(address) as to_retrieval,
         ):
             services = Services(
-                Embedding(to_embedding, Downstream("embedding")),
-                Retrieval(to_retrieval, Downstream("retrieval")),
-                Reranking(to_retrieval, Downstream("reranking")),
+                EmbeddingClient(to_embedding, Downstream("embedding")),
+                RetrievalClient(to_retrieval, Downstream("retrieval")),
+                RerankingClient(to_retrieval, Downstream("reranking")),
             )
             stream = IndexStream(services, OrchestratorSettings(idle_timeout_s=0.3).index_limits())
             with pytest.raises(Unavailable, match=r"no document came for 0\.3 s"):

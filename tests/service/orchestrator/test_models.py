@@ -10,7 +10,7 @@ import pytest
 from sluice.errors import PreconditionFailed, from_rpc_error
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.orchestrator.pipelines import PACKAGED
+from services.orchestrator.pipelines.schema import PACKAGED
 from tests.support.fake_services import System, orchestrator
 from tests.support.faults import BOOKS, SEARCH, failure, run
 

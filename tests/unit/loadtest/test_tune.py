@@ -9,8 +9,8 @@ from loadtest.quality.recomputed import Probed, Weights, ranked, weights_of
 from loadtest.quality.tune import coordinate_ascent, paste
 from services.core.fusion import interpolate, weighted_sum
 from services.core.ranking import Ranking
-from services.orchestrator.pipeline_file import load, parse
-from services.orchestrator.pipelines import PACKAGED, Pipeline
+from services.orchestrator.pipelines.loader import load, parse
+from services.orchestrator.pipelines.schema import PACKAGED, Pipeline
 
 TEXT = """
 default:

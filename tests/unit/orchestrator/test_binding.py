@@ -7,10 +7,10 @@ from sluice.errors import PreconditionFailed
 from sluice.reranking.v1.reranking_service_pb2 import RerankingModel
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 
-from services.orchestrator.binding import bind
-from services.orchestrator.checking import check
-from services.orchestrator.pipeline_file import parse
-from services.orchestrator.pipelines import Pipeline
+from services.orchestrator.pipelines.binding import bind
+from services.orchestrator.pipelines.loader import parse
+from services.orchestrator.pipelines.schema import Pipeline
+from services.orchestrator.pipelines.validation import check
 
 KINDS = {
     "dense": embedding_pb.REPRESENTATION_DENSE,

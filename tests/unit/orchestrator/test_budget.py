@@ -1,6 +1,6 @@
 import pytest
 
-from services.orchestrator.budget import allowance_s, has_time_for, reserve_s
+from services.orchestrator.search.budget import allowance_s, has_time_for, reserve_s
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from sluice.common.v1.document_pb2 import Document
 
 from services.core.ranking import Ranking
 from services.orchestrator.chunks import Chunking, best_of_each_parent, chunk_id, chunks_of, cut, parent_of
-from services.orchestrator.items import Item, grouped, sliced
+from services.orchestrator.indexing.items import Item, grouped, sliced
 
 
 def spans(text: str) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from sluice.common.v1.document_pb2 import Document, MetadataValue
 from sluice.errors import InvalidRequest, Violation
 
 from services.orchestrator.documents import content_hash, refused
-from services.orchestrator.inbox import Inbox
+from services.orchestrator.indexing.batcher import Inbox
 
 PLAIN = Document(document_id="a", title="title", text="text")
 

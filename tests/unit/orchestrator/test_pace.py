@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.pace import Pace
+from services.orchestrator.indexing.pace import Pace
 
 
 def refused(pace: Pace, count: int, now: float, **given: Any) -> float | None:

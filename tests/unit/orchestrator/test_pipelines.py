@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from sluice.errors import DeadlineExpired, Unavailable
 
-from services.orchestrator.pipeline_file import PipelinesError, load, parse
-from services.orchestrator.pipelines import PACKAGED, WeightedSum
-from services.orchestrator.reload import PipelineFile
+from services.orchestrator.pipelines.loader import PipelinesError, load, parse
+from services.orchestrator.pipelines.schema import PACKAGED, WeightedSum
+from services.orchestrator.pipelines.watcher import PipelineFile
 
 ROOT = Path(__file__).parents[3]
 GOOD = """

@@ -4,7 +4,7 @@ from sluice.common.v1.model_pb2 import ModelRef
 from sluice.common.v1.tensor_pb2 import MultiVectors, SparseVectors, Tensor
 from sluice.errors import BackendFailed
 
-from services.orchestrator.vectors import Embedded, Kind, dense_rows, multi_vector_rows, sparse_rows
+from services.orchestrator.downstream.vectors import EmbeddingBatch, Kind, dense_rows, multi_vector_rows, sparse_rows
 from services.rpc.tensor import to_tensor
 
 DENSE = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -15,9 +15,11 @@ TOKENS = np.arange(10, dtype=np.float32).reshape(5, 2)
 MULTI = MultiVectors(tokens=to_tensor(TOKENS), token_counts=[1, 3, 1])
 
 
-def embedded(kind: Kind, *, texts: int = 3, dense: Tensor | None = None, sparse: SparseVectors = SPARSE) -> Embedded:
+def embedded(
+    kind: Kind, *, texts: int = 3, dense: Tensor | None = None, sparse: SparseVectors = SPARSE
+) -> EmbeddingBatch:
     vectors = to_tensor(DENSE) if dense is None else dense
-    return Embedded(texts, (kind,), ModelRef(name="m"), vectors, sparse, MULTI)
+    return EmbeddingBatch(texts, (kind,), ModelRef(name="m"), vectors, sparse, MULTI)
 
 
 def test_dense_vectors_are_cut_by_text() -> None:

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.orchestrator.pipeline_file import PipelinesError, load
-from services.orchestrator.pipelines import Pipeline
+from services.orchestrator.pipelines.loader import PipelinesError, load
+from services.orchestrator.pipelines.schema import Pipeline
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import DeadlineExpired, QuotaExceeded, Unavailable
 
-from services.orchestrator.pace import Pace
+from services.orchestrator.indexing.pace import Pace
 from services.rpc.deadline import Deadline
 from services.rpc.observability.metrics import INDEX_REFUSED
 

@@ -15,15 +15,15 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.errors import PreconditionFailed, SluiceError
 
 from services.core.ranking import Ranking
-from services.orchestrator.binding import Plan, bind
-from services.orchestrator.feedback import feed_back
-from services.orchestrator.known import Known
-from services.orchestrator.narrowing import narrow
-from services.orchestrator.pipelines import Pipeline
-from services.orchestrator.remote import Services
-from services.orchestrator.retrieving import Outdated, candidates
-from services.orchestrator.run import WHOLE, Query, Report, Run
-from services.orchestrator.vectors import Model
+from services.orchestrator.discovery import Known
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.downstream.vectors import Model
+from services.orchestrator.pipelines.binding import Plan, bind
+from services.orchestrator.pipelines.schema import Pipeline
+from services.orchestrator.search.execution import WHOLE, Query, Report, Run
+from services.orchestrator.search.feedback import feed_back
+from services.orchestrator.search.rescore import narrow
+from services.orchestrator.search.retrieve import Outdated, candidates
 from services.rpc.deadline import Deadline
 from services.rpc.observability import traces
 from services.rpc.observability.metrics import SEARCHES

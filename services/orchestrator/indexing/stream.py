@@ -23,16 +23,16 @@ from sluice.errors import InvalidRequest, Unavailable
 
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import MAX_CHUNKS, MAX_PARENT_BYTES, beyond, chunk_id
-from services.orchestrator.cutting import cut_alone, stored_surplus
 from services.orchestrator.documents import DocumentLimits, content_hash, problem, refused, text_of
-from services.orchestrator.inbox import Inbox
-from services.orchestrator.items import Item, grouped, refused_items, sliced
-from services.orchestrator.pace import Pace
-from services.orchestrator.prepared import Part, Prepared, columns_of
-from services.orchestrator.remote import Column, Services
-from services.orchestrator.sending import Sender
-from services.orchestrator.target import Opening, Target, open_target
-from services.orchestrator.vectors import FieldKind
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.downstream.vectors import FieldKind, FieldVectors
+from services.orchestrator.indexing.batcher import Inbox
+from services.orchestrator.indexing.chunker import cut_alone, stored_surplus
+from services.orchestrator.indexing.items import Item, grouped, refused_items, sliced
+from services.orchestrator.indexing.pace import Pace
+from services.orchestrator.indexing.sender import Sender
+from services.orchestrator.indexing.target import Opening, Target, open_target
+from services.orchestrator.indexing.write_batch import Part, Prepared, columns_of
 from services.rpc.deadline import Deadline
 from services.rpc.observability.metrics import INDEXED
 
@@ -290,7 +290,7 @@ class IndexStream:
 
         Raises _Refused.
         """
-        slices: list[tuple[Part, list[Column]]] = []
+        slices: list[tuple[Part, list[FieldVectors]]] = []
         rest = [(item, document) for item in group for document in item.documents]
         while rest:
             part = next(sliced(rest, self._embedding.pace.size, self.limits.batch_bytes))
@@ -302,7 +302,7 @@ class IndexStream:
                 return None  # the slices of one item are kept: it may have many, and would never be whole
         return Prepared(group, slices)
 
-    async def _vectors(self, target: Target, part: Part, deadline: Deadline) -> list[Column]:
+    async def _vectors(self, target: Target, part: Part, deadline: Deadline) -> list[FieldVectors]:
         """Vectors of a slice for each field. Raises _Refused."""
         texts = [text_of(document) for _, document in part]
         try:
@@ -342,7 +342,7 @@ class IndexStream:
         for part, columns in prepared.slices:
             await self._write_part(target, part, columns)
 
-    async def _write_part(self, target: Target, part: Part, columns: list[Column]) -> None:
+    async def _write_part(self, target: Target, part: Part, columns: list[FieldVectors]) -> None:
         """Write a slice, as many documents at a time as retrieval takes."""
         start = 0
         while start < len(part):
@@ -352,7 +352,7 @@ class IndexStream:
             if await self._retrieval.batch(end - start, send) is not None:
                 start = end
 
-    async def _upsert(self, target: Target, part: Part, columns: list[Column], deadline: Deadline) -> bool:
+    async def _upsert(self, target: Target, part: Part, columns: list[FieldVectors], deadline: Deadline) -> bool:
         documents, hashes = [document for _, document in part], [item.content_hash for item, _ in part]
         try:
             await self.services.retrieval.upsert(

@@ -19,10 +19,10 @@ from sluice.errors import DeadlineExpired, SluiceError
 
 from services.core.fusion import RRF_CONSTANT, Normalisation, rrf, weighted_sum
 from services.core.ranking import Ranking
-from services.orchestrator.vectors import FieldKind
+from services.orchestrator.downstream.vectors import FieldKind
 
 DEFAULT_NAME: Final = "default"
-PACKAGED: Final = Path(__file__).with_name("pipelines.yaml")
+PACKAGED: Final = Path(__file__).with_name("default.yaml")
 EMBED: Final = "embed"
 FUSE: Final = "fuse"
 _NARROWING: Final = ("refine", "rerank")

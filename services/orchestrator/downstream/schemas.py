@@ -7,7 +7,7 @@ from typing import Final
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 
-from services.orchestrator.vectors import FieldKind, Kind
+from services.orchestrator.downstream.vectors import FieldKind, Kind
 
 EmbeddingModel = embedding_pb.EmbeddingModel
 Collection = retrieval_pb.Collection

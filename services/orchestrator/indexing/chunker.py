@@ -8,8 +8,8 @@ from sluice.errors import InvalidRequest
 
 from services.core.batching import BatchLimits, batches
 from services.orchestrator.chunks import Span, chunk_id, chunks_of
-from services.orchestrator.remote import Services
-from services.orchestrator.target import Target
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.indexing.target import Target
 from services.rpc.deadline import Deadline
 
 # Most texts of one call of Tokenize, and most bytes of them.

@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.orchestrator.pipelines import DEFAULT_NAME, Location, Name, Pipeline
+from services.orchestrator.pipelines.schema import DEFAULT_NAME, Location, Name, Pipeline
 
 _TAGS: Final = ("rrf", "weighted_sum")
 

@@ -7,12 +7,12 @@ from sluice.errors import DeadlineExpired, PreconditionFailed, SluiceError, Unav
 
 from services.core.fusion import below, interpolate
 from services.core.ranking import Ranking
-from services.orchestrator.budget import has_time_for
 from services.orchestrator.documents import text_of
-from services.orchestrator.pipelines import Refine, Rerank
-from services.orchestrator.queries import staged_queries
-from services.orchestrator.retrieving import Outdated, check_fit, is_misfit
-from services.orchestrator.run import Report, Run, Status
+from services.orchestrator.downstream.queries import cascade_queries
+from services.orchestrator.pipelines.schema import Refine, Rerank
+from services.orchestrator.search.budget import has_time_for
+from services.orchestrator.search.execution import Report, Run, Status
+from services.orchestrator.search.retrieve import Outdated, check_fit, is_misfit
 from services.rpc.deadline import Deadline
 
 # What a reranker reads of a document with neither title nor text, which only retrieval's own clients can store.
@@ -84,7 +84,7 @@ async def _refine(run: Run, stage: Refine, given: Ranking) -> tuple[Ranking, Slu
         check_fit(bound, embedded, "multi_vector")
     except PreconditionFailed as error:
         raise Outdated(error) from error
-    queries = staged_queries(embedded, list(run.asked.values()), field=bound.field)
+    queries = cascade_queries(embedded, list(run.asked.values()), field=bound.field)
     try:
         found = await run.services.retrieval.retrieve(
             run.query.collection, queries, only=run.query.only, deadline=run.stage_deadline(stage), ids_only=True

@@ -9,10 +9,13 @@ import grpc
 from sluice.search.v1 import search_service_pb2
 from sluice.search.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
 
-from services.orchestrator.known import Known
-from services.orchestrator.pipeline_file import PipelinesError
-from services.orchestrator.reload import PipelineFile
-from services.orchestrator.remote import Embedding, Reranking, Retrieval, Services
+from services.orchestrator.discovery import Known
+from services.orchestrator.downstream.embedding import EmbeddingClient
+from services.orchestrator.downstream.reranking import RerankingClient
+from services.orchestrator.downstream.retrieval import RetrievalClient
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.pipelines.loader import PipelinesError
+from services.orchestrator.pipelines.watcher import PipelineFile
 from services.orchestrator.servicer import SearchServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.client.channel import connect
@@ -29,7 +32,7 @@ _RETRIES: Final[Mapping[Lane, float]] = {"interactive": 10.0, "bulk": 1000.0}
 
 
 @asynccontextmanager
-async def parts(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Service]]:
+async def build(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Service]]:
     """The SearchService, ready as soon as its channels exist: a service that is away does not keep it from starting.
 
     Raises StartFailed when the pipelines, or the certificates for calls, are wrong.
@@ -72,9 +75,9 @@ def _services(channels: Sequence[grpc.aio.Channel], lane: Lane) -> Services:
         return Downstream(name, lane, budget=budget, splits=lane == "bulk")
 
     return Services(
-        Embedding(embedding, downstream("embedding")),
-        Retrieval(retrieval, downstream("retrieval")),
-        Reranking(reranking, downstream("reranking")),
+        EmbeddingClient(embedding, downstream("embedding")),
+        RetrievalClient(retrieval, downstream("retrieval")),
+        RerankingClient(reranking, downstream("reranking")),
     )
 
 

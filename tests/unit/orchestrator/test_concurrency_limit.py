@@ -1,15 +1,15 @@
-from services.orchestrator.limit import Limit
+from services.orchestrator.concurrency_limit import AimdLimit
 
 
 def test_no_more_run_than_the_limit() -> None:
-    limit = Limit(value=4.0)
+    limit = AimdLimit(value=4.0)
     assert [limit.enter() for _ in range(5)] == [True] * 4 + [False]
     limit.leave(started=0.0, now=1.0, was_late=False)
     assert limit.enter()
 
 
 def test_the_limit_grows_by_about_one_a_round_while_it_is_used() -> None:
-    limit = Limit(value=10.0)
+    limit = AimdLimit(value=10.0)
     for moment in range(10):
         limit.running = 10
         limit.leave(started=moment, now=moment + 0.5, was_late=False)
@@ -17,14 +17,14 @@ def test_the_limit_grows_by_about_one_a_round_while_it_is_used() -> None:
 
 
 def test_a_limit_that_is_not_used_stays() -> None:
-    limit = Limit(value=10.0)
+    limit = AimdLimit(value=10.0)
     limit.enter()
     limit.leave(started=0.0, now=1.0, was_late=False)
     assert limit.value == 10.0
 
 
 def test_late_searches_lower_the_limit_once_for_all_that_ran_then() -> None:
-    limit = Limit(value=64.0)
+    limit = AimdLimit(value=64.0)
     for _ in range(50):
         assert limit.enter()
     limit.leave(started=1.0, now=2.0, was_late=True)
@@ -37,7 +37,7 @@ def test_late_searches_lower_the_limit_once_for_all_that_ran_then() -> None:
 
 
 def test_some_always_run_however_late_they_are() -> None:
-    limit = Limit()
+    limit = AimdLimit()
     for moment in range(100):
         limit.running = 4
         limit.leave(started=moment, now=moment + 0.5, was_late=True)
@@ -47,7 +47,7 @@ def test_some_always_run_however_late_they_are() -> None:
 def test_a_limit_finds_the_capacity_of_a_server_that_slows_down() -> None:
     """A server of 10 at once within the deadline: the limit ends up around it, from above and from below."""
     for start in (64.0, 4.0):
-        limit, moment = Limit(value=start), 0.0
+        limit, moment = AimdLimit(value=start), 0.0
         for _ in range(500):
             began = [limit.enter() for _ in range(int(limit.value) + 5)].count(True)
             for _ in range(began):

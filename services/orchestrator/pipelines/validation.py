@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from services.orchestrator.binding import kind_of, searching
-from services.orchestrator.pipelines import Pipeline, Refine, Rerank, Retriever
-from services.orchestrator.remote import RerankingModel
-from services.orchestrator.schemas import EmbeddingModel, kinds_of
+from services.orchestrator.downstream.reranking import RerankingModel
+from services.orchestrator.downstream.schemas import EmbeddingModel, kinds_of
+from services.orchestrator.pipelines.binding import kind_of, searching
+from services.orchestrator.pipelines.schema import Pipeline, Refine, Rerank, Retriever
 
 State = Literal["unchecked", "usable", "degraded", "unusable"]
 

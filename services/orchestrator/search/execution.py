@@ -9,12 +9,12 @@ from sluice.common.v1.filter_pb2 import Filter
 from sluice.errors import SluiceError
 
 from services.core.ranking import Ranking
-from services.orchestrator.binding import Plan
-from services.orchestrator.budget import allowance_s
-from services.orchestrator.pipelines import EMBED, Feedback, Refine, Rerank, Retriever
-from services.orchestrator.queries import FieldQuery
-from services.orchestrator.remote import Services
-from services.orchestrator.vectors import Embedded, Model
+from services.orchestrator.downstream.queries import FieldQuery
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.downstream.vectors import EmbeddingBatch, Model
+from services.orchestrator.pipelines.binding import Plan
+from services.orchestrator.pipelines.schema import EMBED, Feedback, Refine, Rerank, Retriever
+from services.orchestrator.search.budget import allowance_s
 from services.rpc.deadline import Deadline
 from services.rpc.observability.metrics import STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
 
@@ -72,7 +72,7 @@ class Run:
     is_fresh: bool = True
     """The plan is for the collection as it was seen when the search began, not for one seen some seconds ago."""
     documents: dict[str, Document] = field(default_factory=dict)
-    embedded: Mapping[str, Embedded | SluiceError] = field(default_factory=dict)
+    embedded: Mapping[str, EmbeddingBatch | SluiceError] = field(default_factory=dict)
     """Vectors of the query by embedding model, or why there are none."""
     asked: dict[str, list[FieldQuery]] = field(default_factory=dict)
     """What each retriever that answered asked for: a query for each wording."""

@@ -7,10 +7,9 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import PreconditionFailed
 
-from services.orchestrator.items import Item
-from services.orchestrator.remote import Column
-from services.orchestrator.target import Target
-from services.orchestrator.vectors import Embedded
+from services.orchestrator.downstream.vectors import EmbeddingBatch, FieldVectors
+from services.orchestrator.indexing.items import Item
+from services.orchestrator.indexing.target import Target
 
 Part = list[tuple[Item, Document]]
 
@@ -20,7 +19,7 @@ class Prepared:
     """Items with the vectors of their documents, slice by slice, to be stored."""
 
     items: list[Item]
-    slices: list[tuple[Part, list[Column]]]
+    slices: list[tuple[Part, list[FieldVectors]]]
 
     def without(self, ids: Container[str]) -> "Prepared":
         """Return it without these items."""
@@ -28,7 +27,9 @@ class Prepared:
         return Prepared([item for item in self.items if item.id not in ids], slices)
 
 
-def _runs_without(part: Part, columns: list[Column], ids: Container[str]) -> Iterator[tuple[Part, list[Column]]]:
+def _runs_without(
+    part: Part, columns: list[FieldVectors], ids: Container[str]
+) -> Iterator[tuple[Part, list[FieldVectors]]]:
     """Yield the runs of a slice between the documents of these items."""
     start = 0
     for end in range(len(part) + 1):
@@ -38,7 +39,7 @@ def _runs_without(part: Part, columns: list[Column], ids: Container[str]) -> Ite
             start = end + 1
 
 
-def columns_of(target: Target, by_model: Mapping[str, Embedded]) -> list[Column]:
+def columns_of(target: Target, by_model: Mapping[str, EmbeddingBatch]) -> list[FieldVectors]:
     """Vectors by field. Raises PreconditionFailed when a model changed while the stream was open."""
     for field_ in target.fields:
         digest = by_model[field_.model].model.digest
@@ -48,4 +49,4 @@ def columns_of(target: Target, by_model: Mapping[str, Embedded]) -> list[Column]
                 reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
                 metadata={"expected_digest": field_.digest, "given_digest": digest},
             )
-    return [Column(field_.name, field_.kind, by_model[field_.model]) for field_ in target.fields]
+    return [FieldVectors(field_.name, field_.kind, by_model[field_.model]) for field_ in target.fields]

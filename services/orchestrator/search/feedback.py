@@ -9,11 +9,11 @@ from sluice.errors import DeadlineExpired, SluiceError, Unavailable
 
 from services.core.fusion import below, normalise, weighted_sum
 from services.core.ranking import Ranking
-from services.orchestrator.budget import has_time_for
-from services.orchestrator.narrowing import score
-from services.orchestrator.pipelines import Feedback, Rerank
-from services.orchestrator.queries import MAX_DEPTH, FieldQuery, moved_query
-from services.orchestrator.run import Report, Run, Status
+from services.orchestrator.downstream.queries import MAX_DEPTH, FieldQuery, feedback_query
+from services.orchestrator.pipelines.schema import Feedback, Rerank
+from services.orchestrator.search.budget import has_time_for
+from services.orchestrator.search.execution import Report, Run, Status
+from services.orchestrator.search.rescore import score
 
 
 async def feed_back(run: Run, stage: Feedback, before: Ranking) -> Ranking:
@@ -67,7 +67,7 @@ def _query(run: Run, stage: Feedback, reranker: Rerank) -> FieldQuery:
     best = {id_: shares[id_] for id_ in known.ids[: stage.documents] if shares[id_] > 0}
     total = sum(best.values())
     weights = {id_: stage.weight * share / total for id_, share in best.items()}
-    return moved_query(run.asked[stage.retriever][0], weights, depth=min(MAX_DEPTH, stage.depth + len(known)))
+    return feedback_query(run.asked[stage.retriever][0], weights, depth=min(MAX_DEPTH, stage.depth + len(known)))
 
 
 def _ordered(reranker: Rerank, found: Ranking, scored: Ranking) -> Ranking:

@@ -10,18 +10,18 @@ from sluice.errors import DeadlineExpired, NotFound, PreconditionFailed, SluiceE
 
 from services.core.fusion import rrf
 from services.core.ranking import Ranking
-from services.orchestrator.binding import Bound
 from services.orchestrator.chunks import best_of_each_parent, is_chunk, parent_of
-from services.orchestrator.pipelines import EMBED, FUSE, Retriever
-from services.orchestrator.queries import MAX_DEPTH, FieldQuery, text_queries, vector_queries
-from services.orchestrator.remote import Candidates
-from services.orchestrator.run import Report, Run, Status
-from services.orchestrator.vectors import Embedded, Kind
+from services.orchestrator.downstream.queries import MAX_DEPTH, FieldQuery, text_queries, vector_queries
+from services.orchestrator.downstream.retrieval import Candidates
+from services.orchestrator.downstream.vectors import EmbeddingBatch, Kind
+from services.orchestrator.pipelines.binding import Bound
+from services.orchestrator.pipelines.schema import EMBED, FUSE, Retriever
+from services.orchestrator.search.execution import Report, Run, Status
 from services.rpc.deadline import Deadline
 from services.rpc.observability import traces
 
 # Vectors or why there are none, and the seconds it took.
-_Embedding = tuple[Embedded | SluiceError, float]
+_Embedding = tuple[EmbeddingBatch | SluiceError, float]
 # Chunks fetched for each parent that is wanted, at first; then ever more, until there are enough parents.
 _CHUNKS_A_PARENT = 4
 
@@ -75,7 +75,7 @@ async def _embed(run: Run, model: str, deadline: Deadline) -> _Embedding:
     A service that is away is waited for only where the search cannot do without it.
     """
     started = perf_counter()
-    result: Embedded | SluiceError
+    result: EmbeddingBatch | SluiceError
     with traces.part(EMBED) as span:
         try:
             result = await run.services.embedding.embed_queries(
@@ -176,7 +176,7 @@ def is_misfit(error: SluiceError) -> bool:
     return isinstance(error, PreconditionFailed)
 
 
-def check_fit(bound: Bound, vectors: Embedded, kind: Kind) -> None:
+def check_fit(bound: Bound, vectors: EmbeddingBatch, kind: Kind) -> None:
     """Raise PreconditionFailed when the vectors of a query are not those that the field takes."""
     given, takes = vectors.dimensions(kind), bound.takes
     if takes.digest in {"", vectors.model.digest} and takes.dimensions in {0, given}:
@@ -235,7 +235,7 @@ def _report_embed(run: Run, results: list[_Embedding]) -> None:
     duration = max(seconds for _, seconds in results)
     run.report(Report(EMBED, status, 0, 0, 0, duration, errors[0] if errors else None))
     for result, _ in results:
-        if isinstance(result, Embedded):
+        if isinstance(result, EmbeddingBatch):
             run.models[result.model.digest] = result.model
 
 

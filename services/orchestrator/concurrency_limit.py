@@ -18,7 +18,7 @@ _LOWERED: Final = 0.9
 
 
 @dataclass
-class Limit:
+class AimdLimit:
     """The limit, and how many run."""
 
     value: float = 64.0

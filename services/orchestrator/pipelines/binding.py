@@ -12,9 +12,16 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import PreconditionFailed, SluiceError
 
 from services.orchestrator.chunks import is_chunked
-from services.orchestrator.pipelines import Pipeline, Refine, Retriever
-from services.orchestrator.schemas import Collection, EmbeddingModel, Vectors, kinds_of, named, searched_fields
-from services.orchestrator.vectors import FieldKind, Kind
+from services.orchestrator.downstream.schemas import (
+    Collection,
+    EmbeddingModel,
+    Vectors,
+    kinds_of,
+    named,
+    searched_fields,
+)
+from services.orchestrator.downstream.vectors import FieldKind, Kind
+from services.orchestrator.pipelines.schema import Pipeline, Refine, Retriever
 
 _OPEN: Final = Vectors()
 

@@ -14,10 +14,11 @@ from typing import Final
 
 from sluice.errors import NotFound, SluiceError
 
-from services.orchestrator.checking import Check, check
-from services.orchestrator.pipelines import Pipeline
-from services.orchestrator.remote import RerankingModel, Services
-from services.orchestrator.schemas import Collection, EmbeddingModel
+from services.orchestrator.downstream.reranking import RerankingModel
+from services.orchestrator.downstream.schemas import Collection, EmbeddingModel
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.pipelines.schema import Pipeline
+from services.orchestrator.pipelines.validation import Check, check
 from services.rpc.deadline import Deadline
 
 logger = logging.getLogger(__name__)

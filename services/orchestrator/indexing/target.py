@@ -11,9 +11,16 @@ from sluice.errors import AlreadyExists, NotFound, PreconditionFailed
 
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import Chunking, is_chunked
-from services.orchestrator.remote import Services
-from services.orchestrator.schemas import Collection, EmbeddingModel, fields_of, kinds_of, schema_for, types_of
-from services.orchestrator.vectors import FieldKind, Kind
+from services.orchestrator.downstream.schemas import (
+    Collection,
+    EmbeddingModel,
+    fields_of,
+    kinds_of,
+    schema_for,
+    types_of,
+)
+from services.orchestrator.downstream.services import Services
+from services.orchestrator.downstream.vectors import FieldKind, Kind
 from services.rpc.deadline import Deadline
 from services.rpc.validation import validating
 

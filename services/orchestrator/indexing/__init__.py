@@ -1,0 +1,1 @@
+"""One index stream: documents in, acknowledgements out."""
