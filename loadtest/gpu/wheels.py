@@ -72,8 +72,11 @@ def unpack_wheels(wheels: Path, folder: Path, architecture: int) -> None:
 
 
 def write_own_metadata(pyproject: Path, folder: Path) -> None:
-    """Write the metadata of Sluice's own package: servers look their version up."""
-    stated = tomllib.loads(pyproject.read_text())["project"]
-    info = folder / f"{stated['name'].replace('-', '_')}-{stated['version']}.dist-info"
+    """Write the metadata of the package `sluice-search`, in which servers look up their version.
+
+    pyproject  of the servers, which have the same version
+    """
+    version = tomllib.loads(pyproject.read_text())["project"]["version"]
+    info = folder / f"sluice_search-{version}.dist-info"
     info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {stated['name']}\nVersion: {stated['version']}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sluice-search\nVersion: {version}\n")

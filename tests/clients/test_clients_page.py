@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sluice.cli.pydocs import corpus
 from sluice.client import EmbeddingClient, SearchClient
 
+from services.local.pydocs import corpus
 from tests.support.require import require
 from tests.support.system import System, running_system
 

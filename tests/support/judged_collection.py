@@ -4,7 +4,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from sluice.cli.pydocs import corpus
+from services.local.pydocs import corpus
 
 
 def write_collection(folder: Path, count: int = 40) -> Path:

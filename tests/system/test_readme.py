@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from sluice.cli.pydocs import corpus
 from sluice.client import SearchClient
 
+from services.local.pydocs import corpus
 from tests.support.system import System, running_system
 
 ROOT = Path(__file__).parents[2]

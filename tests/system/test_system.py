@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sluice.cli.pydocs import corpus
 from sluice.client import Document, EmbeddingClient, SearchAnswer, SearchClient
 from sluice.errors import DeadlineExpired, Unavailable
 
+from services.local.pydocs import corpus
 from tests.support.system import System, running_system
 from tests.support.waiting import until
 

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from sluice.cli.system import Process, running, stop
 
+from services.local.processes import Process, running, stop
 from tests.support.processes import IGNORING_SIGINT, command_running
 from tests.support.waiting import GUARD_S, until
 

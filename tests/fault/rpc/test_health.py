@@ -10,7 +10,6 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sluice.cli.system import health
 from sluice.client import RetrievalClient
 from sluice.common.v1.model_pb2 import TextRole
 from sluice.embedding.v1 import embedding_service_pb2 as pb
@@ -18,6 +17,7 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.errors import PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 
+from services.local.health import health
 from tests.support.certificates import Authority
 from tests.support.processes import ServerProcess, running
 from tests.support.servers import embedding_server

@@ -4,13 +4,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sluice.cli.doctor.facts import Facts, Page, parsed
-from sluice.cli.doctor.findings import Finding, findings
 from sluice.client.answers import Pipeline
 from sluice.common.v1.model_pb2 import ModelRef
 from sluice.embedding.v1.embedding_service_pb2 import EmbeddingModel
 from sluice.errors import NotFound, Unavailable
 from sluice.retrieval.v1.retrieval_service_pb2 import Collection, CollectionStatistics, DenseField, Schema
+
+from services.local.doctor.facts import Facts, Page, parsed
+from services.local.doctor.findings import Finding, findings
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MODEL = EmbeddingModel(

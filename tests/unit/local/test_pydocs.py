@@ -3,8 +3,9 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluice.cli.pydocs import MAX_WORDS, corpus, passages
 from sluice.client import Document
+
+from services.local.pydocs import MAX_WORDS, corpus, passages
 
 
 @pytest.fixture(scope="module")

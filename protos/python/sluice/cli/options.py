@@ -1,6 +1,5 @@
 """Options that several commands take."""
 
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -46,15 +45,6 @@ Filter = Annotated[
     ),
 ]
 
-Variant = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|fp32|int8|fp16",
-        help="Graph of the bundles to run: int8 takes about half the time of fp32; auto is what export chose.",
-    ),
-]
-DEFAULT_VARIANT: Final = "auto"
-
 Patience = Annotated[
     float,
     typer.Option(min=0.001, metavar="SECONDS", help="How long indexing goes on while no document is acknowledged."),
@@ -64,9 +54,3 @@ Patience = Annotated[
 MOST: Final = 2**31 - 1
 
 Json = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
-
-Home = Annotated[
-    Path,
-    typer.Option(envvar="SLUICE_HOME", file_okay=False, help="Folder of bundles, data, logs."),
-]
-DEFAULT_HOME: Final = Path("~/.sluice")

@@ -17,13 +17,14 @@ from typing import Final, TypeVar
 
 from sluice import __version__
 from sluice.cli.access import access
-from sluice.cli.system import health
 from sluice.client import EmbeddingClient, RerankingClient, RetrievalClient, SearchClient
 from sluice.client.answers import Pipeline, SearchAnswer
 from sluice.embedding.v1.embedding_service_pb2 import EmbeddingModel
 from sluice.errors import SluiceError
 from sluice.reranking.v1.reranking_service_pb2 import RerankingModel
 from sluice.retrieval.v1.retrieval_service_pb2 import Collection
+
+from services.local.health import health
 
 _TIMEOUT_S: Final = 5.0
 _PAGE_BYTES: Final = 16 * 2**20

@@ -6,7 +6,6 @@ import secrets
 from typing import Annotated, Final
 
 import typer
-
 from sluice.cli.console import err
 
 _BYTES: Final = 32

@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Final, Literal, TypeVar
 
-from sluice.cli.doctor.facts import Facts, Page
 from sluice.client.answers import Pipeline, model_name
 from sluice.embedding.v1.embedding_service_pb2 import EmbeddingModel
 from sluice.errors import SluiceError
 from sluice.reranking.v1.reranking_service_pb2 import RerankingModel
 from sluice.retrieval.v1.retrieval_service_pb2 import Collection
+
+from services.local.doctor.facts import Facts, Page
 
 Level = Literal["ok", "warning", "problem"]
 T = TypeVar("T")

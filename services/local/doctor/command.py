@@ -9,11 +9,11 @@ from typing import Annotated, Final
 
 import typer
 from rich.text import Text
-
 from sluice.cli import options
 from sluice.cli.console import CommandFailed, out
-from sluice.cli.doctor.facts import gather
-from sluice.cli.doctor.findings import Finding, findings
+
+from services.local.doctor.facts import gather
+from services.local.doctor.findings import Finding, findings
 
 _STYLES: Final = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 
