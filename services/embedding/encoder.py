@@ -15,6 +15,9 @@ from services.inference.rows import rows_of
 from services.inference.scheduler import Output, Schedule
 from services.inference.tokenizer import Input, Truncation
 
+_Parts = tuple[Sequence[Input], Sequence[Output]]
+"""The rows of a text and their outputs."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -27,7 +30,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Wish:
+class EncodeOptions:
     """How texts are to be encoded."""
 
     role: Role
@@ -40,7 +43,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Embeddings:
     """What the model made of N texts, in their order. A representation that was not wanted is empty."""
 
     inputs: Sequence[Sequence[Input]]
@@ -60,55 +63,60 @@ class Encoded:
 
 
 async def encode(
-    model: Model, texts: Sequence[str], wish: Wish, schedule: Schedule, *, field: str = "texts[{}]"
-) -> Encoded:
+    model: Model, texts: Sequence[str], options: EncodeOptions, schedule: Schedule, *, field: str = "texts[{}]"
+) -> Embeddings:
     """The wanted vectors of each text. `field` is the path of a text in the request, with its position.
 
     Raises InvalidRequest when texts are over the model's limit and truncation is refused, or when windows overlap too
-    far, and what Engine.run raises.
+    far, and what BatchScheduler.run raises.
     """
-    prompt = model.bundle.manifest.prompt_of(wish.role)
+    prompt = model.bundle.manifest.prompt_of(options.role)
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts, schedule)
 
     def rows(ids: Sequence[int]) -> list[Input]:
-        if wish.windows:
-            return model.tokenizer.windows(ids, wish.windows.overlap)
-        return [model.tokenizer.single(ids, wish.truncation)]
+        if options.windows:
+            return model.tokenizer.windows(ids, options.windows.overlap)
+        return [model.tokenizer.single(ids, options.truncation)]
 
-    return await encode_rows(model, await rows_of(token_ids, rows, field.format), wish, schedule)
+    return await encode_rows(model, await rows_of(token_ids, rows, field.format), options, schedule)
 
 
-async def encode_rows(model: Model, inputs: Sequence[Sequence[Input]], wish: Wish, schedule: Schedule) -> Encoded:
-    """The wanted vectors of each text, given as its rows: one, or its windows. Raises what Engine.run raises."""
-    idf = model.query_idf if wish.role == "query" and "sparse" in wish.representations else None
-    modelled = wish.representations if idf is None else wish.representations - {"sparse"}
-    outputs = iter(await model.engine.run(list(chain(*inputs)), sorted(modelled), schedule) if modelled else ())
+async def encode_rows(
+    model: Model, inputs: Sequence[Sequence[Input]], options: EncodeOptions, schedule: Schedule
+) -> Embeddings:
+    """Return the wanted vectors of each text, which is given as one row or as its windows.
+
+    Raises what `BatchScheduler.run` raises.
+    """
+    idf = model.query_idf if options.role == "query" and "sparse" in options.representations else None
+    modelled = options.representations if idf is None else options.representations - {"sparse"}
+    outputs = iter(await model.scheduler.run(list(chain(*inputs)), sorted(modelled), schedule) if modelled else ())
     texts_outputs = [[next(outputs) for _ in rows] if modelled else [] for rows in inputs]
     joined = [(rows, parts) for rows, parts in zip(inputs, texts_outputs, strict=True)]
-    return Encoded(
+    return Embeddings(
         inputs,
-        dense=_dense(model, joined, wish) if "dense" in wish.representations else (),
+        dense=_dense(model, joined, options) if "dense" in options.representations else (),
         sparse=[_sparse(parts) if idf is None else _weighed(rows, idf) for rows, parts in joined]
-        if "sparse" in wish.representations
+        if "sparse" in options.representations
         else (),
-        multi_vector=[_multi_vector(model, parts, wish) for _, parts in joined]
-        if "multi_vector" in wish.representations
+        multi_vector=[_multi_vector(model, parts, options) for _, parts in joined]
+        if "multi_vector" in options.representations
         else (),
     )
 
 
-def _dense(model: Model, joined: Sequence[tuple[Sequence[Input], Sequence[Output]]], wish: Wish) -> Sequence[F32]:
+def _dense(model: Model, joined: Sequence[_Parts], options: EncodeOptions) -> Sequence[F32]:
     unit_length = model.bundle.manifest.similarity == "cosine"
     vectors: list[F32] = []
     for rows, parts in joined:
-        if wish.windows is None or len(parts) == 1:
+        if options.windows is None or len(parts) == 1:
             vectors.append(parts[0]["dense"])
             continue
         counts = np.array([len(row.ids) for row in rows])
         windows = np.stack([part["dense"] for part in parts])
-        vectors.append(join_windows(windows, counts, wish.windows.aggregation, unit_length=unit_length))
-    if wish.dimensions:
-        return list(prefix(np.stack(vectors), wish.dimensions, unit_length=unit_length))
+        vectors.append(join_windows(windows, counts, options.windows.aggregation, unit_length=unit_length))
+    if options.dimensions:
+        return list(prefix(np.stack(vectors), options.dimensions, unit_length=unit_length))
     return vectors
 
 
@@ -129,8 +137,8 @@ def _weighed(rows: Sequence[Input], idf: F32) -> tuple[NDArray[np.int32], F32]:
     return indices, idf[indices]
 
 
-def _multi_vector(model: Model, parts: Sequence[Output], wish: Wish) -> F32:
+def _multi_vector(model: Model, parts: Sequence[Output], options: EncodeOptions) -> F32:
     """Token vectors of all windows, special tokens and what windows share left out."""
-    overlap = wish.windows.overlap if wish.windows else 0
+    overlap = options.windows.overlap if options.windows else 0
     tokens = [model.tokenizer.content(part["multi_vector"]) for part in parts]
     return np.concatenate([rows[overlap if position else 0 :] for position, rows in enumerate(tokens)])

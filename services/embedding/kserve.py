@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sluice.errors import InvalidRequest, Violation
 
-from services.compat.kserve.infer_call import Ask, Inference, Outputs, Signature, rows_of, texts_of
+from services.compat.kserve.infer_call import InferCall, InferenceBackend, Outputs, Signature, rows_of, texts_of
 from services.compat.kserve.servicer import KserveServicer
-from services.compat.kserve.tensors import Given, Spec
+from services.compat.kserve.tensors import InputTensor, Spec
 from services.core.arrays import F32, I64
-from services.embedding.encoder import Encoded, Wish, encode, encode_rows
+from services.embedding.encoder import Embeddings, EncodeOptions, encode, encode_rows
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.wire import check_dimensions
 from services.inference.bundle import Representation, Role
@@ -47,7 +47,7 @@ _TYPES: Final = {"float": np.dtype(np.float32), "float16": np.dtype(np.float16)}
 
 def kserve_service(catalog: Catalog, settings: EmbeddingSettings) -> Service:
     """The service of this API that an embedding server has."""
-    inference = Inference(_signature, partial(_infer, settings), _PARAMETERS, settings.max_texts)
+    inference = InferenceBackend(_signature, partial(_infer, settings), _PARAMETERS, settings.max_texts)
     return KserveServicer(catalog, settings, inference).service
 
 
@@ -66,12 +66,14 @@ def _signature(model: Model) -> Signature:
     return Signature(_INPUTS, [spec for name, spec in outputs.items() if _REPRESENTATIONS[name] in given])
 
 
-async def _infer(settings: EmbeddingSettings, model: Model, ask: Ask, violations: Violations) -> tuple[Outputs, int]:
+async def _infer(
+    settings: EmbeddingSettings, model: Model, call: InferCall, violations: Violations
+) -> tuple[Outputs, int]:
     """The outputs of texts, or of their ids, and how many rows. Raises InvalidRequest, and what `encode` raises."""
-    wish = _wish(model, ask, violations)
-    dtype = ask.parameters.choice("embedding_type", _TYPES, "float")
-    text, ids = (ask.tensors.get(name) for name in ("text", "input_ids"))
-    mask = ask.tensors.get("attention_mask")
+    options = _options(model, call, violations)
+    dtype = call.parameters.choice("embedding_type", _TYPES, "float")
+    text, ids = (call.tensors.get(name) for name in ("text", "input_ids"))
+    mask = call.tensors.get("attention_mask")
     is_one_kind = (text is None) != (ids is None) and (mask is None or text is None)
     if not is_one_kind and not violations:
         violations.add("inputs", "expected text, or input_ids with or without attention_mask, got neither or a mix")
@@ -80,29 +82,29 @@ async def _infer(settings: EmbeddingSettings, model: Model, ask: Ask, violations
     rows = [] if ids is None else _rows(ids, mask, model, violations)
     violations.raise_if_any()
     if text is not None:
-        encoded = await encode(model, texts, wish, ask.schedule, field=f"{text.field}[{{}}]")
+        encoded = await encode(model, texts, options, call.schedule, field=f"{text.field}[{{}}]")
     else:
-        encoded = await encode_rows(model, rows, wish, ask.schedule)
+        encoded = await encode_rows(model, rows, options, call.schedule)
     _check_size(encoded, settings.max_message_bytes)
     outputs = await offloaded(partial(_outputs, encoded, dtype), size=encoded.byte_count, inline=INLINE_BYTES)
     return outputs, count
 
 
-def _wish(model: Model, ask: Ask, violations: Violations) -> Wish:
+def _options(model: Model, call: InferCall, violations: Violations) -> EncodeOptions:
     """How to encode; what is wrong with the parameters is noted."""
-    parameters, manifest = ask.parameters, model.bundle.manifest
+    parameters, manifest = call.parameters, model.bundle.manifest
     role = parameters.choice("input_type", _ROLES, "")
     named = parameters.read("input_type", str, "")
-    if not named and "text" in ask.tensors and manifest.query_prompt != manifest.document_prompt:
+    if not named and "text" in call.tensors and manifest.query_prompt != manifest.document_prompt:
         description = f"expected query or passage, which differ for {model.name}, got none"
         violations.add("parameters[input_type]", description)
     dimensions = parameters.read("dimensions", int, 0)
     check_dimensions(dimensions, model, violations)
-    representations = frozenset(_REPRESENTATIONS[name] for name in ask.wanted)
-    return Wish(role, representations, parameters.truncation, dimensions=dimensions)
+    representations = frozenset(_REPRESENTATIONS[name] for name in call.wanted)
+    return EncodeOptions(role, representations, parameters.truncation, dimensions=dimensions)
 
 
-def _rows(ids: Given, mask: Given | None, model: Model, violations: Violations) -> list[list[Input]]:
+def _rows(ids: InputTensor, mask: InputTensor | None, model: Model, violations: Violations) -> list[list[Input]]:
     """The rows of token ids, special tokens included, as the model takes them; what it cannot take is noted."""
     values = np.asarray(ids.values)
     lengths = _lengths(values, mask, violations)
@@ -123,7 +125,7 @@ def _rows(ids: Given, mask: Given | None, model: Model, violations: Violations) 
     return [[Input(tuple(row[:length].tolist()))] for row, length in zip(values, lengths, strict=True)]
 
 
-def _lengths(ids: NDArray[Any], mask: Given | None, violations: Violations) -> I64:
+def _lengths(ids: NDArray[Any], mask: InputTensor | None, violations: Violations) -> I64:
     """How many tokens each row has; a mask that is not ones and then zeros, or of another shape, is noted."""
     if mask is None:
         return np.full(len(ids), ids.shape[1], dtype=np.int64)
@@ -137,7 +139,7 @@ def _lengths(ids: NDArray[Any], mask: Given | None, violations: Violations) -> I
     return lengths
 
 
-def _check_size(encoded: Encoded, most_bytes: int) -> None:
+def _check_size(encoded: Embeddings, most_bytes: int) -> None:
     """Raise InvalidRequest when rows that differ much in length would be padded to more than a message holds."""
     for name, parts in (("multi_vector", encoded.multi_vector), ("sparse", [weights for _, weights in encoded.sparse])):
         size = len(parts) * max((part.nbytes for part in parts), default=0)
@@ -146,7 +148,7 @@ def _check_size(encoded: Encoded, most_bytes: int) -> None:
             raise InvalidRequest(f"outputs: {description}", violations=[Violation("outputs", description)])
 
 
-def _outputs(encoded: Encoded, dtype: "np.dtype[Any]") -> Outputs:
+def _outputs(encoded: Embeddings, dtype: "np.dtype[Any]") -> Outputs:
     """All tensors of what was encoded; vectors of the type that is wanted."""
     outputs: dict[str, NDArray[Any]] = {}
     if encoded.dense:

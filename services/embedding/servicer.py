@@ -9,9 +9,9 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import (
     add_EmbeddingServiceServicer_to_server,
 )
 
-from services.embedding.encoder import Wish, encode
+from services.embedding.encoder import EncodeOptions, encode
 from services.embedding.settings import EmbeddingSettings
-from services.embedding.wire import check_size, described, response_of, role_of, tokenized, wish_of
+from services.embedding.wire import check_size, described, encode_options, response_of, role_of, tokenized
 from services.inference.catalog import Catalog, model_ref
 from services.inference.loader import Model
 from services.inference.tokens import MOST, check_ids, check_texts, join, split
@@ -35,15 +35,15 @@ class EmbeddingServicer(EmbeddingServiceServicer):
         """This servicer, for a server."""
         name = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
         return Service(
-            name, lambda server: add_EmbeddingServiceServicer_to_server(self, server), trouble=self._catalog.trouble
+            name, lambda server: add_EmbeddingServiceServicer_to_server(self, server), problem=self._catalog.problem
         )
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Embed texts."""
         with self._catalog.using(request.model) as model:
-            wish = self._validated(request, model)
+            options = self._validated(request, model)
             when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
-            encoded = await encode(model, list(request.texts), wish, when)
+            encoded = await encode(model, list(request.texts), options, when)
             with SERIALIZE.labels(model.name).time():
                 check_size(encoded, request.data_type, most_bytes=self._settings.max_message_bytes)
                 work = partial(response_of, model, encoded, request.data_type)
@@ -100,8 +100,8 @@ class EmbeddingServicer(EmbeddingServiceServicer):
             violations.text(f"texts[{position}]", text, max_bytes=self._settings.max_text_bytes)
         return True
 
-    def _validated(self, request: pb.EmbedRequest, model: Model) -> Wish:
+    def _validated(self, request: pb.EmbedRequest, model: Model) -> EncodeOptions:
         """How to encode, when the request keeps every rule; else raises InvalidRequest."""
         with validating() as violations:
             self._check_texts(request.texts, violations)
-            return wish_of(request, model, violations)
+            return encode_options(request, model, violations)

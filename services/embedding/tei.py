@@ -10,11 +10,11 @@ from sluice.errors import PreconditionFailed
 from sluice.tei.v1 import tei_service_pb2 as pb
 from sluice.tei.v1.tei_service_pb2_grpc import EmbedServicer, add_EmbedServicer_to_server
 
-from services.compat.tei.call import Door, role_of, spent, truncation_of
+from services.compat.tei.call import TeiBackend, role_of, spent, truncation_of
 from services.compat.tei.info import TeiInfo
 from services.compat.tei.tokenize import TeiTokenize
 from services.core.similarity import unit
-from services.embedding.encoder import Encoded, Wish, encode
+from services.embedding.encoder import Embeddings, EncodeOptions, encode
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.wire import check_dimensions
 from services.inference.bundle import Representation
@@ -34,15 +34,15 @@ _INLINE_BYTES: Final = 2**14
 
 def tei_services(catalog: Catalog, settings: EmbeddingSettings) -> Sequence[Service]:
     """The services of this API that an embedding server has."""
-    door = Door(catalog, settings, settings.max_texts)
-    return [TeiInfo(door, reranks=False).service, TeiEmbed(door).service, TeiTokenize(door).service]
+    backend = TeiBackend(catalog, settings, settings.max_texts)
+    return [TeiInfo(backend, reranks=False).service, TeiEmbed(backend).service, TeiTokenize(backend).service]
 
 
 class TeiEmbed(EmbedServicer):
     """Dense vectors, weighted terms and token vectors of single texts."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, backend: TeiBackend) -> None:
+        self._backend = backend
 
     @property
     def service(self) -> Service:
@@ -52,33 +52,33 @@ class TeiEmbed(EmbedServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """The dense vector of a text."""
-        return await self._door.alone(self._dense, request, context)
+        return await self._backend.alone(self._dense, request, context)
 
     def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedRequest], context: Context
     ) -> AsyncIterator[pb.EmbedResponse]:
         """The same for a stream."""
-        return self._door.stream(request_iterator, self._dense, context)
+        return self._backend.stream(request_iterator, self._dense, context)
 
     async def EmbedSparse(self, request: pb.EmbedSparseRequest, context: Context) -> pb.EmbedSparseResponse:
         """The weighted terms of a text."""
-        return await self._door.alone(self._sparse, request, context)
+        return await self._backend.alone(self._sparse, request, context)
 
     def EmbedSparseStream(
         self, request_iterator: AsyncIterator[pb.EmbedSparseRequest], context: Context
     ) -> AsyncIterator[pb.EmbedSparseResponse]:
         """The same for a stream."""
-        return self._door.stream(request_iterator, self._sparse, context)
+        return self._backend.stream(request_iterator, self._sparse, context)
 
     async def EmbedAll(self, request: pb.EmbedAllRequest, context: Context) -> pb.EmbedAllResponse:
         """The vectors of a text's tokens."""
-        return await self._door.alone(self._all, request, context)
+        return await self._backend.alone(self._all, request, context)
 
     def EmbedAllStream(
         self, request_iterator: AsyncIterator[pb.EmbedAllRequest], context: Context
     ) -> AsyncIterator[pb.EmbedAllResponse]:
         """The same for a stream."""
-        return self._door.stream(request_iterator, self._all, context)
+        return self._backend.stream(request_iterator, self._all, context)
 
     async def _dense(self, request: pb.EmbedRequest, context: Context, lane: Lane) -> pb.EmbedResponse:
         async with self._encoding(request, "dense", context, lane) as (model, encoded, metadata):
@@ -100,21 +100,21 @@ class TeiEmbed(EmbedServicer):
     @asynccontextmanager
     async def _encoding(
         self, request: Any, representation: Representation, context: Context, lane: Lane
-    ) -> AsyncIterator[tuple[Model, Encoded, pb.Metadata]]:
+    ) -> AsyncIterator[tuple[Model, Embeddings, pb.Metadata]]:
         """The model, what it made of a text, and what that took; in the block the response is made of it."""
         started = perf_counter()
-        with self._door.using(context) as model:
-            wish = self._validated(request, representation, model)
-            when = self._door.schedule(lane, context)
-            encoded = await encode(model, [request.inputs], wish, when, field="inputs")
+        with self._backend.using(context) as model:
+            options = self._validated(request, representation, model)
+            when = self._backend.schedule(lane, context)
+            encoded = await encode(model, [request.inputs], options, when, field="inputs")
             metadata = spent([request.inputs], encoded.inputs[0], when.times, started)
             with SERIALIZE.labels(model.name).time():
                 yield model, encoded, metadata
 
-    def _validated(self, request: Any, representation: Representation, model: Model) -> Wish:
+    def _validated(self, request: Any, representation: Representation, model: Model) -> EncodeOptions:
         """How to encode. Raises InvalidRequest, and PreconditionFailed for what the model does not give."""
         with validating() as violations:
-            self._door.check_text("inputs", request.inputs, violations)
+            self._backend.check_text("inputs", request.inputs, violations)
             role = role_of(request, violations)
             truncation = truncation_of(request.truncate, request.truncation_direction, violations)
             dimensions = 0
@@ -124,16 +124,16 @@ class TeiEmbed(EmbedServicer):
         given = model.bundle.manifest.representations
         if representation not in given:
             raise PreconditionFailed(f"{model.name} gives {', '.join(given)}, not {representation}: use another call")
-        return Wish(role, frozenset({representation}), truncation, dimensions=dimensions)
+        return EncodeOptions(role, frozenset({representation}), truncation, dimensions=dimensions)
 
 
-def _terms(encoded: Encoded) -> list[pb.SparseValue]:
+def _terms(encoded: Embeddings) -> list[pb.SparseValue]:
     indices, weights = encoded.sparse[0]
     terms = zip(indices.tolist(), weights.tolist(), strict=True)
     return [pb.SparseValue(index=index, value=value) for index, value in terms]
 
 
-def _tokens(encoded: Encoded) -> list[pb.TokenEmbedding]:
+def _tokens(encoded: Embeddings) -> list[pb.TokenEmbedding]:
     return [pb.TokenEmbedding(embeddings=row.tolist()) for row in encoded.multi_vector[0]]
 
 

@@ -10,7 +10,7 @@ from sluice.errors import InvalidRequest, Violation
 
 from services.core.arrays import F32
 from services.core.representation import Aggregation, binarize, quantize_int8
-from services.embedding.encoder import Encoded, Windows, Wish
+from services.embedding.encoder import Embeddings, EncodeOptions, Windows
 from services.inference.bundle import Manifest, Representation, Role
 from services.inference.catalog import model_ref
 from services.inference.loader import Model
@@ -73,7 +73,7 @@ _TOKEN_TYPES: Final = (
 )
 
 
-def wish_of(request: pb.EmbedRequest, model: Model, violations: Violations) -> Wish:
+def encode_options(request: pb.EmbedRequest, model: Model, violations: Violations) -> EncodeOptions:
     """How to encode; what is wrong with the request is noted."""
     manifest = model.bundle.manifest
     wanted = _representations(request, manifest, violations)
@@ -85,7 +85,7 @@ def wish_of(request: pb.EmbedRequest, model: Model, violations: Violations) -> W
         violations.add("data_type", f"expected {types}, got {type_name(request.data_type)}")
     role: Role = "query" if role_of(request.role, violations) == "query" else "document"
     windows = _windows(request, violations)
-    return Wish(role, wanted, truncation(request.truncation, violations), windows, request.dimensions)
+    return EncodeOptions(role, wanted, truncation(request.truncation, violations), windows, request.dimensions)
 
 
 def check_dimensions(dimensions: int, model: Model, violations: Violations) -> None:
@@ -123,7 +123,7 @@ def _windows(request: pb.EmbedRequest, violations: Violations) -> Windows | None
     return Windows(request.windows.overlap_token_count, _AGGREGATIONS[request.windows.aggregation])
 
 
-def check_size(encoded: Encoded, data_type: int, *, most_bytes: int) -> None:
+def check_size(encoded: Embeddings, data_type: int, *, most_bytes: int) -> None:
     """Raise InvalidRequest when the vectors take more than a message holds."""
     size = encoded.byte_count * _BITS[data_type] // 32
     if size > most_bytes:
@@ -132,7 +132,7 @@ def check_size(encoded: Encoded, data_type: int, *, most_bytes: int) -> None:
         raise InvalidRequest(f"texts: {description}", violations=[Violation("texts", description)])
 
 
-def response_of(model: Model, encoded: Encoded, data_type: int) -> pb.EmbedResponse:
+def response_of(model: Model, encoded: Embeddings, data_type: int) -> pb.EmbedResponse:
     """The answer, with vectors of the type that is asked for."""
     response = pb.EmbedResponse(model=model_ref(model), usage=map(usage, encoded.inputs))
     if encoded.dense:

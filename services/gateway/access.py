@@ -19,7 +19,7 @@ from sluice.errors import Unauthenticated, Unavailable
 from sluice.search.v1.search_service_pb2 import ListPipelinesRequest
 
 from services.gateway.settings import GatewaySettings
-from services.rpc.auth.authorizer import Gate
+from services.rpc.auth.authorizer import Authorizer
 from services.rpc.auth.text_counts import text_count
 from services.rpc.auth.tokens import Token, check_allowed
 from services.rpc.server.interceptor import HEALTH
@@ -65,8 +65,8 @@ class Rights(Protocol):
 class TokenRights:
     """The permissions of a token for one request. The call is already charged, its texts are not."""
 
-    def __init__(self, gate: Gate, token: Token) -> None:
-        self._gate = gate
+    def __init__(self, authorizer: Authorizer, token: Token) -> None:
+        self._authorizer = authorizer
         self._token = token
         self._texts: Counter[str] = Counter()
         self._paid = 0
@@ -75,7 +75,7 @@ class TokenRights:
         """Raise PermissionDenied or QuotaExceeded. Texts that are sent to several methods are charged once."""
         if method.path.startswith(HEALTH):
             return
-        self._gate.check_rights(self._token, method.path, request)
+        self._authorizer.check_rights(self._token, method.path, request)
         self._texts[method.path] += text_count(request)
         self.pay_texts(self._texts[method.path])
 
@@ -86,12 +86,12 @@ class TokenRights:
     def pay_texts(self, texts: int) -> None:
         """Charge the texts that have not been charged yet. Raises QuotaExceeded."""
         if texts > self._paid:
-            self._gate.pay_texts(self._token, texts, paid=self._paid)
+            self._authorizer.pay_texts(self._token, texts, paid=self._paid)
             self._paid = texts
 
     def throttle(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Yield the messages no faster than the token's quota allows."""
-        return self._gate.checked(self._token, messages)
+        return self._authorizer.checked(self._token, messages)
 
     def may_see(self, collection: str) -> bool:
         """Return whether the token may use the collection."""
@@ -192,9 +192,9 @@ class Access:
     probe  the method `ListPipelines` of the orchestrator
     """
 
-    def __init__(self, settings: GatewaySettings, gate: Gate | None, probe: Any) -> None:
-        self._gate = gate
-        self._inner_routes = InnerRoutes(probe, is_open=True if gate or settings.inner_routes == "open" else None)
+    def __init__(self, settings: GatewaySettings, authorizer: Authorizer | None, probe: Any) -> None:
+        self._authorizer = authorizer
+        self._inner_routes = InnerRoutes(probe, is_open=True if authorizer or settings.inner_routes == "open" else None)
 
     async def watch(self, every_s: float) -> None:
         """Follow whether the orchestrator requires tokens, until cancelled."""
@@ -202,7 +202,7 @@ class Access:
 
     def admit(self, headers: Mapping[str, str]) -> Rights:
         """Charge the call of a request and return its permissions. Raises Unauthenticated and QuotaExceeded."""
-        if self._gate is None:
+        if self._authorizer is None:
             return OpenRights(self._inner_routes)
         given = headers.get("authorization")
-        return TokenRights(self._gate, self._gate.admit([("authorization", given)] if given else []))
+        return TokenRights(self._authorizer, self._authorizer.admit([("authorization", given)] if given else []))

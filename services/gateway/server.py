@@ -22,7 +22,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.upstream.stubs import Upstream
 from services.rpc.auth.tls import Certificates
 from services.rpc.observability.metrics import READY
-from services.rpc.server.lifecycle import Running, StartFailed, guards_of
+from services.rpc.server.lifecycle import Running, StartFailed, open_security
 
 
 class _Server(uvicorn.Server):
@@ -39,14 +39,14 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Running]:
 
     Raises StartFailed if the address cannot be bound, or if the certificates or tokens are invalid.
     """
-    guards, upstream = guards_of(settings), Upstream(settings)
+    security, upstream = open_security(settings), Upstream(settings)
     bound = _bind(settings.listen)
     app = create_app(settings, upstream)
-    access = Access(settings, guards.gate, upstream.search.ListPipelines.rpc)
+    access = Access(settings, security.authorizer, upstream.search.ListPipelines.rpc)
     middleware = GatewayMiddleware(app, settings, access)
-    server = _Server(_configuration(settings, middleware, guards.certificates))
+    server = _Server(_configuration(settings, middleware, security.certificates))
     task = asyncio.create_task(server.serve([bound]))
-    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (guards, upstream, access, middleware)]
+    watching = [asyncio.create_task(one.watch(settings.reload_s)) for one in (security, upstream, access, middleware)]
     host = settings.listen.rpartition(":")[0]
     try:
         READY.set(1)

@@ -39,7 +39,7 @@ class Row(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Cut(Generic[T]):
+class BatchDecision(Generic[T]):
     """What to run next, and what to give up."""
 
     batch: list[Row[T]]
@@ -72,19 +72,19 @@ class BatchQueue(Generic[T]):
         self._rows.append(row)
         self.tokens += row.length
 
-    def cut(self, now: float, cost: Cost) -> Cut[T]:
+    def take(self, now: float, cost: Cost) -> BatchDecision[T]:
         """Take the next batch and the rows given up on the way to it."""
-        window, expired = self._taken_window(now, cost)
+        window, expired = self._take_window(now, cost)
         if not window:
-            return Cut([], expired)
-        batch = self._grown(window, now, cost)
+            return BatchDecision([], expired)
+        batch = self._grow(window, now, cost)
         chosen = set(map(id, batch))
         left = [row for row in window if id(row) not in chosen]
         self._rows.extendleft(reversed(left))
         self.tokens += sum(row.length for row in left)
-        return Cut(batch, expired)
+        return BatchDecision(batch, expired)
 
-    def _taken_window(self, now: float, cost: Cost) -> tuple[list[Row[T]], list[Row[T]]]:
+    def _take_window(self, now: float, cost: Cost) -> tuple[list[Row[T]], list[Row[T]]]:
         """The rows that waited longest, taken out of the queue, up to the window's tokens; and those given up."""
         window: list[Row[T]] = []
         expired: list[Row[T]] = []
@@ -99,7 +99,7 @@ class BatchQueue(Generic[T]):
                 expired.append(row)
         return window, expired
 
-    def _grown(self, window: list[Row[T]], now: float, cost: Cost) -> list[Row[T]]:
+    def _grow(self, window: list[Row[T]], now: float, cost: Cost) -> list[Row[T]]:
         """The batch around the first row, longest last. Rows that it would make late are left for one of their own."""
         by_length = sorted(window, key=lambda row: row.length)
         low = next(position for position, row in enumerate(by_length) if row is window[0])

@@ -127,7 +127,7 @@ class Manifest(_Part):
     format_version: Literal[1] = FORMAT_VERSION
     """Version of this layout."""
     name: str = Field(pattern=f"^{_NAME}$", max_length=MAX_NAME)
-    """Name that clients ask for."""
+    """Name that clients use in requests."""
     version: str = Field(pattern=f"^{_NAME}$", max_length=MAX_VERSION)
     """Version of the bundle."""
     task: Literal["bi_encoder", "cross_encoder"]

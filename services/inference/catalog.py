@@ -12,7 +12,7 @@ from sluice.common.v1.model_pb2 import ModelRef
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Violation
 
 from services.inference.bundle import MAX_NAME, MAX_VERSION, BundleError, is_name
-from services.inference.golden_checks import Checks
+from services.inference.golden_checks import GoldenChecks
 from services.inference.loader import Model, load_model
 from services.inference.settings import ModelServerSettings
 from services.rpc.observability import metrics
@@ -40,16 +40,16 @@ class Catalog:
         self._settings = settings
         self._served: dict[str, _Served] = {}
         self._changing = asyncio.Lock()
-        self._checks = Checks(self, every_s=settings.golden_check_s)
+        self._checks = GoldenChecks(self, every_s=settings.golden_check_s)
 
     @property
     def models(self) -> list[Model]:
         """All models, by name."""
         return [self._served[name].model for name in sorted(self._served)]
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What keeps a model from answering, or from answering rightly; empty when nothing does."""
-        return self._checks.trouble()
+        return self._checks.problem()
 
     async def watch(self) -> None:
         """Check the models from time to time, until cancelled."""
@@ -126,7 +126,7 @@ class Catalog:
         """End all models."""
         for served in list(self._served.values()):
             metrics.MODEL_INFO.remove(*_info(served.model))
-            await asyncio.to_thread(served.model.engine.close)
+            await asyncio.to_thread(served.model.scheduler.close)
 
     def _find(self, name: str) -> _Served:
         names = ", ".join(sorted(self._served)) or "none"
@@ -152,7 +152,7 @@ async def _ended(served: _Served) -> None:
     if served.users:
         served.unused.clear()
         await served.unused.wait()
-    await asyncio.to_thread(served.model.engine.close)
+    await asyncio.to_thread(served.model.scheduler.close)
     served.model.session.close()
     await asyncio.to_thread(trim)
 

@@ -12,7 +12,7 @@ from typing import Final
 # Weight of the newest batch in the running mean of speed: about the last 20 batches count.
 _NEWEST: Final = 0.05
 # The pace is a mean over about so many tokens: a second of a small model on two cores.
-_PACE_TOKENS: Final = 8192
+_MEAN_TOKENS: Final = 8192
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Cost:
     seconds_per_token: float
 
     @classmethod
-    def fitted(cls, short: tuple[int, float], long: tuple[int, float]) -> "Cost":
+    def fit(cls, short: tuple[int, float], long: tuple[int, float]) -> "Cost":
         """The line through two measured runs of one row: (tokens, seconds) each, the second longer."""
         (short_tokens, short_s), (long_tokens, long_s) = short, long
         per_token = max((long_s - short_s) / (long_tokens - short_tokens), 1e-9)
@@ -40,12 +40,12 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """How fast a queue empties: all that stands between batches counts, not only the model's own time."""
 
     seconds_per_token: float
 
-    def after(self, tokens: int, seconds: float) -> "Pace":
+    def after(self, tokens: int, seconds: float) -> "Throughput":
         """The pace when these tokens have left the queue in so long."""
-        weight = min(1.0, tokens / _PACE_TOKENS)
-        return Pace(self.seconds_per_token + weight * (seconds / tokens - self.seconds_per_token))
+        weight = min(1.0, tokens / _MEAN_TOKENS)
+        return Throughput(self.seconds_per_token + weight * (seconds / tokens - self.seconds_per_token))

@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from services.inference.loader import Model, check_golden
-from services.inference.scheduler import Engine
-from services.rpc.server.priority import LOWEST, give_way
+from services.inference.scheduler import BatchScheduler
+from services.rpc.server.priority import LOWEST, lower_priority
 
 if TYPE_CHECKING:
     from services.inference.catalog import Catalog
@@ -24,7 +24,7 @@ _LOOK_S: Final = 1.0
 _AGAIN_S: Final = 5.0
 
 
-class Checks:
+class GoldenChecks:
     """The checks of a catalog's models. Belongs to the event loop.
 
     every_s  seconds between checks of a model that nothing is said against; 0 for none
@@ -33,17 +33,17 @@ class Checks:
     def __init__(self, catalog: "Catalog", *, every_s: float) -> None:
         self._catalog = catalog
         self._every_s = every_s
-        self._checked: dict[Engine, float] = {}
-        self._failed: dict[Engine, str] = {}
-        self._thread = ThreadPoolExecutor(1, "golden", initializer=give_way, initargs=(LOWEST,))
+        self._checked: dict[BatchScheduler, float] = {}
+        self._failed: dict[BatchScheduler, str] = {}
+        self._thread = ThreadPoolExecutor(1, "golden", initializer=lower_priority, initargs=(LOWEST,))
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What keeps a model from answering, or from answering rightly; empty when nothing does."""
         now = monotonic()
         found = [
-            f"{model.name}: {trouble}"
+            f"{model.name}: {problem}"
             for model in self._catalog.models
-            if (trouble := self._failed.get(model.engine) or model.engine.trouble(now))
+            if (problem := self._failed.get(model.scheduler) or model.scheduler.problem(now))
         ]
         return "; ".join(found)
 
@@ -59,25 +59,25 @@ class Checks:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _is_due(self, model: Model, now: float) -> bool:
-        waited = now - self._checked.setdefault(model.engine, now)
-        if model.engine in self._failed:
+        waited = now - self._checked.setdefault(model.scheduler, now)
+        if model.scheduler in self._failed:
             return waited >= _AGAIN_S
-        return model.engine.is_suspect or (self._every_s > 0 and waited >= self._every_s)
+        return model.scheduler.is_suspect or (self._every_s > 0 and waited >= self._every_s)
 
     async def _check(self, model: Model) -> None:
         """Run the golden inputs, while the model stays loaded."""
         with self._catalog.using(model.name) as loaded:
             if loaded is not model:
                 return
-            model.engine.is_suspect = False
+            model.scheduler.is_suspect = False
             failure = await asyncio.get_running_loop().run_in_executor(self._thread, _golden, model)
-        self._checked[model.engine] = monotonic()
-        was_failed = self._failed.pop(model.engine, None)
+        self._checked[model.scheduler] = monotonic()
+        was_failed = self._failed.pop(model.scheduler, None)
         if failure:
-            self._failed[model.engine] = failure
+            self._failed[model.scheduler] = failure
         if bool(failure) != bool(was_failed):
             logger.warning("golden check", extra={"model": model.name, "failure": failure or "none any more"})
-        present = {one.engine for one in self._catalog.models}
+        present = {one.scheduler for one in self._catalog.models}
         self._checked = {engine: at for engine, at in self._checked.items() if engine in present}
         self._failed = {engine: why for engine, why in self._failed.items() if engine in present}
 

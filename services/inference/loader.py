@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from services.inference.bundle import GOLDEN, TOKENIZER, Bundle, BundleError, VariantName, open_bundle
 from services.inference.cache import Cache
 from services.inference.cost import Cost
-from services.inference.scheduler import Engine, Limits, Schedule
+from services.inference.scheduler import BatchScheduler, Limits, Schedule
 from services.inference.session import Session
 from services.inference.tokenizer import Ids, Input, Tokenizer
 from services.rpc.observability import metrics
@@ -45,7 +45,7 @@ class Model:
     bundle: Bundle
     tokenizer: Tokenizer
     session: Session
-    engine: Engine
+    scheduler: BatchScheduler
     query_idf: NDArray[np.float32] | None = None
     """Weights of a sparse query's terms, float32 [V]; None: the model gives them."""
     seen: _Seen = field(default_factory=lambda: Cache(max_entries=0, max_bytes=0))
@@ -66,7 +66,7 @@ class Model:
         known = [self.seen.get(text) for text in texts]
         absent = [text for text, ids in zip(texts, known, strict=True) if ids is None]
         if absent:
-            self.engine.admit(schedule)
+            self.scheduler.admit(schedule)
             fresh = iter(await self._tokenized(absent))
             result = [next(fresh) if ids is None else ids for ids in known]
             if schedule.lane == "interactive":  # queries come again; a corpus would only push them out
@@ -127,9 +127,9 @@ def _loaded(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limi
     logger.info("model loaded", extra=fields)
     if most := session.graph.max_batch_rows:
         limits = replace(limits, max_batch_rows=min(limits.max_batch_rows, most))
-    engine = Engine(session, cost, limits, model=manifest.name)
+    scheduler = BatchScheduler(session, cost, limits, model=manifest.name)
     seen: _Seen = Cache(max_entries=limits.cache_entries, max_bytes=limits.token_cache_bytes)
-    return Model(bundle, tokenizer, session, engine, query_idf, seen)
+    return Model(bundle, tokenizer, session, scheduler, query_idf, seen)
 
 
 def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] | None:
@@ -200,7 +200,7 @@ def _largest_angle(given: NDArray[np.float32], expected: NDArray[np.float32]) ->
 
 def measure_cost(session: Session, *, longest: int) -> Cost:
     """The cost of runs on this machine: the best of a few runs of a short row and of one of `longest` tokens."""
-    return Cost.fitted(*((tokens, _best_run_s(session, tokens)) for tokens in (_SHORT_TOKENS, longest)))
+    return Cost.fit(*((tokens, _best_run_s(session, tokens)) for tokens in (_SHORT_TOKENS, longest)))
 
 
 def _best_run_s(session: Session, tokens: int) -> float:

@@ -27,12 +27,12 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailab
 
 from services.inference.batching import BatchQueue, Row
 from services.inference.cache import Cache
-from services.inference.cost import Cost, Pace
+from services.inference.cost import Cost, Throughput
 from services.inference.session import Outputs, Session
-from services.inference.stall_detector import Watch
+from services.inference.stall_detector import StallDetector
 from services.inference.tokenizer import Input
 from services.rpc.observability import metrics, traces
-from services.rpc.server.priority import give_way
+from services.rpc.server.priority import lower_priority
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ _Key = tuple[bytes, tuple[str, ...]]
 
 
 @dataclass
-class Times:
+class Timings:
     """Where a call's time went, in seconds: filled in while it runs. What came from the cache took none."""
 
     tokenize_s: float = 0.0
@@ -87,7 +87,7 @@ class Schedule:
     """Whose threads run them."""
     deadline: float
     """On the monotonic clock, in seconds: rows that would be done later are not computed."""
-    times: Times = field(default_factory=Times)
+    times: Timings = field(default_factory=Timings)
     """What the call is told of where its time went."""
 
 
@@ -119,7 +119,7 @@ class _Job:
     outputs: list[Output | None]
     done: asyncio.Future[None]
     missing: int
-    times: Times
+    times: Timings
     place: traces.Place | None
     """Where in a trace the caller is."""
 
@@ -134,7 +134,7 @@ class _Work:
     waiters: list[tuple[_Job, int]] = field(default_factory=list)
 
 
-class Engine:
+class BatchScheduler:
     """One model that serves many callers. `run` belongs to the event loop the engine was made in."""
 
     def __init__(self, session: Session, cost: Cost, limits: Limits, *, model: str) -> None:
@@ -192,9 +192,9 @@ class Engine:
             raise Unavailable(message, reason=reason, metadata=numbers, retry_after_s=max(wait_s - left_s, 0.01))
         return deadline
 
-    def trouble(self, now: float) -> str:
+    def problem(self, now: float) -> str:
         """What keeps batches from ending; empty when they do."""
-        return next((trouble for lane in self._lanes.values() if (trouble := lane.watch.trouble(now))), "")
+        return next((problem for lane in self._lanes.values() if (problem := lane.stall_detector.problem(now))), "")
 
     def close(self) -> None:
         """Let running batches end and stop the threads."""
@@ -218,11 +218,11 @@ class Engine:
         """Start batches while there are rows and threads for them."""
         while len(lane.queue) and lane.running < lane.most_running:
             now = monotonic()
-            cut = lane.queue.cut(now, lane.cost)
-            for row in cut.expired:
+            decision = lane.queue.take(now, lane.cost)
+            for row in decision.expired:
                 self._expire(row)
-            if cut.batch:
-                self._start(lane, cut.batch, now)
+            if decision.batch:
+                self._start(lane, decision.batch, now)
 
     def _start(self, lane: "_Lane", batch: list[Row[_Work]], now: float) -> None:
         for row in batch:
@@ -230,7 +230,7 @@ class Engine:
         alone = lane.name == "interactive" and not lane.running and not len(lane.queue)
         lane.running += 1
         lane.running_tokens += sum(row.length for row in batch)
-        number = lane.watch.begin(now, lane.cost.seconds(max(row.length for row in batch) * len(batch)))
+        number = lane.stall_detector.begin(now, lane.cost.seconds(max(row.length for row in batch) * len(batch)))
         inputs = [row.payload.input for row in batch]
         wanted = [row.payload.key[1] for row in batch]
         loop = asyncio.get_running_loop()
@@ -238,7 +238,7 @@ class Engine:
         future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted, alone)
         future.add_done_callback(lambda done: self._finish(lane, batch, done))
         future.add_done_callback(lambda done: _end(span, done))
-        future.add_done_callback(lambda _: lane.watch.end(number))
+        future.add_done_callback(lambda _: lane.stall_detector.end(number))
 
     def _span(self, lane: "_Lane", batch: list[Row[_Work]]) -> traces.Span:
         """The span of a batch, linked to the calls that wait for it."""
@@ -317,15 +317,15 @@ class _Lane:
             window_tokens=_WINDOW_BATCHES[name] * limits.max_batch_tokens,
         )
         self.threads = ThreadPoolExecutor(
-            limits.threads, thread_name_prefix=name, initializer=give_way, initargs=(_NICE[name],)
+            limits.threads, thread_name_prefix=name, initializer=lower_priority, initargs=(_NICE[name],)
         )
         self.thread_count = limits.threads
         # Bulk has a batch ready for the first free thread. A query waits in the queue, where others may join it.
         self.most_running = limits.threads + (name == "bulk")
         self.running = 0
         self.running_tokens = 0
-        self.watch = Watch(name, limits.stuck_s)
-        self._pace = Pace(cost.seconds_per_token / limits.threads)
+        self.stall_detector = StallDetector(name, limits.stuck_s)
+        self._throughput = Throughput(cost.seconds_per_token / limits.threads)
         self._saturated_since: float | None = None
         self.answer_s = _ANSWER_LEAST_S
         """How long answers take from the model to the caller."""
@@ -339,7 +339,7 @@ class _Lane:
         padded = max(lengths) * len(lengths)
         began, self._saturated_since = self._saturated_since, now if was_saturated else None
         since_last_s = ran.seconds / self.thread_count if began is None else now - began
-        self._pace = self._pace.after(sum(lengths), since_last_s)
+        self._throughput = self._throughput.after(sum(lengths), since_last_s)
         self.cost = self.cost.after(padded, ran.seconds)
         self.answer_s = max(_ANSWER_LEAST_S, _FORGET * self.answer_s, _ANSWER_LAGS * (now - ran.ended))
         self._inference.observe(ran.seconds)
@@ -349,7 +349,7 @@ class _Lane:
 
     def wait_s(self, own_tokens: int, own_rows: int) -> float:
         """Expected time until work that arrives now is done: what waits and runs, then the work itself."""
-        before = self._pace.seconds_per_token * (self.queue.tokens + self.running_tokens / 2)
+        before = self._throughput.seconds_per_token * (self.queue.tokens + self.running_tokens / 2)
         return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
 
 

@@ -13,7 +13,7 @@ _TIMES: Final = {"interactive": 10.0, "bulk": 50.0}
 
 
 @dataclass
-class Watch:
+class StallDetector:
     """The batches of one lane that run."""
 
     lane: str
@@ -33,7 +33,7 @@ class Watch:
         """It ended, however."""
         del self._due[number]
 
-    def trouble(self, now: float) -> str:
+    def problem(self, now: float) -> str:
         """That a batch is stuck, and since when; empty when none is."""
         stuck = [began for began, due in self._due.values() if now > due]
         return f"a batch of the {self.lane} lane runs for {now - min(stuck):.0f} s" if stuck else ""

@@ -8,12 +8,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.compat.kserve.infer_call import Ask, Inference, Outputs, Signature, rows_of, texts_of
+from services.compat.kserve.infer_call import InferCall, InferenceBackend, Outputs, Signature, rows_of, texts_of
 from services.compat.kserve.servicer import KserveServicer
 from services.compat.kserve.tensors import Spec
 from services.inference.catalog import Catalog
 from services.inference.loader import Model
-from services.reranking.scorer import Question, Scores, score
+from services.reranking.scorer import RerankInput, Scores, score
 from services.reranking.settings import RerankingSettings
 from services.rpc.server.lifecycle import Service
 from services.rpc.validation import Violations
@@ -26,7 +26,7 @@ _AT_ONCE: Final = 64
 
 def kserve_service(catalog: Catalog, settings: RerankingSettings) -> Service:
     """The service of this API that a reranking server has."""
-    inference = Inference(_signature, partial(_infer, settings), _PARAMETERS, settings.max_documents)
+    inference = InferenceBackend(_signature, partial(_infer, settings), _PARAMETERS, settings.max_documents)
     return KserveServicer(catalog, settings, inference).service
 
 
@@ -37,11 +37,13 @@ def _signature(model: Model) -> Signature:
     return Signature(_INPUTS, outputs if len(labels) > 1 else outputs[:1])
 
 
-async def _infer(settings: RerankingSettings, model: Model, ask: Ask, violations: Violations) -> tuple[Outputs, int]:
+async def _infer(
+    settings: RerankingSettings, model: Model, call: InferCall, violations: Violations
+) -> tuple[Outputs, int]:
     """The scores of pairs, and how many there are. Raises InvalidRequest, and what `score` raises."""
-    query, passage = (ask.tensors.get(spec.name) for spec in _INPUTS)
-    raw_scores = ask.parameters.read("raw_scores", bool, default=False)
-    truncation = ask.parameters.truncation
+    query, passage = (call.tensors.get(spec.name) for spec in _INPUTS)
+    raw_scores = call.parameters.read("raw_scores", bool, default=False)
+    truncation = call.parameters.truncation
     if query is None or passage is None:
         if not violations:
             violations.add("inputs", "expected query and passage, got one or none of them")
@@ -55,19 +57,19 @@ async def _infer(settings: RerankingSettings, model: Model, ask: Ask, violations
     passages = texts_of(passage, violations, max_bytes=settings.max_text_bytes)
     violations.raise_if_any()
     groups = _by_query(queries * count if len(queries) == 1 else queries)
-    questions = [
-        Question(
+    inputs = [
+        RerankInput(
             text, [passages[at] for at in places], truncation, raw_scores, field=f"{passage.field} of {count} [{{}}]"
         )
         for text, places in groups.items()
     ]
     turn = asyncio.Semaphore(_AT_ONCE)
 
-    async def in_turn(question: Question) -> Scores:
+    async def in_turn(rerank_input: RerankInput) -> Scores:
         async with turn:
-            return await score(model, question, ask.schedule)
+            return await score(model, rerank_input, call.schedule)
 
-    scores = await asyncio.gather(*map(in_turn, questions))
+    scores = await asyncio.gather(*map(in_turn, inputs))
     order = [at for places in groups.values() for at in places]
     outputs = {"score": _in_order(order, [one.relevance[:, None] for one in scores])}
     labels = [one.labels for one in scores if one.labels is not None]

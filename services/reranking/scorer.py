@@ -22,7 +22,7 @@ Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Question:
+class RerankInput:
     """What to score, and how."""
 
     query: str
@@ -48,39 +48,39 @@ class Scores:
     """[N, L] for a cross-encoder with several labels."""
 
 
-async def score(model: Model, question: Question, schedule: Schedule) -> Scores:
+async def score(model: Model, rerank_input: RerankInput, schedule: Schedule) -> Scores:
     """The scores of each document; one that is read in windows has the score of its best window.
 
     Raises InvalidRequest when an input is over the model's limit and truncation is refused, or when windows overlap
-    too far, and what Engine.run raises.
+    too far, and what BatchScheduler.run raises.
     """
-    query_ids, *document_ids = await model.tokenize([question.query, *question.documents], schedule)
+    query_ids, *document_ids = await model.tokenize([rerank_input.query, *rerank_input.documents], schedule)
     if model.bundle.manifest.task == "cross_encoder":
-        return await _by_cross_encoder(model, question, query_ids, document_ids, schedule)
-    return await _by_late_interaction(model, question, query_ids, document_ids, schedule)
+        return await _by_cross_encoder(model, rerank_input, query_ids, document_ids, schedule)
+    return await _by_late_interaction(model, rerank_input, query_ids, document_ids, schedule)
 
 
 async def classify(model: Model, text: str, truncation: Truncation, raw_scores: bool, schedule: Schedule) -> Scores:
     """The scores of a single text, for a cross-encoder that was trained on such. Raises as `score` does."""
     [ids] = await model.tokenize([text], schedule)
     inputs = await rows_of([ids], lambda ids: [model.tokenizer.single(ids, truncation)], lambda _: "inputs")
-    [output] = await model.engine.run(inputs[0], ["logits"], schedule)
+    [output] = await model.scheduler.run(inputs[0], ["logits"], schedule)
     return _scores(model, inputs, output["logits"][None], raw_scores)
 
 
 async def _by_cross_encoder(
-    model: Model, question: Question, query_ids: Ids, document_ids: Sequence[Ids], schedule: Schedule
+    model: Model, rerank_input: RerankInput, query_ids: Ids, document_ids: Sequence[Ids], schedule: Schedule
 ) -> Scores:
     def rows(ids: Ids) -> list[Input]:
-        if question.window_overlap is None:
-            return [model.tokenizer.pair(query_ids, ids, question.truncation)]
-        return model.tokenizer.pair_windows(query_ids, ids, question.window_overlap)
+        if rerank_input.window_overlap is None:
+            return [model.tokenizer.pair(query_ids, ids, rerank_input.truncation)]
+        return model.tokenizer.pair_windows(query_ids, ids, rerank_input.window_overlap)
 
-    inputs = await rows_of(document_ids, rows, question.field.format)
-    outputs = await model.engine.run(list(chain(*inputs)), ["logits"], schedule)
+    inputs = await rows_of(document_ids, rows, rerank_input.field.format)
+    outputs = await model.scheduler.run(list(chain(*inputs)), ["logits"], schedule)
     logits = np.stack([output["logits"] for output in outputs])
     label = model.bundle.manifest.relevant_label
-    return _scores(model, inputs, logits[_best_rows(logits[:, label], inputs)], question.raw_scores)
+    return _scores(model, inputs, logits[_best_rows(logits[:, label], inputs)], rerank_input.raw_scores)
 
 
 def _scores(model: Model, inputs: Sequence[Sequence[Input]], logits: F32, raw_scores: bool) -> Scores:
@@ -91,19 +91,19 @@ def _scores(model: Model, inputs: Sequence[Sequence[Input]], logits: F32, raw_sc
 
 
 async def _by_late_interaction(
-    model: Model, question: Question, query_ids: Ids, document_ids: Sequence[Ids], schedule: Schedule
+    model: Model, rerank_input: RerankInput, query_ids: Ids, document_ids: Sequence[Ids], schedule: Schedule
 ) -> Scores:
     def rows(ids: Ids) -> list[Input]:
-        if question.window_overlap is None:
-            return [model.tokenizer.single(ids, question.truncation)]
-        return model.tokenizer.windows(ids, question.window_overlap)
+        if rerank_input.window_overlap is None:
+            return [model.tokenizer.single(ids, rerank_input.truncation)]
+        return model.tokenizer.windows(ids, rerank_input.window_overlap)
 
     def whole(ids: Ids) -> list[Input]:
-        return [model.tokenizer.single(ids, question.truncation)]
+        return [model.tokenizer.single(ids, rerank_input.truncation)]
 
     query_rows = await rows_of([query_ids], whole, lambda _: "query")
-    inputs = await rows_of(document_ids, rows, question.field.format)
-    outputs = await model.engine.run(list(chain(*query_rows, *inputs)), ["multi_vector"], schedule)
+    inputs = await rows_of(document_ids, rows, rerank_input.field.format)
+    outputs = await model.scheduler.run(list(chain(*query_rows, *inputs)), ["multi_vector"], schedule)
     query, *windows = (model.tokenizer.content(output["multi_vector"]) for output in outputs)
     scores = await asyncio.to_thread(mean_maxsim, query, windows)
     return Scores(inputs, scores[_best_rows(scores, inputs)], None)

@@ -10,7 +10,7 @@ from sluice.reranking.v1.reranking_service_pb2_grpc import (
 from services.inference.catalog import Catalog, model_ref
 from services.inference.loader import Model
 from services.inference.wire import schedule, truncation, usage
-from services.reranking.scorer import Question, Scores, score
+from services.reranking.scorer import RerankInput, Scores, score
 from services.reranking.settings import RerankingSettings
 from services.rpc.observability.metrics import SERIALIZE
 from services.rpc.server.interceptor import Context
@@ -30,15 +30,15 @@ class RerankingServicer(RerankingServiceServicer):
         """This servicer, for a server."""
         name = pb.DESCRIPTOR.services_by_name["RerankingService"].full_name
         return Service(
-            name, lambda server: add_RerankingServiceServicer_to_server(self, server), trouble=self._catalog.trouble
+            name, lambda server: add_RerankingServiceServicer_to_server(self, server), problem=self._catalog.problem
         )
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
         """Score documents."""
         with self._catalog.using(request.model) as model:
-            question = self._validated(request)
+            rerank_input = self._validated(request)
             when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
-            scores = await score(model, question, when)
+            scores = await score(model, rerank_input, when)
             with SERIALIZE.labels(model.name).time():
                 return _response(model, scores, request)
 
@@ -55,7 +55,7 @@ class RerankingServicer(RerankingServiceServicer):
         await self._catalog.unload(request.name)
         return pb.UnloadModelResponse()
 
-    def _validated(self, request: pb.RerankRequest) -> Question:
+    def _validated(self, request: pb.RerankRequest) -> RerankInput:
         """What to score, when the request keeps every rule; else raises InvalidRequest."""
         most = self._settings.max_documents
         with validating() as violations:
@@ -72,7 +72,7 @@ class RerankingServicer(RerankingServiceServicer):
                 violations.add("truncation", "expected none beside windows, which drop nothing, got one")
             how = truncation(request.truncation, violations)
         overlap = request.windows.overlap_token_count if request.HasField("windows") else None
-        return Question(request.query, list(request.documents), how, request.raw_scores, overlap)
+        return RerankInput(request.query, list(request.documents), how, request.raw_scores, overlap)
 
 
 def _response(model: Model, scores: Scores, request: pb.RerankRequest) -> pb.RerankResponse:

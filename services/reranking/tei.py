@@ -17,14 +17,14 @@ from sluice.tei.v1.tei_service_pb2_grpc import (
 )
 
 from services.compat.streams import in_order
-from services.compat.tei.call import Door, headers, spent, truncation_of
+from services.compat.tei.call import TeiBackend, headers, spent, truncation_of
 from services.compat.tei.info import TeiInfo
 from services.compat.tei.tokenize import TeiTokenize
 from services.core.arrays import F32
 from services.inference.catalog import Catalog
 from services.inference.loader import Model
-from services.inference.scheduler import Lane, Times
-from services.reranking.scorer import Question, Scores, classify, score
+from services.inference.scheduler import Lane, Timings
+from services.reranking.scorer import RerankInput, Scores, classify, score
 from services.reranking.settings import RerankingSettings
 from services.rpc.auth.authorizer import methods_of
 from services.rpc.observability.metrics import SERIALIZE
@@ -38,18 +38,18 @@ _MOST_STREAMED: Final = 65_536
 
 def tei_services(catalog: Catalog, settings: RerankingSettings) -> Sequence[Service]:
     """The services of this API that a reranking server has: Predict only where a model with labels may be."""
-    door = Door(catalog, settings, settings.max_documents)
-    services = [TeiInfo(door, reranks=True).service, TeiRerank(door).service, TeiTokenize(door).service]
+    backend = TeiBackend(catalog, settings, settings.max_documents)
+    services = [TeiInfo(backend, reranks=True).service, TeiRerank(backend).service, TeiTokenize(backend).service]
     if settings.repository or any(map(_has_labels, catalog.models)):
-        services.append(TeiPredict(door).service)
+        services.append(TeiPredict(backend).service)
     return services
 
 
 class TeiRerank(RerankServicer):
     """Scores of texts against a query."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, backend: TeiBackend) -> None:
+        self._backend = backend
 
     @property
     def service(self) -> Service:
@@ -59,15 +59,15 @@ class TeiRerank(RerankServicer):
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
         """Score texts."""
-        return await self._door.alone(self._rerank, request, context)
+        return await self._backend.alone(self._rerank, request, context)
 
     async def RerankStream(
         self, request_iterator: AsyncIterator[pb.RerankStreamRequest], context: Context
     ) -> pb.RerankResponse:
         """Score a stream of texts."""
-        with self._door.using(context) as model:
-            stream = _Stream(self._door, model, context)
-            idle_s = self._door.settings.max_deadline_s
+        with self._backend.using(context) as model:
+            stream = _Stream(self._backend, model, context)
+            idle_s = self._backend.settings.max_deadline_s
             async for one in in_order(request_iterator, stream.scored, context, idle_s=idle_s):
                 stream.add(one)
             response = stream.response()
@@ -76,25 +76,25 @@ class TeiRerank(RerankServicer):
 
     async def _rerank(self, request: pb.RerankRequest, context: Context, lane: Lane) -> pb.RerankResponse:
         started = perf_counter()
-        with self._door.using(context) as model:
-            question = self._validated(request)
-            when = self._door.schedule(lane, context)
-            scores = await score(model, question, when)
+        with self._backend.using(context) as model:
+            rerank_input = self._validated(request)
+            when = self._backend.schedule(lane, context)
+            scores = await score(model, rerank_input, when)
             texts = [*request.texts, *[request.query] * len(request.texts)]
             metadata = spent(texts, chain(*scores.inputs), when.times, started)
             with SERIALIZE.labels(model.name).time():
                 kept = request.texts if request.return_text else None
                 return pb.RerankResponse(ranks=_ranks(scores.relevance, kept), metadata=metadata)
 
-    def _validated(self, request: pb.RerankRequest) -> Question:
+    def _validated(self, request: pb.RerankRequest) -> RerankInput:
         """What to score, when the request keeps every rule; else raises InvalidRequest."""
         with validating() as violations:
-            self._door.check_text("query", request.query, violations)
-            if violations.count("texts", len(request.texts), low=1, high=self._door.most_texts, what="texts"):
+            self._backend.check_text("query", request.query, violations)
+            if violations.count("texts", len(request.texts), low=1, high=self._backend.most_texts, what="texts"):
                 for position, text in enumerate(request.texts):
-                    self._door.check_text(f"texts[{position}]", text, violations)
+                    self._backend.check_text(f"texts[{position}]", text, violations)
             truncation = truncation_of(request.truncate, request.truncation_direction, violations)
-        return Question(request.query, list(request.texts), truncation, request.raw_scores, field="texts[{}]")
+        return RerankInput(request.query, list(request.texts), truncation, request.raw_scores, field="texts[{}]")
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class _Scored:
 class _Stream:
     """A stream of texts that are scored one by one, and answered together."""
 
-    def __init__(self, door: Door, model: Model, context: Context) -> None:
-        self._door = door
+    def __init__(self, backend: TeiBackend, model: Model, context: Context) -> None:
+        self._backend = backend
         self._model = model
         self._context = context
         self._started = perf_counter()
@@ -124,12 +124,12 @@ class _Stream:
         started = perf_counter()
         self._first = self._first or request
         with validating() as violations:
-            self._door.check_text("query", request.query, violations)
-            self._door.check_text("text", request.text, violations)
+            self._backend.check_text("query", request.query, violations)
+            self._backend.check_text("text", request.text, violations)
             truncation = truncation_of(request.truncate, request.truncation_direction, violations)
-        question = Question(request.query, [request.text], truncation, self._first.raw_scores, field="text")
-        when = self._door.schedule("interactive", self._context)
-        scores = await score(self._model, question, when)
+        rerank_input = RerankInput(request.query, [request.text], truncation, self._first.raw_scores, field="text")
+        when = self._backend.schedule("interactive", self._context)
+        scores = await score(self._model, rerank_input, when)
         metadata = spent([request.query, request.text], scores.inputs[0], when.times, started)
         return _Scored(request.text, float(scores.relevance[0]), metadata)
 
@@ -149,7 +149,7 @@ class _Stream:
         """All of them, best first. Raises InvalidRequest when there is none."""
         if not self._scores:
             raise _invalid("text", "expected a stream of 1 text or more, got none")
-        self._metadata.total_time_ns = spent([], [], Times(), self._started).total_time_ns
+        self._metadata.total_time_ns = spent([], [], Timings(), self._started).total_time_ns
         relevance = np.array(self._scores, dtype=np.float32)
         return pb.RerankResponse(ranks=_ranks(relevance, self._texts or None), metadata=self._metadata)
 
@@ -157,8 +157,8 @@ class _Stream:
 class TeiPredict(PredictServicer):
     """Labels of texts and pairs."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, backend: TeiBackend) -> None:
+        self._backend = backend
 
     @property
     def service(self) -> Service:
@@ -168,51 +168,51 @@ class TeiPredict(PredictServicer):
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         """The labels of a text."""
-        return await self._door.alone(self._one, request, context)
+        return await self._backend.alone(self._one, request, context)
 
     def PredictStream(
         self, request_iterator: AsyncIterator[pb.PredictRequest], context: Context
     ) -> AsyncIterator[pb.PredictResponse]:
         """The same for a stream."""
-        return self._door.stream(request_iterator, self._one, context)
+        return self._backend.stream(request_iterator, self._one, context)
 
     async def PredictPair(self, request: pb.PredictPairRequest, context: Context) -> pb.PredictResponse:
         """The labels of a text or a pair."""
-        return await self._door.alone(self._pair, request, context)
+        return await self._backend.alone(self._pair, request, context)
 
     def PredictPairStream(
         self, request_iterator: AsyncIterator[pb.PredictPairRequest], context: Context
     ) -> AsyncIterator[pb.PredictResponse]:
         """The same for a stream."""
-        return self._door.stream(request_iterator, self._pair, context)
+        return self._backend.stream(request_iterator, self._pair, context)
 
     async def _one(self, request: pb.PredictRequest, context: Context, lane: Lane) -> pb.PredictResponse:
         with validating() as violations:
-            self._door.check_text("inputs", request.inputs, violations)
+            self._backend.check_text("inputs", request.inputs, violations)
         return await self._labelled([request.inputs], request, context, lane)
 
     async def _pair(self, request: pb.PredictPairRequest, context: Context, lane: Lane) -> pb.PredictResponse:
         with validating() as violations:
             if violations.count("inputs", len(request.inputs), low=1, high=2, what="texts"):
                 for position, text in enumerate(request.inputs):
-                    self._door.check_text(f"inputs[{position}]", text, violations)
+                    self._backend.check_text(f"inputs[{position}]", text, violations)
         return await self._labelled(list(request.inputs), request, context, lane)
 
     async def _labelled(self, texts: Sequence[str], request: Any, context: Context, lane: Lane) -> pb.PredictResponse:
         """The labels of one text or two. Raises PreconditionFailed when the model has none."""
         started = perf_counter()
-        with self._door.using(context) as model:
+        with self._backend.using(context) as model:
             if not _has_labels(model):
                 raise PreconditionFailed(f"{model.name} scores by late interaction and has no labels: use Rerank")
             violations = Violations()
             truncation = truncation_of(request.truncate, request.truncation_direction, violations)
             violations.raise_if_any()
-            when = self._door.schedule(lane, context)
+            when = self._backend.schedule(lane, context)
             if len(texts) == 1:
                 scores = await classify(model, texts[0], truncation, request.raw_scores, when)
             else:
-                question = Question(texts[0], [texts[1]], truncation, request.raw_scores, field="inputs")
-                scores = await score(model, question, when)
+                rerank_input = RerankInput(texts[0], [texts[1]], truncation, request.raw_scores, field="inputs")
+                scores = await score(model, rerank_input, when)
             metadata = spent(texts, chain(*scores.inputs), when.times, started)
             return pb.PredictResponse(predictions=_predictions(model, scores), metadata=metadata)
 

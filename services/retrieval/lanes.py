@@ -14,7 +14,7 @@ from sluice.errors import Cancelled, DeadlineExpired, Unavailable
 from services.retrieval.embedded.index.ann import Stopped
 from services.rpc.deadline import Deadline
 from services.rpc.observability.metrics import LANE_REFUSED
-from services.rpc.server.priority import LOWEST, give_way
+from services.rpc.server.priority import LOWEST, lower_priority
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -120,7 +120,9 @@ class Jobs:
     """
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(_JOBS, thread_name_prefix="jobs", initializer=give_way, initargs=(LOWEST,))
+        self._executor = ThreadPoolExecutor(
+            _JOBS, thread_name_prefix="jobs", initializer=lower_priority, initargs=(LOWEST,)
+        )
         self._running: dict[Hashable, asyncio.Future[Any]] = {}
         self._stopped = threading.Event()
 

@@ -15,7 +15,7 @@ from services.retrieval.embedded.metrics import readings
 from services.retrieval.embedded.recall_monitor import LiveRecall
 from services.retrieval.embedded.search.search import Candidates, Query, Staged
 from services.retrieval.settings import RetrievalSettings
-from services.rpc.observability.gauges import Read
+from services.rpc.observability.gauges import Collector
 from services.rpc.server.lifecycle import StartFailed
 
 # Takes note of a search: what was read, what was asked of it, and what was found.
@@ -27,7 +27,7 @@ class Opened:
     """An engine; what its gauges say; what takes note of its searches; how many writes it takes at a time; its disk."""
 
     engine: Engine[Any]
-    readings: Read
+    readings: Collector
     note: Note
     writers: int
     disk: Disk | None = None

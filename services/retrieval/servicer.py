@@ -21,7 +21,7 @@ from services.retrieval.settings import RetrievalSettings
 from services.retrieval.snapshots.repository import Snapshots
 from services.retrieval.wire import documents, requests, schema, snapshots
 from services.rpc.deadline import Deadline
-from services.rpc.observability.gauges import exposed
+from services.rpc.observability.gauges import registered
 from services.rpc.observability.metrics import RANKINGS
 from services.rpc.server.lifecycle import Service
 
@@ -232,12 +232,12 @@ async def build(settings: RetrievalSettings) -> AsyncIterator[Sequence[Service]]
         watching = asyncio.create_task(disk.watch(threads.writes)) if disk else None
         try:
             servicer = RetrievalServicer(chosen, settings, threads)
-            with exposed(chosen.readings):
+            with registered(chosen.readings):
                 yield [
                     Service(
                         _NAME,
                         lambda server: pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server),
-                        trouble=lambda: disk.trouble if disk and not settings.ready_unwritable else "",
+                        problem=lambda: disk.trouble if disk and not settings.ready_unwritable else "",
                     )
                 ]
         finally:

@@ -1,21 +1,22 @@
-"""Files that may change while a server runs.
+"""Detection of changed files, for files that are read again while a server runs.
 
-Fact: a mounted Kubernetes volume changes by switching a link, so a file changes without being written: its inode tells.
+Fact: a mounted Kubernetes volume changes by switching a link, so a file can change without being written. Its inode
+changes then.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
-# Of each file: when it was changed, its size, its inode; None when it is not there.
-Mark = tuple[tuple[int, int, int] | None, ...]
+Fingerprint = tuple[tuple[int, int, int] | None, ...]
+"""Modification time, size and inode of each file; None for a file that does not exist."""
 
 
-def mark_of(paths: Iterable[Path]) -> Mark:
-    """What tells one state of the files from another."""
-    return tuple(map(_mark, paths))
+def fingerprint(paths: Iterable[Path]) -> Fingerprint:
+    """Return a value that changes when one of the files changes."""
+    return tuple(map(_stat, paths))
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
         stat = path.stat()
     except OSError:

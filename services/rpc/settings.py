@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from services.rpc.observability.logs import LogFormat, LogLevel
+LogFormat = Literal["json", "human"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _SERVICES: Final = ("EMBEDDING", "RETRIEVAL", "RERANKING", "ORCHESTRATOR", "GATEWAY")
 # Read by the client and the command line, not by servers.

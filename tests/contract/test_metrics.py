@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.retrieval.embedded.engine import Engine
 from services.retrieval.embedded.metrics import readings
 from services.rpc.observability import metrics
-from services.rpc.observability.gauges import exposed
+from services.rpc.observability.gauges import registered
 
 TABLE = Path(__file__).parents[2] / "services" / "rpc" / "METRICS.md"
 UNITS = ("_seconds", "_bytes", "_tokens", "_documents", "_candidates", "_total", "_info", "_in_flight")
@@ -42,7 +42,7 @@ def of_ours(folder: Path) -> set[Metric]:
     """The metrics that a retrieval server exposes, but for those of Python and of the process."""
     engine = Engine(folder, now_us=lambda: 0, max_collections=1, segment_documents=2)
     try:
-        with exposed(lambda: readings(engine, folder)):
+        with registered(lambda: readings(engine, folder)):
             families = list(REGISTRY.collect())
     finally:
         engine.close()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sluice.kserve.v2 import inference_service_pb2 as pb
 
 from services.compat.kserve.parameters import Parameters
-from services.compat.kserve.tensors import Given, Spec, given_of
+from services.compat.kserve.tensors import InputTensor, Spec, input_tensors
 from services.inference.loader import Model
 from services.inference.scheduler import Schedule
 from services.rpc.server.interceptor import Context
@@ -27,10 +27,10 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Ask:
+class InferCall:
     """What a request asks of a model, its form checked."""
 
-    tensors: Mapping[str, Given]
+    tensors: Mapping[str, InputTensor]
     parameters: Parameters
     wanted: Sequence[str]
     """Names of outputs, in the order of the answer."""
@@ -38,12 +38,12 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Inference:
+class InferenceBackend:
     """What a server does with tensors."""
 
     signature: Callable[[Model], Signature]
     """The tensors of a model."""
-    infer: Callable[[Model, Ask, Violations], Awaitable[tuple[Outputs, int]]]
+    infer: Callable[[Model, InferCall, Violations], Awaitable[tuple[Outputs, int]]]
     """The outputs of a request and its number of rows; what is wrong with the request is noted and raised."""
     parameters: tuple[str, ...]
     """Names of the parameters it knows, beside those that every model has."""
@@ -51,18 +51,18 @@ class Inference:
     """Most rows of one request."""
 
 
-def ask_of(
-    request: pb.ModelInferRequest, signature: Signature, inference: Inference, context: Context, *, max_s: float
-) -> tuple[Ask, Violations]:
+def infer_call(
+    request: pb.ModelInferRequest, signature: Signature, inference: InferenceBackend, context: Context, *, max_s: float
+) -> tuple[InferCall, Violations]:
     """What a request asks, and what is wrong with it so far."""
     violations = Violations()
     if len(request.id) > 1024:
         violations.add("id", f"expected at most 1,024 characters, got {len(request.id):,}")
     parameters = Parameters(request.parameters, inference.parameters, violations)
     wanted = _wanted(request, signature, violations)
-    tensors = given_of(request, signature.inputs, violations, most_rows=inference.most_rows)
+    tensors = input_tensors(request, signature.inputs, violations, most_rows=inference.most_rows)
     schedule = parameters.schedule(context, max_s=max_s)
-    return Ask(tensors, parameters, wanted, schedule), violations
+    return InferCall(tensors, parameters, wanted, schedule), violations
 
 
 def _wanted(request: pb.ModelInferRequest, signature: Signature, violations: Violations) -> list[str]:
@@ -83,7 +83,7 @@ def _wanted(request: pb.ModelInferRequest, signature: Signature, violations: Vio
     return wanted if request.outputs else names
 
 
-def rows_of(tensors: Sequence[Given], violations: Violations) -> int:
+def rows_of(tensors: Sequence[InputTensor], violations: Violations) -> int:
     """Return the number of rows that tensors have in common; it is noted when it differs."""
     counts = {tensor.shape[0] for tensor in tensors}
     if len(counts) > 1:
@@ -91,7 +91,7 @@ def rows_of(tensors: Sequence[Given], violations: Violations) -> int:
     return max(counts, default=0)
 
 
-def texts_of(tensor: Given, violations: Violations, *, max_bytes: int) -> list[str]:
+def texts_of(tensor: InputTensor, violations: Violations, *, max_bytes: int) -> list[str]:
     """The texts of a tensor of BYTES; what is not UTF-8, empty or too long is noted."""
     texts = []
     for position, value in enumerate(tensor.values):

@@ -1,4 +1,4 @@
-"""inference.GRPCInferenceService over gRPC: what is asked of tensors is passed on to `Inference`."""
+"""inference.GRPCInferenceService over gRPC: what is asked of tensors is passed on to `InferenceBackend`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,7 +16,7 @@ from sluice.kserve.v2.inference_service_pb2_grpc import (
 )
 
 from services.compat.kserve.describe import config_of, index_of, last_version, metadata_of
-from services.compat.kserve.infer_call import Inference, ask_of
+from services.compat.kserve.infer_call import InferenceBackend, infer_call
 from services.compat.kserve.statistics import Statistics
 from services.compat.kserve.tensors import response_of
 from services.compat.streams import in_order
@@ -38,7 +38,7 @@ _FINAL: Final = "triton_final_response"
 class KserveServicer(GRPCInferenceServiceServicer):
     """Serves the models of a catalog as functions of tensors."""
 
-    def __init__(self, catalog: Catalog, settings: ModelServerSettings, inference: Inference) -> None:
+    def __init__(self, catalog: Catalog, settings: ModelServerSettings, inference: InferenceBackend) -> None:
         self._catalog = catalog
         self._settings = settings
         self._inference = inference
@@ -140,11 +140,11 @@ class KserveServicer(GRPCInferenceServiceServicer):
         inference = self._inference
         with self._using(request.model_name, request.model_version) as model, self._statistics.counting(model) as noted:
             signature = inference.signature(model)
-            ask, violations = ask_of(request, signature, inference, context, max_s=self._settings.max_deadline_s)
-            noted.times = ask.schedule.times
-            outputs, noted.rows = await inference.infer(model, ask, violations)
+            call, violations = infer_call(request, signature, inference, context, max_s=self._settings.max_deadline_s)
+            noted.times = call.schedule.times
+            outputs, noted.rows = await inference.infer(model, call, violations)
             with SERIALIZE.labels(model.name).time():
-                wanted = {name: outputs[name] for name in ask.wanted}
+                wanted = {name: outputs[name] for name in call.wanted}
                 size = sum(array.nbytes for array in wanted.values())
                 response = await offloaded(partial(response_of, wanted), size=size, inline=INLINE_BYTES)
             response.model_name, response.id = model.name, request.id

@@ -9,7 +9,7 @@ from time import perf_counter
 from sluice.kserve.v2 import inference_service_pb2 as pb
 
 from services.inference.loader import Model
-from services.inference.scheduler import Times
+from services.inference.scheduler import Timings
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Request:
     """What is noted of a request while it runs."""
 
     rows: int = 0
-    times: Times = field(default_factory=Times)
+    times: Timings = field(default_factory=Timings)
 
 
 class Statistics:
@@ -51,7 +51,7 @@ class Statistics:
         """What a model has done until now."""
         version = model.bundle.manifest.version
         counts = self._of.setdefault((model.name, version), pb.ModelStatistics(name=model.name, version=version))
-        counts.execution_count = model.engine.batch_count
+        counts.execution_count = model.scheduler.batch_count
         return counts
 
 

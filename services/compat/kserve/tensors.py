@@ -52,7 +52,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Given:
+class InputTensor:
     """A tensor of a request. `values` [shape] in row-major order: an array, or for BYTES a flat list."""
 
     field: str
@@ -62,9 +62,9 @@ class Given:
     values: NDArray[Any] | list[bytes]
 
 
-def given_of(
+def input_tensors(
     request: pb.ModelInferRequest, specs: Sequence[Spec], violations: Violations, *, most_rows: int
-) -> dict[str, Given]:
+) -> dict[str, InputTensor]:
     """Return the tensors of a request by name; what is wrong with them is noted, and such tensors are left out.
 
     Nothing is read of a tensor before its name, type and shape are known to be right, so the work is bounded by the
@@ -77,7 +77,7 @@ def given_of(
     if raw and len(raw) != len(request.inputs):
         violations.add("raw_input_contents", f"expected one for each of {len(request.inputs)} inputs, got {len(raw)}")
         return {}
-    tensors: dict[str, Given] = {}
+    tensors: dict[str, InputTensor] = {}
     for position, tensor in enumerate(request.inputs):
         field = f"inputs[{position}]"
         problem = _problem(tensor, known, tensors, has_raw=len(raw) > 0, most_rows=most_rows)
@@ -87,14 +87,14 @@ def given_of(
             except ValueError as error:
                 violations.add(field, str(error))
             else:
-                tensors[tensor.name] = Given(field, tensor.datatype, tuple(tensor.shape), values)
+                tensors[tensor.name] = InputTensor(field, tensor.datatype, tuple(tensor.shape), values)
         else:
             violations.add(field + problem[0], problem[1])
     return tensors
 
 
 def _problem(
-    tensor: Any, known: Mapping[str, Spec], before: Mapping[str, Given], *, has_raw: bool, most_rows: int
+    tensor: Any, known: Mapping[str, Spec], before: Mapping[str, InputTensor], *, has_raw: bool, most_rows: int
 ) -> tuple[str, str] | None:
     """What is wrong with a tensor's description: where, and what; None when nothing is."""
     if tensor.name not in known or tensor.name in before:

@@ -17,7 +17,7 @@ from services.compat.streams import in_order
 from services.inference.bundle import Role
 from services.inference.catalog import Catalog
 from services.inference.loader import Model
-from services.inference.scheduler import Lane, Schedule, Times
+from services.inference.scheduler import Lane, Schedule, Timings
 from services.inference.settings import ModelServerSettings
 from services.inference.tokenizer import Input, Truncation
 from services.rpc.deadline import Deadline
@@ -33,18 +33,19 @@ _TRUNCATIONS: Final[dict[int, Truncation]] = {
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Told = TypeVar("Told", bound="_Told")
+Timed = TypeVar("Timed", bound="HasTimings")
 
 
-class _Told(Protocol):
+class HasTimings(Protocol):
     """A response that says what it took."""
 
     @property
-    def metadata(self) -> pb.Metadata: ...
+    def metadata(self) -> pb.Metadata:
+        """Times and counts of the request."""
 
 
 @dataclass(frozen=True)
-class Door:
+class TeiBackend:
     """The models behind this API, and the limits of its calls."""
 
     catalog: Catalog
@@ -79,8 +80,8 @@ class Door:
         return in_order(requests, bulk, context, idle_s=self.settings.max_deadline_s)
 
     async def alone(
-        self, answer: Callable[[Request, Context, Lane], Awaitable[Told]], request: Request, context: Context
-    ) -> Told:
+        self, answer: Callable[[Request, Context, Lane], Awaitable[Timed]], request: Request, context: Context
+    ) -> Timed:
         """The answer to a single request, computed in the interactive lane; what it took goes into its metadata."""
         with self.using(context) as model:
             response = await answer(request, context, "interactive")
@@ -109,7 +110,7 @@ def role_of(request: Any, violations: Violations) -> Role:
     return PROMPTS.get(request.prompt_name, "plain")
 
 
-def spent(texts: Iterable[str], rows: Iterable[Input], times: Times, started: float) -> pb.Metadata:
+def spent(texts: Iterable[str], rows: Iterable[Input], times: Timings, started: float) -> pb.Metadata:
     """What an answer took, from `started` on perf_counter until now."""
     return pb.Metadata(
         compute_chars=sum(map(len, texts)),

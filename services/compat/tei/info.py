@@ -6,7 +6,7 @@ from typing import Final
 from sluice.tei.v1 import tei_service_pb2 as pb
 from sluice.tei.v1.tei_service_pb2_grpc import InfoServicer, add_InfoServicer_to_server
 
-from services.compat.tei.call import Door
+from services.compat.tei.call import TeiBackend
 from services.inference.bundle import Manifest, VariantName
 from services.rpc.auth.authorizer import methods_of
 from services.rpc.server.interceptor import Context
@@ -20,8 +20,8 @@ _NO_LIMIT: Final = 2**32 - 1
 class TeiInfo(InfoServicer):
     """Tells what is served."""
 
-    def __init__(self, door: Door, *, reranks: bool) -> None:
-        self._door = door
+    def __init__(self, backend: TeiBackend, *, reranks: bool) -> None:
+        self._backend = backend
         self._reranks = reranks
 
     @property
@@ -32,8 +32,8 @@ class TeiInfo(InfoServicer):
 
     async def Info(self, request: pb.InfoRequest, context: Context) -> pb.InfoResponse:
         """The model and the limits."""
-        settings = self._door.settings
-        with self._door.using(context) as model:
+        settings = self._backend.settings
+        with self._backend.using(context) as model:
             manifest = model.bundle.manifest
             return pb.InfoResponse(
                 version=version("sluice-search"),
@@ -45,7 +45,7 @@ class TeiInfo(InfoServicer):
                 max_input_length=manifest.max_token_count,
                 max_batch_tokens=settings.max_batch_tokens,
                 max_batch_requests=settings.max_batch_rows,
-                max_client_batch_size=self._door.most_texts,
+                max_client_batch_size=self._backend.most_texts,
                 tokenization_workers=settings.threads,
             )
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from sluice.tei.v1 import tei_service_pb2 as pb
 from sluice.tei.v1.tei_service_pb2_grpc import TokenizeServicer, add_TokenizeServicer_to_server
 
-from services.compat.tei.call import Door, role_of
+from services.compat.tei.call import TeiBackend, role_of
 from services.inference.scheduler import Lane
 from services.inference.tokenizer import Token
 from services.inference.tokens import MOST, byte_positions, check_ids, check_texts, join, split
@@ -18,8 +18,8 @@ from services.rpc.validation import validating
 class TeiTokenize(TokenizeServicer):
     """Shows what a model makes of a text before it computes."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, backend: TeiBackend) -> None:
+        self._backend = backend
 
     @property
     def service(self) -> Service:
@@ -35,7 +35,7 @@ class TeiTokenize(TokenizeServicer):
         self, request_iterator: AsyncIterator[pb.EncodeRequest], context: Context
     ) -> AsyncIterator[pb.EncodeResponse]:
         """The same for a stream."""
-        return self._door.stream(request_iterator, self._split, context)
+        return self._backend.stream(request_iterator, self._split, context)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         """The text of tokens."""
@@ -45,14 +45,14 @@ class TeiTokenize(TokenizeServicer):
         self, request_iterator: AsyncIterator[pb.DecodeRequest], context: Context
     ) -> AsyncIterator[pb.DecodeResponse]:
         """The same for a stream."""
-        return self._door.stream(request_iterator, self._join, context)
+        return self._backend.stream(request_iterator, self._join, context)
 
     async def _split(
         self, request: pb.EncodeRequest, context: Context, lane: Lane = "interactive"
     ) -> pb.EncodeResponse:
-        with self._door.using(context) as model:
+        with self._backend.using(context) as model:
             with validating() as violations:
-                self._door.check_text("inputs", request.inputs, violations)
+                self._backend.check_text("inputs", request.inputs, violations)
                 check_texts([request.inputs], violations, field="inputs")
                 role = role_of(request, violations)
             text = model.bundle.manifest.prompt_of(role) + request.inputs
@@ -60,7 +60,7 @@ class TeiTokenize(TokenizeServicer):
             return response
 
     async def _join(self, request: pb.DecodeRequest, context: Context, _: Lane = "interactive") -> pb.DecodeResponse:
-        with self._door.using(context) as model:
+        with self._backend.using(context) as model:
             with validating() as violations:
                 if violations.count("ids", len(request.ids), low=1, high=MOST, what="ids"):
                     check_ids(request.ids, model, violations, field="ids")

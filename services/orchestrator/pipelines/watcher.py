@@ -10,11 +10,9 @@ from pathlib import Path
 
 from services.orchestrator.pipelines.loader import PipelinesError, load
 from services.orchestrator.pipelines.schema import Pipeline
+from services.rpc.file_watch import fingerprint
 
 logger = logging.getLogger(__name__)
-
-# What changes when a file is written, replaced, or a mounted volume switches to another one.
-_Mark = tuple[int, int, int]
 
 
 class PipelineFile:
@@ -22,15 +20,15 @@ class PipelineFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._mark = _mark(path)
+        self._fingerprint = fingerprint([path])
         self.current: Mapping[str, Pipeline] = load(path)
 
     def refresh(self) -> bool:
         """Read the file again when it changed; whether there are new pipelines."""
-        mark = _mark(self._path)
-        if mark == self._mark:
+        current = fingerprint([self._path])
+        if current == self._fingerprint:
             return False
-        self._mark = mark
+        self._fingerprint = current
         try:
             self.current = load(self._path)
         except PipelinesError as error:
@@ -44,12 +42,3 @@ class PipelineFile:
         while True:
             await asyncio.sleep(every_s)
             self.refresh()
-
-
-def _mark(path: Path) -> _Mark | None:
-    """What tells one state of the file from another; None when it is not there."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -9,26 +9,28 @@ from services.retrieval.embedded.engine import Engine
 from services.retrieval.embedded.index.view import View
 from services.retrieval.embedded.storage.store import DATABASE
 from services.rpc.observability import metrics
-from services.rpc.observability.gauges import Reading
+from services.rpc.observability.gauges import GaugeSample
 
 
-def readings(engine: Engine, folder: Path, disk: Disk | None = None) -> Iterator[Reading]:
+def readings(engine: Engine, folder: Path, disk: Disk | None = None) -> Iterator[GaugeSample]:
     """Every gauge of an engine on its data folder, all collections as they are at one moment."""
     views = {name: one.view for name, one in engine.catalogue.collections.items()}
     counts = {name: view.document_count for name, view in views.items()}
-    yield Reading(metrics.COLLECTION_DOCUMENTS, by_collection=counts)
+    yield GaugeSample(metrics.COLLECTION_DOCUMENTS, by_collection=counts)
     unindexed = {name: view.document_count - view.indexed_count for name, view in views.items()}
-    yield Reading(metrics.COLLECTION_UNINDEXED, by_collection=unindexed)
-    yield Reading(metrics.COLLECTION_DELETED, by_collection={name: view.dead_count for name, view in views.items()})
-    yield Reading(metrics.COLLECTION_VECTORS, by_collection={name: vector_bytes(view) for name, view in views.items()})
+    yield GaugeSample(metrics.COLLECTION_UNINDEXED, by_collection=unindexed)
+    yield GaugeSample(metrics.COLLECTION_DELETED, by_collection={name: view.dead_count for name, view in views.items()})
+    yield GaugeSample(
+        metrics.COLLECTION_VECTORS, by_collection={name: vector_bytes(view) for name, view in views.items()}
+    )
     memory = {name: engine.memory_bytes(one) for name, one in engine.catalogue.collections.items()}
-    yield Reading(metrics.COLLECTION_MEMORY, by_collection=memory)
+    yield GaugeSample(metrics.COLLECTION_MEMORY, by_collection=memory)
     files = {name: engine.segment_bytes(one) for name, one in engine.catalogue.collections.items()}
-    yield Reading(metrics.COLLECTION_SEGMENTS, by_collection=files)
+    yield GaugeSample(metrics.COLLECTION_SEGMENTS, by_collection=files)
     log = folder / f"{DATABASE}-wal"
-    yield Reading(metrics.STORE_LOG, log.stat().st_size if log.exists() else 0)
-    yield Reading(metrics.STORE_FREE, shutil.disk_usage(folder).free)
-    yield Reading(metrics.STORE_WRITABLE, engine.is_writable and not (disk and disk.trouble))
+    yield GaugeSample(metrics.STORE_LOG, log.stat().st_size if log.exists() else 0)
+    yield GaugeSample(metrics.STORE_FREE, shutil.disk_usage(folder).free)
+    yield GaugeSample(metrics.STORE_WRITABLE, engine.is_writable and not (disk and disk.trouble))
 
 
 def vector_bytes(view: View) -> int:

@@ -17,7 +17,7 @@ from services.retrieval.embedded.search.dense import DenseQuery
 from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
 from services.retrieval.embedded.search.search import Candidates, Query, Staged, masks_of, search
 from services.rpc.observability.metrics import LIVE_CANDIDATES
-from services.rpc.server.priority import LOWEST, give_way
+from services.rpc.server.priority import LOWEST, lower_priority
 
 
 class LiveRecall:
@@ -28,7 +28,9 @@ class LiveRecall:
         self._numbers = count(1)
         self._busy = threading.Lock()
         self._stopped = threading.Event()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="recall", initializer=give_way, initargs=(LOWEST,))
+        self._executor = ThreadPoolExecutor(
+            1, thread_name_prefix="recall", initializer=lower_priority, initargs=(LOWEST,)
+        )
 
     def note(
         self, view: View, queries: Sequence[Query | Staged], condition: Filter | None, found: Sequence[Candidates]

@@ -18,7 +18,7 @@ from services.retrieval.embedded.index.ann import CoarseIndex, Form, IsStopped, 
 from services.retrieval.embedded.index.fde import encoded_fields
 from services.retrieval.embedded.index.view import Block, Part, View
 from services.retrieval.embedded.storage.segment_files import mapped, save
-from services.rpc.server.priority import LOWEST, give_way
+from services.rpc.server.priority import LOWEST, lower_priority
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Builder:
         self._thread.join()
 
     def _run(self) -> None:
-        give_way(LOWEST)
+        lower_priority(LOWEST)
         while self._woken.wait() and not self._stopped.is_set():
             self._woken.clear()
             try:

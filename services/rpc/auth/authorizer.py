@@ -33,9 +33,9 @@ from services.rpc.auth.tokens import (
     load,
     over_quota,
 )
-from services.rpc.file_watch import mark_of
+from services.rpc.file_watch import fingerprint
 from services.rpc.observability.metrics import RELOADS, TOKEN_CALLS
-from services.rpc.server.requests import lull
+from services.rpc.request_streams import discard_rest
 
 logger = logging.getLogger(__name__)
 
@@ -49,20 +49,20 @@ class Charge:
     texts: int = 0
 
 
-class Gate:
+class Authorizer:
     """Lets bearers of tokens in. Raises TokensError when the file is wrong from the start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._mark = mark_of([path])
+        self._fingerprint = fingerprint([path])
         self._callers = Callers(load(path))
 
     def refresh(self) -> bool:
         """Read the file again when it changed; whether there are other tokens."""
-        mark = mark_of([self._path])
-        if mark == self._mark:
+        current = fingerprint([self._path])
+        if current == self._fingerprint:
             return False
-        self._mark = mark
+        self._fingerprint = current
         try:
             self._callers.replace(load(self._path))
         except TokensError as error:
@@ -158,7 +158,7 @@ class Gate:
             try:
                 check_collections(token, collections_of(request))
             except SluiceError:
-                await lull(requests)
+                await discard_rest(requests)
                 raise
             texts = text_count(request)
             await self._wait(token, texts)

@@ -18,7 +18,7 @@ from typing import Literal
 
 import grpc
 
-from services.rpc.file_watch import mark_of
+from services.rpc.file_watch import fingerprint
 from services.rpc.observability.metrics import RELOADS
 from services.rpc.settings import ServerSettings
 
@@ -55,7 +55,7 @@ class Certificates:
         self._role = role
         self._files = files
         self._paths = [path for path in (files.certificate, files.key, files.ca) if path is not None]
-        self._mark = mark_of(self._paths)
+        self._fingerprint = fingerprint(self._paths)
         self._pems = _read(files)
         self.on_change: list[Callable[[], None]] = []
         """Called after the certificates changed."""
@@ -67,10 +67,10 @@ class Certificates:
 
     def refresh(self) -> bool:
         """Read the files again when they changed; whether there is something new."""
-        mark = mark_of(self._paths)
-        if mark == self._mark:
+        current = fingerprint(self._paths)
+        if current == self._fingerprint:
             return False
-        self._mark = mark
+        self._fingerprint = current
         try:
             self._pems = _read(self._files)
         except TlsError as error:

@@ -1,4 +1,4 @@
-"""Gauges that are read when the metrics are asked for, and not kept."""
+"""Gauges whose values are computed at each scrape instead of being stored."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,51 +6,54 @@ from dataclasses import dataclass
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector as RegistryCollector
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a gauge says now."""
+class GaugeSample:
+    """The current value of a gauge: one value, or one for each collection."""
 
     gauge: tuple[str, str]
-    """Its name and what it means: from `services.rpc.observability.metrics`."""
+    """Name and description."""
     value: float | None = None
     by_collection: Mapping[str, float] | None = None
-    """The value of each collection, for gauges that have one for each."""
+    """Values by the label `collection`; None for a gauge without that label."""
 
 
-Read = Callable[[], Iterator[Reading]]
+Collector = Callable[[], Iterator[GaugeSample]]
+"""Computes the current values; called at each scrape."""
 
 
 @contextmanager
-def exposed(read: Read) -> Iterator[None]:
-    """The readings are among the metrics of this process for the block."""
-    readings = _Readings(read)
-    REGISTRY.register(readings)
+def registered(collect: Collector) -> Iterator[None]:
+    """Add a collector's gauges to the metrics of this process while the block runs."""
+    collector = _Adapter(collect)
+    REGISTRY.register(collector)
     try:
         yield
     finally:
-        REGISTRY.unregister(readings)
+        REGISTRY.unregister(collector)
 
 
-class _Readings(Collector):
-    def __init__(self, read: Read) -> None:
-        self._read = read
+class _Adapter(RegistryCollector):
+    """A collector in the form that Prometheus's registry takes."""
+
+    def __init__(self, collect: Collector) -> None:
+        self._collect = collect
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Nothing: names are not reserved, so one process may have several servers."""
+        """Return nothing: names are not reserved, so that one process can run several servers."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Every gauge with its values."""
-        return map(_family, self._read())
+        """Return every gauge with its values."""
+        return map(_family, self._collect())
 
 
-def _family(reading: Reading) -> GaugeMetricFamily:
-    if reading.by_collection is None:
-        return GaugeMetricFamily(*reading.gauge, value=reading.value)
-    family = GaugeMetricFamily(*reading.gauge, labels=["collection"])
-    for collection, value in reading.by_collection.items():
+def _family(sample: GaugeSample) -> GaugeMetricFamily:
+    if sample.by_collection is None:
+        return GaugeMetricFamily(*sample.gauge, value=sample.value)
+    family = GaugeMetricFamily(*sample.gauge, labels=["collection"])
+    for collection, value in sample.by_collection.items():
         family.add_metric([collection], value)
     return family

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final
 
-LogFormat = Literal["json", "human"]
-LogLevel = Literal["debug", "info", "warning", "error"]
+from services.rpc.settings import LogFormat, LogLevel
 
 REQUEST_ID: Final = "x-request-id"
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 
 LIVENESS: Final = "liveness"
 STARTUP: Final = "startup"
-# A trouble is seen within this time, in seconds, and so is its end.
+# A problem is seen within this time, in seconds, and so is its end.
 _EVERY_S: Final = 1.0
 
 State = Literal["loading", "ready", "draining"]
-Trouble = Callable[[], str]
+Problem = Callable[[], str]
 """What keeps a service from answering now; empty when nothing does. Takes no time."""
 
 
-def statuses(state: State, troubles: Mapping[str, str]) -> dict[str, bool]:
-    """Whether each name serves. `troubles`: what keeps each service from it, empty for nothing."""
+def statuses(state: State, problems: Mapping[str, str]) -> dict[str, bool]:
+    """Whether each name serves. `problems`: what keeps each service from it, empty for nothing."""
     ready = state == "ready"
-    own = {name: ready and not trouble for name, trouble in troubles.items()}
-    return {"": ready and not any(troubles.values()), LIVENESS: True, STARTUP: state != "loading", **own}
+    own = {name: ready and not problem for name, problem in problems.items()}
+    return {"": ready and not any(problems.values()), LIVENESS: True, STARTUP: state != "loading", **own}
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
@@ -85,27 +85,27 @@ class Health:
     def __init__(self) -> None:
         self.servicer = HealthServicer()
         self._state: State = "loading"
-        self._services: Mapping[str, Trouble] = {}
+        self._services: Mapping[str, Problem] = {}
         self._said: dict[str, bool] = {}
-        self._troubles: Mapping[str, str] = {}
+        self._problems: Mapping[str, str] = {}
 
-    def become(self, state: State, services: Mapping[str, Trouble] | None = None) -> None:
+    def become(self, state: State, services: Mapping[str, Problem] | None = None) -> None:
         """Go on to the next state, with these services from now on."""
         self._state = state
         self._services = self._services if services is None else services
         self.look()
 
     def look(self) -> None:
-        """Ask the services what troubles them, and say it when it changed."""
-        troubles = {name: trouble() for name, trouble in self._services.items()}
-        said = statuses(self._state, troubles)
+        """Ask the services what problems them, and say it when it changed."""
+        problems = {name: problem() for name, problem in self._services.items()}
+        said = statuses(self._state, problems)
         if said != self._said:
             self.servicer.say(said)
         READY.set(said[""])
-        present = {name: trouble for name, trouble in troubles.items() if trouble}
-        if present.keys() != self._troubles.keys():
+        present = {name: problem for name, problem in problems.items() if problem}
+        if present.keys() != self._problems.keys():
             _tell(present)
-        self._said, self._troubles = said, present
+        self._said, self._problems = said, present
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
@@ -114,8 +114,8 @@ class Health:
             self.look()
 
 
-def _tell(troubles: Mapping[str, str]) -> None:
-    if troubles:
-        logger.error("not ready", extra={"troubles": dict(troubles)})
+def _tell(problems: Mapping[str, str]) -> None:
+    if problems:
+        logger.error("not ready", extra={"problems": dict(problems)})
     else:
         logger.info("nothing keeps it from answering")

@@ -18,13 +18,14 @@ import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import BackendFailed, DeadlineExpired, InvalidRequest, QuotaExceeded, SluiceError, to_status
 
-from services.rpc.auth.authorizer import Charge, Gate, kind_of
+from services.rpc.auth.authorizer import Authorizer, Charge, kind_of
 from services.rpc.auth.tokens import Kind, Token
 from services.rpc.observability import traces
 from services.rpc.observability.logs import begin_call
 from services.rpc.observability.metrics import HANDLED, HANDLING, IN_FLIGHT
+from services.rpc.request_streams import discard_rest
 from services.rpc.server.open_calls import OpenCalls
-from services.rpc.server.requests import each, lull, only
+from services.rpc.server.requests import each, only
 from services.rpc.server.status_overrides import code_of
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ REFLECTION: Final = "/grpc.reflection."
 OPEN: Final = (HEALTH, REFLECTION)
 WATCH: Final = "/grpc.health.v1.Health/Watch"
 # Refused streams that are read for a moment before they end. Beyond, they end at once: a refusal must cost little.
-_MOST_LULLS: Final = 64
+_MOST_DISCARDING: Final = 64
 # Come by the thousand just when the machine has no time for them; a metric counts them.
 _UNLOGGED: Final = frozenset({ErrorReason.ERROR_REASON_OVERLOADED, ErrorReason.ERROR_REASON_QUOTA_EXCEEDED})
 
@@ -59,14 +60,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         max_deadline_s: float,
         max_calls: int,
         open_calls: OpenCalls,
-        gate: Gate | None = None,
+        authorizer: Authorizer | None = None,
         guarded: tuple[str, ...] = (),
         reads: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._max_deadline_s = max_deadline_s
         self._max_calls = max_calls
         self._open_calls = open_calls
-        self._gate = gate
+        self._authorizer = authorizer
         self._guarded = guarded
         self._reads = reads
         self._running = 0
@@ -87,10 +88,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return None
         try:
             if method.startswith(OPEN):
-                if self._gate and method.startswith(self._guarded):
-                    self._gate.identify(metadata)
+                if self._authorizer and method.startswith(self._guarded):
+                    self._authorizer.identify(metadata)
                 return self._opened(handler, method)
-            token = self._gate.enter(metadata, method, self._kind(method)) if self._gate else None
+            token = self._authorizer.enter(metadata, method, self._kind(method)) if self._authorizer else None
         except SluiceError as error:
             return self._refusing(method, error, is_stream=handler.request_streaming)
         return self._wrapped(handler, method, token)
@@ -115,8 +116,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     try:
                         async with asyncio.timeout(self._max_deadline_s):
                             request = await only(context, handler.request_deserializer)
-                            if self._gate and token:
-                                charge.texts = self._gate.check(token, request)
+                            if self._authorizer and token:
+                                charge.texts = self._authorizer.check(token, request)
                             return self._shown(token, await inner(request, context))
                     except TimeoutError:
                         raise DeadlineExpired(
@@ -153,8 +154,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = given
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
-            place = self._open_calls.place(context, is_watch=method == WATCH)
-            async with watched(method, context), place as open_call:
+            admission = self._open_calls.admit(context, is_watch=method == WATCH)
+            async with watched(method, context), admission as open_call:
                 if handler.request_streaming:
                     responses = handler.stream_stream(each(context, handler.request_deserializer), context)
                 else:
@@ -174,10 +175,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
             async with watched(method, context):
-                if is_stream and self._refusals < _MOST_LULLS:
+                if is_stream and self._refusals < _MOST_DISCARDING:
                     self._refusals += 1
                     try:
-                        await lull(raw)
+                        await discard_rest(raw)
                     finally:
                         self._refusals -= 1
                 raise error
@@ -186,12 +187,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _checked(self, token: Token | None, requests: AsyncIterator[Any], charge: Charge) -> AsyncIterator[Any]:
         """The messages of a stream that its caller may send."""
-        return self._gate.checked(token, requests, charge) if self._gate and token else requests
+        return self._authorizer.checked(token, requests, charge) if self._authorizer and token else requests
 
     def _shown(self, token: Token | None, response: Any) -> Any:
         """The response without what its caller may not see."""
-        if self._gate and token:
-            self._gate.show(token, response)
+        if self._authorizer and token:
+            self._authorizer.show(token, response)
         return response
 
     @contextmanager
@@ -212,8 +213,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             yield charge
         except InvalidRequest:
-            if self._gate and token:
-                self._gate.refund(token, charge.texts)
+            if self._authorizer and token:
+                self._authorizer.refund(token, charge.texts)
             raise
 
 

@@ -28,12 +28,12 @@ from services.rpc.auth.tokens import TokensError
 from services.rpc.observability import traces
 from services.rpc.observability.logs import configure_logging
 from services.rpc.observability.metrics import SERVER_INFO
-from services.rpc.observability.metrics_server import serve_metrics
-from services.rpc.server.health import Health, Trouble
+from services.rpc.server.health import Health, Problem
 from services.rpc.server.interceptor import CallInterceptor
 from services.rpc.server.memory import freeze, give_back_large_blocks, trim_after_growth
+from services.rpc.server.metrics_server import serve_metrics
 from services.rpc.server.open_calls import OpenCalls
-from services.rpc.server.security import Guards
+from services.rpc.server.security import ServerSecurity
 from services.rpc.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Service:
     register: Callable[[grpc.aio.Server], None]
     drain: Callable[[], None] = lambda: None
     """Asks its long calls to come to an end, when the server begins to refuse new ones."""
-    trouble: Trouble = lambda: ""
+    problem: Problem = lambda: ""
     """What keeps it from answering now; empty when nothing does. Asked every second, so it takes no time."""
     reads: frozenset[str] = frozenset()
     """Its methods, `/package.Service/Method`, that change nothing though their protos do not say so."""
@@ -76,12 +76,12 @@ async def serving(settings: ServerSettings, build: Build) -> AsyncIterator["Runn
 
     Raises StartFailed when the address is taken or not ours, or certificates or tokens are wrong.
     """
-    guards = guards_of(settings)
+    security = open_security(settings)
     served: list[Service] = []
     open_calls = _open_calls(settings)
-    interceptor = guards.interceptor(settings, open_calls, lambda: frozenset().union(*(one.reads for one in served)))
+    interceptor = security.interceptor(settings, open_calls, lambda: frozenset().union(*(one.reads for one in served)))
     server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
-    address = bind(server, settings.listen, guards.certificates)
+    address = bind(server, settings.listen, security.certificates)
     health = Health()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_health_door(settings, health))
@@ -89,8 +89,8 @@ async def serving(settings: ServerSettings, build: Build) -> AsyncIterator["Runn
         served.extend(services)
         await _register(server, services, health, reflects=settings.reflection != "off")
         await server.start()
-        health.become("ready", {service.name: service.trouble for service in services})
-        for watch in (health.watch(), guards.watch(settings.reload_s), trim_after_growth()):
+        health.become("ready", {service.name: service.problem for service in services})
+        for watch in (health.watch(), security.watch(settings.reload_s), trim_after_growth()):
             stack.callback(asyncio.create_task(watch).cancel)
         try:
             yield Running(address)
@@ -124,10 +124,10 @@ def bind(server: grpc.aio.Server, listen: str, certificates: Certificates | None
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
 
-def guards_of(settings: ServerSettings) -> Guards:
+def open_security(settings: ServerSettings) -> ServerSecurity:
     """What stands before a server. Raises StartFailed when certificates or tokens are wrong."""
     try:
-        return Guards(settings)
+        return ServerSecurity(settings)
     except TlsError as error:
         raise StartFailed(f"the certificates are wrong: {error}") from error
     except TokensError as error:

@@ -21,7 +21,7 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import Unavailable
 
 from services.rpc.observability.metrics import OPEN_CALLS, OPEN_CALLS_ENDED
-from services.rpc.server.places import Places
+from services.rpc.server.slots import Slots
 
 # Time of a call that is no watch, from its headers to its end, and of a watch until its message is there. Seconds.
 BRIEF_S: Final = 10.0
@@ -31,17 +31,17 @@ class OpenCalls:
     """The open calls of one server. Belongs to the event loop."""
 
     def __init__(self, most: int, most_each: int, watch_s: float) -> None:
-        self._places = Places(most, most_each)
+        self._slots = Slots(most, most_each)
         self._watch_s = watch_s
         self._most_ending = most
         self._calls: dict[int, OpenCall] = {}
 
     @asynccontextmanager
-    async def place(
+    async def admit(
         self, context: "grpc.aio.ServicerContext[Any, Any]", *, is_watch: bool
     ) -> AsyncIterator["OpenCall"]:
         """Hold a place for the block. Raises Unavailable when there is none, and from the block when its time ends."""
-        taken = self._places.take(_connection(context.peer()))
+        taken = self._slots.acquire(_connection(context.peer()))
         if taken is None:
             OPEN_CALLS_ENDED.labels("refused").inc()
             raise _ended("calls of this connection wait to be read, and it may open no more")
@@ -58,13 +58,13 @@ class OpenCalls:
             if not limit.expired():
                 raise
             OPEN_CALLS_ENDED.labels("displaced" if call.ended else "lifetime").inc()
-            self._places.retire(ticket)
+            self._slots.retire(ticket)
             await call.written()
             raise _ended("the server ended this call to free its place; call again") from None
         finally:
             OPEN_CALLS.dec()
             self._calls.pop(ticket, None)
-            self._places.leave(ticket)
+            self._slots.release(ticket)
 
     def end_all(self) -> None:
         """End every open call, so that none holds up the end of the server."""
@@ -74,7 +74,7 @@ class OpenCalls:
     def _displace(self, ticket: int) -> None:
         call = self._calls.get(ticket)
         if call is not None:
-            call.end(after_answer=self._places.retired <= self._most_ending)
+            call.end(after_answer=self._slots.retired <= self._most_ending)
 
 
 class OpenCall:

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 LOWEST: Final = 19
 
 
-def give_way(nice: int) -> None:
+def lower_priority(nice: int) -> None:
     """Let the calling thread run behind those of lower values, 0 to 19. Where threads have none, nothing changes."""
     try:  # Linux has a nice value for each thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

@@ -5,7 +5,6 @@ Fact: the iterator that gRPC hands to a handler keeps the bytes of the last mess
 read from the context.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from sluice.errors import InvalidRequest
 
+from services.rpc.request_streams import discard_rest
 from services.rpc.server.offloading import offloaded
 from services.rpc.server.sizing import FILTER_BYTES_MAX, check_message, field_bytes
 
@@ -20,7 +20,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Parse = Callable[[bytes], Any] | None
 """What makes a message of bytes; None leaves the bytes."""
 
-_LULL_S: Final = 0.2
 # So many fields are counted in some milliseconds.
 _FEW_FIELDS: Final = 2048
 
@@ -40,7 +39,7 @@ async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
             message = await parsed(data, parse)
         except InvalidRequest:
             del data
-            await lull(each(context, None))
+            await discard_rest(each(context, None))
             raise
         # Nothing here holds a message while the next one is waited for, nor its bytes.
         del data
@@ -64,18 +63,3 @@ async def parsed(data: bytes, parse: Parse) -> Any:
         raise InvalidRequest(
             f"expected a serialized {name}, got {len(data):,} bytes that do not parse as one"
         ) from None
-
-
-async def lull(requests: AsyncIterator[Any]) -> None:
-    """Until a stream that is to be refused has been quiet, for a fifth of a second at most.
-
-    Fact: a grpc.aio client that is writing when its stream ends sees INTERNAL, and never why.
-    """
-
-    async def read() -> None:
-        async for _ in requests:
-            pass
-
-    reading = asyncio.create_task(read())
-    await asyncio.wait({reading}, timeout=_LULL_S)
-    reading.cancel()

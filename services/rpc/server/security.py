@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from services.rpc.auth.authorizer import Gate
+from services.rpc.auth.authorizer import Authorizer
 from services.rpc.auth.tls import of_server
 from services.rpc.observability.metrics import CERTIFICATE_EXPIRY
 from services.rpc.server.interceptor import HEALTH, REFLECTION, CallInterceptor
@@ -11,12 +11,12 @@ from services.rpc.server.open_calls import OpenCalls
 from services.rpc.settings import ServerSettings
 
 
-class Guards:
+class ServerSecurity:
     """The certificates and the gate of one server; None where not configured. Raises TlsError and TokensError."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.certificates = of_server(settings)
-        self.gate = Gate(settings.tokens) if settings.tokens else None
+        self.authorizer = Authorizer(settings.tokens) if settings.tokens else None
         self._tell_expiry()
 
     def interceptor(
@@ -28,7 +28,7 @@ class Guards:
             max_deadline_s=settings.max_deadline_s,
             max_calls=settings.max_calls,
             open_calls=open_calls,
-            gate=self.gate,
+            authorizer=self.authorizer,
             guarded=tuple(prefix for prefix, policy in policies if policy == "token"),
             reads=reads,
         )
@@ -39,8 +39,8 @@ class Guards:
             await asyncio.sleep(every_s)
             if self.certificates and self.certificates.refresh():
                 self._tell_expiry()
-            if self.gate:
-                self.gate.refresh()
+            if self.authorizer:
+                self.authorizer.refresh()
 
     def _tell_expiry(self) -> None:
         expires = self.certificates and self.certificates.expires

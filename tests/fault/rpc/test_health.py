@@ -105,7 +105,7 @@ def test_a_disk_that_takes_no_writes_makes_retrieval_unready_until_it_does(tmp_p
             client.create_collection("after", schema)
         until(lambda: state_of(server) == "NOT_SERVING")
         assert [one.name for one in client.collections()] == ["before"]
-        assert any("nothing was written" in str(event.get("troubles")) for event in server.events())
+        assert any("nothing was written" in str(event.get("problems")) for event in server.events())
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
         until(lambda: state_of(server) == "SERVING")
         client.create_collection("after", schema)

@@ -1,4 +1,4 @@
-"""The engine with a real session, whose runs the test can hold back."""
+"""The scheduler with a real session, whose runs the test can hold back."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailab
 
 from services.inference.bundle import open_bundle
 from services.inference.cost import Cost
-from services.inference.scheduler import Engine, Lane, Limits, Schedule
+from services.inference.scheduler import BatchScheduler, Lane, Limits, Schedule
 from services.inference.session import Outputs, Session
 from services.inference.tokenizer import Input
 from tests.support.waiting import GUARD_S, longer_and_longer
@@ -51,12 +51,14 @@ def session(tiny_bi_encoder: Path) -> GatedSession:
 
 
 @asynccontextmanager
-async def engine_of(session: Session, *, cost: Cost = QUICK, limits: Limits = LIMITS) -> AsyncIterator[Engine]:
-    engine = Engine(session, cost, limits, model="tiny")
+async def scheduler_of(
+    session: Session, *, cost: Cost = QUICK, limits: Limits = LIMITS
+) -> AsyncIterator[BatchScheduler]:
+    scheduler = BatchScheduler(session, cost, limits, model="tiny")
     try:
-        yield engine
+        yield scheduler
     finally:
-        engine.close()
+        scheduler.close()
 
 
 def within(seconds: float, lane: Lane = "interactive") -> Schedule:
@@ -69,9 +71,9 @@ async def started(session: GatedSession) -> None:
 
 
 async def test_equal_rows_in_flight_are_computed_once(session: GatedSession) -> None:
-    async with engine_of(session) as engine:
+    async with scheduler_of(session) as scheduler:
         session.gate.clear()
-        calls = [asyncio.create_task(engine.run(ROWS[:2], ["dense"], within(GUARD_S))) for _ in range(5)]
+        calls = [asyncio.create_task(scheduler.run(ROWS[:2], ["dense"], within(GUARD_S))) for _ in range(5)]
         await started(session)
         session.gate.set()
         outputs = await asyncio.gather(*calls)
@@ -80,22 +82,22 @@ async def test_equal_rows_in_flight_are_computed_once(session: GatedSession) -> 
 
 
 async def test_recent_outputs_of_the_interactive_lane_are_kept_and_bulk_ones_are_not(session: GatedSession) -> None:
-    async with engine_of(session) as engine:
-        await engine.run(ROWS[:1], ["dense"], within(GUARD_S))
-        await engine.run(ROWS[:1], ["dense"], within(GUARD_S, "bulk"))
+    async with scheduler_of(session) as scheduler:
+        await scheduler.run(ROWS[:1], ["dense"], within(GUARD_S))
+        await scheduler.run(ROWS[:1], ["dense"], within(GUARD_S, "bulk"))
         assert len(session.seen) == 1
         for _ in range(2):
-            await engine.run(ROWS[1:2], ["dense"], within(GUARD_S, "bulk"))
+            await scheduler.run(ROWS[1:2], ["dense"], within(GUARD_S, "bulk"))
         assert len(session.seen) == 3
 
 
 async def test_rows_of_a_caller_that_left_are_not_computed(session: GatedSession) -> None:
-    async with engine_of(session) as engine:
+    async with scheduler_of(session) as scheduler:
         session.gate.clear()
-        running = asyncio.create_task(engine.run(ROWS[:1], ["dense"], within(GUARD_S)))
+        running = asyncio.create_task(scheduler.run(ROWS[:1], ["dense"], within(GUARD_S)))
         await started(session)
-        leaving = asyncio.create_task(engine.run(ROWS[1:4], ["dense"], within(GUARD_S)))
-        staying = asyncio.create_task(engine.run(ROWS[3:5], ["dense"], within(GUARD_S)))
+        leaving = asyncio.create_task(scheduler.run(ROWS[1:4], ["dense"], within(GUARD_S)))
+        staying = asyncio.create_task(scheduler.run(ROWS[3:5], ["dense"], within(GUARD_S)))
         await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
@@ -108,12 +110,12 @@ async def test_rows_of_a_caller_that_left_are_not_computed(session: GatedSession
 async def test_rows_whose_time_has_passed_are_not_computed(session: GatedSession) -> None:
     for seconds in longer_and_longer(0.05):
         session.seen.clear()
-        async with engine_of(session) as engine:
+        async with scheduler_of(session) as scheduler:
             session.gate.clear()
-            running = asyncio.create_task(engine.run(ROWS[:1], ["dense"], within(GUARD_S)))
+            running = asyncio.create_task(scheduler.run(ROWS[:1], ["dense"], within(GUARD_S)))
             await started(session)
             deadline = within(seconds)
-            late = asyncio.create_task(engine.run(ROWS[1:2], ["dense"], deadline))
+            late = asyncio.create_task(scheduler.run(ROWS[1:2], ["dense"], deadline))
             await asyncio.sleep(0)
             is_admitted = not late.done()
             await asyncio.sleep(max(0, deadline.deadline - monotonic() + 0.01))  # time is what this test is about
@@ -127,9 +129,9 @@ async def test_rows_whose_time_has_passed_are_not_computed(session: GatedSession
 
 
 async def test_work_that_cannot_be_done_in_time_is_refused_at_once_with_a_hint(session: GatedSession) -> None:
-    async with engine_of(session, cost=Cost(overhead_tokens=0, seconds_per_token=100.0)) as engine:
+    async with scheduler_of(session, cost=Cost(overhead_tokens=0, seconds_per_token=100.0)) as scheduler:
         with pytest.raises(Unavailable) as caught:
-            await engine.run(ROWS[:1], ["dense"], within(200.0))
+            await scheduler.run(ROWS[:1], ["dense"], within(200.0))
         assert caught.value.reason_name == "OVERLOADED"
         assert caught.value.retry_after_s is not None
         assert 299 < caught.value.retry_after_s <= 500  # four tokens at 125 s each, less what is left of 200 s
@@ -137,24 +139,24 @@ async def test_work_that_cannot_be_done_in_time_is_refused_at_once_with_a_hint(s
 
 
 async def test_what_waits_counts_for_admission(session: GatedSession) -> None:
-    async with engine_of(session, cost=Cost(overhead_tokens=0, seconds_per_token=50.0)) as engine:
+    async with scheduler_of(session, cost=Cost(overhead_tokens=0, seconds_per_token=50.0)) as scheduler:
         session.gate.clear()
-        first = asyncio.create_task(engine.run(ROWS[:1], ["dense"], within(6000)))
+        first = asyncio.create_task(scheduler.run(ROWS[:1], ["dense"], within(6000)))
         await started(session)
-        second = asyncio.create_task(engine.run(ROWS[1:2], ["dense"], within(6000)))
+        second = asyncio.create_task(scheduler.run(ROWS[1:2], ["dense"], within(6000)))
         await asyncio.sleep(0)
         with pytest.raises(Unavailable):
-            await engine.run(ROWS[2:3], ["dense"], within(400.0))
+            await scheduler.run(ROWS[2:3], ["dense"], within(400.0))
         session.gate.set()
         await asyncio.gather(first, second)
 
 
 async def test_interactive_work_passes_bulk_work(session: GatedSession) -> None:
-    async with engine_of(session) as engine:
+    async with scheduler_of(session) as scheduler:
         session.gate.clear()
-        bulk = asyncio.create_task(engine.run(ROWS, ["dense"], within(GUARD_S, "bulk")))
+        bulk = asyncio.create_task(scheduler.run(ROWS, ["dense"], within(GUARD_S, "bulk")))
         await started(session)
-        query = asyncio.create_task(engine.run([Input((2, 9, 3))], ["dense"], within(GUARD_S)))
+        query = asyncio.create_task(scheduler.run([Input((2, 9, 3))], ["dense"], within(GUARD_S)))
         await started(session)
         assert session.seen[1] == [Input((2, 9, 3))]
         session.gate.set()
@@ -162,26 +164,26 @@ async def test_interactive_work_passes_bulk_work(session: GatedSession) -> None:
 
 
 async def test_a_batch_that_breaks_fails_its_callers_and_nothing_else(session: GatedSession) -> None:
-    async with engine_of(session) as engine:
+    async with scheduler_of(session) as scheduler:
         with pytest.raises(BackendFailed):
-            await engine.run([BROKEN, *ROWS[:2]], ["dense"], within(GUARD_S))
-        assert len(await engine.run(ROWS[:2], ["dense"], within(GUARD_S))) == 2
+            await scheduler.run([BROKEN, *ROWS[:2]], ["dense"], within(GUARD_S))
+        assert len(await scheduler.run(ROWS[:2], ["dense"], within(GUARD_S))) == 2
 
 
 async def test_outputs_are_read_only_because_callers_share_them(session: GatedSession) -> None:
-    async with engine_of(session) as engine:
-        (output,) = await engine.run(ROWS[:1], ["dense"], within(GUARD_S))
+    async with scheduler_of(session) as scheduler:
+        (output,) = await scheduler.run(ROWS[:1], ["dense"], within(GUARD_S))
         with pytest.raises(ValueError, match="read-only"):
             output["dense"][0] = 0
 
 
 async def test_a_row_gets_what_it_asked_for_whoever_shares_its_batch(session: GatedSession) -> None:
-    async with engine_of(session) as engine:
+    async with scheduler_of(session) as scheduler:
         session.gate.clear()
-        running = asyncio.create_task(engine.run(ROWS[:1], ["dense"], within(GUARD_S)))
+        running = asyncio.create_task(scheduler.run(ROWS[:1], ["dense"], within(GUARD_S)))
         await started(session)
-        one = asyncio.create_task(engine.run(ROWS[1:2], ["dense"], within(GUARD_S)))
-        both = asyncio.create_task(engine.run(ROWS[2:3], ["dense", "multi_vector"], within(GUARD_S)))
+        one = asyncio.create_task(scheduler.run(ROWS[1:2], ["dense"], within(GUARD_S)))
+        both = asyncio.create_task(scheduler.run(ROWS[2:3], ["dense", "multi_vector"], within(GUARD_S)))
         await asyncio.sleep(0)
         session.gate.set()
         await running

@@ -12,7 +12,7 @@ from services.inference.bundle import open_bundle
 from services.inference.cache import Cache
 from services.inference.cost import Cost
 from services.inference.loader import Model
-from services.inference.scheduler import Engine, Lane, Limits, Schedule
+from services.inference.scheduler import BatchScheduler, Lane, Limits, Schedule
 from services.inference.session import Session
 from services.inference.tokenizer import Tokenizer
 
@@ -32,11 +32,11 @@ def model_of(folder: Path, cost: Cost, *, token_cache_bytes: int = 2**20) -> Ite
     bundle = open_bundle(folder)
     session = Session(bundle, "fp32")
     tokenizer = Tokenizer(folder / "tokenizer.json", max_token_count=64)
-    engine = Engine(session, cost, LIMITS, model="tiny")
+    scheduler = BatchScheduler(session, cost, LIMITS, model="tiny")
     yield Model(
-        bundle, tokenizer, session, engine, seen=Cache(max_entries=LIMITS.cache_entries, max_bytes=token_cache_bytes)
+        bundle, tokenizer, session, scheduler, seen=Cache(max_entries=LIMITS.cache_entries, max_bytes=token_cache_bytes)
     )
-    engine.close()
+    scheduler.close()
 
 
 async def test_kept_ids_are_those_of_the_tokenizer(tiny_bi_encoder: Path) -> None:

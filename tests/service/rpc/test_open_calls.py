@@ -200,32 +200,32 @@ def ended(reason: str) -> float:
 
 
 @asynccontextmanager
-async def troubled(trouble: list[str], **settings: Any) -> AsyncIterator[str]:
+async def with_problem(problem: list[str], **settings: Any) -> AsyncIterator[str]:
     @asynccontextmanager
     async def build() -> AsyncIterator[Sequence[Service]]:
         def register(server: grpc.aio.Server) -> None:
             embedder: Any = HashingEmbedder()
             add_EmbeddingServiceServicer_to_server(embedder, server)
 
-        yield [Service(NAME, register, trouble=lambda: trouble[0])]
+        yield [Service(NAME, register, problem=lambda: problem[0])]
 
     async with serving(ServerSettings(listen="127.0.0.1:0", **settings), build) as running:
         yield running.address
 
 
 async def test_a_watch_sees_changes_after_another_of_its_name_has_ended() -> None:
-    trouble = [""]
-    async with troubled(trouble) as address, grpc.aio.insecure_channel(address) as channel:
+    problem = [""]
+    async with with_problem(problem) as address, grpc.aio.insecure_channel(address) as channel:
         stays, goes = watch(channel, NAME), watch(channel, NAME)
         assert [await answered(stays), await answered(goes)] == [SERVING, SERVING]
         goes.cancel()
         await code(goes)
-        trouble[0] = "broken"
+        problem[0] = "broken"
         assert await answered(stays) == NOT_SERVING
 
 
 async def test_a_watch_does_not_hold_up_the_end_of_a_server() -> None:
-    async with troubled([""], drain_grace_s=3600) as address:
+    async with with_problem([""], drain_grace_s=3600) as address:
         channel = grpc.aio.insecure_channel(address)
         call = watch(channel)
         assert await answered(call) == SERVING
@@ -236,7 +236,7 @@ async def test_a_watch_does_not_hold_up_the_end_of_a_server() -> None:
 
 async def test_watches_do_not_starve_the_checks_of_the_health_port(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with troubled([""], health_listen="127.0.0.1:0", max_open_calls=20):
+    async with with_problem([""], health_listen="127.0.0.1:0", max_open_calls=20):
         (address,) = [vars(record)["address"] for record in caplog.records if record.message == "health"]
         some = channels(address, 5)
         calls = [watch(channel) for channel in some for _ in range(30)]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.batching import BatchQueue, Row
-from services.inference.cost import Cost, Pace
+from services.inference.cost import Cost, Throughput
 
 COST = Cost(overhead_tokens=11, seconds_per_token=0.001)
 LATER = 1e9
@@ -29,10 +29,10 @@ LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 
 
 @given(LENGTHS, st.integers(300, 2048), st.integers(1, 16))
-def test_every_row_is_cut_once_within_the_limits(lengths: list[int], max_tokens: int, max_rows: int) -> None:
+def test_every_row_is_taken_once_within_the_limits(lengths: list[int], max_tokens: int, max_rows: int) -> None:
     queue = queue_of(lengths, max_tokens=max_tokens, max_rows=max_rows)
     seen: list[int] = []
-    while batch := queue.cut(0, COST).batch:
+    while batch := queue.take(0, COST).batch:
         assert len(batch) <= max_rows
         assert max(lengths_of(batch)) * len(batch) <= max_tokens
         assert lengths_of(batch) == sorted(lengths_of(batch))
@@ -46,7 +46,7 @@ def test_every_row_is_cut_once_within_the_limits(lengths: list[int], max_tokens:
 def test_the_oldest_row_is_in_the_next_batch(lengths: list[int]) -> None:
     queue = queue_of(lengths)
     waiting = list(range(len(lengths)))
-    while batch := queue.cut(0, COST).batch:
+    while batch := queue.take(0, COST).batch:
         assert waiting[0] in {row.payload for row in batch}
         waiting = [position for position in waiting if position not in {row.payload for row in batch}]
 
@@ -54,7 +54,7 @@ def test_the_oldest_row_is_in_the_next_batch(lengths: list[int]) -> None:
 @given(LENGTHS.filter(bool))
 def test_a_batch_costs_no_more_a_token_than_its_oldest_row_alone(lengths: list[int]) -> None:
     queue = queue_of(lengths)
-    batch = queue.cut(0, COST).batch
+    batch = queue.take(0, COST).batch
     oldest = lengths[0]
     alone = COST.seconds(oldest) / oldest
     padded = max(lengths_of(batch)) * len(batch)
@@ -65,7 +65,7 @@ def test_a_batch_costs_no_more_a_token_than_its_oldest_row_alone(lengths: list[i
 def test_a_row_is_overtaken_by_at_most_a_window(lengths: list[int], window: int) -> None:
     queue = queue_of(lengths, window_tokens=window)
     waiting = list(range(len(lengths)))
-    while batch := queue.cut(0, COST).batch:
+    while batch := queue.take(0, COST).batch:
         for row in batch:
             passed = [position for position in waiting if position < row.payload]
             assert sum(lengths[position] for position in passed) < window + max(lengths)
@@ -74,18 +74,18 @@ def test_a_row_is_overtaken_by_at_most_a_window(lengths: list[int], window: int)
 
 def test_rows_of_similar_length_share_a_batch_and_others_do_not() -> None:
     queue = queue_of([20, 200, 19, 205, 21])
-    assert lengths_of(queue.cut(0, COST).batch) == [19, 20, 21]
-    assert lengths_of(queue.cut(0, COST).batch) == [200, 205]
+    assert lengths_of(queue.take(0, COST).batch) == [19, 20, 21]
+    assert lengths_of(queue.take(0, COST).batch) == [200, 205]
 
 
 def test_without_fixed_cost_only_equal_lengths_share_a_batch() -> None:
     queue = queue_of([20, 21, 20])
-    assert lengths_of(queue.cut(0, Cost(0, 0.001)).batch) == [20, 20]
+    assert lengths_of(queue.take(0, Cost(0, 0.001)).batch) == [20, 20]
 
 
 def test_a_row_longer_than_a_batch_runs_alone() -> None:
     queue = queue_of([500, 500], max_tokens=300)
-    assert lengths_of(queue.cut(0, COST).batch) == [500]
+    assert lengths_of(queue.take(0, COST).batch) == [500]
 
 
 def test_rows_that_cannot_be_done_in_time_are_given_up_and_the_next_one_runs() -> None:
@@ -93,29 +93,29 @@ def test_rows_that_cannot_be_done_in_time_are_given_up_and_the_next_one_runs() -
     queue.push(Row("too late", 100, arrived=0, deadlines=[0.05]))
     queue.push(Row("nobody waits", 100, arrived=0))
     queue.push(Row("in time", 100, arrived=0, deadlines=[5.0]))
-    cut = queue.cut(0, COST)
-    assert [row.payload for row in cut.batch] == ["in time"]
-    assert [row.payload for row in cut.expired] == ["too late", "nobody waits"]
+    decision = queue.take(0, COST)
+    assert [row.payload for row in decision.batch] == ["in time"]
+    assert [row.payload for row in decision.expired] == ["too late", "nobody waits"]
 
 
 def test_a_row_that_would_be_late_in_this_batch_waits_for_one_of_its_own() -> None:
     queue: BatchQueue[str] = BatchQueue(max_batch_tokens=2048, max_batch_rows=64, window_tokens=8192)
     queue.push(Row("oldest", 100, arrived=0, deadlines=[5.0]))
     queue.push(Row("late", 100, arrived=0, deadlines=[0.15]))
-    cut = queue.cut(0, COST)
-    assert [row.payload for row in cut.batch] == ["oldest"]
-    assert cut.expired == []
-    assert [row.payload for row in queue.cut(0, COST).batch] == ["late"]
+    decision = queue.take(0, COST)
+    assert [row.payload for row in decision.batch] == ["oldest"]
+    assert decision.expired == []
+    assert [row.payload for row in queue.take(0, COST).batch] == ["late"]
 
 
 def test_a_row_is_kept_while_one_of_its_callers_can_have_it() -> None:
     queue: BatchQueue[str] = BatchQueue(max_batch_tokens=2048, max_batch_rows=64, window_tokens=8192)
     queue.push(Row("shared", 100, arrived=0, deadlines=[0.01, 5.0]))
-    assert [row.payload for row in queue.cut(0, COST).batch] == ["shared"]
+    assert [row.payload for row in queue.take(0, COST).batch] == ["shared"]
 
 
 def test_a_cost_is_fitted_through_two_runs_and_follows_what_is_seen() -> None:
-    cost = Cost.fitted((4, 0.014), (104, 0.114))
+    cost = Cost.fit((4, 0.014), (104, 0.114))
     assert round(cost.seconds_per_token, 6) == 0.001
     assert round(cost.overhead_tokens, 6) == 10
     for _ in range(200):
@@ -124,17 +124,17 @@ def test_a_cost_is_fitted_through_two_runs_and_follows_what_is_seen() -> None:
 
 
 def test_a_cost_of_runs_too_short_to_tell_apart_is_still_a_cost() -> None:
-    cost = Cost.fitted((4, 0.001), (128, 0.001))
+    cost = Cost.fit((4, 0.001), (128, 0.001))
     assert cost.seconds_per_token > 0
     assert cost.seconds(128) > 0
 
 
-def test_a_pace_follows_what_is_seen_by_tokens_not_by_batches() -> None:
-    pace = Pace(seconds_per_token=0.001)
-    by_small = by_large = pace
+def test_a_throughput_follows_what_is_seen_by_tokens_not_by_batches() -> None:
+    throughput = Throughput(seconds_per_token=0.001)
+    by_small = by_large = throughput
     for _ in range(64):
         by_small = by_small.after(64, 64 * 0.002)
     by_large = by_large.after(4096, 4096 * 0.002)
     assert 0.0013 < by_small.seconds_per_token < 0.002
     assert 0.0013 < by_large.seconds_per_token < 0.002
-    assert pace.after(100_000, 100_000 * 0.002).seconds_per_token == 0.002
+    assert throughput.after(100_000, 100_000 * 0.002).seconds_per_token == 0.002

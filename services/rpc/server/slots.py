@@ -1,6 +1,6 @@
-"""A bounded number of places. A newcomer who finds all of them taken gets the place of the oldest holder.
+"""A bounded number of slots. A newcomer who finds all of them taken gets the place of the oldest holder.
 
-Rule: no clock and no I/O. Every ticket that `take` returns is given back with `leave` exactly once.
+Rule: no clock and no I/O. Every ticket that `acquire` returns is given back with `release` exactly once.
 
 Nearly nobody is refused: a client that watches health and is refused counts the server as down, while one whose watch
 ends after an answer calls again at once. An attacker who takes all places therefore loses them to the next caller.
@@ -13,13 +13,13 @@ from itertools import count
 
 
 @dataclass
-class Places:
+class Slots:
     """The holders of the places, oldest first, of all connections and of each."""
 
     most: int
-    """Places in all."""
+    """Slots in all."""
     most_each: int
-    """Places of one connection."""
+    """Slots of one connection."""
     _all: OrderedDict[int, str] = field(default_factory=OrderedDict)
     """Holders by ticket, with their connection."""
     _each: dict[str, OrderedDict[int, None]] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Places:
         """Number of holders that lost their place and have not left."""
         return len(self._retired)
 
-    def take(self, connection: str) -> tuple[int, int | None] | None:
+    def acquire(self, connection: str) -> tuple[int, int | None] | None:
         """Return the ticket of a new holder, and that of the holder who must go, if any; the latter is retired.
 
         None when so many of the connection are retired and have not left as it may have places: it lets none of its
@@ -66,7 +66,7 @@ class Places:
             self._retired[ticket] = connection
             self._retired_each[connection] = self._retired_each.get(connection, 0) + 1
 
-    def leave(self, ticket: int) -> None:
+    def release(self, ticket: int) -> None:
         """Forget a holder."""
         if self._remove(ticket) is None:
             connection = self._retired.pop(ticket)
