@@ -7,8 +7,8 @@ from sluice.cli.console import CommandFailed, print_failure
 from sluice.errors import SluiceError
 from sluice.signals import stop_on_signals
 
-from loadtest.compare import compare
-from loadtest.load import load
+from loadtest.compare.command import compare
+from loadtest.load.command import load
 from loadtest.quality.evaluate import evaluate
 
 app = typer.Typer(

@@ -17,7 +17,7 @@ from typing import Final
 import psutil
 from sluice.cli.console import CommandFailed
 
-from loadtest.targets import Addresses
+from loadtest.load.targets import Addresses
 
 _START_S: Final = 120.0
 _STOP_S: Final = 30.0

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from loadtest.access import CHANNEL_OPTIONS
+from loadtest.channels import CHANNEL_OPTIONS
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol
 import grpc
 from grpc_health.v1 import health_pb2
 
-from loadtest.access import CHANNEL_OPTIONS
 from loadtest.attacks.verdict import Answer
+from loadtest.channels import CHANNEL_OPTIONS
 
 _EVERY_S: Final = 0.5
 # A legitimate client tries again what an overloaded server refuses, as `sluice.client` does.

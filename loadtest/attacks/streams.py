@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from loadtest.access import CHANNEL_OPTIONS
+from loadtest.channels import CHANNEL_OPTIONS
 
 
 @dataclass(frozen=True)

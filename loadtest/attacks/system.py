@@ -15,11 +15,11 @@ from sluice.cli.console import CommandFailed
 from sluice.common.v1 import document_pb2
 from sluice.search.v1 import search_service_pb2 as pb
 
-from loadtest.access import CHANNEL_OPTIONS
 from loadtest.attacks.attack import COLLECTION, NUMBER, TAGS, WORD, Target
 from loadtest.attacks.probing import CallProbe, HealthProbe, HttpProbe, Probe, ask_patiently, search_body
+from loadtest.channels import CHANNEL_OPTIONS
+from loadtest.load.targets import Texts
 from loadtest.servers import Server, server
-from loadtest.targets import Texts
 
 SEARCH: Final = "/sluice.search.v1.SearchService/Search"
 INDEX: Final = "/sluice.search.v1.SearchService/Index"

@@ -2,25 +2,20 @@
 
 import typer
 
+from loadtest.attacks.command import attacks
 from loadtest.bench import (
-    attacks,
+    compat_apis,
     deadlines,
-    doors,
     gateway,
-    late,
     latency,
-    lexical,
-    load,
     orchestrator,
     peers,
-    retrieval,
-    retrieval_filters,
-    retrieval_grpc,
-    retrieval_writes,
+    scenarios,
     start,
     throughput,
     tracing,
 )
+from loadtest.bench.retrieval import faiss_comparison, filters, late_interaction, lexical, scaling, writes
 
 app = typer.Typer(help="Benchmarks: each is one question, one command, a table and a JSON file.", no_args_is_help=True)
 app.command()(throughput.embed)
@@ -28,19 +23,19 @@ app.command()(throughput.rerank)
 app.command()(throughput.variants)
 app.command()(latency.latency)
 app.command()(gateway.gateway)
-app.command()(load.overload)
-app.command()(load.lanes)
+app.command()(scenarios.overload)
+app.command()(scenarios.lanes)
 app.command()(orchestrator.orchestrator)
 app.command()(deadlines.deadlines)
 app.command()(start.start)
-app.command()(retrieval.retrieval)
-app.command()(retrieval.retrieval_forms)
-app.command()(retrieval_grpc.retrieval_grpc)
-app.command()(retrieval_writes.retrieval_writes)
-app.command()(retrieval_filters.retrieval_filters)
-app.command()(late.late)
+app.command()(scaling.retrieval)
+app.command()(scaling.retrieval_forms)
+app.command()(faiss_comparison.retrieval_grpc)
+app.command()(writes.retrieval_writes)
+app.command()(filters.retrieval_filters)
+app.command()(late_interaction.late)
 app.command()(lexical.lexical)
 app.command()(peers.peers)
-app.command()(doors.doors)
+app.command()(compat_apis.doors)
 app.command()(tracing.tracing)
-app.command()(attacks.attacks)
+app.command()(attacks)

@@ -8,13 +8,14 @@ import typer
 from sluice.cli.console import CommandFailed
 from sluice.client import Document, SearchClient
 
-from loadtest import report, scenario, terminal
 from loadtest.bench import setup
 from loadtest.bench.setup import Setup
-from loadtest.calls import EXPIRED, OK, Summary
-from loadtest.load import Options, run_scenario
-from loadtest.quality import services
-from loadtest.scrape import Sample, read
+from loadtest.load import scenario
+from loadtest.load.calls import EXPIRED, OK, Summary
+from loadtest.load.command import Options, run_scenario
+from loadtest.load.scrape import Sample, read
+from loadtest.quality import runs
+from loadtest.report import terminal, writer
 from loadtest.servers import Parts, system
 
 _COLLECTION: Final = "deadlines"
@@ -42,7 +43,7 @@ def deadlines(  # noqa: PLR0913, PLR0917 - each is a flag
     made_of = Parts([bundle.absolute()], (reranker or bundle).absolute(), variant=variant, caches=False)
     with system(made_of) as (addresses, servers), terminal.LiveWatcher() as watcher:
         with SearchClient(addresses.search) as client:
-            services.index(client, _COLLECTION, [Document(str(n), text) for n, text in enumerate(passages)])
+            runs.index(client, _COLLECTION, [Document(str(n), text) for n, text in enumerate(passages)])
         metrics = {one.name: one.metrics for one in servers}
         before = {name: read(metrics[name]) for name in _MODELS}
         options = Options(addresses, _COLLECTION, metrics=list(metrics.items()))
@@ -50,7 +51,7 @@ def deadlines(  # noqa: PLR0913, PLR0917 - each is a flag
         rows = {name: _rows(before[name], read(metrics[name])) for name in _MODELS}
     if doubts := result.outcome.doubts:
         raise CommandFailed("\n".join(doubts))
-    report.write(plan.out / "bench-deadlines", result)
+    writer.write(plan.out / "bench-deadlines", result)
     _tell(plan, {one.phase: one for one in result.outcome.summaries}, rows, result.outcome.capacity)
 
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 import grpc
 from sluice.cli.console import CommandFailed
 
-from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
-from loadtest.bench.drive import EMBED, embed_requests
+from loadtest.bench.closed_loop import EMBED, embed_requests
 from loadtest.bench.setup import Setup
-from loadtest.calls import percentile_s
+from loadtest.channels import CHANNEL_OPTIONS
+from loadtest.load.calls import percentile_s
 from loadtest.servers import server
 
 _QUERIES: Final = 1000

@@ -7,12 +7,12 @@ from typing import Any
 
 import grpc
 
-from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
-from loadtest.bench.drive import EMBED, embed_requests
+from loadtest.bench.closed_loop import EMBED, embed_requests
+from loadtest.bench.in_process import InProcess
 from loadtest.bench.setup import Setup
-from loadtest.calls import percentile_s
-from loadtest.micro.in_process import InProcess
+from loadtest.channels import CHANNEL_OPTIONS
+from loadtest.load.calls import percentile_s
 from loadtest.servers import server
 
 _QUERIES = 1000

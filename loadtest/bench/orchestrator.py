@@ -11,11 +11,11 @@ import typer
 from sluice.cli.console import CommandFailed, err
 from sluice.search.v1 import search_service_pb2 as pb
 
-from loadtest import machine, terminal
-from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
-from loadtest.bench.drive import for_seconds
-from loadtest.calls import percentile_s
+from loadtest.bench.closed_loop import for_seconds
+from loadtest.channels import CHANNEL_OPTIONS
+from loadtest.load.calls import percentile_s
+from loadtest.report import machine, terminal
 from loadtest.servers import server
 
 _SEARCH: Final = "/sluice.search.v1.SearchService/Search"
@@ -34,7 +34,7 @@ def orchestrator(
     """Processor time of the orchestrator for one search, alone; searches a second of one process under load."""
     figures: dict[str, Any] = {}
     rows = []
-    with server("instant", module="loadtest.instant") as instant:
+    with server("instant", module="loadtest.bench.stub_services") as instant:
         flags = [f"--{name}={instant.address}" for name in ("embedding", "retrieval", "reranking")]
         with server("orchestrator", *flags) as one:
             for name in pipeline or _PIPELINES:

@@ -13,7 +13,7 @@ import typer
 from sluice.cli.console import CommandFailed, err
 
 from loadtest.bench import setup
-from loadtest.bench.drive import Driven
+from loadtest.bench.closed_loop import Driven
 from loadtest.bench.setup import Setup, alternate, ratio
 from loadtest.peers import infinity, rest, sentence_transformers
 from loadtest.peers.sentence_transformers import InProcess

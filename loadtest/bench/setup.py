@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from sluice.cli.console import CommandFailed, err
 
-from loadtest import machine, terminal
-from loadtest.load import RESULTS
-from loadtest.targets import Texts
+from loadtest.load.command import RESULTS
+from loadtest.load.targets import Texts
+from loadtest.report import machine, terminal
 
 T = TypeVar("T")
 

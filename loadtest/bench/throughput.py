@@ -7,11 +7,11 @@ from typing import Final
 
 from sluice.cli.console import CommandFailed, err
 
-from loadtest import scrape
 from loadtest.bench import setup
-from loadtest.bench.drive import EMBED, RERANK, Driven, all_of, embed_requests, rerank_requests
+from loadtest.bench.closed_loop import EMBED, RERANK, Driven, all_of, embed_requests, rerank_requests
+from loadtest.bench.in_process import InProcess, Pass, flops_per_token, gemm_flops
 from loadtest.bench.setup import Setup, alternate, ratio
-from loadtest.micro.in_process import InProcess, Pass, flops_per_token, gemm_flops
+from loadtest.load import scrape
 from loadtest.servers import Server, server
 
 # Calls of this size, so many at once: 256 texts wait, of which a server can form batches of like length.

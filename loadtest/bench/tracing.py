@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import grpc
 
-from loadtest.access import CHANNEL_OPTIONS
 from loadtest.bench import setup
-from loadtest.bench.drive import EMBED, embed_requests
+from loadtest.bench.closed_loop import EMBED, embed_requests
+from loadtest.bench.disabled_tracing import off_s
 from loadtest.bench.setup import Setup, alternate, ratio
-from loadtest.micro.tracing import off_s
+from loadtest.channels import CHANNEL_OPTIONS
 from loadtest.servers import server
 
 _CALLS: Final = 3000

@@ -9,7 +9,7 @@ from typing import Final
 
 from sluice.cli.console import CommandFailed
 
-from loadtest.bench.drive import Driven
+from loadtest.bench.closed_loop import Driven
 
 _TIMEOUT_S: Final = 300.0
 

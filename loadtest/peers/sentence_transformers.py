@@ -12,7 +12,7 @@ from typing import Any
 
 from sluice.cli.console import CommandFailed
 
-from loadtest.bench.drive import Driven
+from loadtest.bench.closed_loop import Driven
 from loadtest.peers.work import Task, Work
 
 
@@ -55,7 +55,7 @@ class InProcess:
 def serving(checkpoint: Path, task: Task, work: Work) -> Iterator[InProcess]:
     """sentence-transformers with a checkpoint, for the block."""
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "loadtest.peers.once", str(checkpoint), task],
+        [sys.executable, "-m", "loadtest.peers.unbatched", str(checkpoint), task],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -17,9 +17,9 @@ from sluice.embedding.v1.embedding_service_pb2 import EmbedResponse
 from sluice.errors import from_rpc_error
 from sluice.reranking.v1.reranking_service_pb2 import ORDER_REQUEST, RerankRequest, RerankResponse
 
-from loadtest.access import CHANNEL_OPTIONS
-from loadtest.bench.drive import EMBED, RERANK, Driven, embed_requests, for_seconds
-from loadtest.targets import Texts
+from loadtest.bench.closed_loop import EMBED, RERANK, Driven, embed_requests, for_seconds
+from loadtest.channels import CHANNEL_OPTIONS
+from loadtest.load.targets import Texts
 
 Task = Literal["embed", "rerank"]
 

@@ -14,15 +14,15 @@ from sluice.cli.refusals import Refusals
 from sluice.client import EmbeddingClient, Pipeline, SearchClient
 from sluice.client.indexing import DEFAULT_PATIENCE_S
 
-from loadtest import machine, terminal
-from loadtest.calls import percentile_s
-from loadtest.load import RESULTS
-from loadtest.quality import health, losses, measures, services
-from loadtest.quality import judged as reading
-from loadtest.quality.judged import Judged
-from loadtest.quality.services import Searched
+from loadtest.load.calls import percentile_s
+from loadtest.load.command import RESULTS
+from loadtest.load.targets import Addresses
+from loadtest.quality import health, losses, measures, runs
+from loadtest.quality import judged_collection as reading
+from loadtest.quality.judged_collection import Judged
+from loadtest.quality.runs import Searched
+from loadtest.report import machine, terminal
 from loadtest.servers import Parts, system
-from loadtest.targets import Addresses
 
 _K: Final = 10
 
@@ -88,7 +88,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
         with SearchClient(addresses.search) as client:
             judged, refusals = _stored(client, name, judged, patience)
             pipelines = _chosen(client.pipelines(), pipeline)
-            searched = {one.name: services.search(client, name, one, judged.queries) for one in pipelines}
+            searched = {one.name: runs.search(client, name, one, judged.queries) for one in pipelines}
         with EmbeddingClient(addresses.embed) as embedder:
             figures = _figures(judged, searched, embedder, sample)
     given = {"folder": folder.resolve().name, "split": split, "train": training, "quick": quick}
@@ -100,7 +100,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
 
 def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) -> tuple[Judged, Refusals]:
     """Index a collection; return it without the documents that were refused, and those."""
-    refused = services.index(client, name, judged.documents, patience_s=patience_s)
+    refused = runs.index(client, name, judged.documents, patience_s=patience_s)
     refusals = Refusals()
     refusals.add(*judged.refused, *refused)
     ids = {one.document_id for one in refused}
@@ -205,8 +205,8 @@ def _fates(judged: Judged, searched: Mapping[str, Searched]) -> dict[str, dict[s
 def _nearness(judged: Judged, values: Mapping[str, measures.PerQuery], embedder: EmbeddingClient) -> dict[str, Any]:
     """nDCG@10 on the half of the queries nearer to training queries, and on the other."""
     queries = list(judged.queries)
-    vectors = services.query_vectors(embedder, list(judged.queries.values()))
-    near = health.nearer_half(vectors, services.query_vectors(embedder, judged.training))
+    vectors = runs.query_vectors(embedder, list(judged.queries.values()))
+    near = health.nearer_half(vectors, runs.query_vectors(embedder, judged.training))
     figures, rows = {}, []
     for name, per_query in values.items():
         halves = [[query for query, is_near in zip(queries, near, strict=True) if is_near == side] for side in (1, 0)]
@@ -218,8 +218,8 @@ def _nearness(judged: Judged, values: Mapping[str, measures.PerQuery], embedder:
 
 
 def _health(judged: Judged, embedder: EmbeddingClient, sample: int) -> dict[str, float]:
-    documents = services.document_vectors(embedder, judged.documents, sample)
-    queries = services.query_vectors(embedder, list(judged.queries.values()))
+    documents = runs.document_vectors(embedder, judged.documents, sample)
+    queries = runs.query_vectors(embedder, list(judged.queries.values()))
     figures = {
         "documents": float(len(documents)),
         "dimensions": float(documents.shape[1]),

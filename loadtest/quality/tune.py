@@ -21,11 +21,11 @@ from sluice.cli.console import CommandFailed, err, out
 from sluice.cli.refusals import Refusals
 from sluice.client import Result, SearchClient
 
-from loadtest import machine, terminal
 from loadtest.collection import Qrels
-from loadtest.quality import measures, services
-from loadtest.quality.judged import Judged, fewer, read
-from loadtest.quality.recomputed import Probed, Weights, ranked, weights_of
+from loadtest.quality import measures, runs
+from loadtest.quality.judged_collection import Judged, fewer, read
+from loadtest.quality.replay import Probed, Weights, ranked, weights_of
+from loadtest.report import machine, terminal
 from loadtest.servers import Parts, system
 from services.orchestrator.pipelines.loader import PipelinesError, load
 from services.orchestrator.pipelines.schema import PACKAGED, Pipeline, WeightedSum
@@ -72,7 +72,7 @@ def tune(folder: Path, split: str, training: str, judged: Judged, made_of: Parts
         parts = Parts(made_of.bundles, made_of.reranker, made_of.index_fields, probes, made_of.data)
         with system(parts) as (addresses, _), SearchClient(addresses.search) as client:
             documents = {one.document_id: one for one in (*train.documents, *test.documents)}
-            refused = services.index(client, chosen.collection, list(documents.values()), patience_s=chosen.patience_s)
+            refused = runs.index(client, chosen.collection, list(documents.values()), patience_s=chosen.patience_s)
             queries = {**train.queries, **test.queries}
             probed = {name: _probed(client, chosen.collection, name, one, queries) for name, one in known.items()}
     found = {name: _tuned(pipeline, probed[name], train.qrels, test.qrels) for name, pipeline in known.items()}

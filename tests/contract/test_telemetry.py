@@ -45,7 +45,7 @@ HUB, RUNTIME = "huggingface_hub=b'1'", "onnxruntime=b'1'"
         ("export.run", f"{HUB} {RUNTIME}"),
         ("export.build", f"{HUB} {RUNTIME}"),
         ("export.tensorrt", f"{HUB} {RUNTIME}"),
-        ("loadtest.peers.once", HUB),
+        ("loadtest.peers.unbatched", HUB),
     ],
 )
 def test_telemetry_is_off_before_the_library_is_loaded(module: str, expected: str) -> None:

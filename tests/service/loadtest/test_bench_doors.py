@@ -8,10 +8,10 @@ from sluice.cli.console import CommandFailed
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
-from loadtest.bench.doors import distances_of, own_doors
+from loadtest.bench.compat_apis import distances_of, own_doors
+from loadtest.load.targets import Texts
 from loadtest.peers import kserve
 from loadtest.peers.work import embed_work, rerank_work
-from loadtest.targets import Texts
 from tests.support.judged_collection import write_collection
 from tests.support.processes import running
 

@@ -12,13 +12,13 @@ import pytest
 from sluice.cli.console import CommandFailed
 from typer.testing import CliRunner
 
-from loadtest import report
 from loadtest.__main__ import app
-from loadtest.calls import Call, Summary
-from loadtest.load import Options, run_scenario
-from loadtest.report import Result
-from loadtest.scenario import Scenario, parse
-from loadtest.targets import Addresses, Texts
+from loadtest.load.calls import Call, Summary
+from loadtest.load.command import Options, run_scenario
+from loadtest.load.scenario import Scenario, parse
+from loadtest.load.targets import Addresses, Texts
+from loadtest.report import writer
+from loadtest.report.writer import Result
 from tests.support.certificates import Authority
 from tests.support.judged_collection import write_collection
 from tests.support.processes import ServerProcess, running
@@ -88,7 +88,7 @@ def test_a_run_counts_every_call_and_writes_all_that_is_to_know(
     assert sum(call.workload == 0 for call in result.outcome.calls) == 10 + embed.offered
     assert bulk.codes.keys() <= {"OK"}, "a call of the bulk workload may outlast the phase on a busy machine"
 
-    page = report.write(tmp_path / "out", result).read_text()
+    page = writer.write(tmp_path / "out", result).read_text()
     assert page.count("<svg") == 3
     assert "http" not in page.replace("http-equiv", "")  # one file: nothing is fetched
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -138,7 +138,7 @@ def test_a_server_that_dies_ends_the_run_without_a_report(tiny_bi_encoder: Path,
         result = run_scenario("test", wanted, texts, options, Killer(server))
     assert "stopped answering" in result.outcome.lost
     assert result.outcome.doubts
-    report.write_raw(tmp_path / "out", result, failed=result.outcome.lost)
+    writer.write_raw(tmp_path / "out", result, failed=result.outcome.lost)
     assert "stopped answering" in json.loads((tmp_path / "out" / "run.json").read_text())["failed"]
     assert not (tmp_path / "out" / "report.html").exists()
 
@@ -255,5 +255,5 @@ def test_a_secured_system_is_loaded_with_a_token_and_a_certificate(
         monkeypatch.setenv("SLUICE_TOKEN", secret)
         result = measured(secured.address, texts, wanted)
     assert result.outcome.summaries[0].codes.keys() == {"OK"}
-    report.write(tmp_path / "out", result)
+    writer.write(tmp_path / "out", result)
     assert not any(secret.encode() in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())

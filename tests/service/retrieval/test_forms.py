@@ -16,8 +16,8 @@ from sluice.common.v1 import tensor_pb2 as tns
 from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from loadtest.bench.embedded import encode
-from loadtest.micro.in_process import InProcess
+from loadtest.bench.in_process import InProcess
+from loadtest.bench.retrieval.vectors import encode
 from services.local.pydocs import corpus
 from services.retrieval.domain.documents import Batch, Document
 from services.retrieval.domain.filters import Comparison

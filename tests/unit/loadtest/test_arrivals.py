@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.arrivals import Arrivals, arrivals, recorded
+from loadtest.load.arrivals import Arrivals, arrivals, recorded
 
 KINDS: list[Arrivals] = ["poisson", "constant"]
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from sluice.cli.console import CommandFailed
 
+from loadtest.attacks.command import ATTACKS, chosen_of
 from loadtest.attacks.gzip_bombs import GzipBombs
 from loadtest.attacks.verdict import Answer, Bounds, Measured, Outcome, broken, counted
-from loadtest.bench.attacks import ATTACKS, chosen_of
 
 BOUNDS = Bounds(growth_mb=100, processor_s=1.0)
 STEP = Measured("step", {"gateway": 100.0, "retrieval": 3.0}, {"gateway": 1.0}, {"OK": 3, "INVALID_ARGUMENT": 1})

@@ -1,10 +1,10 @@
 import pytest
 
-from loadtest.calls import Call, Outage, percentile_s, percentiles, summary
-from loadtest.generator import ClosedLoop, OpenLoop
-from loadtest.plots import Axis, Line, chart, ticks
-from loadtest.run import Outcome, load_of, spans_of, summaries_of
-from loadtest.scenario import Phase, Scenario, Workload
+from loadtest.load.calls import Call, Outage, percentile_s, percentiles, summary
+from loadtest.load.generator import ClosedLoop, OpenLoop
+from loadtest.load.run import Outcome, load_of, spans_of, summaries_of
+from loadtest.load.scenario import Phase, Scenario, Workload
+from loadtest.report.svg import Axis, Line, chart, ticks
 
 
 def call(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.capacity import Bounds, Probe, capacity, next_rate
+from loadtest.load.capacity import Bounds, Probe, capacity, next_rate
 
 
 def search(true_capacity: float, bounds: Bounds) -> list[Probe]:

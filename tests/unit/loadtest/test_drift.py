@@ -2,10 +2,10 @@
 
 import pytest
 
-from loadtest import drift
-from loadtest.calls import Call
-from loadtest.plots import Axis, Band, Line, chart
-from loadtest.scrape import Series
+from loadtest.load.calls import Call
+from loadtest.load.scrape import Series
+from loadtest.report import drift
+from loadtest.report.svg import Axis, Band, Line, chart
 
 
 def calls(count: int, latencies_s: tuple[float, float]) -> list[Call]:

@@ -7,9 +7,10 @@ import pytest
 from sluice.cli.console import CommandFailed
 from sluice.client import Document
 
-from loadtest import collection, scenario
+from loadtest import collection
 from loadtest.collection import CollectionError
-from loadtest.quality.judged import read
+from loadtest.load import scenario
+from loadtest.quality.judged_collection import read
 from tests.support.judged_collection import write_collection
 
 

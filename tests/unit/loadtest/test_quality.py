@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loadtest.gate import judge
+from loadtest.compare.regression import judge
 from loadtest.quality import health, losses, measures
 
 

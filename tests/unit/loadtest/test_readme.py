@@ -6,7 +6,7 @@ from pathlib import Path
 from google.protobuf.json_format import Parse
 from sluice.search.v1.search_service_pb2 import DESCRIPTOR, SearchRequest
 
-from loadtest import scenario
+from loadtest.load import scenario
 
 TEXT = (Path(__file__).parents[3] / "loadtest" / "README.md").read_text()
 

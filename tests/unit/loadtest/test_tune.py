@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import yaml
 
-from loadtest.quality.recomputed import Probed, Weights, ranked, weights_of
+from loadtest.quality.replay import Probed, Weights, ranked, weights_of
 from loadtest.quality.tune import coordinate_ascent, paste
 from services.core.fusion import interpolate, weighted_sum
 from services.core.ranking import Ranking

@@ -9,13 +9,13 @@ from typing import Final, Protocol
 import numpy as np
 from sluice.cli.console import CommandFailed
 
-from loadtest import capacity as search
-from loadtest.arrivals import F64, arrivals, recorded
-from loadtest.calls import Call, Summary, summary
-from loadtest.capacity import Probe
-from loadtest.generator import ClosedLoop, OpenLoop
-from loadtest.pool import Load, Measured, Pool, TargetLost
-from loadtest.scenario import Capacity, Phase, Scenario, Workload
+from loadtest.load import capacity as search
+from loadtest.load.arrivals import F64, arrivals, recorded
+from loadtest.load.calls import Call, Summary, summary
+from loadtest.load.capacity import Probe
+from loadtest.load.generator import ClosedLoop, OpenLoop
+from loadtest.load.pool import Load, Measured, Pool, TargetLost
+from loadtest.load.scenario import Capacity, Phase, Scenario, Workload
 
 # Calls may be sent so much later than intended, as a part of their deadline, before the generator is the bottleneck.
 _MOST_LAG: Final = 0.1

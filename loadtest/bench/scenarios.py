@@ -4,14 +4,15 @@ from typing import Any
 
 from sluice.cli.console import CommandFailed
 
-from loadtest import report, scenario, terminal
 from loadtest.bench import setup
 from loadtest.bench.setup import Setup
-from loadtest.calls import Summary
-from loadtest.load import Options, run_scenario
-from loadtest.report import Result
+from loadtest.load import scenario
+from loadtest.load.calls import Summary
+from loadtest.load.command import Options, run_scenario
+from loadtest.load.targets import Addresses
+from loadtest.report import terminal, writer
+from loadtest.report.writer import Result
 from loadtest.servers import server
-from loadtest.targets import Addresses
 
 
 def overload(
@@ -73,7 +74,7 @@ def _run(plan: Setup, name: str) -> Result:
         result = run_scenario(name, wanted, plan.texts(), options, watcher)
     if doubts := result.outcome.doubts:
         raise CommandFailed("\n".join(doubts))
-    report.write(plan.out / f"bench-{plan.name}", result)
+    writer.write(plan.out / f"bench-{plan.name}", result)
     return result
 
 

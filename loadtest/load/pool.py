@@ -14,9 +14,9 @@ from typing import Final
 
 from sluice.cli.console import CommandFailed
 
-from loadtest.calls import Call, Outage
-from loadtest.generator import ClosedLoop, Finished, OpenLoop, Order, work
-from loadtest.targets import Calls
+from loadtest.load.calls import Call, Outage
+from loadtest.load.generator import ClosedLoop, Finished, OpenLoop, Order, work
+from loadtest.load.targets import Calls
 
 # Time to reach every worker before the first call is due.
 _HEAD_START_S: Final = 0.5

@@ -8,8 +8,17 @@ from sluice.client import where
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from loadtest.bench import setup
-from loadtest.bench.embedded import Vectors
-from loadtest.bench.retrieving import K, dense_schema, ms, p, recall, retrieve_requests, served, upserts
+from loadtest.bench.retrieval.collection_server import (
+    K,
+    dense_schema,
+    ms,
+    p,
+    recall,
+    retrieve_requests,
+    served,
+    upserts,
+)
+from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup
 
 _SHARES: Final = (1.0, 0.1, 0.01, 0.001)

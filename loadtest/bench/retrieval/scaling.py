@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 from sluice.common.v1 import tensor_pb2 as tns
 
 from loadtest.bench import setup
-from loadtest.bench.embedded import Vectors
-from loadtest.bench.retrieving import K, dense_schema, ms, p, recall, retrieve_requests, served, upserts
+from loadtest.bench.retrieval.collection_server import (
+    K,
+    dense_schema,
+    ms,
+    p,
+    recall,
+    retrieve_requests,
+    served,
+    upserts,
+)
+from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup
 
 # Its type stubs know no keyword parameters.

@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sluice.cli.console import CommandFailed
 
-from loadtest.capacity import Bounds
+from loadtest.load.capacity import Bounds
 
-PACKAGED: Final = Path(__file__).parent / "scenarios"
+PACKAGED: Final = Path(__file__).parents[1] / "scenarios"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Rate = Annotated[float, Field(ge=0, le=1_000_000)]

@@ -13,9 +13,8 @@ from sluice.cli.console import CommandFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from loadtest.bench import setup
-from loadtest.bench.drive import for_seconds
-from loadtest.bench.embedded import Vectors
-from loadtest.bench.retrieving import (
+from loadtest.bench.closed_loop import for_seconds
+from loadtest.bench.retrieval.collection_server import (
     RETRIEVE,
     K,
     Served,
@@ -27,6 +26,7 @@ from loadtest.bench.retrieving import (
     served,
     upserts,
 )
+from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup, alternate, ratio
 
 # Its type stubs know no keyword parameters.

@@ -10,13 +10,14 @@ from typing import Annotated, Final
 import typer
 from sluice.cli.console import CommandFailed, err, out
 
-from loadtest import machine, report, scenario, terminal
-from loadtest.pool import workers
-from loadtest.report import Result
-from loadtest.run import Watcher, run
-from loadtest.scenario import Scenario
-from loadtest.scrape import watching
-from loadtest.targets import Addresses, Texts, calls_of, check
+from loadtest.load import scenario
+from loadtest.load.pool import workers
+from loadtest.load.run import Watcher, run
+from loadtest.load.scenario import Scenario
+from loadtest.load.scrape import watching
+from loadtest.load.targets import Addresses, Texts, calls_of, check
+from loadtest.report import machine, terminal, writer
+from loadtest.report.writer import Result
 
 RESULTS: Final = Path("loadtest-results")
 
@@ -98,9 +99,9 @@ def load(  # noqa: PLR0913, PLR0917 - each is a flag
     for repeat in result.outcome.repeats(result.options["distinct_requests"]):
         err.print(repeat, style="yellow")
     if doubts := result.outcome.doubts:
-        report.write_raw(folder, result, failed="; ".join(doubts))
+        writer.write_raw(folder, result, failed="; ".join(doubts))
         raise CommandFailed("\n".join([*doubts, f"raw data are in {folder}, without a report"]))
-    out.print(f"report: {report.write(folder, result)}")
+    out.print(f"report: {writer.write(folder, result)}")
     err.print("open it in a browser; raw data lie beside it", style="dim")
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from sluice.errors import from_rpc_error
 from sluice.search.v1 import search_service_pb2 as search_pb
 
-from loadtest.access import aio_channel, metadata
-from loadtest.calls import OK, Call
-from loadtest.targets import Calls
+from loadtest.channels import aio_channel, metadata
+from loadtest.load.calls import OK, Call
+from loadtest.load.targets import Calls
 
 _TELL_EVERY_S: Final = 0.25
 # Over this many calls under way the worker sends no more: it would only measure itself.

@@ -17,7 +17,7 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from loadtest.bench import setup
-from loadtest.bench.retrieving import COLLECTION, K, ms, p, served
+from loadtest.bench.retrieval.collection_server import COLLECTION, K, ms, p, served
 from loadtest.bench.setup import Setup
 from services.retrieval.domain.analysis import analyzer
 

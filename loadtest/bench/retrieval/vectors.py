@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sluice.cli.console import err
 
+from loadtest.bench.in_process import InProcess
 from loadtest.bench.setup import Setup
-from loadtest.micro.in_process import InProcess
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -20,8 +20,8 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as search_pb
 
 from loadtest import collection
-from loadtest.access import access, channel, metadata
-from loadtest.scenario import Rpc, Scenario, Workload
+from loadtest.channels import access, channel, metadata
+from loadtest.load.scenario import Rpc, Scenario, Workload
 
 # Enough that a run of minutes repeats few, and no more memory than this in each worker.
 _MOST_REQUESTS: Final = 100_000

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
-from loadtest import drift, series
-from loadtest.calls import Summary, summary
-from loadtest.drift import Drift
-from loadtest.plots import Axis, Band, Line, chart
-from loadtest.run import Outcome
-from loadtest.scrape import Series
+from loadtest.load.calls import Summary, summary
+from loadtest.load.run import Outcome
+from loadtest.load.scrape import Series
+from loadtest.report import drift, series
+from loadtest.report.drift import Drift
+from loadtest.report.svg import Axis, Band, Line, chart
 
 # A phase whose rate changes is cut into so many parts, each a point over the rate.
 _PARTS: Final = 10

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from loadtest.calls import OK, Call, percentile_s
-from loadtest.plots import Line
+from loadtest.load.calls import OK, Call, percentile_s
+from loadtest.report.svg import Line
 
 # A workload that sends seldom has windows without calls; so many in a row, and it did not send.
 _GAP_WINDOWS: Final = 6

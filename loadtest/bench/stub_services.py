@@ -1,6 +1,6 @@
 """The three services behind an orchestrator, answering at once: prepared bytes of the usual size, no models, no index.
 
-`python -m loadtest.instant --listen 127.0.0.1:0`: what an orchestrator takes of the time is then all there is.
+Run: `python -m loadtest.bench.stub_services --listen 127.0.0.1:0`. What remains is the time of the orchestrator.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from loadtest.calls import Call, percentile_s
+from loadtest.load.calls import Call, percentile_s
 
 # Fewer in a quarter say nothing.
 _LEAST_SAMPLES: Final = 2

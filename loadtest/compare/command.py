@@ -12,11 +12,11 @@ from typing import Annotated, Final
 import typer
 from sluice.cli.console import CommandFailed, err
 
-from loadtest import machine, terminal
 from loadtest.bench import setup
-from loadtest.compare_loads import LOADS, Compared, Measure
-from loadtest.gate import Judgement, judge
-from loadtest.targets import Texts
+from loadtest.compare.loads import LOADS, Compared, Measure
+from loadtest.compare.regression import Judgement, judge
+from loadtest.load.targets import Texts
+from loadtest.report import machine, terminal
 
 _RUN_S: Final = 3.0
 _WARM_UP_S: Final = 1.0
@@ -80,7 +80,7 @@ def _pairs(name: str, before: Measure, after: Measure, count: int, seconds: floa
 @contextmanager
 def _tree(commit: str) -> Iterator[Path]:
     """A folder with the files of a commit, for the block; the work tree itself for `.`. Raises CommandFailed."""
-    top = Path(__file__).parents[1]
+    top = Path(__file__).parents[2]
     if commit == ".":
         yield top
         return

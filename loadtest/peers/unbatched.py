@@ -1,6 +1,6 @@
 """sentence-transformers in one process, called once per request, as a service without batching would.
 
-    python -m loadtest.peers.once CHECKPOINT embed|rerank
+    python -m loadtest.peers.unbatched CHECKPOINT embed|rerank
 
 Reads a line of JSON for each measurement and writes one:
 

@@ -10,7 +10,7 @@ import typer
 from sluice.cli.console import CommandFailed
 
 from loadtest.bench import setup
-from loadtest.bench.drive import Driven
+from loadtest.bench.closed_loop import Driven
 from loadtest.bench.peers import is_cross_encoder, runner
 from loadtest.bench.setup import Setup, alternate, ratio
 from loadtest.peers import kserve, tei, triton

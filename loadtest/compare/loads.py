@@ -18,10 +18,10 @@ from sluice.client import RetrievalClient, SearchClient
 from sluice.client.documents import Document
 from sluice.search.v1 import search_service_pb2 as search_pb
 
-from loadtest.bench.drive import EMBED, embed_requests, for_seconds
-from loadtest.bench.retrieving import F32, RETRIEVE, dense_schema, retrieve_requests, served, upserts
+from loadtest.bench.closed_loop import EMBED, embed_requests, for_seconds
+from loadtest.bench.retrieval.collection_server import F32, RETRIEVE, dense_schema, retrieve_requests, served, upserts
+from loadtest.load.targets import Texts
 from loadtest.servers import Server, server
-from loadtest.targets import Texts
 
 _SEARCH: Final = "/sluice.search.v1.SearchService/Search"
 _TIMEOUT_S: Final = 600.0
@@ -79,7 +79,7 @@ def _search(given: Compared, tree: Path) -> Iterator[Measure]:
         for query in given.texts.queries[:_QUERIES]
     ]
     with (
-        server("instant", module="loadtest.instant") as instant,
+        server("instant", module="loadtest.bench.stub_services") as instant,
         server("orchestrator", *_downstream(instant, instant, instant), tree=tree) as one,
     ):
         yield lambda seconds: for_seconds(one.address, _SEARCH, requests, 8, seconds).per_second
@@ -89,7 +89,7 @@ def _search(given: Compared, tree: Path) -> Iterator[Measure]:
 def _index(given: Compared, tree: Path) -> Iterator[Measure]:
     """Streams of documents through the orchestrator into retrieval; a stand-in embeds."""
     with (
-        server("instant", module="loadtest.instant") as instant,
+        server("instant", module="loadtest.bench.stub_services") as instant,
         served(dense_schema(_DIMENSIONS), tree=tree) as stored,
         server("orchestrator", *_downstream(instant, instant, stored.server), tree=tree) as one,
     ):

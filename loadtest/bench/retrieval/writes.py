@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from loadtest.bench import setup
-from loadtest.bench.embedded import Vectors
-from loadtest.bench.retrieving import Served, dense_schema, ms, p, retrieve_requests, served, upserts
+from loadtest.bench.retrieval.collection_server import Served, dense_schema, ms, p, retrieve_requests, served, upserts
+from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup, alternate, ratio
 
 F32 = NDArray[np.float32]

@@ -15,8 +15,8 @@ from sluice.common.v1.document_pb2 import Document
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from loadtest.bench import setup
-from loadtest.bench.embedded import F32, TokenVectors
-from loadtest.bench.retrieving import COLLECTION, K, Served, ms, p, recall, served
+from loadtest.bench.retrieval.collection_server import COLLECTION, K, Served, ms, p, recall, served
+from loadtest.bench.retrieval.vectors import F32, TokenVectors
 from loadtest.bench.setup import Setup
 
 _FIELD: Final = "tokens"

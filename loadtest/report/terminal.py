@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from sluice.cli.console import err, out
 
-from loadtest import report
-from loadtest.calls import OK, Call, Summary, percentile_s
-from loadtest.run import Outcome
+from loadtest.load.calls import OK, Call, Summary, percentile_s
+from loadtest.load.run import Outcome
+from loadtest.report import writer
 
 # The live figures are those of the last so many calls.
 _RECENT: Final = 500
@@ -74,7 +74,7 @@ def show(outcome: Outcome) -> None:
     """Print what a run gave."""
     if outcome.capacity is not None:
         out.print(f"capacity: [bold]{outcome.capacity:.1f}[/] calls/s")
-    show_table(report.COLUMNS, [report.row(one) for one in outcome.summaries])
+    show_table(writer.COLUMNS, [writer.row(one) for one in outcome.summaries])
     codes = {code for one in outcome.summaries for code in one.codes} - {OK}
     for one in outcome.summaries:
         counted = ", ".join(f"{code} {count}" for code, count in one.codes.items() if code in codes)

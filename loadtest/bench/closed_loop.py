@@ -14,7 +14,7 @@ from sluice.embedding.v1.embedding_service_pb2 import EmbedRequest
 from sluice.errors import from_rpc_error
 from sluice.reranking.v1.reranking_service_pb2 import RerankRequest
 
-from loadtest.access import CHANNEL_OPTIONS
+from loadtest.channels import CHANNEL_OPTIONS
 
 EMBED = "/sluice.embedding.v1.EmbeddingService/Embed"
 RERANK = "/sluice.reranking.v1.RerankingService/Rerank"

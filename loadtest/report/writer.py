@@ -16,12 +16,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest import charts, machine
-from loadtest.calls import Call, Summary, histogram
-from loadtest.drift import Drift
-from loadtest.run import Outcome
-from loadtest.scenario import Phase
-from loadtest.scrape import Series
+from loadtest.load.calls import Call, Summary, histogram
+from loadtest.load.run import Outcome
+from loadtest.load.scenario import Phase
+from loadtest.load.scrape import Series
+from loadtest.report import charts, machine
+from loadtest.report.drift import Drift
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--edge:#8884;--soft:#888}

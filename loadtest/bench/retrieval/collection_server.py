@@ -19,8 +19,8 @@ from sluice.common.v1.document_pb2 import Document, MetadataValue
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from loadtest.access import CHANNEL_OPTIONS
-from loadtest.calls import percentile_s
+from loadtest.channels import CHANNEL_OPTIONS
+from loadtest.load.calls import percentile_s
 from loadtest.servers import Server, server
 
 F32 = NDArray[np.float32]

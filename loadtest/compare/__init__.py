@@ -1,0 +1,1 @@
+"""`python -m loadtest compare`: the speed of two commits, measured side by side."""

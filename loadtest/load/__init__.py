@@ -1,0 +1,1 @@
+"""The load generator: scenarios, arrivals, worker processes, and what their calls showed."""
