@@ -52,7 +52,7 @@ CONFINED = {
     "faiss": {"services/retrieval", "loadtest"},
     "sqlite3": {"services/retrieval"},
     "pymilvus": {"services/retrieval/milvus"},
-    "prometheus_client": {"services/rpc", "loadtest"},
+    "prometheus_client": {"services/rpc", "services/orchestrator/metrics.py", "loadtest"},
     "fastapi": {"services/gateway"},
     "starlette": {"services/gateway"},
     "uvicorn": {"services/gateway"},

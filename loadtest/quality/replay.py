@@ -28,13 +28,13 @@ def weights_of(pipeline: Pipeline) -> dict[str, float]:
     weights = {}
     if isinstance(pipeline.fuse, WeightedSum):
         weights = {f"fuse.{name}": weight for name, weight in pipeline.fuse.weights.items()}
-    return weights | {f"mix.{one.name}": one.interpolate.weight for one in pipeline.narrowing if one.interpolate}
+    return weights | {f"mix.{one.name}": one.interpolate.weight for one in pipeline.rescoring if one.interpolate}
 
 
 def ranked(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
     """What the pipeline would answer with these weights."""
     ranking = _fused(pipeline, weights, probed)
-    for stage in pipeline.narrowing:
+    for stage in pipeline.rescoring:
         given = ranking.top(stage.depth)
         scored = probed.rankings[stage.name].only(given.ids)
         if stage.interpolate and scored:

@@ -190,7 +190,7 @@ def _probed(
 
 
 def _stages(pipeline: Pipeline) -> list[str]:
-    return [stage.name for stage in (*pipeline.retrieve, *pipeline.narrowing)]
+    return [stage.name for stage in (*pipeline.retrieve, *pipeline.rescoring)]
 
 
 def _scores(results: Sequence[Result], stage: str) -> Iterator[tuple[str, float]]:
@@ -219,7 +219,7 @@ def paste(pipeline: Pipeline, weights: Weights) -> str:
         own = ", ".join(f"{stage.name}: {weights[f'fuse.{stage.name}']:g}" for stage in pipeline.retrieve)
         how = f"method: weighted_sum, normalisation: {pipeline.fuse.normalisation}, weights: {{{own}}}"
         lines.append(f"  fuse: {{{how}, depth: {pipeline.fuse.depth}}}")
-    for stage in pipeline.narrowing:
+    for stage in pipeline.rescoring:
         if stage.interpolate:
             mix = f"{{weight: {weights[f'mix.{stage.name}']:g}, normalisation: {stage.interpolate.normalisation}}}"
             lines.append(f"  # {stage.name}:\n  #   interpolate: {mix}")

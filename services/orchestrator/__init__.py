@@ -1,4 +1,7 @@
-"""Runs pipelines: which stages, in which order, within which deadline, and what to do when one fails.
+"""The orchestrator: runs pipelines within the caller's deadline, and indexes streams of documents.
 
-Documents, filters and tensors pass through as they came: nothing here opens a vector.
+    servicer ──▶ search/   ──▶ pipelines/ ──▶ downstream/ ──▶ the other services
+             └─▶ indexing/ ───────────────────▲
+
+Rule: documents, filters and vectors pass through unchanged; the orchestrator does not decode vectors.
 """

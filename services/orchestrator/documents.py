@@ -1,6 +1,6 @@
-"""Documents on their way into a collection: what is checked, hashed and read by models.
+"""Documents: the text that models read, their limits, and the hash that shows whether a stored document is unchanged.
 
-Rule: pure; no calls, no clock.
+Rule: no I/O and no clock.
 """
 
 import hashlib
@@ -14,24 +14,24 @@ from sluice.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class DocumentLimits:
-    """What one document may be, in bytes of UTF-8."""
+    """Limits of one document, in bytes of UTF-8."""
 
     max_id_bytes: int = 512
     max_text_bytes: int = 65_536
     """Title and text together, as the model reads them."""
     max_document_bytes: int = 262_144
-    """All of it as a message, metadata included."""
+    """The whole message, including metadata."""
     reserved: tuple[str, ...] = ()
-    """Names of metadata that it must not have."""
+    """Names that metadata must not have."""
 
 
 def text_of(document: Document) -> str:
-    """Return what models read of a document: its title and, below it, its text; only one of them if one is blank."""
+    """Return the text that models read: the title and, on a new line, the text; only one of them if one is blank."""
     return "\n".join(part for part in (document.title, document.text) if part.strip())
 
 
-def problem(document: Document, limits: DocumentLimits) -> str | None:
-    """Return what is wrong with a document, expected and given; None when nothing is."""
+def find_problem(document: Document, limits: DocumentLimits) -> str | None:
+    """Return the first problem of a document, with the expected and the given value; None if it is valid."""
     return next(_problems(document, limits), None)
 
 
@@ -41,8 +41,8 @@ def _problems(document: Document, limits: DocumentLimits) -> Iterator[str]:
         yield f"document_id: expected 1 to {limits.max_id_bytes} bytes, got none"
     if "\0" in id_:
         yield f"document_id: expected an id without NUL characters, got one at {id_.index(chr(0))}"
-    if taken := [name for name in limits.reserved if name in document.metadata]:
-        yield f"metadata.{taken[0]}: expected none, because every chunk has one of its own"
+    if reserved := [name for name in limits.reserved if name in document.metadata]:
+        yield f"metadata.{reserved[0]}: expected none, because every chunk has one of its own"
     text = text_of(document)
     if not text:
         given = "only white space" if document.title or document.text else "neither"
@@ -52,24 +52,27 @@ def _problems(document: Document, limits: DocumentLimits) -> Iterator[str]:
         ("text", " with the title", len(text.encode()), limits.max_text_bytes),
         ("document", "", document.ByteSize(), limits.max_document_bytes),
     )
-    for what, with_title, size, most in sizes:
+    for field, with_title, size, most in sizes:
         if size > most:
-            yield f"{what}: expected at most {most:,} bytes{with_title}, got {size:,}"
+            yield f"{field}: expected at most {most:,} bytes{with_title}, got {size:,}"
 
 
-def content_hash(document: Document, digests: Iterable[str]) -> str:
-    """SHA-256 in hex of all that a stored document is made from: its content, and the models of its vectors."""
-    whole = hashlib.sha256("\n".join(digests).encode() + b"\n")
+def content_hash(document: Document, fingerprint: Iterable[str]) -> str:
+    """Return the SHA-256, in hex, of a document's content and of the models and settings that it is stored with."""
+    whole = hashlib.sha256("\n".join(fingerprint).encode() + b"\n")
     whole.update(document.SerializeToString(deterministic=True))
     return whole.hexdigest()
 
 
-def refused(error: InvalidRequest, field: str, count: int) -> Mapping[int, str]:
-    """Why each document was refused, by position, from violations such as `texts[3]: ...`; all when none is named."""
+def rejections(error: InvalidRequest, field: str, count: int) -> Mapping[int, str]:
+    """Return why each document was rejected, by its position, from violations such as `texts[3]: ...`.
+
+    Names all `count` documents if no violation names one.
+    """
     named: dict[int, str] = {}
     for violation in error.violations:
         match = re.match(rf"{field}\[(\d+)\]\.?(.*)", violation.field)
         if match and int(match[1]) < count:
-            what = f"{match[2]}: {violation.description}" if match[2] else violation.description
-            named.setdefault(int(match[1]), what)
+            problem = f"{match[2]}: {violation.description}" if match[2] else violation.description
+            named.setdefault(int(match[1]), problem)
     return named or dict.fromkeys(range(count), error.message)

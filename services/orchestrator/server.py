@@ -1,4 +1,4 @@
-"""Puts an orchestrator together from its settings."""
+"""Builds the orchestrator from its settings."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,12 +9,13 @@ import grpc
 from sluice.search.v1 import search_service_pb2
 from sluice.search.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
 
-from services.orchestrator.discovery import Known
+from services.orchestrator.discovery import ServiceDirectory
 from services.orchestrator.downstream.embedding import EmbeddingClient
 from services.orchestrator.downstream.reranking import RerankingClient
 from services.orchestrator.downstream.retrieval import RetrievalClient
 from services.orchestrator.downstream.services import Services
 from services.orchestrator.pipelines.loader import PipelinesError
+from services.orchestrator.pipelines.validation import Check, check, log_changes
 from services.orchestrator.pipelines.watcher import PipelineFile
 from services.orchestrator.servicer import SearchServicer
 from services.orchestrator.settings import OrchestratorSettings
@@ -26,22 +27,21 @@ from services.rpc.server.lifecycle import Service, StartFailed, certificates_of_
 NAME = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 
 Lane = Literal["interactive", "bulk"]
-# An index stream sends one batch at a time and waits for it, so its retries cannot become the load; its deadline
-# bounds them.
+# An index stream sends one batch at a time and waits for it, so its retries cannot overload a service. Its deadline
+# limits them.
 _RETRIES: Final[Mapping[Lane, float]] = {"interactive": 10.0, "bulk": 1000.0}
 
 
 @asynccontextmanager
 async def build(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Service]]:
-    """The SearchService, ready as soon as its channels exist: a service that is away does not keep it from starting.
+    """Yield the SearchService. It starts even if other services are unavailable.
 
-    Raises StartFailed when the pipelines, or the certificates for calls, are wrong.
+    Raises StartFailed if the pipelines or the certificates for calls are invalid.
     """
-    pipelines = _pipelines(settings)
+    pipelines = _load_pipelines(settings)
     certificates = certificates_of_calls(settings)
     async with AsyncExitStack() as stack:
-        watching = asyncio.create_task(pipelines.watch(settings.reload_s))
-        stack.callback(watching.cancel)
+        stack.callback(asyncio.create_task(pipelines.watch(settings.reload_s)).cancel)
         if certificates:
             stack.callback(asyncio.create_task(certificates.watch(settings.reload_s)).cancel)
         channels = [
@@ -51,23 +51,24 @@ async def build(settings: OrchestratorSettings) -> AsyncIterator[Sequence[Servic
             for address in (settings.embedding, settings.retrieval, settings.reranking)
         ]
         interactive, bulk = _services(channels, "interactive"), _services(channels, "bulk")
-        known = Known(_services(channels, "bulk"), interactive, fresh_s=settings.fresh_s)
-        learning = asyncio.create_task(_learn(known, pipelines))
-        stack.callback(learning.cancel)
-        servicer = SearchServicer(settings, pipelines, known, interactive=interactive, bulk=bulk)
+        directory = ServiceDirectory(_services(channels, "bulk"), interactive, fresh_s=settings.fresh_s)
+        stack.callback(asyncio.create_task(_keep_directory_fresh(directory, pipelines)).cancel)
+        servicer = SearchServicer(settings, pipelines, directory, interactive=interactive, bulk=bulk)
         yield [Service(NAME, lambda server: add_SearchServiceServicer_to_server(servicer, server), servicer.drain)]
 
 
-async def _learn(known: Known, pipelines: PipelineFile) -> None:
-    """Ask for the models again and again, and tell what pipelines lack, until cancelled."""
+async def _keep_directory_fresh(directory: ServiceDirectory, pipelines: PipelineFile) -> None:
+    """Refresh the models at intervals, and log pipelines that lack one, until cancelled."""
+    logged: Mapping[str, Check] = {}
     while True:
-        await known.refresh()
-        known.tell(pipelines.current)
-        await asyncio.sleep(known.next_s)
+        await directory.refresh()
+        models = directory.embedders, directory.rerankers
+        logged = log_changes(logged, {name: check(one, *models) for name, one in pipelines.current.items()})
+        await asyncio.sleep(directory.next_s)
 
 
 def _services(channels: Sequence[grpc.aio.Channel], lane: Lane) -> Services:
-    """The services with breakers and retry budgets of this lane."""
+    """Return clients with their own circuit breakers and retry budgets."""
     embedding, retrieval, reranking = channels
 
     def downstream(name: str) -> Downstream:
@@ -81,8 +82,8 @@ def _services(channels: Sequence[grpc.aio.Channel], lane: Lane) -> Services:
     )
 
 
-def _pipelines(settings: OrchestratorSettings) -> PipelineFile:
+def _load_pipelines(settings: OrchestratorSettings) -> PipelineFile:
     try:
         return PipelineFile(settings.pipelines)
     except PipelinesError as error:
-        raise StartFailed(f"the pipelines are wrong:\n{error}") from error
+        raise StartFailed(f"invalid pipelines:\n{error}") from error

@@ -1,4 +1,4 @@
-"""Search API messages to and from the orchestrator's own values."""
+"""Translates between the messages of the search API and the values of the orchestrator."""
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,15 +12,14 @@ from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import Chunking, parent_of
 from services.orchestrator.downstream.schemas import METADATA_TYPES
 from services.orchestrator.indexing.stream import Acknowledgement, Message, Outcome
-from services.orchestrator.indexing.target import Opening
+from services.orchestrator.indexing.target import StreamHeader
 from services.orchestrator.pipelines.schema import FUSE, Pipeline
 from services.orchestrator.pipelines.validation import Check, State
-from services.orchestrator.search.execution import Query, Report, Status
-from services.orchestrator.search.search import Answer
+from services.orchestrator.search.execution import Answer, Query, StageReport, Status
 from services.rpc.validation import Violations, validating
 
 DEFAULT_TOP_K: Final = 10
-# With `query` 8: half of what one Retrieve call takes.
+# With `query` 8 wordings: half of the limit of one Retrieve call.
 _MAX_MORE_QUERIES: Final = 7
 _MAX_DELETED_IDS: Final = 1024
 _MAX_FILTERABLE_FIELDS: Final = 64
@@ -48,7 +47,7 @@ _OUTCOMES: Final[Mapping[Outcome, pb.Acknowledgement.Outcome.ValueType]] = {
 
 
 def query_of(request: pb.SearchRequest, pipeline: Pipeline, *, max_query_bytes: int) -> Query:
-    """What a request searches for. Raises InvalidRequest."""
+    """Return the query of a search request. Raises InvalidRequest."""
     top_k = request.top_k or min(DEFAULT_TOP_K, pipeline.max_top_k)
     with validating() as violations:
         _check_collection(violations, request.collection)
@@ -68,7 +67,7 @@ def query_of(request: pb.SearchRequest, pipeline: Pipeline, *, max_query_bytes: 
 
 
 def response_of(name: str, answer: Answer, duration_s: float) -> pb.SearchResponse:
-    """The response of an answer."""
+    """Return the response of a search."""
     standings = _standings(answer)
     results = [
         pb.Result(
@@ -94,20 +93,20 @@ def response_of(name: str, answer: Answer, duration_s: float) -> pb.SearchRespon
 async def messages_of(
     requests: AsyncIterator[pb.IndexRequest], *, max_message_documents: int
 ) -> AsyncIterator[Message]:
-    """The messages of an index stream. Raises InvalidRequest for one that breaks a rule."""
+    """Yield the messages of an index stream. Raises InvalidRequest for an invalid one."""
     is_first = True
     async for request in requests:
-        opening = _opening(request) if is_first else None
+        header = _header(request) if is_first else None
         with validating() as violations:
             violations.count("documents", len(request.documents), low=0, high=max_message_documents, what="documents")
             if request.collection and not is_first:
                 violations.add("collection", "expected none after the first message, got one")
-        yield Message(opening, request.documents)
+        yield Message(header, request.documents)
         is_first = False
 
 
-def index_response(known: Sequence[Acknowledgement]) -> pb.IndexResponse:
-    """The response that tells what happened to documents."""
+def index_response(acknowledgements: Sequence[Acknowledgement]) -> pb.IndexResponse:
+    """Return the response with these acknowledgements."""
     return pb.IndexResponse(
         acknowledgements=[
             pb.Acknowledgement(
@@ -116,13 +115,13 @@ def index_response(known: Sequence[Acknowledgement]) -> pb.IndexResponse:
                 reason=item.reason,
                 message=item.message,
             )
-            for item in known
+            for item in acknowledgements
         ]
     )
 
 
 def check_delete(request: pb.DeleteRequest) -> Filter | None:
-    """The filter of a request, when it has one. Raises InvalidRequest."""
+    """Return the filter of a delete request; None if it has ids instead. Raises InvalidRequest."""
     ids = request.document_ids
     only = _filter_of(request)
     with validating() as violations:
@@ -134,7 +133,7 @@ def check_delete(request: pb.DeleteRequest) -> Filter | None:
 
 
 def pipeline_of(name: str, pipeline: Pipeline, check: Check) -> pb.Pipeline:
-    """A pipeline as it is listed."""
+    """Return a pipeline as ListPipelines returns it."""
     stages = [pb.Stage(name=stage.name, kind="retrieve", depth=stage.depth) for stage in pipeline.retrieve]
     if pipeline.fuse:
         stages.append(pb.Stage(name=FUSE, kind="fuse", depth=pipeline.fuse.depth))
@@ -152,7 +151,7 @@ def pipeline_of(name: str, pipeline: Pipeline, check: Check) -> pb.Pipeline:
     )
 
 
-def _opening(request: pb.IndexRequest) -> Opening:
+def _header(request: pb.IndexRequest) -> StreamHeader:
     fields = request.filterable_fields
     with validating() as violations:
         _check_collection(violations, request.collection)
@@ -165,7 +164,7 @@ def _opening(request: pb.IndexRequest) -> Opening:
             violations.add("filterable_fields", "expected unique names, got one twice")
         chunking = _chunking(request, violations) if request.HasField("chunking") else None
     types = {field.name: field.type for field in fields}
-    return Opening(request.collection, request.create_collection, types, chunking)
+    return StreamHeader(request.collection, request.create_collection, types, chunking)
 
 
 def _chunking(request: pb.IndexRequest, violations: Violations) -> Chunking:
@@ -190,16 +189,16 @@ def _filter_of(request: pb.SearchRequest | pb.DeleteRequest) -> Filter | None:
 
 
 def _standings(answer: Answer) -> dict[str, list[pb.Standing]]:
-    """Where each result stood in each ranking that had it."""
+    """Return the rank and score of each result in each ranking that contains it."""
     standings: dict[str, list[pb.Standing]] = {id_: [] for id_ in answer.ranking.ids}
-    for stage, ranking in answer.stages:
+    for stage, ranking in answer.rankings:
         for rank, (id_, score) in enumerate(ranking.items(), start=1):
             if id_ in standings:
                 standings[id_].append(pb.Standing(stage=stage, rank=rank, score=score))
     return standings
 
 
-def _report(report: Report) -> pb.StageReport:
+def _report(report: StageReport) -> pb.StageReport:
     error = report.error
     return pb.StageReport(
         stage=report.stage,

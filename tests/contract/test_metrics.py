@@ -10,11 +10,13 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
+from services.orchestrator import metrics as orchestrator_metrics
 from services.retrieval.embedded.engine import Engine
 from services.retrieval.embedded.metrics import readings
 from services.rpc.observability import metrics
 from services.rpc.observability.gauges import registered
 
+MODULES = (metrics, orchestrator_metrics)
 TABLE = Path(__file__).parents[2] / "services" / "rpc" / "METRICS.md"
 UNITS = ("_seconds", "_bytes", "_tokens", "_documents", "_candidates", "_total", "_info", "_in_flight")
 STATES = ("_ready", "_writable")
@@ -34,8 +36,9 @@ def documented() -> dict[Metric, tuple[str, ...]]:
 
 
 def defined() -> Iterator[MetricWrapperBase]:
-    """The metrics of services/rpc/observability/metrics.py that keep their own values."""
-    return (value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase))
+    """Return the metrics that keep their own values, of all modules that define some."""
+    values = (value for module in MODULES for value in vars(module).values())
+    return (value for value in values if isinstance(value, MetricWrapperBase))
 
 
 def of_ours(folder: Path) -> set[Metric]:

@@ -1,4 +1,4 @@
-"""Schemas of collections, and what they and models say of each other."""
+"""Schemas of collections: their fields, and whether a model fits them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from services.orchestrator.downstream.vectors import FieldKind, Kind
 EmbeddingModel = embedding_pb.EmbeddingModel
 Collection = retrieval_pb.Collection
 
-# Words of the search API for the types of metadata.
+# Types of metadata, by their names in the search API.
 _METADATA_TYPES: Final[dict[str, retrieval_pb.MetadataType.ValueType]] = {
     "string": retrieval_pb.METADATA_TYPE_STRING,
     "number": retrieval_pb.METADATA_TYPE_NUMBER,
@@ -28,15 +28,37 @@ REPRESENTATIONS: Final[dict[Kind, embedding_pb.Representation.ValueType]] = {
 }
 
 
+@dataclass(frozen=True)
+class AcceptedVectors:
+    """The vectors that a searchable field accepts. Text fields have the defaults."""
+
+    digest: str = ""
+    """Digest of the model; empty if the field accepts vectors of any model."""
+    dimensions: int = 0
+    """0 if the number is not fixed."""
+
+    def fit(self, model: EmbeddingModel) -> bool:
+        """Return whether the field accepts vectors of this model."""
+        return self.digest in {"", model.model.digest} and self.dimensions in {0, model.dimensions}
+
+
 def kinds_of(model: EmbeddingModel) -> frozenset[Kind]:
-    """The kinds of vectors that a model gives."""
+    """Return the kinds of vectors that a model produces."""
     return frozenset(kind for kind, number in REPRESENTATIONS.items() if number in model.representations)
+
+
+def describe(model: EmbeddingModel) -> str:
+    """Return a model as messages show it: `all-MiniLM-L6-v2@1 (0123456789ab)`."""
+    return f"{model.model.name}@{model.model.version} ({model.model.digest:.12})"
 
 
 def schema_for(
     models: Mapping[FieldKind, EmbeddingModel], kinds: Sequence[FieldKind], filterable: Mapping[str, str]
 ) -> retrieval_pb.Schema:
-    """The schema of a collection with a field of each kind, named by it, for the vectors of that kind's model only."""
+    """Return the schema of a new collection.
+
+    It has one field for each kind, named like the kind, which accepts only the vectors of that kind's model.
+    """
     schema = retrieval_pb.Schema()
     for kind in kinds:
         if kind == "text":
@@ -56,8 +78,11 @@ def schema_for(
     return schema
 
 
-def fields_of(collection: Collection) -> list[tuple[str, Kind, int, str]]:
-    """Name, kind, dimensions (0 when open) and model digest (empty when open) of each field that takes vectors."""
+def vector_fields(collection: Collection) -> list[tuple[str, Kind, int, str]]:
+    """Return the name, kind, dimensions and model digest of each vector field.
+
+    Dimensions are 0 and the digest is empty if the field does not fix them.
+    """
     schema = collection.schema
     return [
         *((field.name, "dense", field.dimensions, field.model_digest) for field in schema.dense_fields),
@@ -66,36 +91,17 @@ def fields_of(collection: Collection) -> list[tuple[str, Kind, int, str]]:
     ]
 
 
-def types_of(collection: Collection) -> dict[str, str]:
-    """Types of the filterable fields by name, in the words of the search API."""
-    words = {number: word for word, number in _METADATA_TYPES.items()}
-    return {field.name: words[field.type] for field in collection.schema.metadata_fields}
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What a field that documents are found by takes; of words, nothing is set."""
-
-    digest: str = ""
-    """Of the model; empty when the field takes vectors of any."""
-    dimensions: int = 0
-    """0 when there is no such number."""
-
-    def fit(self, model: EmbeddingModel) -> bool:
-        """Whether they may be of this model."""
-        return self.digest in {"", model.model.digest} and self.dimensions in {0, model.dimensions}
-
-
-def searched_fields(collection: Collection) -> dict[FieldKind, dict[str, Vectors]]:
-    """Return what each field that documents are found by takes, by kind and name."""
-    found: dict[FieldKind, dict[str, Vectors]] = {
-        "text": {field.name: Vectors() for field in collection.schema.text_fields}
+def searchable_fields(collection: Collection) -> dict[FieldKind, dict[str, AcceptedVectors]]:
+    """Return what each field that can be searched accepts, by kind and name."""
+    found: dict[FieldKind, dict[str, AcceptedVectors]] = {
+        "text": {field.name: AcceptedVectors() for field in collection.schema.text_fields}
     }
-    for name, kind, dimensions, digest in fields_of(collection):
-        found.setdefault(kind, {})[name] = Vectors(digest, dimensions)
+    for name, kind, dimensions, digest in vector_fields(collection):
+        found.setdefault(kind, {})[name] = AcceptedVectors(digest, dimensions)
     return found
 
 
-def named(model: EmbeddingModel) -> str:
-    """A model as messages name it: `all-MiniLM-L6-v2@1 (0123456789ab)`."""
-    return f"{model.model.name}@{model.model.version} ({model.model.digest:.12})"
+def metadata_types(collection: Collection) -> dict[str, str]:
+    """Return the types of the filterable fields by name, as the search API names them."""
+    names = {number: name for name, number in _METADATA_TYPES.items()}
+    return {field.name: names[field.type] for field in collection.schema.metadata_fields}

@@ -13,8 +13,8 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import DeadlineExpired, QuotaExceeded, Unavailable
 
 from services.orchestrator.indexing.pace import Pace
+from services.orchestrator.metrics import INDEX_REFUSED
 from services.rpc.deadline import Deadline
-from services.rpc.observability.metrics import INDEX_REFUSED
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from sluice.errors import InvalidRequest, Unavailable
 
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import MAX_CHUNKS, MAX_PARENT_BYTES, beyond, chunk_id
-from services.orchestrator.documents import DocumentLimits, content_hash, problem, refused, text_of
+from services.orchestrator.documents import DocumentLimits, content_hash, find_problem, rejections, text_of
 from services.orchestrator.downstream.services import Services
 from services.orchestrator.downstream.vectors import FieldKind, FieldVectors
 from services.orchestrator.indexing.batcher import Inbox
@@ -31,10 +31,10 @@ from services.orchestrator.indexing.chunker import cut_alone, stored_surplus
 from services.orchestrator.indexing.items import Item, grouped, refused_items, sliced
 from services.orchestrator.indexing.pace import Pace
 from services.orchestrator.indexing.sender import Sender
-from services.orchestrator.indexing.target import Opening, Target, open_target
+from services.orchestrator.indexing.target import StreamHeader, Target, open_target
 from services.orchestrator.indexing.write_batch import Part, Prepared, columns_of
+from services.orchestrator.metrics import INDEXED
 from services.rpc.deadline import Deadline
-from services.rpc.observability.metrics import INDEXED
 
 Outcome = Literal["indexed", "unchanged", "failed"]
 
@@ -61,9 +61,9 @@ class IndexLimits:
 
 @dataclass(frozen=True)
 class Message:
-    """A part of an index stream; `opening` is there in the first."""
+    """A part of an index stream; `header` is there in the first."""
 
-    opening: Opening | None
+    header: StreamHeader | None
     documents: Sequence[Document]
 
 
@@ -139,8 +139,8 @@ class IndexStream:
     async def _run(self, messages: AsyncIterator[Message]) -> None:
         try:
             first = await self._next(messages)
-            if first is not None and first.opening is not None:
-                target = await self._open(first.opening)
+            if first is not None and first.header is not None:
+                target = await self._open(first.header)
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._read(first, messages, target))
                     group.create_task(self._prepare_all(target))
@@ -153,13 +153,13 @@ class IndexStream:
             if not self._is_stopped:  # else nobody reads it
                 await self._acknowledged.put(None)
 
-    async def _open(self, opening: Opening) -> Target:
+    async def _open(self, header: StreamHeader) -> Target:
         limits = self.limits
         # Opened within one batch's time: a caller whose stream cannot even begin should know soon.
         sender = Sender("opening", Pace(1, limits.batch_timeout_s), limits.batch_timeout_s)
         return await sender.call(
             lambda deadline: open_target(
-                self.services, opening, model=limits.model, kinds=limits.kinds, deadline=deadline
+                self.services, header, model=limits.model, kinds=limits.kinds, deadline=deadline
             )
         )
 
@@ -209,7 +209,7 @@ class IndexStream:
         seen: set[str] = set()
         failed: list[Acknowledgement] = []
         for position, document in enumerate(documents):
-            what = problem(document, limits)
+            what = find_problem(document, limits)
             if what is None and document.document_id in seen:
                 what = "document_id: expected unique ids in one message, got this one again; the first counts"
             if what is None:
@@ -311,7 +311,7 @@ class IndexStream:
                 for model, kinds in target.encodings.items()
             }
         except InvalidRequest as error:
-            raise _Refused(refused_items(part, refused(error, "texts", len(part)))) from None
+            raise _Refused(refused_items(part, rejections(error, "texts", len(part)))) from None
         return columns_of(target, by_model)
 
     async def _store_all(self, target: Target) -> None:
@@ -359,7 +359,7 @@ class IndexStream:
                 target.collection, documents, columns, content_hashes=hashes, deadline=deadline
             )
         except InvalidRequest as error:
-            raise _Refused(refused_items(part, refused(error, "documents", len(part)))) from None
+            raise _Refused(refused_items(part, rejections(error, "documents", len(part)))) from None
         return True
 
     async def _without_refused(self, items: list[Item], refusal: _Refused) -> list[Item]:

@@ -14,10 +14,10 @@ from services.orchestrator.chunks import Chunking, is_chunked
 from services.orchestrator.downstream.schemas import (
     Collection,
     EmbeddingModel,
-    fields_of,
     kinds_of,
+    metadata_types,
     schema_for,
-    types_of,
+    vector_fields,
 )
 from services.orchestrator.downstream.services import Services
 from services.orchestrator.downstream.vectors import FieldKind, Kind
@@ -64,7 +64,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Opening:
+class StreamHeader:
     """What the first message of an index stream asks for."""
 
     collection: str
@@ -76,7 +76,7 @@ class Opening:
 
 
 async def open_target(
-    services: Services, opening: Opening, *, model: str, kinds: Sequence[FieldKind], deadline: Deadline
+    services: Services, header: StreamHeader, *, model: str, kinds: Sequence[FieldKind], deadline: Deadline
 ) -> Target:
     """The target, created when that is asked for and it is not there.
 
@@ -87,22 +87,22 @@ async def open_target(
     """
     models = await services.embedding.models(deadline)
     try:
-        collection = await services.retrieval.collection(opening.collection, deadline)
+        collection = await services.retrieval.collection(header.collection, deadline)
     except NotFound:
-        if not opening.create:
+        if not header.create:
             raise
-        filterable = {**opening.filterable, **(CHUNK_FIELDS if opening.chunking else {})}
+        filterable = {**header.filterable, **(CHUNK_FIELDS if header.chunking else {})}
         schema = schema_for(_models_for(models, model, kinds), kinds, filterable)
-        collection = await services.retrieval.create(opening.collection, schema, deadline)
-    _check_filterable(collection, opening)
-    _check_sort(collection, opening)
-    fields = tuple(_field(*described, models, model) for described in fields_of(collection))
-    if opening.chunking is None:
-        return Target(opening.collection, fields, None, "", 0)
+        collection = await services.retrieval.create(header.collection, schema, deadline)
+    _check_filterable(collection, header)
+    _check_sort(collection, header)
+    fields = tuple(_field(*described, models, model) for described in vector_fields(collection))
+    if header.chunking is None:
+        return Target(header.collection, fields, None, "", 0)
     counting = fields[0].model if fields else _chosen(models, model).model.name
-    _check_tokens(opening.chunking, [one for one in models if one.model.name in {counting, *(f.model for f in fields)}])
+    _check_tokens(header.chunking, [one for one in models if one.model.name in {counting, *(f.model for f in fields)}])
     added = await _count_added(services, counting, deadline)
-    return Target(opening.collection, fields, opening.chunking, counting, added)
+    return Target(header.collection, fields, header.chunking, counting, added)
 
 
 async def _count_added(services: Services, model: str, deadline: Deadline) -> int:
@@ -163,12 +163,12 @@ def _field(
     )
 
 
-def _check_sort(collection: Collection, opening: Opening) -> None:
+def _check_sort(collection: Collection, header: StreamHeader) -> None:
     """Raise PreconditionFailed when chunks are to go where whole documents are, or the other way about."""
-    if is_chunked(collection) != (opening.chunking is not None):
-        holds, given = ("chunks", "none") if opening.chunking is None else ("whole documents", "one")
+    if is_chunked(collection) != (header.chunking is not None):
+        holds, given = ("chunks", "none") if header.chunking is None else ("whole documents", "one")
         raise PreconditionFailed(
-            f"chunking: collection {opening.collection!r} holds {holds}, got {given}; choose another collection",
+            f"chunking: collection {header.collection!r} holds {holds}, got {given}; choose another collection",
             reason=ErrorReason.ERROR_REASON_COLLECTION_MISMATCH,
         )
 
@@ -182,11 +182,11 @@ def _check_tokens(chunking: Chunking, models: Sequence[EmbeddingModel]) -> None:
             violations.add("chunking.token_count", f"{expected}, got {chunking.tokens}")
 
 
-def _check_filterable(collection: Collection, opening: Opening) -> None:
+def _check_filterable(collection: Collection, header: StreamHeader) -> None:
     """Raise AlreadyExists when the collection lacks a filterable field that was asked for."""
-    there = types_of(collection)
-    for name, type_ in opening.filterable.items() if opening.create else ():
+    there = metadata_types(collection)
+    for name, type_ in header.filterable.items() if header.create else ():
         if there.get(name) != type_:
             given = there.get(name, "none")
-            message = f"collection {opening.collection!r}: expected a filterable {type_} {name!r}, got {given}"
+            message = f"collection {header.collection!r}: expected a filterable {type_} {name!r}, got {given}"
             raise AlreadyExists(f"{message}; drop it or choose another name")

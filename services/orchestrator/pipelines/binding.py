@@ -1,7 +1,7 @@
-"""A pipeline bound to a collection: which field each stage searches, and which model makes the vectors for it.
+"""A pipeline bound to a collection: the field that each stage searches, and the model that embeds the query for it.
 
-Rule: pure. Vectors are compared with those of the same model only: the digest decides, and a field says which it takes.
-So a pipeline needs no model's name where the collection's field is bound to one.
+Rule: no I/O. Vectors are only compared with vectors of the same model, identified by its digest. A field states which
+model it accepts, so a pipeline does not have to name one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,163 +13,199 @@ from sluice.errors import PreconditionFailed, SluiceError
 
 from services.orchestrator.chunks import is_chunked
 from services.orchestrator.downstream.schemas import (
+    AcceptedVectors,
     Collection,
     EmbeddingModel,
-    Vectors,
+    describe,
     kinds_of,
-    named,
-    searched_fields,
+    searchable_fields,
 )
-from services.orchestrator.downstream.vectors import FieldKind, Kind
+from services.orchestrator.downstream.vectors import EmbeddingBatch, FieldKind, Kind
 from services.orchestrator.pipelines.schema import Pipeline, Refine, Retriever
 
-_OPEN: Final = Vectors()
+_ANY: Final = AcceptedVectors()
 
 
 @dataclass(frozen=True)
-class Bound:
+class StageBinding:
     """Where one stage searches."""
 
     field: str = ""
     model: str = ""
-    """Embedding model; empty for words, and where only the service knows which."""
+    """Name of the embedding model; empty for text, and if only the embedding service can choose it."""
     error: SluiceError | None = None
-    """Why it cannot."""
+    """Why the stage cannot search."""
     is_left_out: bool = False
-    """The collection has no field for it, and the pipeline calls it optional."""
-    takes: Vectors = _OPEN
-    """What the field takes."""
+    """The stage is optional and the collection has no field for it."""
+    accepts: AcceptedVectors = _ANY
+    """The vectors that the field accepts."""
+
+    def check(self, vectors: EmbeddingBatch, kind: Kind) -> None:
+        """Raise PreconditionFailed if the field does not accept the vectors of a query."""
+        given, accepts = vectors.dimensions(kind), self.accepts
+        if accepts.digest in {"", vectors.model.digest} and accepts.dimensions in {0, given}:
+            return
+        expected = f"vectors of the model {accepts.digest:.12}" if accepts.digest else "vectors"
+        model = f"{vectors.model.name}@{vectors.model.version} ({vectors.model.digest:.12})"
+        raise PreconditionFailed(
+            f"field {self.field!r} accepts {expected} with {accepts.dimensions} dimensions; "
+            f"the embedding service returned vectors of {model} with {given} dimensions",
+            reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
+            metadata={"expected_digest": accepts.digest, "given_digest": vectors.model.digest},
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A pipeline and where its stages search."""
+    """A pipeline with the bindings of its stages to a collection."""
 
     name: str
+    """Name of the pipeline."""
     pipeline: Pipeline
-    bound: Mapping[str, Bound]
-    """By name of the stage."""
+    bindings: Mapping[str, StageBinding]
+    """The binding of each stage that searches a field, by its name."""
     is_chunked: bool
-    """The collection holds chunks of documents."""
+    """Whether the collection holds chunks of documents."""
 
     @property
     def encoded(self) -> list[Retriever | Refine]:
         """The stages that need vectors of the query."""
         return [
-            stage
-            for stage in searching(self.pipeline)
-            if kind_of(stage) != "text" and not (self.bound[stage.name].error or self.bound[stage.name].is_left_out)
+            stage for stage in field_stages(self.pipeline) if field_kind(stage) != "text" and self._can_search(stage)
         ]
 
     @property
     def encodings(self) -> dict[str, tuple[Kind, ...]]:
-        """The kinds of vectors that its stages need of each embedding model."""
+        """The kinds of vectors that the stages need from each embedding model."""
         kinds: dict[str, dict[Kind, None]] = {}
         for stage in self.encoded:
-            kind = kind_of(stage)
+            kind = field_kind(stage)
             if kind != "text":
-                kinds.setdefault(self.bound[stage.name].model, {})[kind] = None
+                kinds.setdefault(self.bindings[stage.name].model, {})[kind] = None
         return {model: tuple(needed) for model, needed in kinds.items()}
 
     def needing(self, model: str) -> list[Retriever | Refine]:
-        """The stages that need vectors of this model."""
-        return [stage for stage in self.encoded if self.bound[stage.name].model == model]
+        """Return the stages that need vectors of this model."""
+        return [stage for stage in self.encoded if self.bindings[stage.name].model == model]
 
     def depends_on(self, model: str) -> bool:
-        """Whether a search fails without vectors of this model."""
+        """Return whether a search fails without vectors of this model."""
         needing = self.needing(model)
-        others = [
-            stage
-            for stage in self.pipeline.retrieve
-            if stage not in needing and not (self.bound[stage.name].error or self.bound[stage.name].is_left_out)
-        ]
+        others = [stage for stage in self.pipeline.retrieve if stage not in needing and self._can_search(stage)]
         return not others or any(stage.on_error == "fail" for stage in needing)
 
+    def _can_search(self, stage: Retriever | Refine) -> bool:
+        binding = self.bindings[stage.name]
+        return not (binding.error or binding.is_left_out)
 
-def searching(pipeline: Pipeline) -> tuple[Retriever | Refine, ...]:
-    """The stages that search fields."""
+
+def field_stages(pipeline: Pipeline) -> tuple[Retriever | Refine, ...]:
+    """Return the stages that search a field of the collection."""
     return (*pipeline.retrieve, pipeline.refine) if pipeline.refine else pipeline.retrieve
 
 
-def kind_of(stage: Retriever | Refine) -> FieldKind:
-    """The kind of field that a stage searches."""
+def field_kind(stage: Retriever | Refine) -> FieldKind:
+    """Return the kind of field that a stage searches."""
     return "multi_vector" if isinstance(stage, Refine) else stage.kind
 
 
 def bind(name: str, pipeline: Pipeline, collection: Collection, models: Sequence[EmbeddingModel] | None) -> Plan:
-    """The plan of a pipeline for a collection.
+    """Return the plan of a pipeline for a collection.
 
-    models  that the embedding service serves; None when that is not known
-    Raises PreconditionFailed when the collection has no field for any retriever.
+    models  the models that the embedding service serves; None if they are unknown
+    Raises PreconditionFailed if the collection has no field for any retriever.
     """
-    fields = searched_fields(collection)
-    bound = {stage.name: _bound(name, stage, collection.name, fields, models) for stage in searching(pipeline)}
-    if all(bound[retriever.name].is_left_out for retriever in pipeline.retrieve):
-        wanted = " or ".join(dict.fromkeys(retriever.kind for retriever in pipeline.retrieve))
-        raise _missing(f"pipeline {name!r}: expected a {wanted} field", collection.name, fields)
-    return Plan(name, pipeline, bound, is_chunked(collection))
+    fields = searchable_fields(collection)
+    bindings = {
+        stage.name: _bind_stage(name, stage, collection.name, fields, models) for stage in field_stages(pipeline)
+    }
+    if all(bindings[retriever.name].is_left_out for retriever in pipeline.retrieve):
+        kinds = " or ".join(dict.fromkeys(retriever.kind for retriever in pipeline.retrieve))
+        raise _no_field(f"pipeline {name!r}: expected a {kinds} field", collection.name, fields)
+    return Plan(name, pipeline, bindings, is_chunked(collection))
 
 
-def _bound(
+def _bind_stage(
     name: str,
     stage: Retriever | Refine,
     collection: str,
-    fields: Mapping[FieldKind, Mapping[str, Vectors]],
+    fields: Mapping[FieldKind, Mapping[str, AcceptedVectors]],
     models: Sequence[EmbeddingModel] | None,
-) -> Bound:
-    kind = kind_of(stage)
-    there = fields.get(kind, {})
-    fitting = [stage.field] if stage.field in there else [] if stage.field else list(there)
-    who = f"stage {stage.name!r} of pipeline {name!r}"
+) -> StageBinding:
+    """Return the binding of a stage; with the error if the collection or the models do not fit."""
+    kind = field_kind(stage)
+    existing = fields.get(kind, {})
+    fitting = [stage.field] if stage.field in existing else [] if stage.field else list(existing)
+    subject = f"stage {stage.name!r} of pipeline {name!r}"
     if len(fitting) != 1:
         if stage.optional and not fitting:
-            return Bound(is_left_out=True)
-        wanted = f"a {kind} field {stage.field!r}" if stage.field else f"one {kind} field, or its name in the pipeline"
-        return Bound(error=_missing(f"{who}: expected {wanted}", collection, fields))
-    [chosen] = fitting
+            return StageBinding(is_left_out=True)
+        expected = (
+            f"a {kind} field {stage.field!r}" if stage.field else f"one {kind} field, or its name in the pipeline"
+        )
+        return StageBinding(error=_no_field(f"{subject}: expected {expected}", collection, fields))
+    [field] = fitting
     if kind == "text":
-        return Bound(chosen)
-    takes = there[chosen]
+        return StageBinding(field)
+    accepts = existing[field]
     try:
-        model = _model(who, stage, f"field {chosen!r} of {collection!r}", takes, models)
+        model = _model(f"{subject}: field {field!r} of {collection!r}", stage, accepts, models)
     except PreconditionFailed as error:
-        return Bound(chosen, error=error)
-    return Bound(chosen, model, takes=takes)
+        return StageBinding(field, error=error)
+    return StageBinding(field, model, accepts=accepts)
 
 
 def _model(
-    who: str, stage: Retriever | Refine, where: str, takes: Vectors, models: Sequence[EmbeddingModel] | None
+    subject: str, stage: Retriever | Refine, accepts: AcceptedVectors, models: Sequence[EmbeddingModel] | None
 ) -> str:
-    """The name of the model to embed with; as the pipeline says where more is not known. Raises PreconditionFailed."""
+    """Return the name of the model to embed with; the one that the pipeline names if the models are unknown.
+
+    Raises PreconditionFailed if no served model fits the field and the pipeline.
+    """
     if models is None:
         return stage.model
-    chosen = [model for model in models if stage.model in {"", model.model.name}]
-    fitting = [model for model in chosen if takes.fit(model)]
-    if fitting and takes.digest:
+    named = [model for model in models if stage.model in {"", model.model.name}]
+    fitting = [model for model in named if accepts.fit(model)]
+    if fitting and accepts.digest:
         return fitting[0].model.name
-    giving = [model for model in fitting if kind_of(stage) in kinds_of(model)]
-    if not takes.digest and (giving or not chosen):
-        return stage.model or (giving[0].model.name if len(giving) == 1 else "")
-    bound_to = next((model for model in models if model.model.digest == takes.digest), None)
-    made_for = named(bound_to) if bound_to else f"the model {takes.digest:.12}" if takes.digest else "any model"
-    # Dimensions are told where they are what differs.
-    sized = bound_to in chosen or not takes.digest
-    given = ", ".join(f"{named(one)} with {one.dimensions} dimensions" if sized else named(one) for one in chosen)
-    if stage.model:
-        given = f"the pipeline names {given or repr(stage.model) + ', which is not served'}"
+    capable = [model for model in fitting if field_kind(stage) in kinds_of(model)]
+    if not accepts.digest and (capable or not named):
+        return stage.model or (capable[0].model.name if len(capable) == 1 else "")
+    raise _model_mismatch(subject, stage.model, named, accepts, models)
+
+
+def _model_mismatch(
+    subject: str,
+    model: str,
+    named: Sequence[EmbeddingModel],
+    accepts: AcceptedVectors,
+    models: Sequence[EmbeddingModel],
+) -> PreconditionFailed:
+    """Return the error of a field that accepts none of the models that the pipeline allows."""
+    bound_to = next((one for one in models if one.model.digest == accepts.digest), None)
+    expected = describe(bound_to) if bound_to else f"the model {accepts.digest:.12}" if accepts.digest else "any model"
+    # The dimensions are part of the message only if they are the difference.
+    is_about_size = bound_to in named or not accepts.digest
+    given = ", ".join(
+        f"{describe(one)} with {one.dimensions} dimensions" if is_about_size else describe(one) for one in named
+    )
+    if model:
+        given = f"the pipeline names {given or repr(model) + ', which is not served'}"
     else:
         given = f"served are {given or 'none'}"
-    with_dimensions = f" with {takes.dimensions} dimensions" if sized else ""
-    raise PreconditionFailed(
-        f"{who}: {where} takes vectors of {made_for}{with_dimensions}; {given}",
+    size = f" with {accepts.dimensions} dimensions" if is_about_size else ""
+    return PreconditionFailed(
+        f"{subject} takes vectors of {expected}{size}; {given}",
         reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
-        metadata={"expected_digest": takes.digest, "expected_dimensions": takes.dimensions},
+        metadata={"expected_digest": accepts.digest, "expected_dimensions": accepts.dimensions},
     )
 
 
-def _missing(expected: str, collection: str, fields: Mapping[FieldKind, Mapping[str, Vectors]]) -> PreconditionFailed:
-    have = ", ".join(f"{name} ({kind})" for kind, names in fields.items() for name in names)
+def _no_field(
+    expected: str, collection: str, fields: Mapping[FieldKind, Mapping[str, AcceptedVectors]]
+) -> PreconditionFailed:
+    existing = ", ".join(f"{name} ({kind})" for kind, names in fields.items() for name in names)
     return PreconditionFailed(
-        f"{expected}; collection {collection!r} has {have or 'none'}",
+        f"{expected}; collection {collection!r} has {existing or 'none'}",
         reason=ErrorReason.ERROR_REASON_COLLECTION_MISMATCH,
     )

@@ -1,6 +1,6 @@
-"""A file of pipelines, YAML, read and checked.
+"""Reads a YAML file of pipelines and checks it.
 
-Rule: a file is taken whole or not at all, and every problem is told at once with its line.
+Rule: a file is accepted as a whole or not at all. The error lists every problem with its line.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _TAGS: Final = ("rrf", "weighted_sum")
 
 
 class PipelinesError(Exception):
-    """A pipelines file that cannot be used. `problems` names each with its line."""
+    """An invalid file of pipelines. `problems` has a line for each problem."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -24,7 +24,7 @@ class PipelinesError(Exception):
 
 
 def load(path: Path) -> dict[str, Pipeline]:
-    """The pipelines of a file by name. Raises PipelinesError."""
+    """Return the pipelines of a file by name. Raises PipelinesError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -33,28 +33,32 @@ def load(path: Path) -> dict[str, Pipeline]:
 
 
 def parse(text: str, *, source: str) -> dict[str, Pipeline]:
-    """The pipelines of a YAML text by name. Raises PipelinesError; its lines begin `source:LINE:`."""
+    """Return the pipelines of a YAML text by name. Raises PipelinesError; its problems begin with `source:LINE:`."""
+    root, content = _read_yaml(text, source)
+    if not isinstance(content, dict) or not content:
+        raise PipelinesError([f"{source}:1: expected pipelines by name, got {type(content).__name__}"])
+    pipelines, found = _validate(content)
+    found += [((), f"expected a pipeline named {DEFAULT_NAME}, got none")] if DEFAULT_NAME not in content else []
+    problems = [(_line(root, location), location, problem) for location, problem in found]
+    problems += [(line, (), f"expected each key once, got {key!r} again") for line, key in _repeated_keys(root)]
+    if problems:
+        raise PipelinesError([_format(source, *problem) for problem in sorted(problems, key=lambda item: item[0])])
+    return pipelines
+
+
+def _read_yaml(text: str, source: str) -> tuple[yaml.Node | None, Any]:
+    """Return the nodes of a YAML text, which have lines, and its content. Raises PipelinesError."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise PipelinesError([f"{source}:{line}: expected YAML: {error.problem}"]) from error
     except yaml.YAMLError as error:
         raise PipelinesError([f"{source}:1: expected YAML: {error}"]) from error
-    if not isinstance(content, dict) or not content:
-        raise PipelinesError([f"{source}:1: expected pipelines by name, got {type(content).__name__}"])
-    pipelines, found = _validated(content)
-    found += [((), f"expected a pipeline named {DEFAULT_NAME}, got none")] if DEFAULT_NAME not in content else []
-    problems = [(_line(root, location), location, what) for location, what in found]
-    problems += [(line, (), f"expected each key once, got {key!r} again") for line, key in _repeated(root)]
-    if problems:
-        raise PipelinesError([_told(source, *problem) for problem in sorted(problems, key=lambda item: item[0])])
-    return pipelines
 
 
-def _validated(content: dict[Any, Any]) -> tuple[dict[str, Pipeline], list[tuple[Location, str]]]:
-    """Pipelines that are right, and what is wrong with the others."""
+def _validate(content: dict[Any, Any]) -> tuple[dict[str, Pipeline], list[tuple[Location, str]]]:
+    """Return the valid pipelines, and the problems of the others."""
     pipelines: dict[str, Pipeline] = {}
     found: list[tuple[Location, str]] = []
     for name, fields in content.items():
@@ -62,16 +66,16 @@ def _validated(content: dict[Any, Any]) -> tuple[dict[str, Pipeline], list[tuple
             entry = _Entry(name=name, pipeline=fields)
         except ValidationError as error:
             for item in error.errors(include_url=False):
-                location = (name, *_in_file(fields, item["loc"][1:]))
+                location = (name, *_without_tags(fields, item["loc"][1:]))
                 found.append((location, f"{item['msg']}, got {item['input']!r:.80}"))
         else:
-            found += [((name, *location), what) for location, what in entry.pipeline.problems()]
+            found += [((name, *location), problem) for location, problem in entry.pipeline.problems()]
             pipelines[entry.name] = entry.pipeline
     return pipelines, found
 
 
-def _in_file(fields: Any, location: Location) -> Iterator[int | str]:
-    """A location without the tags of alternatives, which pydantic puts in and the file does not have."""
+def _without_tags(fields: Any, location: Location) -> Iterator[int | str]:
+    """Yield the parts of a location without the tags of unions, which pydantic adds and the file does not have."""
     for part in location:
         is_key = part in fields if isinstance(fields, dict) else isinstance(fields, list) and isinstance(part, int)
         if is_key or part not in _TAGS:
@@ -86,24 +90,24 @@ class _Entry(BaseModel):
     pipeline: Pipeline
 
 
-def _told(source: str, line: int, location: Location, what: str) -> str:
-    where = ".".join(map(str, location))
-    return f"{source}:{line}: {where}: {what}" if where else f"{source}:{line}: {what}"
+def _format(source: str, line: int, location: Location, problem: str) -> str:
+    path = ".".join(map(str, location))
+    return f"{source}:{line}: {path}: {problem}" if path else f"{source}:{line}: {problem}"
 
 
 def _line(node: yaml.Node | None, location: Location) -> int:
-    """Line of the deepest part of `location` that is there; 1 is the first."""
+    """Return the line of the deepest part of `location` that exists. Lines count from 1."""
     line = 1 if node is None or not location else node.start_mark.line + 1
     for part in location:
-        step = _step(node, part)
+        step = _child(node, part)
         if step is None:
             return line
         line, node = step
     return line
 
 
-def _step(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:
-    """Line and node of one key or index; None when it is not there."""
+def _child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:
+    """Return the line and the node of a key or an index; None if there is none."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == part:
@@ -113,15 +117,15 @@ def _step(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | No
     return None
 
 
-def _repeated(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Line and name of every key that is in one mapping twice: YAML would silently take the last."""
+def _repeated_keys(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Yield the line and the name of each key that a mapping has twice. YAML would silently use the last one."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
                 yield key.start_mark.line + 1, str(key.value)
             seen.add(str(key.value))
-            yield from _repeated(value)
+            yield from _repeated_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            yield from _repeated(value)
+            yield from _repeated_keys(value)

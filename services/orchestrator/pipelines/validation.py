@@ -1,60 +1,84 @@
-"""Whether pipelines can work with the models that are served. Pure.
+"""Checks of pipelines against the models that are served, and the log of what changes.
 
-Which fields a collection has is another matter: `binding.py` tells that, search by search.
+Whether a collection has the fields is not checked here: `binding.py` decides that for each search.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from services.orchestrator.downstream.reranking import RerankingModel
 from services.orchestrator.downstream.schemas import EmbeddingModel, kinds_of
-from services.orchestrator.pipelines.binding import kind_of, searching
+from services.orchestrator.pipelines.binding import field_kind, field_stages
 from services.orchestrator.pipelines.schema import Pipeline, Refine, Rerank, Retriever
+
+logger = logging.getLogger(__name__)
 
 State = Literal["unchecked", "usable", "degraded", "unusable"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a pipeline can do."""
+    """Whether a pipeline can work with the models that are served."""
 
     state: State
     problems: tuple[str, ...] = ()
-    """What it lacks, a sentence each."""
+    """What it lacks, one sentence each."""
+
+
+_USABLE: Final = Check("usable")
 
 
 def check(
     pipeline: Pipeline, embedders: Sequence[EmbeddingModel] | None, rerankers: Sequence[RerankingModel] | None
 ) -> Check:
-    """Whether a pipeline can work. None stands for models that are not known."""
-    needs_vectors = any(kind_of(stage) != "text" for stage in searching(pipeline))
+    """Return whether a pipeline can work. None means that the models are unknown."""
+    needs_vectors = any(field_kind(stage) != "text" for stage in field_stages(pipeline))
     if (needs_vectors and embedders is None) or (pipeline.rerank and rerankers is None):
         return Check("unchecked")
-    found = [*_of_vectors(pipeline, embedders or ()), *_of_rerankers(pipeline, rerankers or ())]
-    problems = tuple(f"{stage.name}: {what}" for stage, what in found)
+    found = [*_embedding_problems(pipeline, embedders or ()), *_reranking_problems(pipeline, rerankers or ())]
+    problems = tuple(f"{stage.name}: {problem}" for stage, problem in found)
     if any(stage.on_error == "fail" for stage, _ in found):
         return Check("unusable", problems)
-    retrieving = {stage.name for stage, _ in found if isinstance(stage, Retriever)}
-    if retrieving == {stage.name for stage in pipeline.retrieve}:
+    broken = {stage.name for stage, _ in found if isinstance(stage, Retriever)}
+    if broken == {stage.name for stage in pipeline.retrieve}:
         return Check("unusable", problems)
-    return Check("degraded" if problems else "usable", problems)
+    return Check("degraded", problems) if problems else _USABLE
 
 
-def _of_vectors(pipeline: Pipeline, models: Sequence[EmbeddingModel]) -> Iterator[tuple[Retriever | Refine, str]]:
+def log_changes(before: Mapping[str, Check], now: Mapping[str, Check]) -> Mapping[str, Check]:
+    """Log each pipeline whose check changed, and return what is logged by now.
+
+    A pipeline that was never logged counts as usable. One that cannot be checked keeps its last check.
+    """
+    changed = {
+        name: found for name, found in now.items() if found != before.get(name, _USABLE) and found.state != "unchecked"
+    }
+    for name, found in changed.items():
+        fields = {"pipeline": name, "state": found.state, "problems": list(found.problems)}
+        logger.log(logging.WARNING if found.problems else logging.INFO, "pipeline checked", extra=fields)
+    return {**before, **changed}
+
+
+def _embedding_problems(
+    pipeline: Pipeline, models: Sequence[EmbeddingModel]
+) -> Iterator[tuple[Retriever | Refine, str]]:
+    """Yield the stages without an embedding model for their kind of vectors."""
     served = ", ".join(f"{m.model.name} with {', '.join(sorted(kinds_of(m)))} vectors" for m in models) or "none"
-    for stage in searching(pipeline):
-        kind = kind_of(stage)
+    for stage in field_stages(pipeline):
+        kind = field_kind(stage)
         if kind == "text":
             continue
         named = [model for model in models if stage.model in {"", model.model.name}]
-        giving = [model for model in named if kind in kinds_of(model)]
-        if not giving and not (stage.optional and not stage.model):
+        capable = [model for model in named if kind in kinds_of(model)]
+        if not capable and not (stage.optional and not stage.model):
             model = f"the embedding model {stage.model!r}" if stage.model else "an embedding model"
             yield stage, f"expected {model} with {kind} vectors, served are {served}"
 
 
-def _of_rerankers(pipeline: Pipeline, models: Sequence[RerankingModel]) -> Iterator[tuple[Rerank, str]]:
+def _reranking_problems(pipeline: Pipeline, models: Sequence[RerankingModel]) -> Iterator[tuple[Rerank, str]]:
+    """Yield the rerankers whose model is not served, or is not named while several are served."""
     names = [model.model.name for model in models]
     for stage in pipeline.rerank:
         if stage.model not in names if stage.model else len(names) != 1:

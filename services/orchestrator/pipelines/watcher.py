@@ -1,7 +1,4 @@
-"""The pipelines in use, read again when their file changes.
-
-Rule: a file that is wrong changes nothing; it is told in the log once.
-"""
+"""The pipelines in use, read again when their file changes."""
 
 import asyncio
 import logging
@@ -16,7 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class PipelineFile:
-    """A file of pipelines. `current` is what it last said that was right. Raises PipelinesError when it never was."""
+    """A file of pipelines. `current` is its last valid content.
+
+    Raises PipelinesError if the file is invalid at the start.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,21 +24,24 @@ class PipelineFile:
         self.current: Mapping[str, Pipeline] = load(path)
 
     def refresh(self) -> bool:
-        """Read the file again when it changed; whether there are new pipelines."""
-        current = fingerprint([self._path])
-        if current == self._fingerprint:
+        """Read the file again if it changed, and return whether there are new pipelines.
+
+        An invalid file is logged once and changes nothing.
+        """
+        found = fingerprint([self._path])
+        if found == self._fingerprint:
             return False
-        self._fingerprint = current
+        self._fingerprint = found
         try:
             self.current = load(self._path)
         except PipelinesError as error:
-            logger.error("the changed pipelines are wrong, those before stay", extra={"problems": error.problems})
+            logger.error("pipelines file rejected; keeping the previous version", extra={"problems": error.problems})
             return False
         logger.info("pipelines changed", extra={"pipelines": sorted(self.current)})
         return True
 
     async def watch(self, every_s: float) -> None:
-        """Refresh again and again, until cancelled."""
+        """Refresh at this interval until cancelled."""
         while True:
             await asyncio.sleep(every_s)
             self.refresh()

@@ -1,103 +1,153 @@
-"""The stages that order candidates anew: refinement by stored token vectors, rerankers, and relevance feedback."""
+"""Stages that order candidates anew: refinement by stored token vectors, and rerankers."""
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
 
+from sluice.common.v1.document_pb2 import Document
 from sluice.errors import DeadlineExpired, PreconditionFailed, SluiceError, Unavailable
 
 from services.core.fusion import below, interpolate
 from services.core.ranking import Ranking
 from services.orchestrator.documents import text_of
 from services.orchestrator.downstream.queries import cascade_queries
+from services.orchestrator.downstream.vectors import Model
 from services.orchestrator.pipelines.schema import Refine, Rerank
 from services.orchestrator.search.budget import has_time_for
-from services.orchestrator.search.execution import Report, Run, Status
-from services.orchestrator.search.retrieve import Outdated, check_fit, is_misfit
+from services.orchestrator.search.execution import (
+    Retrieved,
+    Scores,
+    SearchContext,
+    StageReport,
+    StageResult,
+    StalePlan,
+    Status,
+    shows_stale_plan,
+)
 from services.rpc.deadline import Deadline
 
-# What a reranker reads of a document with neither title nor text, which only retrieval's own clients can store.
+# Reranker input for a document with neither title nor text. Only clients of retrieval itself can store one.
 _NO_TEXT: Final = "-"
 
 
-async def narrow(run: Run, stage: Refine | Rerank, before: Ranking) -> Ranking:
-    """The best of `before`, ordered anew as far as time allowed; the rest follows in the order it had."""
+async def refine(context: SearchContext, stage: Refine, before: Ranking, retrieved: Retrieved) -> StageResult:
+    """Return the best candidates in the order of their stored token vectors, the others below them.
+
+    Raises StalePlan, and the error of a stage that must not be skipped.
+    """
     started = perf_counter()
     given = before.top(stage.depth)
-    if isinstance(stage, Refine) and run.plan.bound[stage.name].is_left_out:
-        run.report(Report(stage.name, "left_out", len(before), len(given), 0, 0.0))
-        return given
-    scored, error = await (score(run, stage, given) if isinstance(stage, Rerank) else _refine(run, stage, given))
-    if error and not stage.forgives(error):
-        raise error
-    if isinstance(stage, Rerank):
-        run.scored[stage.name] = scored
-    if stage.interpolate:
-        mix = stage.interpolate
-        scored = interpolate(given, scored, weight=mix.weight, normalisation=mix.normalisation)
-    status: Status = "ok" if error is None else "partial" if scored else "skipped"
-    run.report(Report(stage.name, status, len(before), len(given), len(scored), perf_counter() - started, error))
-    run.shares.append(len(scored) / len(given) if given else 1.0)
-    if scored:
-        run.stages.append((stage.name, scored))
-    return below(scored, given)
+    if context.plan.bindings[stage.name].is_left_out:
+        return StageResult(StageReport(stage.name, "left_out", len(before), len(given), 0, 0.0), given)
+    scores = await _compare_tokens(context, stage, given, retrieved)
+    return _rescored(stage, before, given, scores, started)
+
+
+async def rerank(
+    context: SearchContext, stage: Rerank, before: Ranking, documents: Mapping[str, Document]
+) -> StageResult:
+    """Return the best candidates in the order of the reranker's scores, those without a score below them.
+
+    Raises the error of a stage that must not be skipped.
+    """
+    started = perf_counter()
+    given = before.top(stage.depth)
+    scores = await score(context, stage, given, documents, context.deadline_of(stage))
+    return _rescored(stage, before, given, scores, started)
 
 
 async def score(
-    run: Run, stage: Rerank, given: Ranking, deadline: Deadline | None = None
-) -> tuple[Ranking, SluiceError | None]:
-    """The candidates scored slice by slice until all are, time ends or a call fails; and why it ended early."""
-    deadline = deadline or run.stage_deadline(stage)
+    context: SearchContext,
+    stage: Rerank,
+    given: Ranking,
+    documents: Mapping[str, Document],
+    deadline: Deadline,
+    *,
+    model: Model | None = None,
+) -> Scores:
+    """Return the reranker's scores, slice by slice until all candidates have one, time runs out or a call fails.
+
+    model  the model that must answer; None accepts any, and then the same one for every slice
+    """
     each_s, scores = 0.0, list[tuple[str, float]]()
     while ids := given.ids[len(scores) : len(scores) + stage.slice]:
         if not has_time_for(len(ids), deadline.remaining_s(), each_s):
-            message = f"there was time to score {len(scores)} of {len(given)} candidates"
-            return Ranking.of(scores), DeadlineExpired(message)
+            error = DeadlineExpired(f"there was time to score {len(scores)} of {len(given)} candidates")
+            return Scores(Ranking.of(scores), model, each_s, error)
         started = perf_counter()
         try:
-            scores += await _score_slice(run, stage, ids, deadline)
+            found, answered_by = await context.services.reranking.score(
+                context.query.text,
+                [text_of(documents[id_]) or _NO_TEXT for id_ in ids],
+                model=stage.model,
+                deadline=deadline,
+                patient=stage.on_error == "fail",
+            )
+            model = _same_model(model, answered_by)
         except SluiceError as error:
-            return Ranking.of(scores), error
-        each_s = run.pace_s = (perf_counter() - started) / len(ids)
-    return Ranking.of(scores), None
+            return Scores(Ranking.of(scores), model, each_s, error)
+        scores += zip(ids, found, strict=True)
+        each_s = (perf_counter() - started) / len(ids)
+    return Scores(Ranking.of(scores), model, each_s)
 
 
-async def _score_slice(run: Run, stage: Rerank, ids: tuple[str, ...], deadline: Deadline) -> list[tuple[str, float]]:
-    scores, model = await run.services.reranking.score(
-        run.query.text,
-        [text_of(run.documents[id_]) or _NO_TEXT for id_ in ids],
-        model=stage.model,
-        deadline=deadline,
-        patient=stage.on_error == "fail",
-    )
-    if run.models.setdefault(stage.name, model).digest != model.digest:
-        raise Unavailable("reranking: another model answered midway; scores of two models do not compare")
-    return list(zip(ids, scores, strict=True))
+def _same_model(expected: Model | None, given: Model) -> Model:
+    """Return the model of all slices. Raises Unavailable if another model answered this one."""
+    if expected is not None and expected.digest != given.digest:
+        raise Unavailable("reranking: the model changed during the search; scores of two models are not comparable")
+    return expected or given
 
 
-async def _refine(run: Run, stage: Refine, given: Ranking) -> tuple[Ranking, SluiceError | None]:
-    """The candidates scored by their stored token vectors; and why some were not."""
-    bound = run.plan.bound[stage.name]
-    embedded = bound.error or run.embedded[bound.model]
-    if isinstance(embedded, SluiceError) or not given:
-        return Ranking(), embedded if isinstance(embedded, SluiceError) else None
+async def _compare_tokens(context: SearchContext, stage: Refine, given: Ranking, retrieved: Retrieved) -> Scores:
+    """Return the MaxSim scores of the candidates, computed by retrieval from their stored token vectors."""
+    binding = context.plan.bindings[stage.name]
+    vectors = binding.error or retrieved.vectors[binding.model]
+    if isinstance(vectors, SluiceError):
+        return Scores(error=vectors)
+    if not given:
+        return Scores()
     try:
-        check_fit(bound, embedded, "multi_vector")
+        binding.check(vectors, "multi_vector")
     except PreconditionFailed as error:
-        raise Outdated(error) from error
-    queries = cascade_queries(embedded, list(run.asked.values()), field=bound.field)
+        raise StalePlan(error) from error
+    queries = cascade_queries(vectors, list(retrieved.queries.values()), field=binding.field)
+    deadline = context.deadline_of(stage)
     try:
-        found = await run.services.retrieval.retrieve(
-            run.query.collection, queries, only=run.query.only, deadline=run.stage_deadline(stage), ids_only=True
+        found = await context.services.retrieval.retrieve(
+            context.query.collection, queries, only=context.query.only, deadline=deadline, ids_only=True
         )
     except SluiceError as error:
-        if is_misfit(error):
-            raise Outdated(error) from error
-        return Ranking(), error
+        if shows_stale_plan(error):
+            raise StalePlan(error) from error
+        return Scores(error=error)
     scores = {id_: score for ranking in found.rankings for id_, score in ranking.items()}
     scored = Ranking.of((id_, scores[id_]) for id_ in given.ids if id_ in scores)
-    if len(scored) == len(given):
-        return scored, None
-    if found.coverage < 1:
-        return scored, DeadlineExpired(f"retrieval: there was time to score {len(scored)} of {len(given)} candidates")
-    gone = len(given) - len(scored)
-    return scored, Unavailable(f"{gone} of {len(given)} candidates were deleted, or replaced, during the search")
+    return Scores(scored, error=_missing_scores(len(given), len(scored), found.coverage))
+
+
+def _missing_scores(given: int, scored: int, coverage: float) -> SluiceError | None:
+    """Return why some candidates have no score; None if all have one."""
+    if scored == given:
+        return None
+    if coverage < 1:
+        return DeadlineExpired(f"retrieval: there was time to score {scored} of {given} candidates")
+    return Unavailable(f"{given - scored} of {given} candidates were deleted or replaced during the search")
+
+
+def _rescored(stage: Refine | Rerank, before: Ranking, given: Ranking, scores: Scores, started: float) -> StageResult:
+    """Return the result of a stage from its scores. Raises the error of a stage that must not be skipped."""
+    scored, error, mix = scores.ranking, scores.error, stage.interpolate
+    if error and not stage.forgives(error):
+        raise error
+    if mix:
+        scored = interpolate(given, scored, weight=mix.weight, normalisation=mix.normalisation)
+    status: Status = "ok" if error is None else "partial" if scored else "skipped"
+    duration = perf_counter() - started
+    return StageResult(
+        StageReport(stage.name, status, len(before), len(given), len(scored), duration, error),
+        below(scored, given),
+        ranked=scored if scored else None,
+        models=(scores.model,) if scores.model else (),
+        coverage=len(scored) / len(given) if given else 1.0,
+        scores=scores,
+    )

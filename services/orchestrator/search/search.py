@@ -1,123 +1,119 @@
-"""Runs one pipeline for one query: the only place that knows budgets and failure.
+"""A search: plan a pipeline for a collection, run its stages in order, and fold their results into an answer.
 
     embed, retrieve (side by side) ──▶ fuse ──▶ refine ──▶ rerank ──▶ rerank ──▶ feedback ──▶ the best top_k
-    └────── retrieving.py ───────────────────┘  └───── narrowing.py ─────────┘  feedback.py
+    └────── retrieve.py ─────────────────────┘  └────── rescore.py ─────────┘  feedback.py
 
-Rule: a stage that may be skipped never makes a search fail, and whatever it did not do is in its report.
+Rule: a stage that may be skipped never makes a search fail. Its report says what it did not do.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from itertools import count
 from typing import Final
 
-from sluice.common.v1.document_pb2 import Document
 from sluice.errors import PreconditionFailed, SluiceError
 
-from services.core.ranking import Ranking
-from services.orchestrator.discovery import Known
+from services.orchestrator.discovery import ServiceDirectory
 from services.orchestrator.downstream.services import Services
-from services.orchestrator.downstream.vectors import Model
+from services.orchestrator.metrics import SEARCHES, STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
 from services.orchestrator.pipelines.binding import Plan, bind
-from services.orchestrator.pipelines.schema import Pipeline
-from services.orchestrator.search.execution import WHOLE, Query, Report, Run
-from services.orchestrator.search.feedback import feed_back
-from services.orchestrator.search.rescore import narrow
-from services.orchestrator.search.retrieve import Outdated, candidates
+from services.orchestrator.pipelines.schema import EMBED, Pipeline
+from services.orchestrator.search.execution import (
+    Answer,
+    Query,
+    Scores,
+    SearchContext,
+    StageReport,
+    StageResult,
+    StalePlan,
+)
+from services.orchestrator.search.feedback import apply_feedback
+from services.orchestrator.search.rescore import refine, rerank
+from services.orchestrator.search.retrieve import retrieve
 from services.rpc.deadline import Deadline
 from services.rpc.observability import traces
-from services.rpc.observability.metrics import SEARCHES
 
-# So often a search is planned anew. Once is enough unless the collection changes again under it.
-_RENEWALS: Final = 2
-# Part of the time that the first search of all may wait to know which models there are.
-_PATIENCE_SHARE = 0.2
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The result of a search and how it came about."""
-
-    ranking: Ranking
-    documents: Mapping[str, Document]
-    stages: tuple[tuple[str, Ranking], ...]
-    """What each stage ranked itself, in order, by its name."""
-    reports: tuple[Report, ...]
-    models: tuple[Model, ...]
-    collection_version: int
-    coverage: float
-    """The least share of its work that the retrievers together, or a stage after them, did; 1 for a full answer."""
-    is_chunked: bool
-    """The documents are chunks."""
-
-    @property
-    def degraded(self) -> bool:
-        """Whether a stage did not do all its work."""
-        return any(report.status not in WHOLE for report in self.reports)
+# A search is planned again at most this many times. Once is enough unless the collection changes again meanwhile.
+_MAX_REPLANS: Final = 2
+# Share of its time that a search may wait for the first list of models after a start.
+_MODELS_SHARE: Final = 0.2
 
 
 async def search(
-    services: Services, known: Known, named: tuple[str, Pipeline], query: Query, deadline: Deadline
+    services: Services, directory: ServiceDirectory, named: tuple[str, Pipeline], query: Query, deadline: Deadline
 ) -> Answer:
-    """The answer of a pipeline within the deadline. Raises what a stage raised that may not be skipped."""
-    for renewals in count():
-        is_fresh = renewals > 0
+    """Return the answer of a pipeline. Raises the error of a stage that must not be skipped."""
+    for replans in count():
+        is_fresh = replans > 0
         try:
-            plan, is_fresh = await _plan(known, named, query.collection, deadline)
-            answer = await _run(Run(services, plan, query, deadline, is_fresh=is_fresh))
+            plan, is_fresh = await _plan(directory, named, query.collection, deadline)
+            answer = await _run(SearchContext(services, plan, query, deadline, is_fresh=is_fresh))
             break
         except PreconditionFailed as error:
-            # What was wrong with a plan of a moment ago may be wrong no longer.
+            # An older plan may fail because the collection changed since.
             if is_fresh:
                 raise
             reason: SluiceError = error
-        except Outdated as outdated:
-            reason = outdated.reason
-        if renewals == _RENEWALS:
+        except StalePlan as stale:
+            reason = stale.reason
+        if replans == _MAX_REPLANS:
             raise reason
-        # An alias may mean another collection now, with other fields: the query is planned and embedded for that.
-        known.forget(query.collection)
-        await known.refresh_embedders()
+        # An alias may name another collection now, with other fields, so the query is planned and embedded again.
+        directory.forget(query.collection)
+        await directory.refresh_embedders()
     SEARCHES.labels(plan.name, "degraded" if answer.degraded else "full").inc()
     traces.note({"sluice.pipeline": plan.name, "sluice.degraded": answer.degraded, "sluice.coverage": answer.coverage})
     return answer
 
 
-async def _plan(known: Known, named: tuple[str, Pipeline], collection: str, deadline: Deadline) -> tuple[Plan, bool]:
-    """The pipeline bound to the collection, and whether that was looked at just now."""
+async def _plan(
+    directory: ServiceDirectory, named: tuple[str, Pipeline], collection: str, deadline: Deadline
+) -> tuple[Plan, bool]:
+    """Return the pipeline bound to the collection, and whether the collection was looked up just now."""
     name, pipeline = named
-    models = await known.models(_PATIENCE_SHARE * deadline.remaining_s())
-    found, is_fresh = await known.collection(collection, deadline)
+    models = await directory.models(_MODELS_SHARE * deadline.remaining_s())
+    found, is_fresh = await directory.collection(collection, deadline)
     return bind(name, pipeline, found, models), is_fresh
 
 
-async def _run(run: Run) -> Answer:
-    pipeline = run.plan.pipeline
-    ranking = await candidates(run)
-    for stage in pipeline.narrowing:
-        with traces.part(stage.name) as span:
-            ranking = await narrow(run, stage, ranking)
-            span.set(run.reports[-1].attributes())
+async def _run(context: SearchContext) -> Answer:
+    """Return the folded results of the stages, run in their order."""
+    pipeline, query = context.plan.pipeline, context.query
+    retrieved = await retrieve(context)
+    answer = _add(context, Answer(context.plan.is_chunked), *retrieved.results)
+    if not retrieved.queries:
+        raise next(one.report.error for one in retrieved.results if one.report.error)
+    if pipeline.refine:
+        refinement = refine(context, pipeline.refine, answer.ranking, retrieved)
+        answer = _add(context, answer, await _traced(pipeline.refine.name, refinement))
+    scores = Scores()
+    for stage in pipeline.rerank:
+        result = await _traced(stage.name, rerank(context, stage, answer.ranking, answer.documents))
+        answer, scores = _add(context, answer, result), result.scores or scores
     if pipeline.feedback:
-        with traces.part(pipeline.feedback.name) as span:
-            ranking = await feed_back(run, pipeline.feedback, ranking)
-            span.set(run.reports[-1].attributes())
-    return Answer(
-        _cut(run, ranking).top(run.query.top_k),
-        run.documents,
-        tuple(run.stages),
-        tuple(run.reports),
-        tuple(run.models.values()),
-        run.collection_version,
-        min(run.shares),
-        run.plan.is_chunked,
-    )
+        feedback = apply_feedback(context, pipeline.feedback, answer, scores, retrieved)
+        answer = _add(context, answer, await _traced(pipeline.feedback.name, feedback))
+    return answer.cut(context.plan, query.top_k)
 
 
-def _cut(run: Run, ranking: Ranking) -> Ranking:
-    """The ranking up to the pipeline's cut-off; whole when the last stage did not do all its work."""
-    pipeline, last = run.plan.pipeline, run.reports[-1]
-    is_whole = last.stage == pipeline.last_stage and last.status == "ok"
-    if pipeline.cut_off is None or not is_whole:
-        return ranking
-    return ranking.cut(min_score=pipeline.cut_off.min_score, max_drop=pipeline.cut_off.max_drop)
+async def _traced(name: str, stage: Awaitable[StageResult]) -> StageResult:
+    """Return the result of a stage that runs as a span of the trace."""
+    with traces.part(name) as span:
+        result = await stage
+        span.set(result.report.attributes())
+    return result
+
+
+def _add(context: SearchContext, answer: Answer, *results: StageResult) -> Answer:
+    """Count what stages did, and return the answer with their results."""
+    for result in results:
+        _count(context.plan.name, result.report)
+    return answer.with_results(results)
+
+
+def _count(pipeline: str, report: StageReport) -> None:
+    """Record one stage in the metrics."""
+    STAGE.labels(pipeline, report.stage).observe(report.duration_s)
+    if report.stage != EMBED:
+        STAGE_CANDIDATES.labels(pipeline, report.stage).observe(report.kept)
+    if report.error is not None:
+        STAGE_DEGRADED.labels(pipeline, report.stage, report.error.reason_name).inc()

@@ -5,14 +5,14 @@ from typing import Final
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 # 0.5 ms to 30 s: from a cached query to the longest deadline.
-_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 HANDLED: Final = Counter("grpc_server_handled", "Calls ended, by code.", ["grpc_service", "grpc_method", "grpc_code"])
 HANDLING: Final = Histogram(
     "grpc_server_handling_seconds",
     "Time from a call's arrival to its end.",
     ["grpc_service", "grpc_method"],
-    buckets=_SECONDS,
+    buckets=SECONDS,
 )
 TOKEN_CALLS: Final = Counter(
     "sluice_token_calls",
@@ -45,19 +45,19 @@ HTTP_HANDLING: Final = Histogram(
     "sluice_http_request_seconds",
     "Time from a request's headers to the end of its answer.",
     ["route"],
-    buckets=_SECONDS,
+    buckets=SECONDS,
 )
 
 QUEUE_WAIT: Final = Histogram(
-    "sluice_queue_seconds", "Time a row waited for its batch.", ["model", "lane"], buckets=_SECONDS
+    "sluice_queue_seconds", "Time a row waited for its batch.", ["model", "lane"], buckets=SECONDS
 )
 TOKENIZE: Final = Histogram(
-    "sluice_tokenize_seconds", "Time to tokenise the texts of one call.", ["model"], buckets=_SECONDS
+    "sluice_tokenize_seconds", "Time to tokenise the texts of one call.", ["model"], buckets=SECONDS
 )
 SERIALIZE: Final = Histogram(
-    "sluice_serialize_seconds", "Time to put the outputs of one call into its response.", ["model"], buckets=_SECONDS
+    "sluice_serialize_seconds", "Time to put the outputs of one call into its response.", ["model"], buckets=SECONDS
 )
-INFERENCE: Final = Histogram("sluice_inference_seconds", "Time of one batch.", ["model", "lane"], buckets=_SECONDS)
+INFERENCE: Final = Histogram("sluice_inference_seconds", "Time of one batch.", ["model", "lane"], buckets=SECONDS)
 BATCH_TOKENS: Final = Histogram(
     "sluice_batch_tokens",
     "Tokens of one batch, padding included.",
@@ -84,28 +84,8 @@ MODEL_INFO: Final = Gauge(
 SERVER_INFO: Final = Gauge("sluice_server_info", "1 for the running program.", ["program", "version", "grpc_version"])
 READY: Final = Gauge("sluice_ready", "1 while the server reports itself healthy, else 0.")
 
-STAGE: Final = Histogram(
-    "sluice_stage_seconds", "Time of one stage of a search.", ["pipeline", "stage"], buckets=_SECONDS
-)
-STAGE_CANDIDATES: Final = Histogram(
-    "sluice_stage_candidates",
-    "Candidates that a stage left to the next.",
-    ["pipeline", "stage"],
-    buckets=[0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000],
-)
-STAGE_DEGRADED: Final = Counter(
-    "sluice_stage_degraded", "Stages skipped or cut short, by reason.", ["pipeline", "stage", "reason"]
-)
-SEARCHES: Final = Counter("sluice_searches", "Searches answered: `full` or `degraded`.", ["pipeline", "outcome"])
-SEARCH_LIMIT: Final = Gauge(
-    "sluice_searches_allowed_in_flight", "Searches that may run at once, as many as end in time."
-)
 RETRIES: Final = Counter("sluice_retries", "Calls sent again after UNAVAILABLE.", ["service", "lane"])
 BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times a circuit breaker opened.", ["service", "lane"])
-INDEXED: Final = Counter("sluice_documents_indexed", "Documents acknowledged, by outcome.", ["outcome"])
-INDEX_REFUSED: Final = Counter(
-    "sluice_index_refused", "Batches of index streams that a service refused for now.", ["service", "reason"]
-)
 
 LIVE_CANDIDATES: Final = Counter(
     "sluice_live_candidates",

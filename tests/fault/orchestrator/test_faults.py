@@ -225,7 +225,7 @@ def test_a_retrieval_that_looked_at_half_of_the_documents_degrades_the_answer() 
         assert len(answer.results) == 5
         assert (answer.degraded, answer.coverage) == (True, 0.5)
         assert report(answer, "dense").status == PARTIAL
-        assert "time to look at 50% of the documents" in report(answer, "dense").reason
+        assert "time to compare 50% of the documents" in report(answer, "dense").reason
         now = {"pipeline": "fast", "stage": "dense", "reason": "DEADLINE_EXPIRED"}
         assert sample("sluice_stage_degraded_total", **now) == cut + 1
         assert sample("sluice_searches_total", pipeline="fast", outcome="degraded") == degraded + 1

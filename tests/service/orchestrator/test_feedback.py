@@ -108,7 +108,7 @@ def test_without_scores_there_is_no_second_retrieval_and_the_answer_says_so(tmp_
         assert len(answer.results) == 2
         again = answer.stages[-1]
         assert (again.stage, again.status) == ("again", pb.StageReport.STATUS_SKIPPED)
-        assert "nothing to move the query by" in again.reason
+        assert "no feedback: stage" in again.reason
         assert answer.degraded
 
     run(tmp_path, check)

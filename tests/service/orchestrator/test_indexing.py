@@ -23,7 +23,7 @@ from services.orchestrator.downstream.reranking import RerankingClient
 from services.orchestrator.downstream.retrieval import RetrievalClient
 from services.orchestrator.downstream.services import Services
 from services.orchestrator.indexing.stream import IndexStream, Message
-from services.orchestrator.indexing.target import Opening
+from services.orchestrator.indexing.target import StreamHeader
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.client.downstream import Downstream
 from tests.support.fake_services import (
@@ -361,7 +361,7 @@ def test_index_that_stays_idle_ends_as_unavailable() -> None:
 
 def test_index_with_messages_without_documents_is_idle_too() -> None:
     async def without_documents() -> AsyncIterator[Message]:
-        yield Message(Opening("books", create=True, filterable={}), [])
+        yield Message(StreamHeader("books", create=True, filterable={}), [])
         while True:
             await asyncio.sleep(0)
             yield Message(None, [])

@@ -57,7 +57,7 @@ MINI, SPLADE = model("mini", "aaaa", "dense", "multi_vector"), model("splade", "
 
 def test_fields_choose_their_models() -> None:
     plan = bind("default", pipeline(), collection(dense="aaaa", sparse="bbbb", text=""), [MINI, SPLADE])
-    assert {name: (one.field, one.model) for name, one in plan.bound.items()} == {
+    assert {name: (one.field, one.model) for name, one in plan.bindings.items()} == {
         "dense": ("vectors", "mini"),
         "words": ("words", ""),
         "terms": ("terms", "splade"),
@@ -65,19 +65,19 @@ def test_fields_choose_their_models() -> None:
     }
     assert plan.encodings == {"mini": ("dense",), "splade": ("sparse",)}
     assert [stage.name for stage in plan.needing("splade")] == ["terms"]
-    assert plan.bound["maxsim"].is_left_out
+    assert plan.bindings["maxsim"].is_left_out
     assert not plan.depends_on("mini")
     assert bind("default", pipeline(), collection(dense="aaaa"), [MINI]).depends_on("mini")
 
 
 def test_an_open_field_takes_the_only_model_of_its_kind() -> None:
     plan = bind("default", pipeline(), collection(dense="", sparse=""), [MINI, SPLADE])
-    assert (plan.bound["dense"].model, plan.bound["terms"].model) == ("mini", "splade")
+    assert (plan.bindings["dense"].model, plan.bindings["terms"].model) == ("mini", "splade")
 
 
 def test_without_knowledge_of_models_the_pipeline_decides() -> None:
     plan = bind("default", pipeline("other"), collection(dense="aaaa"), None)
-    assert plan.bound["dense"].model == "other"
+    assert plan.bindings["dense"].model == "other"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_without_knowledge_of_models_the_pipeline_decides() -> None:
 )
 def test_another_model_than_the_field_takes_is_told_with_both(named: str, told: str) -> None:
     plan = bind("default", pipeline(named), collection(dense="aaaa"), [MINI, model("new", "cccc", "dense")])
-    error = plan.bound["dense"].error
+    error = plan.bindings["dense"].error
     assert isinstance(error, PreconditionFailed)
     assert error.reason_name == "MODEL_MISMATCH"
     assert told in error.message
@@ -97,18 +97,18 @@ def test_another_model_than_the_field_takes_is_told_with_both(named: str, told: 
 
 
 def test_a_model_that_is_not_served_any_more_is_told_by_its_digest() -> None:
-    error = bind("default", pipeline(), collection(dense="dddddddddddddddd"), [MINI]).bound["dense"].error
+    error = bind("default", pipeline(), collection(dense="dddddddddddddddd"), [MINI]).bindings["dense"].error
     assert isinstance(error, PreconditionFailed)
     assert "takes vectors of the model dddddddddddd; served are mini@1 (aaaa)" in error.message
 
 
 def test_a_field_that_is_not_there_is_an_error_unless_it_is_optional() -> None:
     plan = bind("default", pipeline(), collection(text=""), [MINI])
-    error = plan.bound["dense"].error
+    error = plan.bindings["dense"].error
     assert isinstance(error, PreconditionFailed)
     assert error.reason_name == "COLLECTION_MISMATCH"
     assert "expected one dense field, or its name in the pipeline; collection 'books' has words (text)" in error.message
-    assert plan.bound["terms"].is_left_out
+    assert plan.bindings["terms"].is_left_out
 
 
 def test_a_collection_with_no_field_for_any_retriever_is_refused() -> None:

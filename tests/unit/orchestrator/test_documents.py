@@ -4,7 +4,7 @@ import pytest
 from sluice.common.v1.document_pb2 import Document, MetadataValue
 from sluice.errors import InvalidRequest, Violation
 
-from services.orchestrator.documents import content_hash, refused
+from services.orchestrator.documents import content_hash, rejections
 from services.orchestrator.indexing.batcher import Inbox
 
 PLAIN = Document(document_id="a", title="title", text="text")
@@ -48,7 +48,7 @@ def test_the_hash_does_not_depend_on_the_order_of_metadata() -> None:
 )
 def test_refused_names_the_documents(violations: list[tuple[str, str]], expected: dict[int, str]) -> None:
     error = InvalidRequest("whole", violations=[Violation(*violation) for violation in violations])
-    assert refused(error, "texts", 3) == expected
+    assert rejections(error, "texts", 3) == expected
 
 
 def batches(ids: str, *, documents: int = 3, size: int = 10_000) -> list[str]:

@@ -32,7 +32,7 @@ def test_the_packaged_pipelines_are_right() -> None:
     assert sorted(pipelines) == ["balanced", "default", "exact", "fast", "reranked"]
     assert pipelines["default"] == pipelines["balanced"]
     assert [pipelines[name].max_top_k for name in ("fast", "balanced", "exact", "reranked")] == [100, 100, 100, 50]
-    assert not pipelines["default"].narrowing
+    assert not pipelines["default"].rescoring
 
 
 def test_the_documented_pipeline_is_right() -> None:
