@@ -108,17 +108,18 @@ def start(
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
     timeout_s: float = GUARD_S,
+    checkout: Path = ROOT,
 ) -> ServerProcess:
-    """A ready `python -m module` on a free port. `prefix` is a command to run it under, such as `prlimit`.
+    """Start `python -m module` on a free port and wait until it is ready.
 
-    Raises StartRefused when it does not become ready.
+    `prefix` is a command to run it under, such as `prlimit`; `checkout` the work tree whose code it runs. Raises
+    StartRefused when the process does not become ready.
     """
     command = [*prefix, sys.executable, "-m", module, "--listen", "127.0.0.1:0", "--log-format", "json", *arguments]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
     popen = subprocess.Popen(
         command,
-        cwd=ROOT,
-        env=inherited | dict(environment or {}),
+        cwd=checkout,
+        env=environment_of(checkout, environment or {}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,6 +128,15 @@ def start(
     server.follow()
     server.await_ready(timeout_s)
     return server
+
+
+def environment_of(checkout: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for programs of a work tree: this process's, with these settings and no others."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
+    paths = [] if checkout == ROOT else [str(checkout), str(checkout / "protos" / "python")]
+    if paths:
+        inherited["PYTHONPATH"] = os.pathsep.join(paths)
+    return inherited | dict(settings)
 
 
 @contextmanager

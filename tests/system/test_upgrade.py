@@ -1,0 +1,44 @@
+"""Files that an earlier release wrote are opened unchanged, and answer as they did there.
+
+`tests/support/upgrade/files.py` says what is in the archive and how it was written.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import running
+from tests.support.upgrade.files import SNAPSHOT, opened, restore, unpack
+from tests.support.upgrade.recorded import changes
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the earlier release, which stay as they are."""
+    return unpack(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def addresses(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The addresses of all services, started with the settings of the earlier release on a copy of its files."""
+    copy = Path(shutil.copytree(files, tmp_path_factory.mktemp("copy") / "files"))
+    with opened(copy) as addresses:
+        yield addresses
+
+
+def test_the_data_folder_of_a_killed_server_has_the_same_answers(files: Path, addresses: dict[str, str]) -> None:
+    assert not changes(files / "data.jsonl", addresses)
+
+
+def test_bundles_pipelines_tokens_and_settings_have_the_same_answers(files: Path, addresses: dict[str, str]) -> None:
+    assert not changes(files / "system.jsonl", addresses)
+
+
+def test_a_restored_snapshot_has_the_same_answers(files: Path, tmp_path: Path) -> None:
+    restore(files / "snapshots" / SNAPSHOT, tmp_path / "data")
+    with running("services.retrieval", f"--data={tmp_path / 'data'}") as server:
+        assert not changes(files / "snapshot.jsonl", {"retrieval": server.address})
