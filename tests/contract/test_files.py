@@ -1,4 +1,4 @@
-"""Files that people write for an earlier release are read: pipelines, tokens, bundles; they have every published key."""
+"""Files written for an earlier release are read: pipelines, tokens and bundles, with every published key."""
 
 import json
 from collections.abc import Iterator

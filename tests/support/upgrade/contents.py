@@ -164,8 +164,8 @@ def schema() -> pb.Schema:
     return pb.Schema(
         dense_fields=[
             pb.DenseField(name="int8", dimensions=DIMENSIONS, metric=pb.METRIC_COSINE, coarse=tns.DATA_TYPE_INT8),
-            pb.DenseField(name="fp32", dimensions=DIMENSIONS, metric=pb.METRIC_DOT, coarse=tns.DATA_TYPE_FLOAT32),
-            pb.DenseField(name="fp16", dimensions=DIMENSIONS, metric=pb.METRIC_L2, coarse=tns.DATA_TYPE_FLOAT16),
+            pb.DenseField(name="fp32", dimensions=DIMENSIONS, metric=pb.METRIC_L2, coarse=tns.DATA_TYPE_FLOAT32),
+            pb.DenseField(name="fp16", dimensions=DIMENSIONS, metric=pb.METRIC_DOT, coarse=tns.DATA_TYPE_FLOAT16),
             pb.DenseField(
                 name="bits", dimensions=DIMENSIONS, metric=pb.METRIC_COSINE, coarse=tns.DATA_TYPE_BITS,
                 coarse_dimensions=4, model_digest="m1",

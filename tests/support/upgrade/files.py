@@ -147,7 +147,7 @@ def _write_collections(checkout: Path, folder: Path) -> None:
             client.upsert(contents.upsert(name, schema, 0, 10))
         client.drop_collection("dropped")
         client.upsert(contents.upsert("books", schemas["books"], 10, 50))
-        _delete(client, "books", ["d003", "d004"])
+        delete(client, "books", ["d003", "d004"])
         client.optimize_collection("books")
         _alias(client, "live", "notes")
         _alias(client, "live", "books")
@@ -155,7 +155,8 @@ def _write_collections(checkout: Path, folder: Path) -> None:
         client.create_snapshot(SNAPSHOT)
 
 
-def _delete(client: RetrievalClient, collection: str, ids: list[str]) -> None:
+def delete(client: RetrievalClient, collection: str, ids: list[str]) -> None:
+    """Delete documents from a collection."""
     request = pb.DeleteDocumentsRequest(collection=collection, document_ids=ids)
     RetrievalServiceStub(client._channel).DeleteDocuments(request)
 
@@ -182,10 +183,11 @@ def _write_last(checkout: Path, folder: Path) -> None:
     """Write to a compacted collection, and kill the server, so that the writes are in the write-ahead log."""
     server = start("services.retrieval", f"--data={folder / 'data'}", checkout=checkout)
     with RetrievalClient(server.address, timeout_s=120) as client:
+        assert client.collection("books").statistics.segment_count == 1, server.log
         schema = contents.schema()
         client.upsert(contents.upsert("books", schema, 58, 8, revision=1))
         client.upsert(contents.upsert("books", schema, 1, 1, revision=2))
-        _delete(client, "books", ["d005", "d061"])
+        delete(client, "books", ["d005", "d061"])
     server.kill()
 
 

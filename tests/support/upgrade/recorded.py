@@ -104,9 +104,7 @@ def _comparable(tree: Any) -> Any:
     if tree.get("data_type") in _ELEMENTS and "data" in tree:
         elements = np.frombuffer(base64.b64decode(tree["data"]), _ELEMENTS[tree["data_type"]])
         return tree | {"data": [round(float(element), 6) for element in elements]}
-    return {
-        key: _comparable(value) for key, value in tree.items() if key not in _VARYING and not _is_request_id(key, value)
-    }
+    return {key: _comparable(value) for key, value in tree.items() if not _is_varying(key, value)}
 
 
 def _is_varying(key: str, value: Any) -> bool:
