@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
+from sluice.common.v1 import tensor_pb2 as tns
+from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.domain.documents import Batch, Document, Value
 from services.retrieval.domain.filters import Comparison
@@ -17,6 +19,8 @@ from services.retrieval.embedded.index.ann import Stopped
 from services.retrieval.embedded.index.columns import Operator
 from services.retrieval.embedded.recall_monitor import LiveRecall
 from services.retrieval.embedded.search.dense import DenseQuery
+from tests.support.retrieval import Stub, in_server, upsert
+from tests.support.retrieval import document as wire_document
 
 F32 = NDArray[np.float32]
 DOCUMENTS = 20_000
@@ -257,3 +261,24 @@ def test_damage_to_a_segment_is_found_and_healed_from_the_store(
         assert engine.catalogue.find("c").view.parts[0].block.is_segment
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("coarse", [tns.DATA_TYPE_FLOAT32, tns.DATA_TYPE_FLOAT16, tns.DATA_TYPE_INT8])
+def test_a_segment_of_vectors_of_different_lengths_is_loaded_by_a_start(
+    tmp_path: Path, coarse: tns.DataType.ValueType
+) -> None:
+    """By inner product such vectors have an index without a graph."""
+    field = pb.DenseField(name="dense", dimensions=4, metric=pb.METRIC_DOT, coarse=coarse)
+    vectors = np.random.default_rng(5).standard_normal((30, 4)) * np.arange(1, 31)[:, None]
+
+    async def write(stub: Stub) -> None:
+        await stub.CreateCollection(pb.CreateCollectionRequest(name="books", schema=pb.Schema(dense_fields=[field])))
+        await stub.Upsert(upsert([wire_document(f"{number}") for number in range(30)], vectors))
+        await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
+
+    async def segment_count(stub: Stub) -> int:
+        described = (await stub.GetCollection(pb.GetCollectionRequest(name="books"))).collection
+        return described.statistics.segment_count
+
+    in_server(tmp_path, write, segment_documents=20)
+    assert in_server(tmp_path, segment_count) == 1

@@ -70,8 +70,9 @@ class Form:
             return faiss.IndexBinaryHNSW(dimensions, CONNECTIVITY)
         kind = faiss.METRIC_L2 if self.metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
         if self.coarse is Coarse.F32:
-            graph, flat = faiss.IndexHNSWFlat, faiss.IndexFlat
-            return graph(dimensions, CONNECTIVITY, kind) if with_graph else flat(dimensions, kind)
+            # The classes as they are read back from a file, unlike `IndexFlat(dimensions, kind)`.
+            flat = faiss.IndexFlatL2 if self.metric is Metric.L2 else faiss.IndexFlatIP
+            return faiss.IndexHNSWFlat(dimensions, CONNECTIVITY, kind) if with_graph else flat(dimensions)
         bits = faiss.ScalarQuantizer.QT_8bit if self.coarse is Coarse.I8 else faiss.ScalarQuantizer.QT_fp16
         if with_graph:
             return faiss.IndexHNSWSQ(dimensions, bits, CONNECTIVITY, kind)
