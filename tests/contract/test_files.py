@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from services.inference.bundle import open_bundle
-from services.orchestrator import pipeline_file
-from services.orchestrator.pipelines import WeightedSum
+from services.orchestrator.pipelines import loader
+from services.orchestrator.pipelines.schema import WeightedSum
 from services.rpc.auth import tokens
 from tests.contract.published import FILE
 from tests.support.upgrade.files import unpack
@@ -38,7 +38,7 @@ def published(kind: str, thing: str) -> set[str]:
 def test_a_pipelines_file_of_an_earlier_release_is_read(files: Path) -> None:
     path = files / "pipelines.yaml"
     assert published("pipelines", "keys") <= set(keys(yaml.safe_load(path.read_text())))
-    pipelines = pipeline_file.load(path)
+    pipelines = loader.load(path)
     assert sorted(pipelines) == ["cut", "default", "ranks", "unserved", "vectors", "whole"]
     whole = pipelines["whole"]
     assert whole == pipelines["default"]
