@@ -11,23 +11,24 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import (
 
 from services.embedding.encoder import EncodeOptions, encode
 from services.embedding.settings import EmbeddingSettings
-from services.embedding.wire import check_size, described, encode_options, response_of, role_of, tokenized
+from services.embedding.wire import check_size, describe, encode_options, response_of, role_of, tokenized
 from services.inference.catalog import Catalog, model_ref
 from services.inference.loader import Model
+from services.inference.management import ModelManagement
+from services.inference.metrics import SERIALIZE
 from services.inference.tokens import MOST, check_ids, check_texts, join, split
 from services.inference.wire import INLINE_BYTES, schedule
-from services.rpc.observability.metrics import SERIALIZE
 from services.rpc.server.interceptor import Context
 from services.rpc.server.lifecycle import Service
 from services.rpc.server.offloading import offloaded
 from services.rpc.validation import Violations, validating
 
 
-class EmbeddingServicer(EmbeddingServiceServicer):
+class EmbeddingServicer(ModelManagement, EmbeddingServiceServicer):
     """Serves the models of a catalog."""
 
     def __init__(self, catalog: Catalog, settings: EmbeddingSettings) -> None:
-        self._catalog = catalog
+        super().__init__(catalog, pb, describe)
         self._settings = settings
 
     @property
@@ -48,19 +49,6 @@ class EmbeddingServicer(EmbeddingServiceServicer):
                 check_size(encoded, request.data_type, most_bytes=self._settings.max_message_bytes)
                 work = partial(response_of, model, encoded, request.data_type)
                 return await offloaded(work, size=encoded.byte_count, inline=INLINE_BYTES)
-
-    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        """List the models."""
-        return pb.ListModelsResponse(models=map(described, self._catalog.models))
-
-    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
-        """Load a bundle of the repository."""
-        return pb.LoadModelResponse(model=model_ref(await self._catalog.load(request.name, request.version)))
-
-    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
-        """End a model."""
-        await self._catalog.unload(request.name)
-        return pb.UnloadModelResponse()
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Split texts into tokens."""

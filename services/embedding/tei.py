@@ -20,9 +20,9 @@ from services.embedding.wire import check_dimensions
 from services.inference.bundle import Representation
 from services.inference.catalog import Catalog
 from services.inference.loader import Model
+from services.inference.metrics import SERIALIZE
 from services.inference.scheduler import Lane
 from services.rpc.auth.authorizer import methods_of
-from services.rpc.observability.metrics import SERIALIZE
 from services.rpc.server.interceptor import Context
 from services.rpc.server.lifecycle import Service
 from services.rpc.server.offloading import offloaded

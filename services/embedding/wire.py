@@ -153,7 +153,7 @@ def response_of(model: Model, encoded: Embeddings, data_type: int) -> pb.EmbedRe
     return response
 
 
-def described(model: Model) -> pb.EmbeddingModel:
+def describe(model: Model) -> pb.EmbeddingModel:
     """A model, as ListModels tells it."""
     manifest = model.bundle.manifest
     return pb.EmbeddingModel(

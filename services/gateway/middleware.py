@@ -20,8 +20,8 @@ from services.gateway.access import Access
 from services.gateway.http.errors import ClientDisconnected, HttpError, error_response
 from services.gateway.http.memory_budget import MemoryBudget, MemoryShare
 from services.gateway.http.trimming import trim_memory
+from services.gateway.metrics import HTTP_HANDLED, HTTP_HANDLING
 from services.gateway.settings import GatewaySettings
-from services.rpc.observability.metrics import HTTP_HANDLED, HTTP_HANDLING
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.common.v1.model_pb2 import ModelRef
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Violation
 
+from services.inference import metrics
 from services.inference.bundle import MAX_NAME, MAX_VERSION, BundleError, is_name
 from services.inference.golden_checks import GoldenChecks
 from services.inference.loader import Model, load_model
 from services.inference.settings import ModelServerSettings
-from services.rpc.observability import metrics
 from services.rpc.server.lifecycle import StartFailed
 from services.rpc.server.memory import trim
 from services.rpc.validation import shown, validating

@@ -13,13 +13,13 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from services.inference import metrics
 from services.inference.bundle import GOLDEN, TOKENIZER, Bundle, BundleError, VariantName, open_bundle
 from services.inference.cache import Cache
 from services.inference.cost import Cost
 from services.inference.scheduler import BatchScheduler, Limits, Schedule
 from services.inference.session import Session
 from services.inference.tokenizer import Ids, Input, Tokenizer
-from services.rpc.observability import metrics
 from services.rpc.server.offloading import offloaded
 
 logger = logging.getLogger(__name__)

@@ -25,13 +25,15 @@ from numpy.typing import NDArray
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailable
 
+from services.inference import metrics
 from services.inference.batching import BatchQueue, Row
 from services.inference.cache import Cache
 from services.inference.cost import Cost, Throughput
 from services.inference.session import Outputs, Session
 from services.inference.stall_detector import StallDetector
 from services.inference.tokenizer import Input
-from services.rpc.observability import metrics, traces
+from services.rpc.observability import traces
+from services.rpc.observability.spans import Span, SpanReference
 from services.rpc.server.priority import lower_priority
 
 logger = logging.getLogger(__name__)
@@ -120,7 +122,7 @@ class _Job:
     done: asyncio.Future[None]
     missing: int
     times: Timings
-    place: traces.Place | None
+    place: SpanReference | None
     """Where in a trace the caller is."""
 
 
@@ -240,7 +242,7 @@ class BatchScheduler:
         future.add_done_callback(lambda done: _end(span, done))
         future.add_done_callback(lambda _: lane.stall_detector.end(number))
 
-    def _span(self, lane: "_Lane", batch: list[Row[_Work]]) -> traces.Span:
+    def _span(self, lane: "_Lane", batch: list[Row[_Work]]) -> Span:
         """The span of a batch, linked to the calls that wait for it."""
         places = [job.place for row in batch for job, _ in row.payload.waiters] if traces.is_on() else ()
         tokens = max(row.length for row in batch) * len(batch)
@@ -353,7 +355,7 @@ class _Lane:
         return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
 
 
-def _end(span: traces.Span, done: "asyncio.Future[_Ran]") -> None:
+def _end(span: Span, done: "asyncio.Future[_Ran]") -> None:
     if done.cancelled() or done.exception() is not None:
         span.fail("INTERNAL")
     span.end()

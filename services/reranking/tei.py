@@ -23,11 +23,11 @@ from services.compat.tei.tokenize import TeiTokenize
 from services.core.arrays import F32
 from services.inference.catalog import Catalog
 from services.inference.loader import Model
+from services.inference.metrics import SERIALIZE
 from services.inference.scheduler import Lane, Timings
 from services.reranking.scorer import RerankInput, Scores, classify, score
 from services.reranking.settings import RerankingSettings
 from services.rpc.auth.authorizer import methods_of
-from services.rpc.observability.metrics import SERIALIZE
 from services.rpc.server.interceptor import Context
 from services.rpc.server.lifecycle import Service
 from services.rpc.validation import Violations, validating

@@ -10,14 +10,17 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-from services.orchestrator import metrics as orchestrator_metrics
+from services.gateway import metrics as gateway
+from services.inference import metrics as inference
+from services.orchestrator import metrics as orchestrator
 from services.retrieval.embedded.engine import Engine
 from services.retrieval.embedded.metrics import readings
+from services.rpc.client import downstream
 from services.rpc.observability import metrics
 from services.rpc.observability.gauges import registered
 
-MODULES = (metrics, orchestrator_metrics)
 TABLE = Path(__file__).parents[2] / "services" / "rpc" / "METRICS.md"
+MODULES = (metrics, downstream, inference, orchestrator, gateway)
 UNITS = ("_seconds", "_bytes", "_tokens", "_documents", "_candidates", "_total", "_info", "_in_flight")
 STATES = ("_ready", "_writable")
 
@@ -36,9 +39,9 @@ def documented() -> dict[Metric, tuple[str, ...]]:
 
 
 def defined() -> Iterator[MetricWrapperBase]:
-    """Return the metrics that keep their own values, of all modules that define some."""
-    values = (value for module in MODULES for value in vars(module).values())
-    return (value for value in values if isinstance(value, MetricWrapperBase))
+    """Yield the metrics that store their own values."""
+    for module in MODULES:
+        yield from (value for value in vars(module).values() if isinstance(value, MetricWrapperBase))
 
 
 def of_ours(folder: Path) -> set[Metric]:

@@ -16,7 +16,7 @@ from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.search.v1 import search_service_pb2 as search_pb
 
-from services.embedding.__main__ import embedding
+from services.embedding import server as embedding
 from services.embedding.settings import EmbeddingSettings
 from services.inference.bundle import BundleError, open_bundle
 from services.inference.loader import read_query_idf
@@ -105,7 +105,7 @@ async def test_sparse_documents_are_indexed_and_found(splade_bundle: Path, tmp_p
         yield search_pb.IndexRequest(collection="books", create_collection=True, documents=books)
 
     async with (
-        serving(bundles, lambda: embedding(bundles)) as embedder,
+        serving(bundles, lambda: embedding.build(bundles)) as embedder,
         serving(data, lambda: build(data)) as retrieval,
         reranking_server(OverlapReranker()) as reranking,
         orchestrator(

@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 
-from services.embedding.__main__ import embedding
+from services.embedding import server as embedding
 from services.embedding.settings import EmbeddingSettings
-from services.reranking.__main__ import reranking
+from services.reranking import server as reranking
 from services.reranking.settings import RerankingSettings
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
@@ -29,7 +29,7 @@ async def channel_to(settings: ServerSettings, build: Build) -> AsyncIterator[gr
 async def embedding_server(*bundles: Path, **overrides: Any) -> AsyncIterator[grpc.aio.Channel]:
     """Run an embedding server with these bundles and yield a channel to it."""
     settings = EmbeddingSettings(listen="127.0.0.1:0", bundles=list(bundles), **overrides)
-    async with channel_to(settings, lambda: embedding(settings)) as channel:
+    async with channel_to(settings, lambda: embedding.build(settings)) as channel:
         yield channel
 
 
@@ -37,7 +37,7 @@ async def embedding_server(*bundles: Path, **overrides: Any) -> AsyncIterator[gr
 async def reranking_server(*bundles: Path, **overrides: Any) -> AsyncIterator[grpc.aio.Channel]:
     """Run a reranking server with these bundles and yield a channel to it."""
     settings = RerankingSettings(listen="127.0.0.1:0", bundles=list(bundles), **overrides)
-    async with channel_to(settings, lambda: reranking(settings)) as channel:
+    async with channel_to(settings, lambda: reranking.build(settings)) as channel:
         yield channel
 
 
@@ -53,5 +53,5 @@ async def retrieval_address(folder: Path, **overrides: Any) -> AsyncIterator[str
 async def reranking_address(bundle: Path) -> AsyncIterator[str]:
     """Run a reranking server with this bundle and yield its address."""
     settings = RerankingSettings(listen="127.0.0.1:0", bundles=[bundle])
-    async with serving(settings, lambda: reranking(settings)) as running:
+    async with serving(settings, lambda: reranking.build(settings)) as running:
         yield running.address

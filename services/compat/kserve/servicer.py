@@ -22,10 +22,10 @@ from services.compat.kserve.tensors import response_of
 from services.compat.streams import in_order
 from services.inference.catalog import Catalog
 from services.inference.loader import Model
+from services.inference.metrics import SERIALIZE
 from services.inference.settings import ModelServerSettings
 from services.inference.wire import INLINE_BYTES
 from services.rpc.auth.authorizer import methods_of
-from services.rpc.observability.metrics import SERIALIZE
 from services.rpc.server.interceptor import Context
 from services.rpc.server.lifecycle import Service
 from services.rpc.server.offloading import offloaded

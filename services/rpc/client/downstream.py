@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Final, Literal, TypeVar
 
 import grpc
+from prometheus_client import Counter
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import BackendFailed, Cancelled, DeadlineExpired, SluiceError, Unavailable, from_rpc_error
 
@@ -22,9 +23,13 @@ from services.rpc.client.retry import RetryBudget, wait_s
 from services.rpc.deadline import Deadline
 from services.rpc.observability import traces
 from services.rpc.observability.logs import caller
-from services.rpc.observability.metrics import BREAKER_OPENED, RETRIES
 
 logger = logging.getLogger(__name__)
+
+RETRIES: Final = Counter(
+    "sluice_retries", "Calls to another service that were sent again after UNAVAILABLE.", ["service", "lane"]
+)
+BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times that a circuit breaker opened.", ["service", "lane"])
 
 # A call given less than this says nothing about the service when its time ends: callers in a hurry open no breaker.
 _TELLING_S: Final = 0.05

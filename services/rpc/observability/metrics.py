@@ -1,4 +1,4 @@
-"""Every metric of the project, defined once. Label values come from closed sets; units are base units."""
+"""The metrics of every server. Label values come from closed sets; units are base units."""
 
 from typing import Final
 
@@ -40,52 +40,8 @@ OPEN_CALLS_ENDED: Final = Counter(
 )
 IN_FLIGHT: Final = Gauge("sluice_calls_in_flight", "Calls being handled.", ["grpc_service"])
 
-HTTP_HANDLED: Final = Counter("sluice_http_requests", "HTTP requests answered, by status.", ["route", "status"])
-HTTP_HANDLING: Final = Histogram(
-    "sluice_http_request_seconds",
-    "Time from a request's headers to the end of its answer.",
-    ["route"],
-    buckets=SECONDS,
-)
-
-QUEUE_WAIT: Final = Histogram(
-    "sluice_queue_seconds", "Time a row waited for its batch.", ["model", "lane"], buckets=SECONDS
-)
-TOKENIZE: Final = Histogram(
-    "sluice_tokenize_seconds", "Time to tokenise the texts of one call.", ["model"], buckets=SECONDS
-)
-SERIALIZE: Final = Histogram(
-    "sluice_serialize_seconds", "Time to put the outputs of one call into its response.", ["model"], buckets=SECONDS
-)
-INFERENCE: Final = Histogram("sluice_inference_seconds", "Time of one batch.", ["model", "lane"], buckets=SECONDS)
-BATCH_TOKENS: Final = Histogram(
-    "sluice_batch_tokens",
-    "Tokens of one batch, padding included.",
-    ["model", "lane"],
-    buckets=[8 * 2**power for power in range(13)],
-)
-TOKENS: Final = Counter("sluice_tokens", "Tokens computed: `used` or `padding`.", ["model", "lane", "kind"])
-CACHE: Final = Counter("sluice_cache", "Rows by outcome: `hit`, `coalesced` or `miss`.", ["model", "outcome"])
-REFUSED: Final = Counter("sluice_refused", "Calls refused because they could not be done in time.", ["model", "lane"])
-DROPPED: Final = Counter(
-    "sluice_dropped", "Rows dropped before they were computed: `expired` or `cancelled`.", ["model", "lane", "reason"]
-)
-WASTED: Final = Counter(
-    "sluice_wasted_rows",
-    "Rows computed for nobody: the caller was gone, or its deadline had passed.",
-    ["model", "lane"],
-)
-
-MODEL_INFO: Final = Gauge(
-    "sluice_model_info",
-    "1 for each model that is loaded.",
-    ["model", "version", "digest", "variant", "execution_provider"],
-)
 SERVER_INFO: Final = Gauge("sluice_server_info", "1 for the running program.", ["program", "version", "grpc_version"])
 READY: Final = Gauge("sluice_ready", "1 while the server reports itself healthy, else 0.")
-
-RETRIES: Final = Counter("sluice_retries", "Calls sent again after UNAVAILABLE.", ["service", "lane"])
-BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times a circuit breaker opened.", ["service", "lane"])
 
 LIVE_CANDIDATES: Final = Counter(
     "sluice_live_candidates",

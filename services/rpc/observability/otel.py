@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.rpc.observability.metrics import SPANS
-from services.rpc.observability.traces import Attributes, Metadata, Place
+from services.rpc.observability.spans import Attributes, Metadata, SpanReference
 
 # 2,048 spans are some 200 searches; 512 go in one message of about 200 KiB.
 _QUEUE: Final = 2048
@@ -95,7 +95,7 @@ class Tracing:
         with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
             yield Recorded(span)
 
-    def batch(self, places: Iterable[Place | None], attributes: Attributes) -> "Recorded":
+    def batch(self, places: Iterable[SpanReference | None], attributes: Attributes) -> "Recorded":
         """A child of the first place that is sampled, so that a trace that is kept has its batches."""
         distinct = list({place.span_id: place for place in places if isinstance(place, SpanContext)}.values())
         first = next((place for place in distinct if place.trace_flags.sampled), next(iter(distinct), None))

@@ -7,42 +7,19 @@ A batch computes rows of several calls: its span belongs to the first of them an
 Rule: while they are off, every function here looks at one variable and returns; OpenTelemetry is not imported.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
+from services.rpc.observability.spans import Attributes, Metadata, Span, SpanReference
 from services.rpc.settings import ServerSettings
 
 if TYPE_CHECKING:
     from services.rpc.observability.otel import Tracing
 
-Value = str | bool | int | float
-Attributes = Mapping[str, Value]
-Metadata = tuple[tuple[str, str], ...]
-
 
 class NotInstalled(Exception):
     """OpenTelemetry is not there."""
-
-
-class Place(Protocol):
-    """A span as others see it: what a link points to."""
-
-    @property
-    def trace_id(self) -> int: ...  # noqa: D102 - OpenTelemetry's
-
-
-class Span(Protocol):
-    """Something that takes time."""
-
-    def set(self, attributes: Attributes) -> None:
-        """Add attributes."""
-
-    def fail(self, what: str) -> None:
-        """Say that it failed, and how."""
-
-    def end(self) -> None:
-        """End it, when it is not the block of a `with` statement."""
 
 
 class _Off:
@@ -109,12 +86,12 @@ def part(name: str) -> AbstractContextManager[Span]:
     return _OFF if _tracing is None else _tracing.part(name)
 
 
-def batch(places: Iterable[Place | None], attributes: Attributes) -> Span:
+def batch(places: Iterable[SpanReference | None], attributes: Attributes) -> Span:
     """The span of a batch for calls at these places, which its caller ends."""
     return _OFF if _tracing is None else _tracing.batch(places, attributes)
 
 
-def here() -> Place | None:
+def here() -> SpanReference | None:
     """The current span; None when nothing is traced."""
     return None if _tracing is None else _tracing.here()
 

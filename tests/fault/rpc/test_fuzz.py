@@ -23,11 +23,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import REGISTRY
 
-from services.embedding.__main__ import embedding
+from services.embedding import server as embedding
 from services.embedding.settings import EmbeddingSettings
 from services.orchestrator.server import build as orchestrator
 from services.orchestrator.settings import OrchestratorSettings
-from services.reranking.__main__ import reranking
+from services.reranking import server as reranking
 from services.reranking.settings import RerankingSettings
 from services.retrieval.servicer import build
 from services.retrieval.settings import RetrievalSettings
@@ -80,8 +80,8 @@ async def served(folder: Path, encoder: Path, scorer: Path) -> AsyncIterator[dic
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         addresses = {
-            "embedding": (await enter(serving(embed, lambda: embedding(embed)))).address,
-            "reranking": (await enter(serving(rerank, lambda: reranking(rerank)))).address,
+            "embedding": (await enter(serving(embed, lambda: embedding.build(embed)))).address,
+            "reranking": (await enter(serving(rerank, lambda: reranking.build(rerank)))).address,
             "retrieval": (await enter(serving(retrieve, partial(build, retrieve)))).address,
         }
         search = OrchestratorSettings(**{**shared, **addresses, "pipelines": PIPELINES, "max_text_bytes": 4096})

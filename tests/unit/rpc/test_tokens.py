@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sluice.embedding.v1 import embedding_service_pb2  # noqa: F401 - registers its methods
 from sluice.errors import PermissionDenied, Unauthenticated
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as search_pb
