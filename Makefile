@@ -23,6 +23,10 @@ MILVUS := $(VENV)/milvus/bin/milvus
 PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
 # Locust, for the test of loadtest/locustfile.py: apart, because it brings a web server and gevent.
 LOCUST := $(VENV)/locust/bin/locust
+# The environment of the quick tests and of the formatter: without torch, models and the tools of the other tests.
+QUICK := $(VENV)/quick
+QUICK_EXTRAS := serving,gateway,loadtest
+QUICK_TOOLS := hypothesis pytest pytest-timeout ruff
 # The client and the servers are two packages.
 CLIENT_EXTRAS := langchain,llama-index,tracing
 EXTRAS := serving,milvus,gateway,cpu,export,demo,loadtest,dev
@@ -102,6 +106,13 @@ $(LOCUST): | $(INSTALLED)
 	@$(VENV)/locust/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 	  --editable protos/python --editable '.[locust]' || echo "no Locust: the test that needs it is skipped" >&2
 
+$(QUICK)/.installed: pyproject.toml protos/python/pyproject.toml constraints.txt
+	@echo "== the environment of the quick tests, in $(QUICK)"
+	@$(PYTHON) -m venv $(QUICK)
+	@$(QUICK)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+	  --editable protos/python --editable '.[$(QUICK_EXTRAS)]' $(QUICK_TOOLS)
+	@touch $@
+
 .PHONY: demo
 demo: setup ## Export a model, start the services and the console, index Python's documentation, search it
 	@$(BIN)/sluice demo
@@ -130,13 +141,15 @@ nightly: setup ## Kill retrieval a thousand times at random moments and check wh
 	$(BIN)/python -m pytest -s tests/fault/retrieval/test_kill.py -k kill_at_any_moment --timeout 0
 
 .PHONY: quick
-quick: setup ## Run the tests that take no model export and no processes
-	@$(BIN)/python -m pytest -m 'not slow'
+quick: $(QUICK)/.installed ## Lint, and run the tests that need no model and no torch, in an environment of their own
+	@$(QUICK)/bin/ruff check
+	@$(QUICK)/bin/ruff format --check
+	@$(QUICK)/bin/python -m pytest -q -m 'not slow' tests/unit tests/contract tests/test_architecture.py
 
 .PHONY: fmt
-fmt: setup ## Format the code, and mend what ruff can mend by itself
-	@$(BIN)/ruff check --fix-only --quiet
-	@$(BIN)/ruff format
+fmt: $(QUICK)/.installed ## Format the code, and apply the fixes that ruff can make
+	@$(QUICK)/bin/ruff check --fix-only --quiet
+	@$(QUICK)/bin/ruff format
 
 .PHONY: check
 check: setup ## Lint, check the format, check the types

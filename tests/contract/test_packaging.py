@@ -248,6 +248,7 @@ def test_commands_of_the_client_load_no_server(arguments: list[str]) -> None:
     assert not {"services", "export", "loadtest", "torch", "numpy"} & set(ran.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_client_lives_beside_tritonclient_in_one_process() -> None:
     """Both have a protobuf package `inference`: the client must not load our stubs of it."""
     code = "import sluice.client, sluice.cli.app, tritonclient.grpc as t; print(t.service_pb2.DESCRIPTOR.package)"

@@ -13,6 +13,8 @@ from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 
 from tests.support.processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 # The environment without what would turn telemetry off from outside.
 CLEAN = {
     name: value

@@ -1,10 +1,12 @@
 """Filters as Milvus's expressions: every value stays one literal, every condition asks first for the field."""
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from milvus_lite.search.filter import tokens
 
 from services.retrieval.domain.documents import Scalar, Timestamp
 from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
@@ -71,16 +73,24 @@ def test_many_conditions_are_nested_little() -> None:
     assert deepest < 16
 
 
-@given(st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
-def test_a_literal_is_one_token_and_says_the_value(value: Scalar) -> None:
+@pytest.fixture(scope="module")
+def tokens() -> Any:
+    """The module by which Milvus Lite reads expressions."""
+    return import_module("milvus_lite.search.filter.tokens")
+
+
+@pytest.mark.slow
+@given(value=st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
+def test_a_literal_is_one_token_and_says_the_value(tokens: Any, value: Scalar) -> None:
     read = [one for one in tokens.tokenize(literal(value)) if one.kind is not tokens.TokenKind.EOF]
     negative = len(read) == 2 and read[0].kind is tokens.TokenKind.SUB
     assert len(read) == 1 + negative
     assert (-read[1].value if negative else read[0].value) == value
 
 
-@given(st.lists(st.text(), min_size=1, max_size=3))
-def test_a_list_of_ids_has_as_many_literals_as_ids(ids: list[str]) -> None:
+@pytest.mark.slow
+@given(ids=st.lists(st.text(), min_size=1, max_size=3))
+def test_a_list_of_ids_has_as_many_literals_as_ids(tokens: Any, ids: list[str]) -> None:
     read = tokens.tokenize(ids_in(ids))
     assert [one.value for one in read if one.kind is tokens.TokenKind.STRING] == ids
 
