@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.orchestrator.documents import DocumentLimits
 from services.orchestrator.downstream.vectors import FieldKind
-from services.orchestrator.indexing.stream import IndexLimits
+from services.orchestrator.indexing.limits import IndexLimits
 from services.orchestrator.pipelines.schema import PACKAGED
 from services.rpc.settings import ServerSettings
 

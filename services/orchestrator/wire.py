@@ -11,8 +11,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import Chunking, parent_of
 from services.orchestrator.downstream.schemas import METADATA_TYPES
-from services.orchestrator.indexing.stream import Acknowledgement, Message, Outcome
-from services.orchestrator.indexing.target import StreamHeader
+from services.orchestrator.indexing.messages import Acknowledgement, Message, Outcome, StreamHeader
 from services.orchestrator.pipelines.schema import FUSE, Pipeline
 from services.orchestrator.pipelines.validation import Check, State
 from services.orchestrator.search.execution import Answer, Query, StageReport, Status

@@ -1,4 +1,4 @@
-"""Documents waiting to be indexed, handed out in batches."""
+"""Documents that wait to be indexed, returned in batches."""
 
 import asyncio
 
@@ -7,29 +7,29 @@ from sluice.common.v1.document_pb2 import Document
 from services.core.batching import BatchLimits
 
 
-class Inbox:
-    """A bounded queue of documents that gives batches: whatever has come while the batch before was worked on.
+class DocumentBatcher:
+    """A bounded queue of documents. A batch has whatever arrived while the previous batch was processed.
 
-    Nothing waits for a batch to fill, so one document alone goes at once and a stream of them in full batches.
-    A batch has unique ids: the second document of an id comes in the next one.
+    It never waits for a batch to fill up: a single document is returned at once, a fast stream in full batches.
+    The ids of a batch are unique: a second document with the same id is in the next batch.
     """
 
-    def __init__(self, batch_documents: int, batch_bytes: int) -> None:
-        self._limits = BatchLimits(batch_documents, batch_bytes)
-        self._queue: asyncio.Queue[Document | None] = asyncio.Queue(maxsize=batch_documents)
+    def __init__(self, max_documents: int, max_bytes: int) -> None:
+        self._limits = BatchLimits(max_documents, max_bytes)
+        self._queue: asyncio.Queue[Document | None] = asyncio.Queue(maxsize=max_documents)
         self._held: Document | None = None
-        self._closed = False
+        self._is_closed = False
 
     async def put(self, document: Document) -> None:
-        """Add a document; waits while there is a whole batch already."""
+        """Add a document; wait while a full batch is in the queue."""
         await self._queue.put(document)
 
     async def close(self) -> None:
-        """Say that no more will come."""
+        """End the queue after the documents that are in it."""
         await self._queue.put(None)
 
     async def next_batch(self) -> list[Document]:
-        """One document at least; none at the end."""
+        """Return at least one document; none at the end."""
         batch: list[Document] = []
         ids: set[str] = set()
         size = 0
@@ -49,9 +49,9 @@ class Inbox:
         return batch
 
     async def _next(self) -> Document | None:
-        """The next document; None at the end, and again whenever asked after it."""
-        if self._closed:
+        """Return the next document; None at the end, however often it is called."""
+        if self._is_closed:
             return None
         document = await self._queue.get()
-        self._closed = document is None
+        self._is_closed = document is None
         return document

@@ -1,6 +1,6 @@
-"""Where an index stream writes: a collection, and the model that makes the vectors of each of its fields.
+"""The collection that an index stream writes to, with the embedding model of each of its vector fields.
 
-Rule: vectors of a model go only into fields that were made for it; the digest decides, not the name.
+Rule: vectors of a model go only into fields that were created for that model, identified by its digest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,14 @@ from services.orchestrator.downstream.schemas import (
 )
 from services.orchestrator.downstream.services import Services
 from services.orchestrator.downstream.vectors import FieldKind, Kind
+from services.orchestrator.indexing.messages import StreamHeader
 from services.rpc.deadline import Deadline
 from services.rpc.validation import validating
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a collection that takes vectors."""
+    """A vector field of a collection, with its model."""
 
     name: str
     kind: Kind
@@ -37,53 +38,41 @@ class Field:
 
 @dataclass(frozen=True)
 class Target:
-    """A collection ready to be written to."""
+    """A collection that is ready to be written to."""
 
     collection: str
     fields: tuple[Field, ...]
     chunking: Chunking | None
-    """How documents are cut; None stores them whole."""
+    """How documents are cut into chunks; None stores them whole."""
     counting_model: str
-    """Whose tokens chunks are measured in."""
+    """Name of the model that counts the tokens of chunks."""
     added_tokens: int
-    """That this model adds to every chunk."""
+    """Tokens that this model adds to every chunk."""
 
     @property
-    def seal(self) -> tuple[str, ...]:
-        """What stored documents are made with, beside their content: models of fields, in order, and the chunking."""
+    def fingerprint(self) -> tuple[str, ...]:
+        """What stored documents depend on besides their content: the models of the fields, and the chunking."""
         how = () if self.chunking is None else (f"chunks {self.chunking.tokens} {self.chunking.overlap}",)
         return (*(field.digest for field in self.fields), *how)
 
     @property
     def encodings(self) -> dict[str, tuple[Kind, ...]]:
-        """The kinds of vectors that its fields need of each model."""
+        """The kinds of vectors that the fields need from each model."""
         kinds: dict[str, dict[Kind, None]] = {}
         for field in self.fields:
             kinds.setdefault(field.model, {})[field.kind] = None
         return {model: tuple(needed) for model, needed in kinds.items()}
 
 
-@dataclass(frozen=True)
-class StreamHeader:
-    """What the first message of an index stream asks for."""
-
-    collection: str
-    create: bool
-    filterable: Mapping[str, str]
-    """Type by name of the metadata fields that filters may use."""
-    chunking: Chunking | None = None
-    """How to cut documents; None stores them whole."""
-
-
 async def open_target(
     services: Services, header: StreamHeader, *, model: str, kinds: Sequence[FieldKind], deadline: Deadline
 ) -> Target:
-    """The target, created when that is asked for and it is not there.
+    """Return the target of a stream. Creates the collection if the header asks for it and it does not exist.
 
-    model  name of the embedding model for new collections and unbound fields; empty when the server has one
-    kinds  of the fields of a new collection
-    Raises NotFound, AlreadyExists (other filterable fields), PreconditionFailed (no model fits; chunks are to go where
-    whole documents are, or the other way about) and InvalidRequest (chunks longer than a model reads).
+    model  name of the embedding model for new collections and for fields that accept any; may be empty if one is served
+    kinds  kinds of the fields of a new collection
+    Raises NotFound, AlreadyExists (other filterable fields), PreconditionFailed (no model fits, or the collection holds
+    whole documents instead of chunks or the reverse) and InvalidRequest (chunks longer than a model reads).
     """
     models = await services.embedding.models(deadline)
     try:
@@ -95,25 +84,25 @@ async def open_target(
         schema = schema_for(_models_for(models, model, kinds), kinds, filterable)
         collection = await services.retrieval.create(header.collection, schema, deadline)
     _check_filterable(collection, header)
-    _check_sort(collection, header)
+    _check_chunked(collection, header)
     fields = tuple(_field(*described, models, model) for described in vector_fields(collection))
     if header.chunking is None:
         return Target(header.collection, fields, None, "", 0)
-    counting = fields[0].model if fields else _chosen(models, model).model.name
+    counting = fields[0].model if fields else _only_model(models, model).model.name
     _check_tokens(header.chunking, [one for one in models if one.model.name in {counting, *(f.model for f in fields)}])
     added = await _count_added(services, counting, deadline)
     return Target(header.collection, fields, header.chunking, counting, added)
 
 
 async def _count_added(services: Services, model: str, deadline: Deadline) -> int:
-    """Tokens that the model adds to a document: special tokens and its prompt."""
+    """Return the number of tokens that the model adds to a document: special tokens and its prompt."""
     [alone] = await services.embedding.token_spans(["a"], model=model, deadline=deadline)
     [whole] = await services.embedding.token_spans(["a"], model=model, deadline=deadline, as_document=True)
     return len(whole) - len(alone)
 
 
-def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
-    """The named model, or the only one. Raises PreconditionFailed."""
+def _only_model(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
+    """Return the model of this name, or the only one if the name is empty. Raises PreconditionFailed."""
     fitting = [model for model in models if model.model.name == name or not name]
     if len(fitting) == 1:
         return fitting[0]
@@ -127,16 +116,16 @@ def _chosen(models: Sequence[EmbeddingModel], name: str) -> EmbeddingModel:
 def _models_for(
     models: Sequence[EmbeddingModel], name: str, kinds: Sequence[FieldKind]
 ) -> dict[FieldKind, EmbeddingModel]:
-    """The model of each kind of vectors: the named one where it gives them, else the only one that does.
+    """Return the model of each kind of vectors: the named one if it produces them, otherwise the only one that does.
 
-    Raises PreconditionFailed when there is no such model, or when several give a kind and none is named.
+    Raises PreconditionFailed if there is no such model, or if there are several and none is named.
     """
     chosen: dict[FieldKind, EmbeddingModel] = {}
     for kind in kinds:
-        giving = [model for model in models if kind in kinds_of(model)]
-        giving = [model for model in giving if model.model.name == name] or giving
-        if kind != "text" and len(giving) == 1:
-            chosen[kind] = giving[0]
+        capable = [model for model in models if kind in kinds_of(model)]
+        capable = [model for model in capable if model.model.name == name] or capable
+        if kind != "text" and len(capable) == 1:
+            chosen[kind] = capable[0]
         elif kind != "text":
             served = ", ".join(f"{m.model.name} with {', '.join(sorted(kinds_of(m)))}" for m in models) or "none"
             expected = f"one model with {kind} vectors for new collections (index_fields)"
@@ -150,21 +139,21 @@ def _models_for(
 def _field(
     name: str, kind: Kind, dimensions: int, digest: str, models: Sequence[EmbeddingModel], default: str
 ) -> Field:
-    """A field with the model it was made for. Raises PreconditionFailed naming that and what is served."""
-    for model in [m for m in models if m.model.digest == digest] if digest else [_chosen(models, default)]:
+    """Return a field with the model that it was created for. Raises PreconditionFailed if that model is not served."""
+    for model in [m for m in models if m.model.digest == digest] if digest else [_only_model(models, default)]:
         if kind in kinds_of(model) and dimensions in (0, model.dimensions):
             return Field(name, kind, model.model.name, model.model.digest)
     served = ", ".join(f"{m.model.name} ({m.dimensions} dimensions, {m.model.digest:.12})" for m in models) or "none"
-    made_for = f"{kind} vectors of " + (f"the model {digest:.12}" if digest else "any model")
+    expected = f"{kind} vectors of " + (f"the model {digest:.12}" if digest else "any model")
     raise PreconditionFailed(
-        f"field {name!r} was made for {made_for} with {dimensions} dimensions; the embedding service serves {served}",
+        f"field {name!r} accepts {expected} with {dimensions} dimensions; the embedding service serves {served}",
         reason=ErrorReason.ERROR_REASON_MODEL_MISMATCH,
         metadata={"expected_digest": digest, "expected_dimensions": dimensions},
     )
 
 
-def _check_sort(collection: Collection, header: StreamHeader) -> None:
-    """Raise PreconditionFailed when chunks are to go where whole documents are, or the other way about."""
+def _check_chunked(collection: Collection, header: StreamHeader) -> None:
+    """Raise PreconditionFailed if the collection holds whole documents and the stream has chunks, or the reverse."""
     if is_chunked(collection) != (header.chunking is not None):
         holds, given = ("chunks", "none") if header.chunking is None else ("whole documents", "one")
         raise PreconditionFailed(
@@ -174,19 +163,19 @@ def _check_sort(collection: Collection, header: StreamHeader) -> None:
 
 
 def _check_tokens(chunking: Chunking, models: Sequence[EmbeddingModel]) -> None:
-    """Raise InvalidRequest when a model does not read the whole of a chunk."""
-    least = min(models, key=lambda model: model.max_token_count)
+    """Raise InvalidRequest if a model does not read a whole chunk."""
+    shortest = min(models, key=lambda model: model.max_token_count)
     with validating() as violations:
-        if chunking.tokens > least.max_token_count:
-            expected = f"expected at most {least.max_token_count}, what {least.model.name} reads"
+        if chunking.tokens > shortest.max_token_count:
+            expected = f"expected at most {shortest.max_token_count}, the limit of {shortest.model.name}"
             violations.add("chunking.token_count", f"{expected}, got {chunking.tokens}")
 
 
 def _check_filterable(collection: Collection, header: StreamHeader) -> None:
-    """Raise AlreadyExists when the collection lacks a filterable field that was asked for."""
-    there = metadata_types(collection)
+    """Raise AlreadyExists if the collection lacks a filterable field of the header."""
+    existing: Mapping[str, str] = metadata_types(collection)
     for name, type_ in header.filterable.items() if header.create else ():
-        if there.get(name) != type_:
-            given = there.get(name, "none")
+        if existing.get(name) != type_:
+            given = existing.get(name, "none")
             message = f"collection {header.collection!r}: expected a filterable {type_} {name!r}, got {given}"
             raise AlreadyExists(f"{message}; drop it or choose another name")

@@ -170,7 +170,7 @@ def test_a_stream_that_is_never_taken_ends_with_what_was_stored_and_how_to_go_on
         error = from_rpc_error(caught.value)
         assert isinstance(error, Unavailable)
         assert error.reason_name == "OVERLOADED"
-        assert f"for 0.3 s, and {len(known):,} of this stream were before" in error.message
+        assert f"for 0.3 s; {len(known):,} documents of this stream are stored" in error.message
         assert "expected to take 35 s with 16 s left" in error.message
         assert len(known) == len(running.retrieval.collections["books"].documents)
 

@@ -75,7 +75,7 @@ def test_an_index_stream_whose_batch_takes_too_long_is_to_be_sent_again() -> Non
         running.embedder.before = hang_to_embed
         ended = await failure(index(running, [Document(document_id="n", text="new")]))
         assert isinstance(ended, Unavailable)
-        assert "no document could be stored for 0.5 s, and 0 of this stream were before" in ended.message
+        assert "no document could be stored for 0.5 s; 0 documents of this stream are stored" in ended.message
 
     run(check, batch_timeout_s=0.5, patience_s=0.5)
 

@@ -22,8 +22,8 @@ from services.orchestrator.downstream.embedding import EmbeddingClient
 from services.orchestrator.downstream.reranking import RerankingClient
 from services.orchestrator.downstream.retrieval import RetrievalClient
 from services.orchestrator.downstream.services import Services
-from services.orchestrator.indexing.stream import IndexStream, Message
-from services.orchestrator.indexing.target import StreamHeader
+from services.orchestrator.indexing.messages import Message, StreamHeader
+from services.orchestrator.indexing.stream import IndexStream
 from services.orchestrator.settings import OrchestratorSettings
 from services.rpc.client.downstream import Downstream
 from tests.support.fake_services import (
@@ -156,7 +156,7 @@ def test_index_fails_documents_alone() -> None:
             "documents[1].document_id: expected 1 to 512 bytes, got none",
             "documents[2].text: expected a title or a text, got only white space",
             "documents[3].text: expected at most 65,536 bytes with the title, got 65,544",
-            "documents[4].document_id: expected unique ids in one message, got this one again; the first counts",
+            "documents[4].document_id: expected unique ids in one message, got this one again; only the first counts",
             "documents[5].document_id: expected at most 512 bytes, got 513",
         ]
         assert {k.reason for k in known if k.outcome == FAILED} == {"INVALID_REQUEST"}
@@ -380,7 +380,7 @@ def test_index_with_messages_without_documents_is_idle_too() -> None:
                 RerankingClient(to_retrieval, Downstream("reranking")),
             )
             stream = IndexStream(services, OrchestratorSettings(idle_timeout_s=0.3).index_limits())
-            with pytest.raises(Unavailable, match=r"no document came for 0\.3 s"):
+            with pytest.raises(Unavailable, match=r"no document arrived for 0\.3 s"):
                 await anext(stream.acknowledgements(without_documents()))
 
     asyncio.run(main())

@@ -7,7 +7,6 @@ from sluice.common.v1.document_pb2 import Document
 
 from services.core.ranking import Ranking
 from services.orchestrator.chunks import Chunking, best_of_each_parent, chunk_id, chunks_of, cut, parent_of
-from services.orchestrator.indexing.items import Item, grouped, sliced
 
 
 def spans(text: str) -> list[tuple[int, int]]:
@@ -74,23 +73,3 @@ def test_the_way_back_from_a_chunk_to_its_parent(parent: str, number: int) -> No
 def test_the_best_chunk_stands_for_its_parent() -> None:
     ranking = Ranking.of([("a#0", 0.5), ("a#7", 0.9), ("b#1", 0.7), ("b#0", 0.1)])
     assert list(best_of_each_parent(ranking).items()) == [("a#7", 0.9), ("b#1", 0.7)]
-
-
-def item(name: str, count: int) -> Item:
-    return Item.of(name, [Document(document_id=f"{name}#{n}", text="x" * 10) for n in range(count)], "hash")
-
-
-def pairs(id_: str, count: int) -> list[tuple[Item, Document]]:
-    own = item(id_, count)
-    return [(own, document) for document in own.documents]
-
-
-def test_items_are_grouped_and_a_large_one_is_alone() -> None:
-    groups = grouped([item("a", 2), item("b", 2), item("c", 9), item("d", 1)], 4)
-    assert [[one.id for one in group] for group in groups] == [["a", "b"], ["c"], ["d"]]
-
-
-def test_the_first_chunk_is_in_the_last_slice() -> None:
-    slices = [[document.document_id for _, document in part] for part in sliced(pairs("a", 5), 2, 10_000)]
-    assert slices == [["a#1", "a#2"], ["a#3", "a#4"], ["a#0"]]
-    assert [len(part) for part in sliced(pairs("a", 3), 9, 1)] == [1, 1, 1]

@@ -5,7 +5,7 @@ from sluice.common.v1.document_pb2 import Document, MetadataValue
 from sluice.errors import InvalidRequest, Violation
 
 from services.orchestrator.documents import content_hash, rejections
-from services.orchestrator.indexing.batcher import Inbox
+from services.orchestrator.indexing.batcher import DocumentBatcher
 
 PLAIN = Document(document_id="a", title="title", text="text")
 
@@ -55,19 +55,19 @@ def batches(ids: str, *, documents: int = 3, size: int = 10_000) -> list[str]:
     """Batches of documents with one-letter ids that are all there, each as a string."""
 
     async def main() -> list[str]:
-        inbox = Inbox(documents, size)
+        batcher = DocumentBatcher(documents, size)
 
         async def fill() -> None:
             for id_ in ids:
-                await inbox.put(Document(document_id=id_, text="x" * 100))
-            await inbox.close()
+                await batcher.put(Document(document_id=id_, text="x" * 100))
+            await batcher.close()
 
         filling, found = asyncio.create_task(fill()), []
-        while batch := await inbox.next_batch():
+        while batch := await batcher.next_batch():
             found.append("".join(document.document_id for document in batch))
-            await asyncio.sleep(0)  # as any caller does: it lets the inbox fill
+            await asyncio.sleep(0)  # as any caller does: it lets the queue fill
         await filling
-        assert await inbox.next_batch() == []
+        assert await batcher.next_batch() == []
         return found
 
     return asyncio.run(main())

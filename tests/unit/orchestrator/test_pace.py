@@ -8,7 +8,7 @@ from services.orchestrator.indexing.pace import Pace
 
 
 def refused(pace: Pace, count: int, now: float, **given: Any) -> float | None:
-    return pace.refused(count, now=now, chance=0.0, **given)
+    return pace.record_rejected(count, now=now, chance=0.0, **given)
 
 
 def test_a_refused_batch_is_halved_down_to_one_document() -> None:
@@ -31,7 +31,7 @@ def test_batches_grow_by_one_while_full_ones_are_taken_and_never_beyond_the_most
     refused(pace, 4, 0.0)
     sizes = []
     for count in (1, 2, 1, 3, 4, 4):
-        pace.taken(count)
+        pace.record_accepted(count)
         sizes.append(pace.size)
     assert sizes == [2, 3, 3, 4, 4, 4]
 
@@ -53,7 +53,7 @@ def test_it_waits_as_the_service_asks_or_ever_longer(
     asked_s: float | None, chance: float, refusals: int, waited: float
 ) -> None:
     pace = Pace(32, 600.0)
-    waits = [pace.refused(1, now=0.0, chance=chance, asked_s=asked_s) for _ in range(refusals)]
+    waits = [pace.record_rejected(1, now=0.0, chance=chance, asked_s=asked_s) for _ in range(refusals)]
     assert waits[-1] == pytest.approx(waited)
 
 
@@ -61,7 +61,7 @@ def test_patience_counts_from_the_first_refusal_since_the_last_success() -> None
     pace = Pace(32, 600.0)
     assert refused(pace, 32, 1000.0, asked_s=5.0) == 5.0
     assert refused(pace, 16, 1599.0, asked_s=5.0) == 1.0
-    pace.taken(8)
+    pace.record_accepted(8)
     assert refused(pace, 9, 5000.0, asked_s=5.0) == 5.0
     assert refused(pace, 4, 5600.0) is None
 
