@@ -1,4 +1,4 @@
-"""`python -m export CHECKPOINT --out FOLDER`, which is `sluice export`: a bundle from a checkpoint."""
+"""The command `python -m export CHECKPOINT --out FOLDER`, also available as `sluice export`."""
 
 import sys
 import warnings
@@ -17,51 +17,55 @@ app = typer.Typer(add_completion=False)
 
 @app.command(name="export")
 def main(  # noqa: PLR0913, PLR0917 - each is a flag
-    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its id on the hub.")],
-    out: Annotated[Path, typer.Option(help="Folder of bundles; the bundle is OUT/NAME/VERSION.")] = Path("bundles"),
-    name: Annotated[str | None, typer.Option(help="Name that clients ask for. (default: the checkpoint's)")] = None,
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its Hugging Face Hub id.")],
+    out: Annotated[Path, typer.Option(help="Output folder; the bundle is OUT/NAME/VERSION.")] = Path("bundles"),
+    name: Annotated[str | None, typer.Option(help="Model name that clients use. (default: as stated)")] = None,
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")] = None,
-    task: Annotated[Task | None, typer.Option(help="(default: as the architecture says)")] = None,
-    pooling: Annotated[Pooling | None, typer.Option(help="(default: as the checkpoint says)")] = None,
+    task: Annotated[Task | None, typer.Option(help="Kind of model. (default: from the architecture)")] = None,
+    pooling: Annotated[Pooling | None, typer.Option(help="How tokens become one vector. (default: as stated)")] = None,
     normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Vectors of unit length. (default: as it says)")
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Scale vectors to unit length. (default: as stated)"),
     ] = None,
-    similarity: Annotated[Similarity | None, typer.Option(help="(default: as the checkpoint says)")] = None,
-    query_prompt: Annotated[str | None, typer.Option(help="Prepended to queries. (default: as it says)")] = None,
-    document_prompt: Annotated[str | None, typer.Option(help="Prepended to documents. (default: as it says)")] = None,
-    max_token_count: Annotated[int | None, typer.Option(min=8, help="Longest input. (default: as it says)")] = None,
+    similarity: Annotated[Similarity | None, typer.Option(help="How to compare vectors. (default: as stated)")] = None,
+    query_prompt: Annotated[str | None, typer.Option(help="Text before queries. (default: as stated)")] = None,
+    document_prompt: Annotated[str | None, typer.Option(help="Text before documents. (default: as stated)")] = None,
+    max_token_count: Annotated[int | None, typer.Option(min=8, help="Longest input. (default: as stated)")] = None,
     matryoshka_dimension: Annotated[
-        list[int] | None, typer.Option(min=1, help="A prefix that vectors were trained to be cut to; may repeat.")
+        list[int] | None, typer.Option(min=1, help="Shorter length that vectors may be cut to; may repeat.")
     ] = None,
     relevant_label: Annotated[
-        str | None, typer.Option(help="Cross-encoders: the label that says a document answers the query.")
+        str | None, typer.Option(help="Cross-encoders: the label that means that a document answers the query.")
     ] = None,
     multi_vector: Annotated[
-        bool, typer.Option("--multi-vector", help="Also give the state of every token, for late interaction.")
+        bool, typer.Option("--multi-vector", help="Also output a vector for every token, for late interaction.")
     ] = False,
     query_idf: Annotated[
         Path | None,
         typer.Option(
-            help="Lines of JSON with `text`: sparse queries weigh terms by how few of these documents have them, and "
-            "need no model. (default: the checkpoint's idf.json, if it has one)"
+            help="JSON lines with `text`. Sparse queries then weigh terms by their rarity in these documents and need "
+            "no model. (default: the checkpoint's idf.json, if it has one)"
         ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Also write an 8-bit graph.")] = True,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Also write a half precision graph, for GPUs.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Also write a half-precision graph, for GPUs.")] = False,
     default_variant: Annotated[
         VariantName | None,
-        typer.Option(help="The graph servers take. (default: the fastest that ranks as fp32 does)"),
+        typer.Option(help="Graph that servers use. (default: the fastest that ranks like fp32)"),
     ] = None,
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load weights from a pickle when there are no safetensors.")
+        bool, typer.Option("--trust-pickle", help="Load weights from a pickle if there are no safetensors.")
     ] = False,
     tensorrt: Annotated[
-        bool, typer.Option("--tensorrt", help="Also build TensorRT engines for this machine's GPU; needs one.")
+        bool, typer.Option("--tensorrt", help="Also build TensorRT engines for this machine's GPU.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Export again what is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Export again even if the bundle exists.")] = False,
 ) -> None:
-    """Export a checkpoint to a bundle that the servers run; refuse when it does not give what the original gives."""
+    """Export a checkpoint to a bundle for the servers.
+
+    Fails if the bundle's outputs differ from the original model's.
+    """
     options = Options(
         name=name,
         version=version,
@@ -86,9 +90,9 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
 
 
 def _run(checkpoint: str, out: Path, options: Options, *, tensorrt: bool, force: bool) -> None:
-    """Export, and exit with status 1 and the reason when that fails."""
-    warnings.simplefilter("ignore")  # of libraries, to people who cannot act on them
-    # torch takes seconds to import, and --help should not.
+    """Run the export; on failure, print the reason and exit with status 1."""
+    warnings.simplefilter("ignore")  # warnings of libraries, which the user cannot act on
+    # Importing torch takes seconds; --help should not wait for it.
     from export.build import export_bundle  # noqa: PLC0415
     from export.tensorrt import export_engines, required_key  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A bundle from a checkpoint: export, fuse, quantise, measure, and only then put in its place."""
+"""Building of a bundle: export the graph, fuse, quantize, measure, and rename it into place only if it is correct."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +11,15 @@ import onnx
 from tokenizers import Tokenizer
 
 from export import graph, verify
+from export.atomic_output import locked, staging
+from export.calibration_texts import Item, calibration_items, pair_sample, text_sample
 from export.checkpoint import Checkpoint, ExportError, read_checkpoint
-from export.half import to_float16
+from export.fp16 import to_float16
 from export.idf import read_idf
 from export.int8 import quantized_inputs, to_int8
+from export.onnx_runner import GRAPH_ERRORS, Graph
 from export.options import Options, bundle_path, overridden
-from export.original import F32, Original, Outputs, load_original
-from export.place import locked, staging
-from export.run import GRAPH_ERRORS, Graph
-from export.sample import Item, calibration_items, pair_sample, text_sample
+from export.reference import F32, Outputs, ReferenceModel, load_reference
 from services.inference.bundle import (
     GOLDEN,
     MANIFEST,
@@ -38,10 +38,10 @@ from services.inference.bundle import (
 )
 
 _PACKAGES: Final = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "sentence-transformers", "torch", "transformers")
-# Few, because every start of a server runs them, and of all lengths.
+# Few, because a server runs them at every start; of all lengths.
 _GOLDEN_COUNT: Final = 12
 _SPEED_BATCH: Final = 8
-# A label of this name says that the document answers the query.
+# Labels that mean that the document answers the query.
 _RELEVANT: Final = ("relevant", "entailment", "yes", "true")
 
 _VARIANTS: Final[tuple[VariantName, ...]] = ("fp32", "int8", "fp16")
@@ -50,16 +50,16 @@ Say = Callable[[str], None]
 
 
 def export_bundle(source: str, out: Path, options: Options, *, say: Say = print, force: bool = False) -> Bundle:
-    """The bundle OUT/NAME/VERSION of a checkpoint, which is a folder or a hub id.
+    """Export a checkpoint, a folder or a hub id, to the bundle OUT/NAME/VERSION.
 
-    One that is there already, from the same checkpoint and options, is kept unless `force`. Raises ExportError.
+    Keep an existing bundle of the same checkpoint and options unless `force`. Raises ExportError.
     """
     stated = read_checkpoint(source, revision=options.revision, trust_pickle=options.trust_pickle)
     checkpoint = overridden(stated, options)
     folder = out / bundle_path(checkpoint, options)
     with locked(folder):
         if not force and (found := _existing(folder, checkpoint, options)):
-            say(f"{folder} is there already, from the same checkpoint and options; --force exports it again")
+            say(f"{folder} already exists, from the same checkpoint and options; use --force to export it again")
             return found
         with staging(folder) as temporary:
             manifest = _write(temporary, checkpoint, folder.parent.name, options, say)
@@ -70,7 +70,7 @@ def export_bundle(source: str, out: Path, options: Options, *, say: Say = print,
 
 
 def _existing(folder: Path, checkpoint: Checkpoint, options: Options) -> Bundle | None:
-    """The whole bundle in the folder, when it was made from this checkpoint with these options."""
+    """Return the complete bundle in the folder if it was made from this checkpoint with these options, else None."""
     try:
         found = open_bundle(folder)
     except BundleError:
@@ -81,9 +81,9 @@ def _existing(folder: Path, checkpoint: Checkpoint, options: Options) -> Bundle 
 
 
 def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, say: Say) -> Manifest:
-    """Write every file of a bundle but its manifest, which is returned. Raises ExportError without parity."""
+    """Write every file of a bundle except the manifest, and return the manifest. Raises ExportError without parity."""
     say(f"loading {checkpoint.name}: {checkpoint.architecture}, {checkpoint.task}")
-    original = load_original(checkpoint, multi_vector=options.multi_vector)
+    original = load_reference(checkpoint, multi_vector=options.multi_vector)
     tokenizer = _write_tokenizer(folder, original)
     query_idf = _write_query_idf(folder, checkpoint, tokenizer, options)
     pad_token_id = original.tokenizer.pad_token_id or 0
@@ -94,10 +94,10 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     for variant, model in _models(original, tokenizer, options, is_pairs=checkpoint.task == "cross-encoder").items():
         onnx.save(model, folder / f"{variant}.onnx")
     sample = pair_sample() if checkpoint.task == "cross-encoder" else text_sample()
-    say(f"running the original on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
+    say(f"running the reference model on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
     relevant_label = _relevant_label(checkpoint, options)
     reference = verify.Reference(sample, original.run(sample.items), relevant_label)
-    say("measuring the graphs against it")
+    say("comparing the graphs with it")
     variants = _measured(folder, tokenizer, reference, say)
     for line in verify.report(variants):
         say(line)
@@ -133,8 +133,8 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     )
 
 
-def _write_tokenizer(folder: Path, original: Original) -> Tokenizer:
-    """tokenizer.json without truncation and padding; the tokenizer it holds."""
+def _write_tokenizer(folder: Path, original: ReferenceModel) -> Tokenizer:
+    """Write tokenizer.json without truncation and padding, and return the tokenizer."""
     tokenizer = Tokenizer.from_str(original.tokenizer.backend_tokenizer.to_str())
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -143,7 +143,7 @@ def _write_tokenizer(folder: Path, original: Original) -> Tokenizer:
 
 
 def _write_query_idf(folder: Path, checkpoint: Checkpoint, tokenizer: Tokenizer, options: Options) -> QueryIdf | None:
-    """idf.npz, when there is a table and sparse vectors to compare it with. Raises ExportError."""
+    """Write idf.npz if there are weights of query terms, and return its entry. Raises ExportError."""
     if checkpoint.task != "sparse":
         if options.query_idf:
             raise ExportError(f"--query-idf: expected a checkpoint of task sparse, found {checkpoint.task}")
@@ -157,16 +157,16 @@ def _write_query_idf(folder: Path, checkpoint: Checkpoint, tokenizer: Tokenizer,
 
 
 def _dimensions(outputs: Outputs) -> int:
-    """Length of the dense vectors, or of token vectors where there are no others; 0 without."""
+    """Return the length of the dense vectors, else of the token vectors, else 0."""
     if "dense" in outputs:
         return len(outputs["dense"][0])
     return outputs["multi_vector"][0].shape[1] if "multi_vector" in outputs else 0
 
 
 def _models(
-    original: Original, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
+    original: ReferenceModel, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
 ) -> dict[VariantName, onnx.ModelProto]:
-    """The graph of each variant."""
+    """Return the graph of each variant."""
     config = original.body.config
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
@@ -184,7 +184,7 @@ def _models(
 
 
 def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:
-    """What flows into the graph's products for these items: float32 [tokens, channels] each."""
+    """Return the inputs of the graph's matrix products for these items: float32 [tokens, channels] each."""
     model = onnx.ModelProto()
     model.CopyFrom(body)
     del model.graph.output[:]
@@ -194,15 +194,15 @@ def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[It
 
 
 def has_vnni() -> bool:
-    """Whether this processor multiplies 8-bit integers without saturating in between."""
+    """Return whether this processor multiplies 8-bit integers without saturating intermediate sums."""
     flags = Path("/proc/cpuinfo")
     return flags.exists() and "vnni" in flags.read_text(encoding="utf-8")
 
 
 def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, say: Say) -> dict[VariantName, Variant]:
-    """The variants in the folder and what was measured of them. Raises ExportError when fp32 is not the original.
+    """Measure the variants in the folder. Raises ExportError if fp32 does not match the original model.
 
-    Another variant that ONNX Runtime cannot run is taken away: not every architecture has operators for it.
+    Any other variant that ONNX Runtime cannot run is removed: some architectures lack the operators for it.
     """
     parities: dict[VariantName, Parity] = {}
     for path in sorted(folder.glob("*.onnx"), key=lambda path: _VARIANTS.index(path.stem)):
@@ -211,11 +211,11 @@ def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, s
         except GRAPH_ERRORS as error:
             if path.stem == "fp32":
                 raise ExportError(f"ONNX Runtime cannot run the graph: {error}") from error
-            say(f"{path.stem} is left out, ONNX Runtime cannot run it: {error}")
+            say(f"skipped {path.stem}: ONNX Runtime cannot run it: {error}")
             path.unlink()
     if not verify.keeps_parity(parities["fp32"]):
         raise ExportError(
-            f"expected fp32 to give what the original gives (cosine >= {verify.MIN_COSINE}, scores within "
+            f"expected fp32 to match the reference model (cosine >= {verify.MIN_COSINE}, scores within "
             f"{verify.MAX_SCORE_DIFFERENCE}), found {parities['fp32']}: no bundle was written"
         )
     graphs = {name: Graph(folder / f"{name}.onnx", tokenizer, threads=1) for name in parities}
@@ -234,15 +234,15 @@ def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, s
 
 
 def _default_variant(variants: Mapping[VariantName, Variant], options: Options) -> VariantName:
-    """The one asked for, else the one that measuring chose. Raises ExportError when it was not exported."""
+    """Return the requested default variant, else the best by measurement. Raises ExportError if it was not exported."""
     wanted = options.default_variant or verify.choose(variants)
     if wanted not in variants:
         raise ExportError(f"--default-variant: expected one of {', '.join(variants)}, found {wanted}")
     return wanted
 
 
-def _write_golden(path: Path, original: Original, items: Sequence[Item], outputs: Sequence[str]) -> None:
-    """golden.npz: some of the items, from first to last, and what the original makes of them."""
+def _write_golden(path: Path, original: ReferenceModel, items: Sequence[Item], outputs: Sequence[str]) -> None:
+    """Write golden.npz: a few items, evenly chosen, and the original model's outputs for them."""
     some = [items[index * (len(items) - 1) // (_GOLDEN_COUNT - 1)] for index in range(_GOLDEN_COUNT)]
     result = original.run(some)
     arrays = {name: np.stack(result[name]) for name in outputs if name != "multi_vector"}
@@ -257,7 +257,7 @@ def _write_golden(path: Path, original: Original, items: Sequence[Item], outputs
 
 
 def _relevant_label(checkpoint: Checkpoint, options: Options) -> int:
-    """Index of the logit that says a document answers; 0 for a bi-encoder. Raises ExportError when none is known."""
+    """Return the index of the logit that means relevant; 0 for a bi-encoder. Raises ExportError if it is unknown."""
     labels = checkpoint.labels
     if options.relevant_label is not None:
         wanted: tuple[str, ...] = (options.relevant_label.lower(),)

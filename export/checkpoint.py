@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself: task, pooling, prompts, lengths, licence.
+"""Reading of what a checkpoint states about itself: task, pooling, prompts, lengths, license.
 
-Rule: only files are read here, no weights; a checkpoint that would need code or pickle of its own is refused.
+Rule: reads only metadata, no weights. A checkpoint that needs code or a pickle of its own is rejected.
 
 Facts: sentence-transformers describes a model in modules.json (a chain of modules), <pooling>/config.json,
 sentence_bert_config.json (longest input) and config_sentence_transformers.json (prompts, similarity). PyLate adds
@@ -27,7 +27,7 @@ Similarity = Literal["cosine", "dot", "l2"]
 
 _POOLING_NAMES: Final[dict[str, Pooling]] = {"mean": "mean", "cls": "cls", "lasttoken": "last-token", "max": "max"}
 _MODULES: Final = ("Transformer", "Pooling", "Normalize")
-# Chains of modules that a graph's head can express, and what they make of a text.
+# Chains of modules that a graph's head can express, and their tasks.
 _CHAINS: Final[dict[tuple[str, ...], Task]] = {
     _MODULES: "bi-encoder",
     _MODULES[:2]: "bi-encoder",
@@ -44,17 +44,17 @@ _SIMILARITIES: Final[dict[str, Similarity]] = {"cosine": "cosine", "dot": "dot",
 _SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _OFFSET_POSITIONS: Final = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
-# Rarely is a longer input worth its quadratic attention; a checkpoint that states no limit of its own gets this one.
+# Limit for checkpoints that state none: attention is quadratic, and longer input seldom helps.
 _FALLBACK_LENGTH: Final = 512
 
 
 class ExportError(Exception):
-    """A checkpoint that cannot become a bundle; the message says why and what to do."""
+    """A checkpoint that cannot become a bundle. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk and what it says of itself."""
+    """A checkpoint on disk and what it states about itself."""
 
     folder: Path
     name: str
@@ -71,14 +71,14 @@ class Checkpoint:
     document_prompt: str
     max_token_count: int
     position_count: int | None
-    """Longest input that the model has positions for; None where it has no such limit."""
+    """Longest input that the model has positions for; None if it has no such limit."""
     labels: tuple[str, ...]
     """Names of a cross-encoder's logits."""
     has_modules: bool
-    """Whether sentence-transformers wrote it: then the model it loads is the original."""
+    """Whether sentence-transformers wrote it; then the model that it loads is the reference."""
     trust_pickle: bool
     query_weights: Path | None = None
-    """Safetensors with `weight` [V], the weights of query terms; None where the model gives them."""
+    """Safetensors with `weight` [V], the weights of query terms; None if the model computes them."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Routes:
 
 
 def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: bool = False) -> Checkpoint:
-    """The checkpoint in a local folder, or of a hub id when there is no such folder. Raises ExportError."""
+    """Read the checkpoint in a local folder, or download it by its hub id. Raises ExportError."""
     folder = Path(source)
     if folder.is_dir():
         name, commit = folder.resolve().name, ""
@@ -131,7 +131,7 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
 
 
 def _routes(folder: Path) -> _Routes | None:
-    """The folders of an inference-free sparse encoder; None when the checkpoint is no Router. Raises ExportError."""
+    """Return the folders of a Router's modules; None if the checkpoint is not a Router. Raises ExportError."""
     path = folder / "router_config.json"
     if not path.exists():
         return None
@@ -199,7 +199,7 @@ def _names(modules: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _check_splade(path: Path) -> None:
-    """Raise ExportError for another pooling than the one the graph's head has."""
+    """Raise ExportError if the pooling differs from that of the graph's head."""
     config = _json(path, needed=True)
     found = (config.get("pooling_strategy", "max"), config.get("activation_function", "relu"))
     if found != ("max", "relu"):
@@ -207,7 +207,7 @@ def _check_splade(path: Path) -> None:
 
 
 def _task(modules: list[dict[str, Any]], architecture: str, weights: list[Path]) -> Task:
-    """What the modules say; without them, what the architecture and the names of the weights say."""
+    """Return the task that the modules state, else the one that the architecture and the names of the weights imply."""
     if modules:
         return _CHAINS[_names(modules)]
     if architecture.endswith("ForSequenceClassification"):
@@ -218,7 +218,7 @@ def _task(modules: list[dict[str, Any]], architecture: str, weights: list[Path])
 
 
 def has_projection(path: Path) -> bool:
-    """Whether a file of weights holds the projection of a ColBERT model. Only its table of names is read."""
+    """Return whether a weights file has the projection of a ColBERT model. Reads only the file's index."""
     if path.suffix != ".safetensors":
         return False
     try:
@@ -229,7 +229,7 @@ def has_projection(path: Path) -> bool:
 
 
 def _prompts(card: dict[str, Any], *, is_plain_colbert: bool) -> tuple[str, str]:
-    """What goes before queries and documents."""
+    """Return the prompts before queries and documents."""
     if is_plain_colbert:
         return _MARKERS
     prompts = card.get("prompts") or {}
@@ -238,12 +238,12 @@ def _prompts(card: dict[str, Any], *, is_plain_colbert: bool) -> tuple[str, str]
 
 
 def _pooling(folder: Path, modules: list[dict[str, Any]]) -> tuple[Pooling, bool]:
-    """Pooling and normalisation. Without modules, what sentence-transformers takes then: mean, not normalised."""
+    """Return pooling and normalization; without modules, sentence-transformers' default: mean, not normalized."""
     if not modules:
         return "mean", False
     path = folder / modules[1]["path"] / "config.json"
     config = _json(path, needed=True)
-    stated = config.get("pooling_mode")  # since sentence-transformers 5.6; before, a flag for each mode
+    stated = config.get("pooling_mode")  # since sentence-transformers 5.6; older versions have a flag per mode
     flags = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
     modes = flags if stated is None else [stated] if isinstance(stated, str) else list(stated)
     # "pooling_mode_mean_tokens", "pooling_mode_cls_token" and "pooling_mode_lasttoken" were the flags
@@ -257,7 +257,7 @@ def _pooling(folder: Path, modules: list[dict[str, Any]]) -> tuple[Pooling, bool
 
 
 def _similarity(card: dict[str, Any], *, normalize: bool) -> Similarity:
-    """What the checkpoint states; else cosine, which on unit vectors is the dot product that most were trained with."""
+    """Return the stated similarity; else cosine, which on unit vectors equals the dot product of most training."""
     stated = card.get("similarity_fn_name")
     if normalize or stated is None:
         return "cosine"
@@ -267,7 +267,7 @@ def _similarity(card: dict[str, Any], *, normalize: bool) -> Similarity:
 
 
 def _max_token_count(folder: Path, config: dict[str, Any]) -> int:
-    """Longest input: the least of what sentence-transformers, the tokenizer and the positions allow."""
+    """Return the longest input: the minimum of the limits of sentence-transformers, the tokenizer and the positions."""
     limits = [
         _json(folder / "sentence_bert_config.json").get("max_seq_length"),
         _json(folder / "tokenizer_config.json").get("model_max_length"),
@@ -281,7 +281,7 @@ def _position_count(config: dict[str, Any]) -> int | None:
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:
         return None
-    # RoBERTa and its kin count positions from pad_token_id + 1.
+    # RoBERTa and related models count positions from pad_token_id + 1.
     return positions - 2 if config.get("model_type") in _OFFSET_POSITIONS else positions
 
 
@@ -306,7 +306,7 @@ def _hash(paths: list[Path]) -> str:
 
 
 def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is no file. Raises ExportError when it is needed or is not one."""
+    """Return the object in a JSON file, empty if there is no file. Raises ExportError."""
     if not path.exists() and not needed:
         return {}
     try:

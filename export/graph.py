@@ -1,8 +1,7 @@
-"""ONNX graphs of a checkpoint: exported by Optimum, fused by ONNX Runtime, with pooling and normalisation inside.
+"""ONNX graphs of a checkpoint: exported by Optimum, fused by ONNX Runtime, with pooling and normalization included.
 
-The body of a bi-encoder gives token states; the head below turns them into what the bundle promises. The head is
-written as ONNX text and joined after the fusions, so that it is the same whatever the architecture is, and
-whatever torch's tracer makes of slices and indices.
+The body of a bi-encoder gives token states; the head turns them into the outputs of the bundle. The head is written
+as ONNX text and appended after the fusions, so it is the same for every architecture and independent of torch's tracer.
 """
 
 import warnings
@@ -31,8 +30,8 @@ STATES: Final = "last_hidden_state"
 _LOGITS: Final = "logits"
 _PROJECTION: Final = "h_projection"
 
-# B texts, T tokens, D dimension, S width of states, V vocabulary. Constants as sentence-transformers has them: the mean
-# of no token is 0, and a row of zeros stays one.
+# B texts, T tokens, D dimensions, S width of states, V vocabulary. The constants equal sentence-transformers': the
+# mean of no token is 0, and a row of zeros stays zero.
 _HEAD: Final = """
 <ir_version: 10, opset_import: ["" : 18]>
 head ({source}, int64[B,T] attention_mask) => ({outputs})
@@ -70,8 +69,8 @@ _OUTPUTS: Final = {
     "sparse": "float[B,V] sparse",
     "multi_vector": "float[B,T,D] multi_vector",
 }
-# log(1 + relu(x)) rises with x, so the largest is taken first: T times fewer logarithms. Padding counts as 0, which
-# relu makes of whatever is absent.
+# log(1 + relu(x)) is monotonic, so taking the maximum first saves T - 1 of T logarithms. Padding counts as 0, which has
+# no effect after relu.
 _SPARSE: Final = """
         h_mask = Cast <to = 9> (attention_mask)
         h_mask_3d = Unsqueeze (h_mask, h_last)
@@ -88,28 +87,28 @@ _UNIT: Final = """
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """What a bundle gives of what the body gives."""
+    """The outputs of a bundle, computed from those of the body."""
 
     pooling: Pooling | None = None
-    """`dense`: how token states become one vector."""
+    """For `dense`: how token states become one vector."""
     normalize: bool = False
     """Whether that vector has unit length."""
     sparse: bool = False
-    """Source: Formal, Piwowarski, Clinchant, SPLADE v2, 2021. The body gives logits of its vocabulary, not states."""
+    """Whether term weights are an output. Source: Formal et al., SPLADE v2, 2021."""
     multi_vector: bool = False
-    """Unit vectors of all tokens."""
+    """Whether unit vectors of all tokens are an output."""
     projection: NDArray[np.float32] | None = None
-    """float32 [S, D] that token states are multiplied by first; None leaves them as they are."""
+    """float32 [S, D] that token states are multiplied by first; None leaves them unchanged."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what it gives, in the graph's order."""
+        """Names of the outputs, in the graph's order."""
         given = {"dense": self.pooling is not None, "sparse": self.sparse, "multi_vector": self.multi_vector}
         return tuple(name for name, is_given in given.items() if is_given)
 
 
 def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
-    """Write the graph of a torch model through Optimum, float32, with dynamic batch and length.
+    """Write the graph of a torch model through Optimum, float32, with dynamic batch size and length.
 
     task   Optimum's: `feature-extraction` (token states), `fill-mask` (logits) or `text-classification` (logits)
     Raises ExportError for an architecture that Optimum does not know.
@@ -122,7 +121,7 @@ def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
         raise ExportError(f"{type(model).__name__}: expected an architecture that Optimum exports: {error}") from error
     config = construct(model.config, task=task)
     with warnings.catch_warnings():
-        # Optimum exports through TorchScript, which torch deprecates, and whose tracer warns of constants. Parity is
+        # Optimum exports through TorchScript, which is deprecated and whose tracer warns about constants. Parity is
         # measured afterwards.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", TracerWarning)
@@ -130,9 +129,9 @@ def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
 
 
 def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelProto:
-    """The graph with ONNX Runtime's transformer fusions; as it is when its architecture has none.
+    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none.
 
-    The fusions keep float32 results to rounding: gelu stays exact, and no layer is made half precision.
+    The fusions keep float32 results up to rounding: gelu stays exact, and no layer becomes half precision.
     """
     try:
         kind = ORTConfigManager.get_model_ort_type(model_type)
@@ -151,7 +150,7 @@ def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelP
 
 
 def for_cpu(body: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with SkipLayerNormalization taken apart into Sum and LayerNormalization.
+    """Return the graph with each SkipLayerNormalization split into Sum and LayerNormalization.
 
     ONNX Runtime's fused operator is scalar code on CPUs, LayerNormalization is not: MiniLM at 8 x 64 tokens takes 75 ms
     instead of 85 (onnxruntime 1.31, one thread). Sum, because two Adds would be fused again when the graph is loaded.
@@ -165,7 +164,7 @@ def for_cpu(body: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _is_skip_norm(node: onnx.NodeProto) -> bool:
-    # More outputs than one are by-products that only the fused operator has.
+    # Additional outputs exist only in the fused operator.
     return node.op_type == "SkipLayerNormalization" and len([name for name in node.output if name]) == 1
 
 
@@ -187,7 +186,7 @@ def _taken_apart(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def with_head(body: onnx.ModelProto, head: Head) -> onnx.ModelProto:
-    """The graph that gives the head's outputs in place of the body's."""
+    """Return the graph with the head's outputs instead of the body's."""
     model = onnx.ModelProto()
     model.CopyFrom(body)
     text = _HEAD.format(

@@ -1,4 +1,4 @@
-"""The weights of query terms that a bundle may carry: with them a sparse query needs no model.
+"""Inverse document frequencies of query terms: a bundle with them encodes sparse queries without running a model.
 
 Source: Geng et al., Towards Competitive Search Relevance For Inference-Free Learned Sparse Retrievers, 2024.
 """
@@ -25,7 +25,7 @@ _BATCH: Final = 1000
 def read_idf(
     folder: Path, tokenizer: Tokenizer, *, corpus: Path | None = None, query_weights: Path | None = None
 ) -> tuple[NDArray[np.float32], str] | None:
-    """float32 [V] and where it is from: a corpus when one is given, else the checkpoint; None when it has none.
+    """Return the weights, float32 [V], and their source: the corpus if given, else the checkpoint; None without either.
 
     Special tokens weigh 0. Raises ExportError.
     """
@@ -44,7 +44,7 @@ def read_idf(
 
 
 def _stated(tokenizer: Tokenizer, path: Path) -> NDArray[np.float32]:
-    """Weights by token, as a JSON object."""
+    """Read weights by token from a JSON object."""
     try:
         weights = {str(token): float(weight) for token, weight in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -59,7 +59,7 @@ def _stated(tokenizer: Tokenizer, path: Path) -> NDArray[np.float32]:
 
 
 def _routed(tokenizer: Tokenizer, path: Path) -> NDArray[np.float32]:
-    """Weights by token id, as sentence-transformers' SparseStaticEmbedding keeps them."""
+    """Read weights by token id, as SparseStaticEmbedding of sentence-transformers stores them."""
     try:
         table: NDArray[np.float32] = load_file(path)["weight"].astype(np.float32)
     except (OSError, SafetensorError, KeyError) as error:
@@ -71,7 +71,7 @@ def _routed(tokenizer: Tokenizer, path: Path) -> NDArray[np.float32]:
 
 
 def _counted(tokenizer: Tokenizer, path: Path) -> tuple[NDArray[np.float32], str]:
-    """Weights by how few documents of a corpus have a token; each line is a JSON object with `text`."""
+    """Count in how many documents each token occurs, and return the weights. Each line is a JSON object with `text`."""
     documents = _documents(path)
     found: Counter[int] = Counter()
     for start in range(0, len(documents), _BATCH):
@@ -83,7 +83,7 @@ def _counted(tokenizer: Tokenizer, path: Path) -> tuple[NDArray[np.float32], str
 
 
 def _documents(path: Path) -> list[str]:
-    """Title and text of each line."""
+    """Return the title and text of each line."""
     documents = []
     try:
         with path.open(encoding="utf-8") as lines:

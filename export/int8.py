@@ -1,16 +1,18 @@
-"""An 8-bit graph whose answers do not depend on the batch: products X·W of activations and constant weights in int8.
+"""Quantization to an 8-bit graph whose outputs do not depend on the batch.
 
-    weights      int8, one scale a column
-    activations  uint8; what scales them depends on where they come from:
+Products X·W of activations and constant weights are computed in 8 bits:
+
+    weights      int8, one scale per column
+    activations  uint8; the scales depend on the operator that produces them:
         LayerNorm   fixed scales from calibration. Its outputs are bounded, but some channels are tens of times larger
-                    than others: each is divided by a factor that goes into the weights (SmoothQuant).
-        gelu        one scale a token. Its outputs are never below -0.17: shifted up by that, all 256 steps are used,
-                    and the shift comes off again in the bias.
-        other       one scale a token, symmetric
-    biases       corrected by the mean error that rounding makes on the calibration text
+                    than others: each is divided by a factor that moves into the weights (SmoothQuant).
+        gelu        one scale per token. Its outputs are never below -0.17: shifting them up by that uses all 256
+                    steps, and the bias subtracts the shift.
+        other       one scale per token, symmetric
+    biases       corrected by the mean rounding error on the calibration texts
 
-No scale is shared by the tokens of a batch, as it is in ONNX Runtime's dynamic quantisation: there a text's vector
-changes with what is computed beside it.
+The tokens of a batch share no scale. In ONNX Runtime's dynamic quantization they do, so a text's vector changes with
+the other texts of its batch.
 
 Facts (MiniLM-L6, onnxruntime 1.31, one core with AVX512-VNNI; cosines to the original on 240 texts, dense vectors)
                                   speed ÷ fp32, at rows x tokens     cosine          batched
@@ -33,7 +35,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.original import F32
+from export.reference import F32
 
 F64 = NDArray[np.float64]
 
@@ -41,7 +43,7 @@ _MICROSOFT: Final = "com.microsoft"
 _NORMS: Final = ("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization")
 _GELUS: Final = ("BiasGelu", "Gelu", "FastGelu")
 _GELU_LEAST: Final = 0.17  # gelu's minimum is -0.16997, at -0.7518
-# How much of a channel's size moves from activations into weights. Of 0.3 to 1.0, 0.7 was nearest to the original.
+# Share of a channel's size that moves from activations into weights. Of 0.3 to 1.0, 0.7 was closest to the reference.
 _SMOOTHING: Final = 0.7
 _BIASED: Final = ("Add", "Sum", "BiasGelu")
 _ATTENTION_ATTRIBUTES: Final = ("num_heads", "mask_filter_value", "scale", "unidirectional")
@@ -49,18 +51,18 @@ _LEAST: Final = 1e-9
 _LEVELS: Final = 127
 _DAMPING: Final = 0.01
 _BLOCK: Final = 64
-# Without VNNI, two products of 8 bits are added in 16 and saturate; weights of 7 bits cannot: 2 * 255 * 63 < 2**15.
+# Without VNNI, two 8-bit products are added in 16 bits and saturate. 7-bit weights avoid that: 2 * 255 * 63 < 2**15.
 _REDUCED_LEVELS: Final = 63
 
 
 def quantized_inputs(body: onnx.ModelProto) -> list[str]:
-    """Names of the activations that `to_int8` quantises: those to calibrate."""
+    """Return the names of the activations that `to_int8` quantizes, which need calibration."""
     constants = {tensor.name for tensor in body.graph.initializer}
     return list(dict.fromkeys(node.input[0] for node in body.graph.node if _is_product(node, constants)))
 
 
 def to_int8(body: onnx.ModelProto, activations: dict[str, F32], *, reduce_range: bool) -> onnx.ModelProto:
-    """The graph with its products in 8 bits.
+    """Return the graph with its matrix products in 8 bits.
 
     activations   float32 [tokens, channels] of each of `quantized_inputs`, on calibration text
     reduce_range  7-bit weights, for processors without VNNI
@@ -69,10 +71,10 @@ def to_int8(body: onnx.ModelProto, activations: dict[str, F32], *, reduce_range:
 
 
 def rounded(weights: F32, inputs: F32, *, levels: int) -> NDArray[np.int8]:
-    """Whole numbers near the weights, int8 [K, N], chosen so that inputs · weights changes little.
+    """Return integers near the weights, int8 [K, N], chosen so that inputs · weights changes little.
 
-    Rows are rounded one after the other, and the error of each is made good in those still to come, as far as the
-    inputs go together. On MiniLM that takes a quarter off the error of plain rounding.
+    Rows are rounded one after the other, and the error of each is compensated in the later rows, as far as the
+    inputs correlate. On MiniLM this removes a quarter of the error of plain rounding.
 
     weights   float32 [K, N], within ±levels, as are the results
     inputs    float32 [tokens, K]
@@ -98,7 +100,7 @@ def rounded(weights: F32, inputs: F32, *, levels: int) -> NDArray[np.int8]:
 def _is_product(node: onnx.NodeProto, constants: set[str]) -> bool:
     if len(node.input) < 2 or node.input[1] not in constants:
         return False
-    # Attention with a past, a bias of scores or heads of unequal size stays as it is.
+    # Attention with a past, a bias of scores or heads of unequal size is not quantized.
     is_plain = len(node.input) <= 4 and not any(item.name == "qkv_hidden_sizes" for item in node.attribute)
     return node.op_type == "MatMul" or (node.op_type == "Attention" and is_plain)
 
@@ -113,15 +115,15 @@ class _Quantized:
     smoothing: F32
     """[K], to be multiplied into the weights."""
     scale: float
-    """The scale, where it is the same for every token; else 1."""
+    """The scale if it is the same for every token, else 1."""
     token_scales: str
-    """Tensor of the scales [B, T, 1], where each token has its own; else empty."""
+    """Tensor of the scales [B, T, 1] if each token has its own; else empty."""
     mean: F64
-    """[K], mean over the calibration tokens of what is stored, scaled back."""
+    """[K], mean over the calibration tokens of the stored values, scaled back."""
 
 
 class _Rewriter:
-    """A graph that grows node by node out of another."""
+    """A graph that is built node by node from another one."""
 
     def __init__(self, body: onnx.ModelProto, activations: dict[str, F32], *, levels: int) -> None:
         self._body = body
@@ -134,7 +136,7 @@ class _Rewriter:
         self._corrected_biases: dict[str, str] = {}
 
     def rewritten(self) -> onnx.ModelProto:
-        """The whole graph, rewritten."""
+        """Return the whole rewritten graph."""
         constants = set(self._constants)
         for node in self._body.graph.node:
             if not _is_product(node, constants):
@@ -171,7 +173,7 @@ class _Rewriter:
             self._emit("Add", [f"{output}_uncorrected", name], output)
 
     def _attention(self, node: onnx.NodeProto) -> None:
-        """Attention as three products, of one quantised input, and MultiHeadAttention."""
+        """Emit Attention as three products of one quantized input, and MultiHeadAttention."""
         source, weights, bias, *mask = node.input
         matrix, output = self._array(weights), node.output[0]
         self._quantize(source, matrix)  # smoothed for all three
@@ -185,7 +187,7 @@ class _Rewriter:
         self._emit("MultiHeadAttention", [*parts, name, *mask], output, domain=_MICROSOFT, **kept)
 
     def _product(self, source: str, weights: F32, output: str) -> F64:
-        """Emit output ≈ source · weights. Returns what its bias must add, float64 [N]."""
+        """Emit output ≈ source · weights, and return the correction of its bias, float64 [N]."""
         x = self._quantize(source, weights)
         smoothed = weights * x.smoothing[:, None]
         scales = np.maximum(np.abs(smoothed).max(axis=0), _LEAST) / self._levels
@@ -206,7 +208,7 @@ class _Rewriter:
         return correction
 
     def _quantize(self, source: str, weights: F32) -> _Quantized:
-        """The activation in 8 bits, emitted once however many products use it."""
+        """Return the activation in 8 bits. It is emitted once, however many products use it."""
         if source not in self._quantized:
             producer = self._producers.get(source, "")
             if producer in _NORMS:
@@ -261,7 +263,7 @@ class _Rewriter:
         return _Quantized(f"{source}_uint8", zero_point, smoothing, scale, token_scales, mean)
 
     def _bias_after(self, output: str) -> str | None:
-        """The constant vector that is added to a tensor, and to nothing else; None when there is none."""
+        """Return the constant vector that is added to a tensor and used nowhere else; None if there is none."""
         users = [node for node in self._body.graph.node if output in node.input]
         if len(users) != 1 or users[0].op_type not in _BIASED:
             return None

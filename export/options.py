@@ -1,4 +1,4 @@
-"""What an export can be asked for, and what of it overrides the checkpoint."""
+"""Options of an export, and how they override what the checkpoint states."""
 
 import re
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ from typing import Any, Final
 from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task
 from services.inference.bundle import VariantName
 
-# What these say is computed inside the graph.
+# Computed inside the graph.
 _IN_GRAPH: Final = ("task", "pooling", "normalize")
-# Raised when the same options give another bundle: what is there is then exported again.
+# Increase when the same options give another bundle; existing bundles are then exported again.
 _RECIPE: Final = "2"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STATED: Final = (*_IN_GRAPH, "similarity", "query_prompt", "document_prompt", "max_token_count")
@@ -18,7 +18,7 @@ _STATED: Final = (*_IN_GRAPH, "similarity", "query_prompt", "document_prompt", "
 
 @dataclass(frozen=True)
 class Options:
-    """What an export is asked for. None takes what the checkpoint says."""
+    """Options of an export. None means the checkpoint's own value."""
 
     name: str | None = None
     version: str = "1"
@@ -40,13 +40,13 @@ class Options:
     trust_pickle: bool = False
 
     def recorded(self) -> dict[str, str]:
-        """What was asked for, as the manifest keeps it."""
+        """Return the given options as the manifest records them."""
         given = {key: str(value) for key, value in vars(self).items() if value not in (None, ()) and key != "revision"}
         return {"recipe": _RECIPE, **given}
 
 
 def bundle_path(checkpoint: Checkpoint, options: Options) -> PurePath:
-    """NAME/VERSION of the bundle. Raises ExportError when one of them cannot name a folder."""
+    """Return NAME/VERSION of the bundle. Raises ExportError if either is not a valid folder name."""
     name = options.name or checkpoint.name.rpartition("/")[2]
     for flag, value in (("--name", name), ("--version", options.version)):
         if not _NAME.fullmatch(value):
@@ -55,10 +55,10 @@ def bundle_path(checkpoint: Checkpoint, options: Options) -> PurePath:
 
 
 def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
-    """The checkpoint with what the options say otherwise.
+    """Return the checkpoint with the options applied.
 
-    When that changes what the model computes, the original is put together from parts, not from the checkpoint's files.
-    Raises ExportError.
+    If they change what the model computes, the reference model is built from parts instead of the checkpoint's
+    modules. Raises ExportError.
     """
     given: dict[str, Any] = {name: value for name in _STATED if (value := getattr(options, name)) is not None}
     is_same = all(given.get(name, getattr(checkpoint, name)) == getattr(checkpoint, name) for name in _IN_GRAPH)

@@ -1,6 +1,6 @@
-"""The linear projection of a ColBERT checkpoint, in either of its layouts.
+"""Reading of the linear projection of a ColBERT checkpoint, in both of its layouts.
 
-Rule: safetensors alone; a projection with a bias, an activation or a residual is refused, because the head has none.
+Rule: safetensors only. A projection with a bias, an activation or a residual is rejected, because the head has none.
 """
 
 import json
@@ -17,7 +17,7 @@ _WEIGHTS: Final = "model.safetensors"
 
 
 def read_projection(folder: Path, *, width: int) -> NDArray[np.float32]:
-    """What token states are multiplied by: float32 [width, D]. Raises ExportError."""
+    """Return the matrix that token states are multiplied by: float32 [width, D]. Raises ExportError."""
     path = _file(folder)
     try:
         with safe_open(path, framework="pt") as file:  # numpy has no bfloat16
@@ -33,7 +33,7 @@ def read_projection(folder: Path, *, width: int) -> NDArray[np.float32]:
 
 
 def _file(folder: Path) -> Path:
-    """The file with the projection: a Dense module's, or one of the checkpoint's own."""
+    """Return the file with the projection: that of a Dense module, or one of the checkpoint's weights."""
     modules = folder / "modules.json"
     if modules.exists():
         dense = folder / str(json.loads(modules.read_text(encoding="utf-8"))[-1]["path"])

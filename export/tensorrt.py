@@ -1,6 +1,6 @@
-"""TensorRT engines for the GPU of this machine, built by ONNX Runtime's TensorRT provider.
+"""TensorRT engines for this machine's GPU, built by ONNX Runtime's TensorRT provider.
 
-The graph is the exported one without ONNX Runtime's fusions, whose operators TensorRT does not know; it makes its own.
+The graph is exported without ONNX Runtime's fusions: TensorRT does not support their operators and makes its own.
 """
 
 import tempfile
@@ -13,22 +13,22 @@ import onnx
 import onnxruntime
 
 from export import graph
+from export.atomic_output import locked, staging
 from export.checkpoint import ExportError, read_checkpoint
 from export.options import Options, overridden
-from export.original import Original, load_original
-from export.place import locked, staging
+from export.reference import ReferenceModel, load_reference
 from services.inference.bundle import Bundle, Manifest, sha256
 from services.inference.tensorrt import ENGINES, FOLDER, GRAPH, Engines, Profile, machine_key, profile_for
 
 Say = Callable[[str], None]
 
-# fp16 on MiniLM is about 1e-6 from the original in cosine; logits are of the order of 10, with 11 bits of mantissa.
+# On MiniLM, fp16 differs from the reference by about 1e-6 in cosine. Logits are about 10, with 11 bits of mantissa.
 _VECTOR_TOLERANCE: Final = 1e-3
 _LOGIT_TOLERANCE: Final = 5e-2
 
 
 def required_key() -> str:
-    """This machine's key. Raises ExportError when it cannot build engines, and says what is missing."""
+    """Return the key of this machine's GPU. Raises ExportError that says what is missing to build engines."""
     if key := machine_key():
         return key
     raise ExportError(
@@ -38,8 +38,8 @@ def required_key() -> str:
     )
 
 
-def plain_graph(original: Original) -> onnx.ModelProto:
-    """The graph in standard operators alone."""
+def plain_graph(original: ReferenceModel) -> onnx.ModelProto:
+    """Return the graph in standard operators only."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
         graph.export_body(original.body, original.task, path)
@@ -48,15 +48,15 @@ def plain_graph(original: Original) -> onnx.ModelProto:
 
 
 def export_engines(source: str, bundle: Bundle, options: Options, key: str, *, say: Say = print) -> Path:
-    """The folder of engines for this GPU beside a bundle of the same checkpoint, built anew. Raises ExportError."""
+    """Build the folder of engines for this GPU beside a bundle of the same checkpoint. Raises ExportError."""
     stated = read_checkpoint(source, revision=options.revision, trust_pickle=options.trust_pickle)
     checkpoint = overridden(stated, options)
-    original = load_original(checkpoint, multi_vector=options.multi_vector)
+    original = load_reference(checkpoint, multi_vector=options.multi_vector)
     return build_engines(bundle, plain_graph(original), key, say=say)
 
 
 def build_engines(bundle: Bundle, model: onnx.ModelProto, key: str, *, say: Say = print) -> Path:
-    """The folder of engines for this GPU beside the bundle, built anew. Raises ExportError when TensorRT refuses."""
+    """Build the folder of engines for this GPU beside the bundle. Raises ExportError if TensorRT rejects the graph."""
     folder = bundle.folder / FOLDER / key
     profile = profile_for(bundle.manifest.max_token_count)
     say(f"building TensorRT engines for {key}, up to {profile.most[0]} x {profile.most[1]} tokens: takes minutes")
@@ -76,7 +76,7 @@ def build_engines(bundle: Bundle, model: onnx.ModelProto, key: str, *, say: Say 
 
 
 def provider_options(folder: Path, manifest: Manifest, profile: Profile) -> dict[str, Any]:
-    """Options of the TensorRT provider that build one engine for the whole profile, into the folder."""
+    """Return the TensorRT provider's options that build one engine for the whole profile, into the folder."""
     return {
         "trt_fp16_enable": True,
         "trt_profile_min_shapes": profile.shapes(manifest.inputs, "least"),
@@ -84,7 +84,7 @@ def provider_options(folder: Path, manifest: Manifest, profile: Profile) -> dict
         "trt_profile_max_shapes": profile.shapes(manifest.inputs, "most"),
         "trt_dump_ep_context_model": True,
         "trt_ep_context_file_path": str(folder / GRAPH),
-        "trt_ep_context_embed_mode": 1,  # the engine inside the graph: one file, and no path that could be wrong
+        "trt_ep_context_embed_mode": 1,  # the engine is inside the graph: one file, no paths
     }
 
 
@@ -94,10 +94,10 @@ def _build(model: onnx.ModelProto, folder: Path, manifest: Manifest, profile: Pr
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
         rows, tokens = profile.usual
         session.run(None, {name: np.ones((rows, tokens), dtype=np.int64) for name in manifest.inputs})
-    except Exception as error:  # ONNX Runtime's errors have no common class
-        raise ExportError(f"{manifest.name}: TensorRT refuses the graph: {error}") from error
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
+        raise ExportError(f"{manifest.name}: TensorRT rejected the graph: {error}") from error
     if not (folder / GRAPH).exists():
-        raise ExportError(f"{manifest.name}: expected TensorRT to take the whole graph, it took none of it")
+        raise ExportError(f"{manifest.name}: expected TensorRT to run the whole graph; it ran none of it")
 
 
 def _providers() -> list[str]:

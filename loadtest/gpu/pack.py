@@ -109,9 +109,9 @@ def plain_graph(checkpoint: Path, out: Path) -> Path:
 
         from export import tensorrt
         from export.checkpoint import read_checkpoint
-        from export.original import load_original
+        from export.reference import load_reference
 
-        onnx.save(tensorrt.plain_graph(load_original(read_checkpoint(str(checkpoint)), multi_vector=False)), path)
+        onnx.save(tensorrt.plain_graph(load_reference(read_checkpoint(str(checkpoint)), multi_vector=False)), path)
     return path
 
 
@@ -160,7 +160,7 @@ def stage_texts(bundle: Path, corpus: Path | None, folder: Path) -> None:
 def _read_texts(corpus: Path | None) -> list[str]:
     """Return the passages of a BEIR corpus, or of the sample that the export measures with."""
     if corpus is None:
-        from export.sample import text_sample
+        from export.calibration_texts import text_sample
 
         sample = text_sample()
         return [*sample.documents, *sample.queries]

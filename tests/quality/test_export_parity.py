@@ -162,12 +162,12 @@ def test_a_graph_that_differs_is_refused(tiny_bi_encoder: Path, tmp_path: Path) 
     from tokenizers import Tokenizer as Tokens
 
     from export import verify
+    from export.calibration_texts import Sample
     from export.checkpoint import read_checkpoint
-    from export.original import load_original
-    from export.run import Graph
-    from export.sample import Sample
+    from export.onnx_runner import Graph
+    from export.reference import load_reference
 
-    original = load_original(read_checkpoint(str(tiny_bi_encoder.parents[2] / "tiny")), multi_vector=True)
+    original = load_reference(read_checkpoint(str(tiny_bi_encoder.parents[2] / "tiny")), multi_vector=True)
     sample = Sample(("assert", "yield"), tuple(f"{text} {text}" for text in TEXTS[1:]) * 4, is_pairs=False)
     reference = verify.Reference(sample, original.run(sample.items), 0)
     tokenizer = Tokens.from_file(str(tiny_bi_encoder / "tokenizer.json"))
@@ -230,13 +230,13 @@ def test_a_trusted_pickle_still_runs_no_code(tmp_path: Path) -> None:
     import torch
 
     from export.checkpoint import ExportError, read_checkpoint
-    from export.original import load_original
+    from export.reference import load_reference
 
     checkpoint = write_cross_encoder(tmp_path / "model")
     (checkpoint / "model.safetensors").unlink()
     torch.save({"classifier.bias": Exploit(tmp_path / "ran")}, checkpoint / "pytorch_model.bin")
     with pytest.raises(ExportError):
-        load_original(read_checkpoint(str(checkpoint), trust_pickle=True), multi_vector=False)
+        load_reference(read_checkpoint(str(checkpoint), trust_pickle=True), multi_vector=False)
     assert not (tmp_path / "ran").exists()
 
 

@@ -21,11 +21,11 @@ KEY = "sm90-tensorrt10.16.1-onnxruntime1.31.1"
 def plain(checkpoint: Path, *, multi_vector: bool = False) -> bytes:
     """The graph that TensorRT is given for a checkpoint."""
     from export.checkpoint import read_checkpoint
-    from export.original import load_original
+    from export.reference import load_reference
     from export.tensorrt import plain_graph
 
     read = read_checkpoint(str(checkpoint))
-    graph: bytes = plain_graph(load_original(read, multi_vector=multi_vector)).SerializeToString()
+    graph: bytes = plain_graph(load_reference(read, multi_vector=multi_vector)).SerializeToString()
     return graph
 
 

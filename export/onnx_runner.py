@@ -1,4 +1,4 @@
-"""A bundle's graph run the way servers run it: the tokenizers library and ONNX Runtime, nothing else."""
+"""Running of a bundle's graph as the servers run it: with the tokenizers library and ONNX Runtime only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 from tokenizers import Encoding, Tokenizer
 
-from export.original import F32, Outputs
-from export.sample import Item
+from export.calibration_texts import Item
+from export.reference import F32, Outputs
 
-# What ONNX Runtime raises; they have no common class of their own.
+# Exceptions of ONNX Runtime; they have no common base class.
 GRAPH_ERRORS: Final = (
     state.Fail,
     state.InvalidArgument,
@@ -26,13 +26,13 @@ Feed = dict[str, NDArray[np.int64]]
 
 
 class Graph:
-    """One ONNX graph, a file or its bytes, with a tokenizer."""
+    """An ONNX graph, from a file or from bytes, with a tokenizer."""
 
     def __init__(self, model: Path | bytes, tokenizer: Tokenizer, *, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
-        # Threads that spin while they wait take the processor from those that work, where others work too.
+        # Spinning while waiting takes processor time from other threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._tokenizer = tokenizer
@@ -40,7 +40,7 @@ class Graph:
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, items: Sequence[Item], *, batch_size: int) -> Outputs:
-        """What the graph makes of the items, in batches of neighbours. Axes as in `Outputs`."""
+        """Return the outputs for the items, in batches of consecutive items. Axes as in `Outputs`."""
         outputs: Outputs = {name: [] for name in self.outputs}
         for start in range(0, len(items), batch_size):
             encodings = self._tokenizer.encode_batch(list(items[start : start + batch_size]))
@@ -49,7 +49,7 @@ class Graph:
         return outputs
 
     def tokens(self, items: Sequence[Item], *, batch_size: int) -> dict[str, F32]:
-        """Of outputs [B, T, D] the rows of all tokens, padding left out: float32 [tokens, D] each."""
+        """Return the rows of all tokens of outputs [B, T, D], without padding: float32 [tokens, D] each."""
         parts: dict[str, list[F32]] = {name: [] for name in self.outputs}
         for start in range(0, len(items), batch_size):
             feed = self.feed(self._tokenizer.encode_batch(list(items[start : start + batch_size])))
@@ -59,7 +59,7 @@ class Graph:
         return {name: np.concatenate(rows) for name, rows in parts.items()}
 
     def feed(self, encodings: Sequence[Encoding]) -> Feed:
-        """Inputs of the graph, int64 [B, T], for texts padded to one length."""
+        """Return the graph's inputs, int64 [B, T], for texts padded to one length."""
         columns = {
             "input_ids": [encoding.ids for encoding in encodings],
             "attention_mask": [encoding.attention_mask for encoding in encodings],
@@ -68,11 +68,11 @@ class Graph:
         return {name: np.array(columns[name], dtype=np.int64) for name in self.inputs}
 
     def compute(self, feed: Feed) -> list[F32]:
-        """Outputs of the graph, in its order."""
+        """Return the graph's outputs, in its order."""
         arrays: list[F32] = self._session.run(None, feed)
         return arrays
 
 
 def _trimmed(states: F32, encodings: Sequence[Encoding]) -> list[F32]:
-    """Token states without padding: a list of [T, D]."""
+    """Return the token states without padding: a list of [T, D]."""
     return [rows[: sum(encoding.attention_mask)] for rows, encoding in zip(states, encodings, strict=True)]

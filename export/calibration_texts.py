@@ -1,4 +1,4 @@
-"""Real text to measure a graph on: the language reference that every Python carries, from bare titles to long passages.
+"""Real text to calibrate and measure graphs: Python's language reference, from bare titles to long passages.
 
 Facts: `pydoc_data.topics` holds 79 topics and about 2,600 paragraphs; a text here has from 1 to about 600 tokens.
 """
@@ -14,13 +14,13 @@ Item = str | tuple[str, str]
 
 T = TypeVar("T")
 
-# Paragraphs in a document, in turn: lengths as mixed as callers' are.
+# Numbers of paragraphs in successive documents: mixed lengths, like real input.
 _PARAGRAPHS: Final = (1, 2, 1, 4, 1, 10)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Queries and documents, and the items that a model is given to score each document for each query."""
+    """Queries and documents, and the items to run for a score of each document for each query."""
 
     queries: tuple[str, ...]
     documents: tuple[str, ...]
@@ -28,24 +28,24 @@ class Sample:
 
     @property
     def items(self) -> list[Item]:
-        """Queries then documents for a bi-encoder; for a cross-encoder each query with all documents, in turn."""
+        """Queries, then documents, for a bi-encoder; each query with all documents, in turn, for a cross-encoder."""
         if self.is_pairs:
             return [(query, document) for query in self.queries for document in self.documents]
         return [*self.queries, *self.documents]
 
 
 def text_sample() -> Sample:
-    """48 queries and 192 documents for a bi-encoder."""
+    """Return 48 queries and 192 documents for a bi-encoder."""
     return Sample(_titles(48), _documents(192), is_pairs=False)
 
 
 def pair_sample() -> Sample:
-    """6 queries with 32 documents each for a cross-encoder."""
+    """Return 6 queries with 32 documents each for a cross-encoder."""
     return Sample(_titles(6), _documents(32), is_pairs=True)
 
 
 def calibration_items(*, is_pairs: bool) -> list[Item]:
-    """36 items to calibrate on, about 4,000 tokens: other passages than those that graphs are measured on."""
+    """Return 36 items for calibration, about 4,000 tokens. The passages differ from those of the measurements."""
     documents = _documents(37)[1:]
     if not is_pairs:
         return list(documents)
@@ -70,5 +70,5 @@ def _documents(count: int) -> tuple[str, ...]:
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
-    """`count` of the items, evenly from first to last."""
+    """Return `count` of the items, evenly from first to last."""
     return [items[index * len(items) // count] for index in range(count)]

@@ -1,6 +1,6 @@
-"""Where a bundle is put: one export at a time, and all of it or nothing.
+"""Atomic writing of a bundle: one export at a time, and either the whole bundle or nothing.
 
-Rule: the folder of a bundle is only ever renamed into its place, whole.
+Rule: a bundle's folder only ever appears by renaming a complete one.
 """
 
 import fcntl
@@ -13,17 +13,17 @@ from pathlib import Path
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A new folder that becomes `folder` when the block ends well, and is gone when it does not.
+    """Yield a new folder that is renamed to `folder` if the block succeeds, and removed if it fails.
 
-    A second export of the same bundle waits for the first. What a killed one left is removed by the next.
+    Removes what killed exports left behind. Call it with the lock held (`locked`).
     """
-    prefix = f".{folder.name}~"  # no other bundle's begins so: a name has no ~
+    prefix = f".{folder.name}~"  # unique: names have no ~
     for left in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(left)
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it for this user alone
+        temporary.chmod(0o755)  # mkdtemp allows only this user
         if folder.exists():
             folder.rename(Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent)) / "replaced")
         temporary.rename(folder)
@@ -34,7 +34,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the only right to write `folder` until the block ends; waits for whoever holds it."""
+    """Hold an exclusive lock on writing `folder` for the block; wait while another export holds it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""A checkpoint run by the framework it was made with: what every graph is measured against.
+"""The reference model: a checkpoint run by its own framework. Every exported graph is compared with it.
 
-Rule: safetensors unless the checkpoint is named as trusted (and then torch reads tensors only, `weights_only`);
-never code that a checkpoint carries.
+Rule: weights are read from safetensors. Pickles are read only if the caller trusts the checkpoint, and then with
+`weights_only`. Code in a checkpoint is never run.
 """
 
 from collections.abc import Sequence
@@ -21,36 +21,36 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from export.calibration_texts import Item
 from export.checkpoint import Checkpoint, ExportError
 from export.graph import Head
 from export.projection import read_projection
-from export.sample import Item
 
 F32 = NDArray[np.float32]
 Outputs = dict[str, list[F32]]
-"""For each output one array an item: `dense` [D], `sparse` [V], `multi_vector` [T, D], `logits` [L]."""
+"""One array per item for each output: `dense` [D], `sparse` [V], `multi_vector` [T, D], `logits` [L]."""
 
 _BATCH: Final = 16
 
 
-class Original(Protocol):
+class ReferenceModel(Protocol):
     """A model in its own framework."""
 
     body: PreTrainedModel
-    """What is exported."""
+    """The part that is exported."""
     task: str
-    """Optimum's name for what the body does."""
+    """Optimum's name of the body's task."""
     tokenizer: PreTrainedTokenizerFast
     head: Head | None
-    """What makes the outputs of what the body gives; None when these are the outputs."""
+    """Computes the outputs from those of the body; None if the body's outputs are final."""
 
     def run(self, items: Sequence[Item]) -> Outputs:
-        """What the framework makes of the items, without prompts."""
+        """Return the framework's outputs for the items, without prompts."""
         ...
 
 
-def load_original(checkpoint: Checkpoint, *, multi_vector: bool) -> Original:
-    """The checkpoint in its framework, in float32 on the CPU. Raises ExportError when it does not load."""
+def load_reference(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceModel:
+    """Load the checkpoint in its framework, float32 on the CPU. Raises ExportError if loading fails."""
     try:
         if checkpoint.task == "cross-encoder":
             return CrossEncoder(checkpoint)
@@ -64,7 +64,7 @@ def load_original(checkpoint: Checkpoint, *, multi_vector: bool) -> Original:
 
 
 class BiEncoder:
-    """sentence-transformers, as the checkpoint describes itself; from its parts when it does not, or was overridden."""
+    """A sentence-transformers model: as the checkpoint describes it, or built from parts."""
 
     task = "feature-extraction"
 
@@ -86,7 +86,7 @@ class BiEncoder:
         self.head: Head | None = Head(checkpoint.pooling, checkpoint.normalize, multi_vector=multi_vector)
 
     def run(self, items: Sequence[Item]) -> Outputs:
-        """Sentence embeddings and, when asked for, unit-length states of every token, special ones included."""
+        """Return sentence embeddings and, if requested, unit-length vectors of all tokens, special tokens included."""
         outputs: Outputs = {"dense": list(self._encode(items, "sentence_embedding"))}
         if self._multi_vector:
             states = self._encode(items, "token_embeddings")
@@ -99,7 +99,7 @@ class BiEncoder:
 
 
 class CrossEncoder:
-    """transformers' sequence classification on pairs; what it gives are logits, before any activation."""
+    """A transformers sequence classifier for pairs. Its outputs are logits, before any activation."""
 
     task = "text-classification"
     head: Head | None = None
@@ -113,7 +113,7 @@ class CrossEncoder:
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> Outputs:
-        """Logits of each pair."""
+        """Return the logits of each pair."""
         rows: list[F32] = []
         for start in range(0, len(items), _BATCH):
             inputs = self.tokenizer(
@@ -128,7 +128,7 @@ class CrossEncoder:
 
 
 class SparseEncoder:
-    """SPLADE: transformers' masked language model; a term weighs as much as at the token that wants it most."""
+    """SPLADE on a transformers masked language model: the weight of a term is its maximum over the tokens."""
 
     task = "fill-mask"
 
@@ -142,7 +142,7 @@ class SparseEncoder:
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> Outputs:
-        """Weights of all terms, max over tokens of log(1 + relu(logits)); alone, because logits are large."""
+        """Return the weights of all terms, max over tokens of log(1 + relu(logits)). Runs one item at a time."""
         rows = []
         for item in items:
             logits = self.body(**_inputs(self.tokenizer, item, self._max_token_count)).logits[0]
@@ -151,7 +151,7 @@ class SparseEncoder:
 
 
 class LateInteraction:
-    """ColBERT: transformers' token states, projected and of unit length; special tokens included, no expansion."""
+    """ColBERT on transformers: projected unit vectors of all tokens, special ones included; no query expansion."""
 
     task = "feature-extraction"
 
@@ -165,7 +165,7 @@ class LateInteraction:
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> Outputs:
-        """Unit vectors of every token."""
+        """Return the unit vectors of every token."""
         rows = []
         for item in items:
             states = self.body(**_inputs(self.tokenizer, item, self._max_token_count)).last_hidden_state[0]
@@ -175,7 +175,7 @@ class LateInteraction:
 
 
 def _keep_whole(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> None:
-    """Let markers that the vocabulary has, as [unused0], be read as one token, which training gave as an id."""
+    """Make the tokenizer read markers such as [unused0] as one token, because training passed them as ids."""
     vocabulary = tokenizer.get_vocab()
     markers = {prompt.strip() for prompt in prompts if prompt.strip() in vocabulary}
     tokenizer.add_tokens(sorted(markers), special_tokens=True)
@@ -198,5 +198,5 @@ def _fast(tokenizer: object, checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
         raise ExportError(
             f"{checkpoint.folder}: expected a tokenizer of the tokenizers library, found {type(tokenizer)}"
         )
-    tokenizer.padding_side = "right"  # as servers pad; a text alone is the same either way
+    tokenizer.padding_side = "right"  # like the servers; a single text is the same either way
     return tokenizer
