@@ -62,10 +62,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Export again even if the bundle exists.")] = False,
 ) -> None:
-    """Export a checkpoint to a bundle for the servers.
-
-    Fails if the bundle's outputs differ from the original model's.
-    """
+    """Export a checkpoint to a bundle. Fails if the bundle's outputs differ from the original model's."""
     options = Options(
         name=name,
         version=version,

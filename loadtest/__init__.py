@@ -1,4 +1,4 @@
-"""Measures Sluice from outside, as a client like any other: load, search quality, comparison, benchmarks."""
+"""Measurements of Sluice as an ordinary client: load, search quality, comparison of commits, benchmarks, attacks."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`python -m loadtest`: `load`, `eval`, `compare` and `bench`. `sluice load` and `sluice eval` come here too."""
+"""The command `python -m loadtest`: `load`, `eval`, `compare` and `bench`. `sluice load` and `sluice eval` use it."""
 
 import sys
 
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 @app.callback()
 def _loadtest() -> None:
-    """Measure Sluice: load, search quality, comparison, benchmarks."""
+    """Measure Sluice: load, search quality, comparison of commits, benchmarks."""
 
 
 app.command()(load)
@@ -33,7 +33,7 @@ app.command()(compare)
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
-    """Run a benchmark: one question, one command, a table and a JSON file."""
+    """Run a benchmark. Each answers one question and prints a table and writes a JSON file."""
     # Imported late: its in-process side needs what servers need, and the other commands do not.
     from loadtest.bench.commands import app as benchmarks  # noqa: PLC0415
 
@@ -41,7 +41,7 @@ def bench(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line. Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    """Run the command line. Exit with 0 on success, 1 on failure, and 2 if the arguments are wrong."""
     stop_on_signals()
     try:
         app(prog_name="python -m loadtest")

@@ -1,6 +1,7 @@
-"""How load reaches a system that asks who calls: SLUICE_TOKEN, SLUICE_TLS_CA, SLUICE_TLS_CERTIFICATE, SLUICE_TLS_KEY.
+"""Channels and credentials of load tests, from SLUICE_TOKEN, SLUICE_TLS_CA, SLUICE_TLS_CERTIFICATE, SLUICE_TLS_KEY.
 
-Rule: from the environment alone, which the processes that send inherit; no option, argument or record holds a secret.
+Rule: credentials come only from the environment, which worker processes inherit. No flag, argument or result file has a
+secret.
 """
 
 import os
@@ -21,12 +22,12 @@ CHANNEL_OPTIONS: Final = (
 
 
 def access() -> dict[str, Any]:
-    """`token` and `credentials` of a client. Raises CommandFailed, which tells no secret."""
+    """Return the arguments `token` and `credentials` of a client. Raises CommandFailed."""
     return {"token": os.environ.get("SLUICE_TOKEN") or None, "credentials": _credentials()}
 
 
 def metadata() -> Metadata:
-    """What goes with every call. Raises CommandFailed."""
+    """Return the metadata to send with every call. Raises CommandFailed."""
     try:
         return bearer(os.environ.get("SLUICE_TOKEN") or None)
     except ValueError as error:
@@ -34,7 +35,7 @@ def metadata() -> Metadata:
 
 
 def channel(address: str) -> grpc.Channel:
-    """A channel for single calls. Raises CommandFailed."""
+    """Open a channel for single calls. Raises CommandFailed."""
     credentials = _credentials()
     if credentials is None:
         return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -42,7 +43,7 @@ def channel(address: str) -> grpc.Channel:
 
 
 def aio_channel(address: str) -> grpc.aio.Channel:
-    """A channel for many calls at once. Raises CommandFailed."""
+    """Open a channel for many concurrent calls. Raises CommandFailed."""
     credentials = _credentials()
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)

@@ -1,11 +1,11 @@
-"""Collections in BEIR layout: a folder with documents, queries, and judgements of some.
+"""Collections in BEIR layout: a folder with documents, queries, and relevance judgments.
 
 FOLDER/corpus.jsonl or corpus.jsonl.gz   {"_id": "a", "title": "...", "text": "..."}
 FOLDER/queries.jsonl or queries.jsonl.gz {"_id": "q1", "text": "..."}
-FOLDER/qrels/SPLIT.tsv                   query-id <TAB> corpus-id <TAB> score, after one line of headings
+FOLDER/qrels/SPLIT.tsv                   query-id <TAB> corpus-id <TAB> score, after one header line
 
-Rule: queries and judgements are taken whole or not at all; a CollectionError names the file and the line. A line of the
-corpus that is no document is refused alone, as `sluice index` does.
+Rule: a wrong query or judgment rejects the whole file; a CollectionError names the file and the line. A line of the
+corpus that is not a document is rejected alone, as in `sluice index`.
 """
 
 import gzip
@@ -21,11 +21,11 @@ from sluice.client import Document, jsonl
 
 
 class CollectionError(CommandFailed):
-    """A collection that cannot be used; the message says which file and line, what was expected and what was found."""
+    """A collection that cannot be used. The message names the file and line, what was expected and what was found."""
 
 
 Qrels = dict[str, dict[str, int]]
-"""Grade of each judged document, by query and document id."""
+"""Grade of each judged document, by query id and document id."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Corpus:
     """The documents of a collection."""
 
     documents: dict[str, Document]
-    """By id, in the order of the file, without metadata. Some collections have a few with neither title nor text."""
+    """By id, in the order of the file, without metadata. Documents may have neither title nor text."""
     refused: list[Refusal]
-    """Lines that are no document."""
+    """Lines that are not documents."""
 
 
 def corpus(folder: Path) -> Corpus:
-    """Return the documents, and the lines that are none. Raises CollectionError when there is no document at all."""
+    """Read the documents and the lines that are not documents. Raises CollectionError if there is no document."""
     found: dict[str, Document] = {}
     refused: list[Refusal] = []
     path = _file(folder, "corpus.jsonl")
@@ -59,7 +59,7 @@ def corpus(folder: Path) -> Corpus:
 
 
 def queries(folder: Path) -> dict[str, str]:
-    """The queries by id, in the order of the file."""
+    """Return the queries by id, in the order of the file."""
     found: dict[str, str] = {}
     for where, record in _records(_file(folder, "queries.jsonl")):
         text = _text(record, "text", where)
@@ -72,7 +72,7 @@ def queries(folder: Path) -> dict[str, str]:
 
 
 def qrels(folder: Path, split: str) -> Qrels:
-    """The judgements of a split, e.g. `test`."""
+    """Return the judgments of a split, for example `test`."""
     path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
         have = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
@@ -95,7 +95,7 @@ def qrels(folder: Path, split: str) -> Qrels:
 
 
 def passage(document: Document) -> str:
-    """Return what models read of a document: its title and, below it, its text; only one of them if one is blank."""
+    """Return the text of a document that models read: its title and, below it, its text, without blank parts."""
     return "\n".join(part for part in (document.title, document.text) if part.strip())
 
 

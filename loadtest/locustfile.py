@@ -1,10 +1,10 @@
-"""Searches as users of Locust, which has no gRPC of its own.
+"""Searches for Locust, which has no gRPC client of its own.
 
     pip install 'sluice-search[locust]'
     locust -f loadtest/locustfile.py --host 127.0.0.1:50050 --data FOLDER --headless -u 16 -t 30s
 
-Rule: closed loop. A user waits for its answer before it asks again, so a slow server is asked less, and latency leaves
-out what callers would have waited: `sluice load` does not have that fault. This is for those who have Locust already.
+Rule: closed loop. A user waits for each answer before the next search, so a slow server gets fewer searches and the
+latency omits the time that independent callers would have waited. `sluice load` measures that correctly.
 """
 
 import json
@@ -40,7 +40,7 @@ def _read(environment: Any, **_: object) -> None:
 
 
 class Searcher(User):
-    """Searches, one after the other."""
+    """A user that sends one search after the other."""
 
     wait_time = constant(0)
 
@@ -53,12 +53,12 @@ class Searcher(User):
         )
 
     def on_stop(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._client.close()
 
     @task
     def search(self) -> None:
-        """One search of a random query."""
+        """Send one search with a random query."""
         told = self.environment.parsed_options
         query = random.choice(self.environment.queries)  # noqa: S311 - no secret
         failure, found, begun = None, 0, time.perf_counter()

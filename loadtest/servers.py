@@ -1,4 +1,4 @@
-"""Real server processes for measurements: started on free ports, stopped at the end."""
+"""Server processes for measurements, started on free ports and stopped at the end."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _POLL_S: Final = 0.005
 
 @dataclass(frozen=True)
 class Server:
-    """A server that serves."""
+    """A running server."""
 
     name: str
     address: str
@@ -34,18 +34,18 @@ class Server:
     """HOST:PORT of its Prometheus metrics."""
     pid: int
     ready_s: float
-    """Seconds from the start of the process to ready."""
+    """Seconds from the start of the process until it was ready."""
 
     def memory_bytes(self) -> int:
-        """Resident memory now."""
+        """Return the resident memory now."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
 
 @contextmanager
 def server(name: str, *arguments: str, tree: Path | None = None, module: str = "") -> Iterator[Server]:
-    """`python -m services.NAME` for the block; of another source tree, or another module, when given.
+    """Run `python -m services.NAME` for the block, optionally from another source tree, or another module.
 
-    Raises CommandFailed with its last words when it does not start.
+    Raises CommandFailed with the last lines of its log if it does not start.
     """
     metrics = f"127.0.0.1:{_free_port()}"
     command = [
@@ -81,26 +81,26 @@ def server(name: str, *arguments: str, tree: Path | None = None, module: str = "
 
 @dataclass(frozen=True)
 class Parts:
-    """What a system is made of."""
+    """The configuration of a whole system."""
 
     bundles: Sequence[Path]
-    """Of the embedding service."""
+    """Bundles of the embedding service."""
     reranker: Path
     index_fields: Sequence[str] = ()
-    """Of new collections; the orchestrator's default when there are none."""
+    """Kinds of fields of new collections; empty means the orchestrator's default."""
     pipelines: Path | None = None
-    """None takes the packaged ones."""
+    """Pipelines file; None means the packaged pipelines."""
     data: Path | None = None
-    """Folder of the store, which stays; None takes an empty one, which does not."""
+    """Folder of the store, which is kept; None means a temporary one."""
     variant: str = ""
-    """Graph of the models; empty takes the bundle's default."""
+    """Graph of the models; empty means the bundle's default."""
     caches: bool = True
-    """Whether the servers of models keep results."""
+    """Whether the model servers cache results."""
 
 
 @contextmanager
 def system(made_of: Parts) -> Iterator[tuple[Addresses, list[Server]]]:
-    """All four services for the block."""
+    """Run all four services for the block."""
     with ExitStack() as stack:
         data = made_of.data or stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-data-"))
         bundles = json.dumps([str(bundle) for bundle in made_of.bundles])
@@ -124,7 +124,7 @@ def system(made_of: Parts) -> Iterator[tuple[Addresses, list[Server]]]:
 
 
 def _await_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """The address it serves on."""
+    """Wait until the server is ready, and return its address."""
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         for line in log.read_text(errors="replace").splitlines():
@@ -148,7 +148,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _free_port() -> int:
-    """A port that is free now. Servers do not say which metrics port they took, so it is chosen before."""
+    """Return a port that is free now. Servers do not report their metrics port, so it is chosen in advance."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""`compare`: is one commit slower than another? Servers of both run side by side and are measured in turn."""
+"""The command `compare`: measures whether one commit is slower than another, with servers of both side by side."""
 
 import subprocess
 import tempfile
@@ -34,7 +34,7 @@ def compare(  # noqa: PLR0913, PLR0917 - each is a flag
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Compare the speed of two commits by paired runs. Exit code 1 when the new one is slower.
+    """Compare the speed of two commits by paired runs. Exit code 1 if the new one is slower.
 
     [bold]Example[/]
 
@@ -63,7 +63,7 @@ def compare(  # noqa: PLR0913, PLR0917 - each is a flag
 
 
 def _pairs(name: str, before: Measure, after: Measure, count: int, seconds: float) -> list[tuple[float, float]]:
-    """Return the speeds of old and new, measured in turn; the side that goes first alternates from pair to pair."""
+    """Return the speeds of old and new, measured in turn. The side that goes first alternates from pair to pair."""
     for measure in (before, after):
         measure(min(_WARM_UP_S, seconds))
     found = []
@@ -79,7 +79,7 @@ def _pairs(name: str, before: Measure, after: Measure, count: int, seconds: floa
 
 @contextmanager
 def _tree(commit: str) -> Iterator[Path]:
-    """A folder with the files of a commit, for the block; the work tree itself for `.`. Raises CommandFailed."""
+    """Yield a folder with the files of a commit, or the work tree itself for `.`. Raises CommandFailed."""
     top = Path(__file__).parents[2]
     if commit == ".":
         yield top

@@ -1,7 +1,7 @@
-"""The loads that `compare` runs: each starts the servers of one source tree and measures their speed.
+"""The loads of `compare`: each starts the servers of one source tree and measures their speed.
 
-A load compares the code of two commits, so whatever is not under comparison is left out: `Search` and `Index` call
-stand-ins that answer at once, started from the work tree for both sides. `Retrieve` searches seeded random vectors.
+A load isolates the code of the two commits. `Search` and `Index` call stub services that answer at once; both sides use
+the stubs of the work tree. `Retrieve` searches seeded random vectors.
 """
 
 import time
@@ -31,15 +31,15 @@ _VECTORS: Final = 10_000
 _QUICK_VECTORS: Final = 500
 _QUERIES: Final = 256
 _DOCUMENTS_PER_S: Final = 1000
-"""Documents that one run indexes for each second it is to last, roughly what one system stores on two cores."""
+"""Documents to index per second of a run: about what one system stores on two cores."""
 
 Measure = Callable[[float], float]
-"""Measures for about so many seconds, and returns a speed: calls, or documents, per second."""
+"""Measures for about this many seconds, and returns a speed: calls or documents per second."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What the loads are made of, equal for both sides."""
+    """The input of the loads, equal for both sides."""
 
     bundle: Path
     texts: Texts
@@ -61,7 +61,7 @@ def _embed(lane: str, batch: int, callers: int, given: Compared, tree: Path) -> 
 
 @contextmanager
 def _retrieve(given: Compared, tree: Path) -> Iterator[Measure]:
-    """Nearest neighbors in one segment, 16 queries per call."""
+    """Search the nearest neighbors in one segment, 16 queries per call."""
     vectors = _unit_vectors(_QUICK_VECTORS if given.quick else _VECTORS, seed=1)
     calls = retrieve_requests(_unit_vectors(_QUERIES, seed=2), _QUERIES_PER_CALL)
     requests = [call.SerializeToString() for call in calls]
@@ -73,7 +73,7 @@ def _retrieve(given: Compared, tree: Path) -> Iterator[Measure]:
 
 @contextmanager
 def _search(given: Compared, tree: Path) -> Iterator[Measure]:
-    """The `fast` pipeline over stand-ins of the three services."""
+    """Search by the `fast` pipeline over stubs of the three services."""
     requests = [
         search_pb.SearchRequest(collection="instant", query=query, pipeline="fast").SerializeToString()
         for query in given.texts.queries[:_QUERIES]
@@ -87,7 +87,7 @@ def _search(given: Compared, tree: Path) -> Iterator[Measure]:
 
 @contextmanager
 def _index(given: Compared, tree: Path) -> Iterator[Measure]:
-    """Streams of documents through the orchestrator into retrieval; a stand-in embeds."""
+    """Stream documents through the orchestrator into retrieval, with a stub for embedding."""
     with (
         server("instant", module="loadtest.bench.stub_services") as instant,
         served(dense_schema(_DIMENSIONS), tree=tree) as stored,
@@ -97,7 +97,7 @@ def _index(given: Compared, tree: Path) -> Iterator[Measure]:
 
 
 def _downstream(embedding: Server, reranking: Server, retrieval: Server) -> list[str]:
-    """Return the flags that tell an orchestrator the addresses of its services."""
+    """Return the flags with the addresses of an orchestrator's services."""
     return [
         f"--embedding={embedding.address}",
         f"--reranking={reranking.address}",
@@ -115,7 +115,7 @@ LOADS: Final[Mapping[str, Load]] = {
 
 
 def _documents_per_second(orchestrator: Server, retrieval: RetrievalClient, texts: Texts, seconds: float) -> float:
-    """Documents that a stream into a new collection stores per second. Raises CommandFailed when one is refused."""
+    """Return how many documents per second a stream into a new collection stores. Raises CommandFailed."""
     count = max(int(_DOCUMENTS_PER_S * seconds), 1)
     documents = [
         Document(document_id=str(number), text=texts.passages[number % len(texts.passages)]) for number in range(count)

@@ -1,7 +1,7 @@
-"""Whether one version is slower than another, from paired runs. Pure.
+"""Decision whether one version is slower than another, from paired runs. Pure.
 
-Machines drift and neighbours make noise, so only runs that were made right after each other are compared: the figure
-is the median ratio of pairs, and a difference counts only when its whole interval is beyond the tolerance.
+Machines drift and other processes add noise, so only runs made right after each other are compared. The figure is the
+median ratio of the pairs, and a difference counts only if its whole confidence interval is beyond the tolerance.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ _SEED: Final = 1
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of ratios new ÷ old, of speeds: over 1 is faster."""
+    """The ratios new ÷ old of speeds: over 1 is faster."""
 
     ratio: float
-    """The median."""
+    """Median ratio."""
     low: float
     high: float
     """Ends of its 95 % interval, by bootstrap over pairs."""
@@ -29,7 +29,7 @@ class Judgement:
 
 
 def judge(ratios: Sequence[float], tolerance: float) -> Judgement:
-    """What paired ratios of speeds say; a change within `tolerance` (0.05 is a twentieth) is none."""
+    """Judge paired ratios of speeds. A change within `tolerance` (0.05 is a twentieth) is no difference."""
     values = np.array(ratios)
     chance = np.random.default_rng(_SEED)
     medians = np.median(values[chance.integers(len(values), size=(_SAMPLES, len(values)))], axis=1)

@@ -1,6 +1,6 @@
-"""When calls are to be sent: pure, from a rate and a seed.
+"""Send times of calls, computed from a rate and a seed.
 
-Rule: open loop. The times are fixed before the run, so a slow server cannot slow the load that shows it to be slow.
+Rule: open loop. The times are fixed before the run, so a slow server does not reduce its own load. Pure.
 
 With the rate going from r0 to r1 over D seconds, the calls expected by time t are
 
@@ -21,10 +21,10 @@ Arrivals = Literal["poisson", "constant"]
 
 
 def arrivals(kind: Arrivals, rate: float, to_rate: float, duration_s: float, seed: int) -> F64:
-    """Rising times in [0, duration_s) at which calls are sent, float64 [calls], in seconds.
+    """Return the send times in [0, duration_s), ascending, float64 [calls], in seconds.
 
-    rate     calls a second at the start
-    to_rate  calls a second at the end; between them it changes evenly
+    rate     calls per second at the start
+    to_rate  calls per second at the end; the rate changes linearly in between
     """
     expected = (rate + to_rate) / 2 * duration_s
     if kind == "constant":
@@ -40,7 +40,7 @@ def arrivals(kind: Arrivals, rate: float, to_rate: float, duration_s: float, see
 
 
 def recorded(lines: Iterable[str], *, source: str) -> F64:
-    """The times of a recording: one number of seconds a line, never falling. Raises ValueError naming the line."""
+    """Read recorded times: one number of seconds per line, never decreasing. Raises ValueError that names the line."""
     times: list[float] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""One call as it was measured, and what many of them say. Pure.
+"""Measured calls and their summaries. Pure.
 
 Latency counts from the intended send time: a call that could not be sent in time because the one before was slow
 waited too (Tene, "How NOT to Measure Latency", 2015: coordinated omission).
@@ -40,13 +40,13 @@ class Call(NamedTuple):
 
     @property
     def is_accepted(self) -> bool:
-        """True when the server took it on."""
+        """Whether the server accepted the call."""
         return self.code == OK or self.code.startswith(EXPIRED)
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of latencies, in seconds."""
+    """Percentiles of latencies, in seconds."""
 
     p50: float
     p90: float
@@ -58,42 +58,42 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the calls of one workload in one phase say."""
+    """Figures of one workload in one phase."""
 
     phase: str
     workload: str
     duration_s: float
     deadline_s: float
     offered: int
-    """Calls that were to be sent."""
+    """Number of calls that were due."""
     good: int
     degraded: int
-    """Good or late, but not all they could be."""
+    """Calls with a degraded answer, in time or late."""
     codes: dict[str, int]
     latency: Percentiles | None
-    """Of accepted calls; None when there was none."""
+    """Latency of accepted calls; None if there were none."""
     refused_p99_s: float | None
-    """Of the others: a refusal should be quick."""
+    """p99 latency of the other calls: rejections should be fast."""
     lag_p99_s: float
-    """How much later than intended calls were sent: the generator's own fault, for open-loop workloads."""
+    """p99 delay from the intended to the real send time: for open-loop workloads, an error of the generator."""
 
     @property
     def offered_per_s(self) -> float:
-        """Calls offered a second."""
+        """Offered calls per second."""
         return self.offered / self.duration_s
 
     @property
     def goodput_per_s(self) -> float:
-        """Calls answered in time a second."""
+        """Calls answered in time, per second."""
         return self.good / self.duration_s
 
     @property
     def error_share(self) -> float:
-        """Share of calls that were not answered OK within their deadline."""
+        """Share of calls that were not answered with OK within their deadline."""
         return 1 - self.good / self.offered if self.offered else 0.0
 
     def record(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all figures, for JSON."""
         rates = {
             "offered_per_s": self.offered_per_s,
             "goodput_per_s": self.goodput_per_s,
@@ -103,7 +103,7 @@ class Summary:
 
 
 def histogram(latencies_s: Iterable[float]) -> HdrHistogram:
-    """An HDR histogram of latencies, in microseconds."""
+    """Return an HDR histogram of latencies, in microseconds."""
     result = HdrHistogram(1, _LARGEST_US, _DIGITS)
     for latency in latencies_s:
         result.record_value(min(max(int(latency * 1e6), 1), _LARGEST_US))
@@ -111,13 +111,13 @@ def histogram(latencies_s: Iterable[float]) -> HdrHistogram:
 
 
 def percentile_s(latencies_s: Iterable[float], percent: float) -> float | None:
-    """One percentile in seconds; None of nothing."""
+    """Return one percentile in seconds; None without latencies."""
     counted = histogram(latencies_s)
     return float(counted.get_value_at_percentile(percent)) / 1e6 if counted.get_total_count() else None
 
 
 def percentiles(latencies_s: Iterable[float]) -> Percentiles | None:
-    """The usual percentiles; None of nothing."""
+    """Return the usual percentiles; None without latencies."""
     counted = histogram(latencies_s)
     if not counted.get_total_count():
         return None
@@ -126,7 +126,7 @@ def percentiles(latencies_s: Iterable[float]) -> Percentiles | None:
 
 
 def summary(calls: Sequence[Call], *, phase: str, workload: str, duration_s: float, deadline_s: float) -> Summary:
-    """What the calls of one workload in one phase say."""
+    """Summarize the calls of one workload in one phase."""
     return Summary(
         phase=phase,
         workload=workload,
@@ -143,14 +143,14 @@ def summary(calls: Sequence[Call], *, phase: str, workload: str, duration_s: flo
 
 
 class Outage:
-    """Notices a target that is gone: for `limit_s` seconds every call ended as calls to nobody do."""
+    """Detection of a lost target: for `limit_s` seconds every call failed as if no server were there."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._since_s: float | None = None
 
     def note(self, calls: Iterable[Call]) -> float | None:
-        """Take in calls as they end; when the target was gone for too long, the time since when, in seconds."""
+        """Record ended calls. If the target has been lost for too long, return the time since when, in seconds."""
         for call in sorted(calls, key=lambda call: call.finished_s):
             if call.code != GONE:
                 self._since_s = None

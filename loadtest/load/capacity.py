@@ -1,7 +1,7 @@
-"""The search for capacity: the highest rate at which the service level holds. Pure; probes are run by others.
+"""Search for the capacity: the highest rate at which the service level holds. Pure; the caller runs the probes.
 
-Doubles from the lowest rate until one does not hold, then halves the ratio between the highest rate that held and the
-lowest that did not, until they are near enough.
+Doubles the lowest rate until the level fails. Then it tries the geometric mean of the highest rate that held and the
+lowest that failed, until both are close enough.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from math import sqrt
 
 @dataclass(frozen=True)
 class Probe:
-    """A rate that was tried, in calls a second, and whether the service level held."""
+    """A rate that was tried, in calls per second, and whether the service level held."""
 
     rate: float
     held: bool
@@ -19,7 +19,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where to search: rates in calls a second, and how near the two ends must come (0.1 is a tenth)."""
+    """Limits of the search: rates in calls per second, and how close the two ends must get (0.1 is a tenth)."""
 
     low_rate: float
     high_rate: float
@@ -27,7 +27,7 @@ class Bounds:
 
 
 def next_rate(probes: Sequence[Probe], bounds: Bounds) -> float | None:
-    """The rate to try next; None when the search has ended."""
+    """Return the next rate to try; None when the search is over."""
     if not probes:
         return bounds.low_rate
     held, failed = capacity(probes), _lowest_failed(probes)
@@ -41,7 +41,7 @@ def next_rate(probes: Sequence[Probe], bounds: Bounds) -> float | None:
 
 
 def capacity(probes: Sequence[Probe]) -> float:
-    """The highest rate that held, below the lowest that did not; 0 when none did."""
+    """Return the highest rate that held below the lowest that failed; 0 if none held."""
     failed = _lowest_failed(probes)
     return max((probe.rate for probe in probes if probe.held and (failed is None or probe.rate < failed)), default=0.0)
 

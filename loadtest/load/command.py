@@ -1,4 +1,4 @@
-"""`sluice load`: runs a scenario against running services."""
+"""The command `sluice load`: runs a scenario against running services."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ RESULTS: Final = Path("loadtest-results")
 
 @dataclass(frozen=True)
 class Options:
-    """How a scenario is run."""
+    """Options of a run."""
 
     addresses: Addresses
     collection: str = "docs"
@@ -36,8 +36,7 @@ class Options:
 def run_scenario(name: str, wanted: Scenario, texts: Texts, options: Options, watcher: Watcher) -> Result:
     """Run a scenario against running services.
 
-    When `outcome.doubts` names any, its figures are not to be trusted. Raises CommandFailed when a target cannot be
-    reached.
+    If `outcome.doubts` is not empty, the figures are not reliable. Raises CommandFailed if a target cannot be reached.
     """
     calls = calls_of(wanted, options.addresses, texts, options.collection)
     check(wanted, calls)
@@ -77,7 +76,7 @@ def load(  # noqa: PLR0913, PLR0917 - each is a flag
         Path | None, typer.Option("--out", help="Folder of the results. (default: a new one)")
     ] = None,
 ) -> None:
-    """Run a load scenario against running services, and write a report.
+    """Run a load scenario against running services and write a report.
 
     [bold]Examples[/]
 

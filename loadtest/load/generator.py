@@ -1,7 +1,7 @@
-"""A worker process: sends calls at the times it is told, and tells how each ended.
+"""Worker process of the generator: sends calls at given times and reports how each ended.
 
-Rule: one process, one event loop, one channel a workload; nothing here decides anything.
-Fact: CLOCK_MONOTONIC is one clock for all processes of a machine, so the start of a run is a moment on it.
+Rule: one process, one event loop, one channel per workload. The worker makes no decisions.
+Fact: CLOCK_MONOTONIC is the same for all processes of a machine, so the start of a run is a time on it.
 """
 
 import asyncio
@@ -34,37 +34,37 @@ class OpenLoop:
     """Calls of one workload at given times."""
 
     times_s: NDArray[np.float64]
-    """Rising, in seconds since the start."""
+    """Ascending, in seconds since the start."""
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Callers of one workload that send when they have their answer."""
+    """Callers of one workload, each of which sends its next call when it has the answer."""
 
     callers: int
     spans_s: tuple[tuple[float, float], ...]
-    """When they do, in seconds since the start: from, to."""
+    """Periods in which they send, start and end in seconds since the start of the run."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker sends, by workload."""
+    """The load that a worker sends, by workload."""
 
     start: float
-    """Moment of the start on the monotonic clock."""
+    """Start of the run on the monotonic clock."""
     workloads: tuple[OpenLoop | ClosedLoop, ...]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """An order is carried out."""
+    """The message that an order is done."""
 
     cpu_share: float
-    """Processor time of the worker ÷ wall time since the order came."""
+    """Processor time of the worker ÷ wall time since the order arrived."""
 
 
 def work(connection: Connection, plans: Sequence[Calls], first: int, stride: int) -> None:
-    """Carry out orders until None comes. Of the requests, this worker uses every `stride`th, from `first`."""
+    """Carry out orders until None arrives. This worker uses every `stride`th request, beginning with `first`."""
     asyncio.run(_Worker(connection, plans, first, stride).run())
 
 
@@ -163,7 +163,7 @@ def _cycle(count: int, first: int, stride: int) -> Iterator[int]:
 
 
 def _code(error: grpc.RpcError) -> str:
-    """CODE/REASON, or CODE alone when the error carries no reason of ours."""
+    """Return CODE/REASON, or CODE alone if the error has no reason of Sluice."""
     failure = from_rpc_error(error)
     code = failure.code.name
     return code if failure.reason_name == code else f"{code}/{failure.reason_name}"

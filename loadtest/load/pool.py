@@ -1,6 +1,6 @@
-"""Worker processes of the generator: spread an order over them, gather what they tell.
+"""Pool of worker processes: distributes the load over them and collects their calls.
 
-Facts: gRPC does not survive a fork, so workers are spawned. They start once a run, before the first call.
+Fact: gRPC does not survive a fork, so workers are spawned. They start once per run, before the first call.
 """
 
 import multiprocessing
@@ -24,11 +24,11 @@ _STOP_S: Final = 5.0
 
 Load = OpenLoop | ClosedLoop
 Progress = Callable[[Sequence[Call], float], None]
-"""Takes calls that ended since the last time, and the seconds since the start."""
+"""Receives the calls that ended since the last time, and the seconds since the start."""
 
 
 class TargetLost(CommandFailed):
-    """The target was gone in the middle of a run. `calls` is what was measured until then."""
+    """The target stopped answering during a run. `calls` is what was measured before."""
 
     def __init__(self, message: str, calls: list[Call]) -> None:
         super().__init__(message)
@@ -37,10 +37,10 @@ class TargetLost(CommandFailed):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run gave: its calls, and the processor share of the busiest worker (1.0 is a whole core)."""
+    """Result of a run: its calls, and the processor share of the busiest worker (1.0 is a whole core)."""
 
     start: float
-    """Its start on the monotonic clock."""
+    """Start of the run on the monotonic clock."""
     calls: list[Call]
     cpu_share: float
 
@@ -53,7 +53,7 @@ class Pool:
         self._outage_s = outage_s
 
     def run(self, loads: Sequence[Load], progress: Progress) -> Measured:
-        """Carry out an order and gather its calls. Raises TargetLost, and CommandFailed when a worker dies."""
+        """Send the loads and return the calls. Raises TargetLost, and CommandFailed if a worker dies."""
         start = time.monotonic() + _HEAD_START_S
         for position, (_, connection) in enumerate(self._members):
             connection.send(Order(start, tuple(_part(load, position, len(self._members)) for load in loads)))
@@ -74,7 +74,7 @@ class Pool:
         return Measured(start, calls, max(shares))
 
     def _messages(self) -> Iterator[list[Call] | Finished]:
-        """What workers tell within a moment."""
+        """Yield the messages that workers send within a short time."""
         ready = wait([connection for _, connection in self._members], timeout=0.25)
         for process, connection in self._members:
             if connection in ready:
@@ -87,7 +87,7 @@ class Pool:
 
 @contextmanager
 def workers(count: int, plans: Sequence[Calls], *, outage_s: float) -> Iterator[Pool]:
-    """A pool of so many workers for the block."""
+    """Run a pool of `count` workers for the block."""
     context = multiprocessing.get_context("spawn")
     members: list[tuple[BaseProcess, Connection]] = []
     try:
@@ -110,7 +110,7 @@ def workers(count: int, plans: Sequence[Calls], *, outage_s: float) -> Iterator[
 
 
 def _part(load: Load, position: int, count: int) -> Load:
-    """One worker's part: every so many arrivals, or its share of the callers."""
+    """Return one worker's part: every `count`th arrival, or its share of the callers."""
     if isinstance(load, OpenLoop):
         return OpenLoop(load.times_s[position::count])
     return ClosedLoop(len(range(position, load.callers, count)), load.spans_s)

@@ -1,4 +1,4 @@
-"""Runs a scenario: the capacity search, then the phases in one go, each call told to the phase it was meant for."""
+"""Run of a scenario: the capacity search, then all phases without a pause. Each call counts for its intended phase."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,21 @@ _MOST_CPU: Final = 0.9
 
 
 class Watcher(Protocol):
-    """Shows a run while it goes on."""
+    """Displays a run in progress."""
 
     def begin(self, name: str, duration_s: float) -> None:
-        """A part of the run begins."""
+        """Start a part of the run."""
 
     def note(self, calls: Sequence[Call], now_s: float) -> None:
-        """Calls ended; `now_s` seconds since its start."""
+        """Add ended calls; `now_s` is seconds since the start of the part."""
 
     def end(self, summaries: Sequence[Summary]) -> None:
-        """It ended."""
+        """End the part."""
 
 
 @dataclass
 class Probed:
-    """One probe of a capacity search, with what it showed."""
+    """One probe of a capacity search with its summaries."""
 
     rate: float
     held: bool
@@ -46,26 +46,26 @@ class Probed:
 
 @dataclass
 class Outcome:
-    """All that a run gave."""
+    """Everything that a run measured."""
 
     scenario: Scenario
     probes: list[Probed] = field(default_factory=list)
     capacity: float | None = None
-    """Calls a second of the phases' rate; None without a search."""
+    """Highest rate of phases that held, in calls per second; None without a search."""
     calls: list[Call] = field(default_factory=list)
-    """Of the phases, or of the highest probe that held when there are no phases."""
+    """Calls of the phases, or of the highest probe that held if there are no phases."""
     spans: list[tuple[Phase, float, float]] = field(default_factory=list)
     """Phases with their start and end, in seconds since the start."""
     summaries: list[Summary] = field(default_factory=list)
     start: float = 0.0
-    """Start of what `calls` are of, on the monotonic clock."""
+    """Start of the run of `calls`, on the monotonic clock."""
     cpu_share: float = 0.0
-    """Of the busiest worker of the generator; 1.0 is a whole core."""
+    """Processor share of the busiest worker; 1.0 is a whole core."""
     lost: str = ""
-    """Why the run ended before its time; empty when it did not."""
+    """Why the run ended early; empty if it did not."""
 
     def repeats(self, distinct: Mapping[str, int]) -> list[str]:
-        """Which workloads sent requests again for want of others: caches may have answered those."""
+        """Return a line for each workload that had to send requests repeatedly: caches may have answered them."""
         sent = Counter(call.workload for call in self.calls)
         return [
             f"{workload.name}: {sent[index]:,} calls of {distinct[workload.name]:,} distinct requests; "
@@ -76,7 +76,7 @@ class Outcome:
 
     @property
     def doubts(self) -> list[str]:
-        """Why the figures cannot be trusted; nothing when they can."""
+        """Reasons why the figures are not reliable; empty if they are."""
         found = [self.lost] if self.lost else []
         for one in self.summaries:
             if one.lag_p99_s > _MOST_LAG * one.deadline_s:
@@ -90,7 +90,7 @@ class Outcome:
 
 
 def run(scenario: Scenario, pool: Pool, watcher: Watcher) -> Outcome:
-    """Run a scenario. A target that goes away ends it: the outcome says so. Raises CommandFailed."""
+    """Run a scenario. If the target is lost, the outcome says so. Raises CommandFailed."""
     outcome = Outcome(scenario)
     try:
         if scenario.capacity is not None:
@@ -160,7 +160,7 @@ def _run_phases(
 
 
 def spans_of(phases: Sequence[Phase]) -> list[tuple[Phase, float, float]]:
-    """Phases with start and end, one right after the other from 0."""
+    """Return the phases with start and end, one after the other from 0."""
     spans = []
     start_s = 0.0
     for phase in phases:
@@ -170,7 +170,7 @@ def spans_of(phases: Sequence[Phase]) -> list[tuple[Phase, float, float]]:
 
 
 def load_of(workload: Workload, spans: Sequence[tuple[Phase, float, float]], seed: int) -> Load:
-    """When one workload sends, over all phases it runs in."""
+    """Return when one workload sends, over all of its phases."""
     own = [span for span in spans if not span[0].only or workload.name in span[0].only]
     if workload.concurrency:
         return ClosedLoop(workload.concurrency, tuple((start_s, end_s) for _, start_s, end_s in own))
@@ -199,7 +199,7 @@ def _recording(path: Path) -> F64:
 def summaries_of(
     scenario: Scenario, spans: Sequence[tuple[Phase, float, float]], calls: Sequence[Call]
 ) -> list[Summary]:
-    """What the calls of each workload say in each measured phase it ran in."""
+    """Summarize the calls of each workload in each measured phase that it ran in."""
     found = []
     for phase, start_s, end_s in spans:
         for index, workload in enumerate(scenario.workloads):
@@ -217,10 +217,11 @@ def summaries_of(
 
 
 def _inside(calls: Sequence[Call], workload: Workload, start_s: float, end_s: float) -> list[Call]:
-    """The calls of a stretch of time: by the intended send time, and those of a closed loop by their end.
+    """Return the calls of a period: by the intended send time, or by the end for a closed loop.
 
-    A closed loop's calls that began before the stretch and ended in it were done in it for the most part; counting
-    by the start would count the last call of every caller though most of it was done after.
+    Calls of a closed loop that ended in the period were mostly processed in it. Counting by the start would
+    include the last
+    call of every caller, most of which was processed later.
     """
     if workload.concurrency:
         return [call for call in calls if start_s <= call.finished_s < end_s]

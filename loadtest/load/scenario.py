@@ -1,4 +1,4 @@
-"""Scenarios as data: which calls, at which rates, for how long.
+"""Load scenarios as data: which calls, at which rates, for how long.
 
 description: one sentence
 workloads: [Workload, ...]
@@ -33,23 +33,23 @@ class Workload(_Part):
     """Calls of one kind."""
 
     name: Name
-    """Its name in results."""
+    """Name in results."""
     rpc: Rpc
-    """Which RPC."""
+    """The RPC to call."""
     deadline_s: float = Field(gt=0, le=600)
     """Deadline of each call, in seconds."""
     arrivals: Literal["poisson", "constant", "recorded"] = "poisson"
-    """How calls come."""
+    """How send times are chosen."""
     recording: Path | None = None
-    """File of recorded arrivals: seconds since the start, one a line. The rates of phases do not count then."""
+    """File of recorded times: seconds since the start, one per line. The rates of phases are ignored then."""
     share: float = Field(1.0, gt=0, le=1000)
-    """Its calls for each call of a phase's rate."""
+    """Calls per call of a phase's rate."""
     concurrency: int = Field(0, ge=0, le=4096)
-    """Over 0: so many callers instead of a rate, each sending when it has its answer, as indexing does."""
+    """If over 0, this many callers instead of a rate; each sends its next call when it has the answer."""
     texts: Literal["queries", "sentences", "documents"] = "queries"
-    """What `embed` embeds: queries; sentences of documents, which are as short and many more; or whole documents."""
+    """Texts for `embed`: queries; sentences of documents, which are as short but more numerous; or whole documents."""
     batch: int = Field(1, ge=1, le=1024)
-    """Texts of an `embed` call, documents of a `rerank` call."""
+    """Texts per `embed` call, or documents per `rerank` call."""
     lane: Literal["interactive", "bulk"] = "interactive"
     """Lane of `embed` and `rerank` calls."""
     pipeline: str = Field("", max_length=128)
@@ -57,33 +57,33 @@ class Workload(_Part):
     top_k: int = Field(10, ge=1, le=1000)
     """Results of `search`, candidates of `retrieve`."""
     model: str = Field("", max_length=128)
-    """Model; empty when the server has one."""
+    """Model name; may be empty if the server has only one."""
 
 
 class Phase(_Part):
-    """A stretch of time with one rate, or with one that changes evenly."""
+    """A period with one rate, or with one that changes linearly."""
 
     name: Name
-    """Its name in results."""
+    """Name in results."""
     duration_s: Duration
-    """How long, in seconds."""
+    """Length, in seconds."""
     rate: Rate = 0
-    """Calls a second at its start."""
+    """Calls per second at its start."""
     to_rate: Rate | None = None
-    """Calls a second at its end; the same as at its start unless given."""
+    """Calls per second at its end. (default: as at its start)"""
     measured: bool = True
-    """False for a warm-up: it is cut from the results."""
+    """False for a warm-up, which is excluded from the results."""
     only: tuple[Name, ...] = ()
-    """Workloads that run in it; all unless given."""
+    """Workloads that run in it. (default: all)"""
 
 
 class Slo(_Part):
-    """What a service promises."""
+    """A service level objective."""
 
     p99_s: float = Field(gt=0)
-    """Most that the 99th percentile of accepted calls may be, in seconds."""
+    """Maximum of the 99th percentile of accepted calls, in seconds."""
     error_share: float = Field(0.01, ge=0, le=1)
-    """Largest share of calls that are not answered OK within their deadline."""
+    """Maximum share of calls that are not answered with OK within their deadline."""
 
 
 class Capacity(_Part):
@@ -92,19 +92,19 @@ class Capacity(_Part):
     slo: Slo
     """The service level."""
     low_rate: float = Field(1.0, gt=0)
-    """Where the search begins, in calls a second."""
+    """First rate to try, in calls per second."""
     high_rate: float = Field(10_000.0, gt=0)
-    """Where it ends at the latest."""
+    """Highest rate to try, in calls per second."""
     precision: float = Field(0.1, gt=0, le=1)
-    """How near the answer must be; 0.1 is a tenth."""
+    """Relative precision of the result; 0.1 is a tenth."""
     warm_up_s: float = Field(2.0, ge=0, le=600)
-    """Start of each probe that is cut, in seconds."""
+    """Excluded time at the start of each probe, in seconds."""
     probe_s: Duration = 10.0
-    """Rest of each probe, in seconds."""
+    """Measured time of each probe, in seconds."""
 
     @property
     def bounds(self) -> Bounds:
-        """What the search needs."""
+        """Limits of the search."""
         return Bounds(self.low_rate, self.high_rate, self.precision)
 
 
@@ -116,18 +116,18 @@ class Scenario(_Part):
     workloads: tuple[Workload, ...] = Field(min_length=1, max_length=16)
     """Kinds of calls."""
     capacity: Capacity | None = None
-    """Search for the capacity first."""
+    """Capacity search to run before the phases."""
     phases: tuple[Phase, ...] = Field((), max_length=100)
-    """What is run, in order."""
+    """Phases to run, in order."""
     rate_unit: Literal["per_second", "capacity"] = "per_second"
-    """What rates of phases count."""
+    """Unit of the rates of phases."""
     outage_s: float = Field(3.0, gt=0)
-    """The run fails when the target is gone for so long, in seconds. A rolling restart wants more."""
+    """Longest time without an answer before the run fails, in seconds. A rolling restart needs more."""
     seed: int = 1
-    """Of arrivals and of the mix of texts."""
+    """Seed of the send times and of the choice of texts."""
 
     def problems(self) -> Iterator[str]:
-        """What makes no sense; nothing when all does."""
+        """Yield every inconsistency."""
         names = [workload.name for workload in self.workloads]
         if len(set(names)) < len(names):
             yield f"workloads: expected different names, got {', '.join(names)}"
@@ -143,7 +143,7 @@ class Scenario(_Part):
                 yield f"workloads.{workload.name}.recording: expected a file exactly with `arrivals: recorded`"
 
     def sped_up(self, factor: float) -> "Scenario":
-        """The same with every time divided by `factor`, none under 2 seconds: a look, not a measurement."""
+        """Return the scenario with every time divided by `factor`, but at least 2 seconds: only a quick check."""
         phases = [phase.model_copy(update={"duration_s": max(2.0, phase.duration_s / factor)}) for phase in self.phases]
         capacity = self.capacity
         if capacity is not None:
@@ -153,12 +153,12 @@ class Scenario(_Part):
 
 
 def names() -> list[str]:
-    """The scenarios that come with Sluice."""
+    """Return the names of the packaged scenarios."""
     return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
 
 
 def load(name_or_path: str) -> Scenario:
-    """A packaged scenario by name, or one from a file. Raises CommandFailed naming every problem."""
+    """Load a packaged scenario by name, or one from a file. Raises CommandFailed that names every problem."""
     path = PACKAGED / f"{name_or_path}.yaml"
     if not path.is_file():
         path = Path(name_or_path)
@@ -173,7 +173,7 @@ def load(name_or_path: str) -> Scenario:
 
 
 def parse(content: object, *, source: str) -> Scenario:
-    """A scenario from what YAML gave. Raises CommandFailed naming every problem."""
+    """Build a scenario from parsed YAML. Raises CommandFailed that names every problem."""
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The servers' own metrics during a run: queue wait, memory, descriptors, processor time, padding."""
+"""Metrics of the servers during a run: queue wait, memory, descriptors, processor time, padding."""
 
 import threading
 import time
@@ -25,11 +25,11 @@ _WANTED: Final = {
 }
 
 Sample = dict[str, float]
-"""Values by name, with the labels that matter here: `sluice_tokens_total.padding`. Summed over all others."""
+"""Values by name, with the relevant label: `sluice_tokens_total.padding`. Summed over all other labels."""
 
 
 def read(address: str) -> Sample:
-    """The metrics of one server now. Raises CommandFailed."""
+    """Return the metrics of one server now. Raises CommandFailed."""
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
             text = answer.read().decode()
@@ -46,7 +46,7 @@ def read(address: str) -> Sample:
 
 
 def padding_share(before: Sample, after: Sample) -> float | None:
-    """Share of the tokens computed between two samples that were padding; None when there were none."""
+    """Return the share of padding in the tokens computed between two samples; None if there were none."""
     padding, used = (
         after.get(f"sluice_tokens_total.{kind}", 0) - before.get(f"sluice_tokens_total.{kind}", 0)
         for kind in ("padding", "used")
@@ -61,21 +61,21 @@ class Series:
     name: str
     address: str
     moments: list[float] = field(default_factory=list)
-    """When, on the monotonic clock."""
+    """Times of the samples, on the monotonic clock."""
     samples: list[Sample] = field(default_factory=list)
 
     def values(self, name: str, start: float) -> list[tuple[float, float]]:
-        """(seconds since a start, value) of one metric, from that start on."""
+        """Return (seconds since `start`, value) of one metric, from `start` on."""
         pairs = zip(self.moments, self.samples, strict=True)
         return [(moment - start, sample[name]) for moment, sample in pairs if name in sample and moment >= start]
 
     def per_s(self, name: str, start: float) -> list[tuple[float, float]]:
-        """(seconds since a start, growth a second since the sample before) of a counter; not across a restart."""
+        """Return (seconds since `start`, increase per second) of a counter, except where it was restarted."""
         points = self.values(name, start)
         return [(t, (v - v0) / (t - t0)) for (t0, v0), (t, v) in pairwise(points) if v >= v0]
 
     def queue_wait_s(self, lane: str, start: float) -> list[tuple[float, float]]:
-        """(seconds since a start, mean wait in the queue since the sample before), for each sample with new rows."""
+        """Return (seconds since `start`, mean queue wait since the last sample) for each sample with new rows."""
         points = []
         for i in range(1, len(self.samples)):
             total, count = (
@@ -90,7 +90,7 @@ class Series:
 
 @contextmanager
 def watching(addresses: Sequence[tuple[str, str]]) -> Iterator[list[Series]]:
-    """Samples of each (name, address) every second during the block. Raises CommandFailed when one does not answer."""
+    """Sample each (name, address) every second during the block. Raises CommandFailed if one does not answer."""
     series = [Series(name, address) for name, address in addresses]
     for one in series:
         read(one.address)

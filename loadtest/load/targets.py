@@ -1,4 +1,4 @@
-"""The services under load: their addresses, their calls, and whether they answer."""
+"""The services under load: their addresses, their calls, and a check that they answer."""
 
 import random
 import re
@@ -49,7 +49,7 @@ _METHODS: Final[dict[Rpc, _Method]] = {
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the services serve."""
+    """Addresses of the services."""
 
     search: str = "127.0.0.1:50050"
     embed: str = "127.0.0.1:50051"
@@ -57,27 +57,27 @@ class Addresses:
     rerank: str = "127.0.0.1:50053"
 
     def of(self, rpc: Rpc) -> str:
-        """The address that serves an RPC."""
+        """Return the address that serves an RPC."""
         return str(getattr(self, rpc))
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Real texts that calls are made from."""
+    """Real texts to make calls from."""
 
     queries: Sequence[str]
     passages: Sequence[str]
 
     @classmethod
     def of(cls, folder: Path) -> "Texts":
-        """The texts of a collection in BEIR layout. Raises CommandFailed."""
+        """Read the texts of a collection in BEIR layout. Raises CommandFailed."""
         passages = [collection.passage(document) for document in collection.corpus(folder).documents.values()]
         return cls(list(collection.queries(folder).values()), [passage for passage in passages if passage.strip()])
 
 
 @dataclass(frozen=True)
 class Calls:
-    """All that a worker needs to make the calls of one workload. Requests are serialised once, before the run."""
+    """The calls of one workload, for a worker. Requests are serialized once, before the run."""
 
     address: str
     path: str
@@ -87,7 +87,7 @@ class Calls:
 
 
 def calls_of(scenario: Scenario, addresses: Addresses, texts: Texts, collection_name: str) -> list[Calls]:
-    """The calls of each workload. Raises CommandFailed when vectors for `retrieve` cannot be had."""
+    """Return the calls of each workload. Raises CommandFailed if vectors for `retrieve` cannot be computed."""
     return [_calls(workload, addresses, texts, collection_name, scenario.seed) for workload in scenario.workloads]
 
 
@@ -140,7 +140,7 @@ def _kind(workload: Workload, queries: list[str], passages: list[str]) -> list[s
 
 
 def sentences(passage: str) -> list[str]:
-    """The sentences of a passage that are about as long as a query: 4 to 20 words."""
+    """Return the sentences of a passage that are about as long as a query: 4 to 20 words."""
     return [sentence for sentence in _SENTENCE_END.split(passage) if 4 <= len(sentence.split()) <= 20]
 
 
@@ -171,7 +171,7 @@ def _retrieves(workload: Workload, embedding: str, queries: Sequence[str], colle
 
 
 def check(scenario: Scenario, calls: Sequence[Calls]) -> None:
-    """Make the first call of each workload. Raises CommandFailed naming the target that is not healthy or refuses."""
+    """Make the first call of each workload. Raises CommandFailed that names a target that is unhealthy or fails."""
     for workload, plan in zip(scenario.workloads, calls, strict=True):
         service = _METHODS[workload.rpc].service
         with channel(plan.address) as to_target:

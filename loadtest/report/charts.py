@@ -1,4 +1,4 @@
-"""The charts of a report, made from what a run gave."""
+"""The charts of a report."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +18,7 @@ _MIB: Final = 2**20
 
 
 def over_time(outcome: Outcome, scraped: Sequence[Series]) -> list[str]:
-    """Latency, outcomes, and the servers' queues below them on the same axis; then latency by percentile."""
+    """Return charts of latency, outcomes and the servers' queues on one time axis, then latency by percentile."""
     if not outcome.spans:
         return []
     duration_s = outcome.spans[-1][2]
@@ -64,7 +64,7 @@ def _time(outcome: Outcome) -> tuple[Axis, list[Band]]:
 
 
 def over_rate(outcome: Outcome) -> list[str]:
-    """Latency and goodput over the offered rate, when there was more than one rate."""
+    """Return charts of latency and goodput by offered rate if there was more than one rate."""
     measured = [phase for phase, _, _ in outcome.spans if phase.measured]
     rates = {rate for phase in measured for rate in (phase.rate, phase.to_rate) if rate}
     if len(outcome.probes) + len(rates) < 2:
@@ -90,7 +90,7 @@ def over_rate(outcome: Outcome) -> list[str]:
 
 
 def _points(outcome: Outcome) -> list[Summary]:
-    """Summaries at one rate each: probes, phases of an open workload, and the parts of a phase whose rate changes."""
+    """Return summaries at one rate each: probes, phases of open workloads, slices of phases with a changing rate."""
     points = [one for probe in outcome.probes for one in probe.summaries]
     closed = {workload.name for workload in outcome.scenario.workloads if workload.concurrency}
     if outcome.scenario.phases:
@@ -123,7 +123,7 @@ def _parts(outcome: Outcome) -> list[Summary]:
 
 
 def of_servers(outcome: Outcome, scraped: Sequence[Series]) -> list[str]:
-    """Memory, descriptors and processor time of the servers."""
+    """Return charts of the servers' processor time, memory and descriptors."""
     if not scraped or not outcome.spans:
         return []
     axis, bands = _time(outcome)
@@ -143,7 +143,7 @@ def of_servers(outcome: Outcome, scraped: Sequence[Series]) -> list[str]:
 
 
 def drifts(outcome: Outcome, scraped: Sequence[Series]) -> list[Drift]:
-    """What changed from the first quarter of the measured part to the last, when its rate did not change."""
+    """Return the changes from the first quarter of the measured time to the last, if its rate is constant."""
     measured = [(phase, start_s, end_s) for phase, start_s, end_s in outcome.spans if phase.measured]
     if not measured or len({(phase.rate, phase.to_rate, phase.only) for phase, _, _ in measured}) > 1:
         return []

@@ -1,6 +1,6 @@
-"""What changed between the first and the last quarter of a run: memory, descriptors, latency. Pure.
+"""Drift of memory, descriptors and latency between the first and the last quarter of a run. Pure.
 
-A leak shows in an hour as some percent, where a plot from zero looks flat.
+A leak of a few percent per hour is visible here, while a chart from zero looks flat.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ class Drift:
 
     @property
     def change(self) -> float:
-        """As a part of the early figure."""
+        """Relative change from the early figure."""
         return self.late / self.early - 1 if self.early else 0.0
 
 
 def of_values(name: str, unit: str, points: Points, start_s: float, end_s: float) -> Drift | None:
-    """The means of a series; None when there is too little of it."""
+    """Compare the means of a series; None if there are too few samples."""
     early, late = (
         [value for moment, value in points if low <= moment < high] for low, high in _quarters(start_s, end_s)
     )
@@ -43,7 +43,7 @@ def of_values(name: str, unit: str, points: Points, start_s: float, end_s: float
 
 
 def of_latency(name: str, calls: Sequence[Call], percent: float, start_s: float, end_s: float) -> Drift | None:
-    """A percentile of accepted calls, in milliseconds; None when there are too few."""
+    """Compare a percentile of accepted calls, in milliseconds; None if there are too few calls."""
     early, late = (
         [call.latency_s for call in calls if call.is_accepted and low <= call.intended_s < high]
         for low, high in _quarters(start_s, end_s)

@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made: written beside every result."""
+"""Description of the machine and versions of a measurement, written into every result."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ _PACKAGES: Final = (
 
 
 def describe() -> dict[str, Any]:
-    """Machine, versions, commit, time and the command, for JSON."""
+    """Return machine, versions, commit, time and command, for JSON."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
 
 
 def in_words(described: dict[str, Any]) -> str:
-    """One line of it."""
+    """Return a one-line description."""
     machine, commit = described["machine"], described["commit"]
     gib = machine["memory_bytes"] / 2**30
     return f"{machine['processor']}, {machine['cores']} cores, {gib:.0f} GiB; commit {commit}"
@@ -65,7 +65,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Short commit of the tree this code is in, `+changes` when it differs from it; `unknown` outside a repository."""
+    """Return the short commit of this source tree, with `+changes` if modified; `unknown` outside a repository."""
     folder = Path(__file__).parent
     try:
         head = _git(folder, "rev-parse", "--short", "HEAD")

@@ -1,4 +1,4 @@
-"""What a run looked like over time, from its calls. Pure."""
+"""Time series of a run, computed from its calls. Pure."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _GAP_WINDOWS: Final = 6
 
 
 def window_s(duration_s: float) -> float:
-    """Length of a window, in seconds: about sixty in a run, none shorter than half a second."""
+    """Return the length of a window, in seconds: about sixty per run, none shorter than half a second."""
     return max(0.5, round(duration_s / 60, 1))
 
 
@@ -34,7 +34,7 @@ def latency(calls: Sequence[Call], names: Sequence[str], width_s: float) -> list
 
 
 def rates(calls: Sequence[Call], width_s: float, duration_s: float) -> list[Line]:
-    """Calls offered a second, and ended with each code, over windows of the intended send time."""
+    """Return the offered calls per second and those of each code, by windows of the intended send time."""
     offered: dict[int, int] = defaultdict(int)
     codes: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for call in calls:
@@ -47,7 +47,7 @@ def rates(calls: Sequence[Call], width_s: float, duration_s: float) -> list[Line
 
 
 def spectrum(calls: Sequence[Call], names: Sequence[str]) -> list[Line]:
-    """Latency in milliseconds over 1 / (1 - percentile), by workload: the tail is to the right."""
+    """Return latency in milliseconds over 1 / (1 - percentile), by workload: the tail is on the right."""
     lines = []
     for index, name in enumerate(names):
         values = sorted(call.latency_s for call in calls if call.workload == index and call.is_accepted)

@@ -1,4 +1,4 @@
-"""Line charts as SVG text: no library, so that a report is one small file.
+"""Line charts as SVG text, without a library, so that a report is one small file.
 
 Rule: numbers in, text out.
 """
@@ -29,9 +29,9 @@ class Line:
     points: Points
     dashed: bool = False
     marked: bool = False
-    """Each point is drawn too."""
+    """Whether each point is drawn too."""
     gap: float | None = None
-    """Points further apart than this are not joined: nothing was measured between them."""
+    """Points further apart than this are not joined, because nothing was measured between them."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Axis:
     label: str
     log: bool = False
     ends: tuple[float, float] | None = None
-    """Where it begins and ends, so that charts can be compared; as the values want unless given."""
+    """Its fixed ends, which make charts comparable; None means from the values."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """A named stretch of the horizontal axis."""
+    """A named period of the horizontal axis."""
 
     name: str
     start: float
@@ -55,7 +55,7 @@ class Band:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Values of an axis to pixels."""
+    """A map from values of an axis to pixels."""
 
     low: float
     high: float
@@ -71,7 +71,7 @@ class _Scale:
 
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], bands: Sequence[Band] = ()) -> str:
-    """An SVG figure with a legend; says so when there is nothing to draw."""
+    """Return an SVG figure with a legend, or a note if there is nothing to draw."""
     lines = [line for line in (_within(line, x.ends) for line in lines) if line.points]
     if not lines:
         return f"<figure><figcaption>{escape(title)}: no data</figcaption></figure>"
@@ -92,7 +92,7 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], bands: Sequence[B
 
 
 def _within(line: Line, ends: tuple[float, float] | None) -> Line:
-    """The line without what lies beyond the ends of the horizontal axis."""
+    """Return the line without the points outside the horizontal axis."""
     if ends is None:
         return line
     return replace(line, points=[point for point in line.points if ends[0] <= point[0] <= ends[1]])
@@ -111,7 +111,7 @@ def _scale(values: Sequence[float], log: bool, start: float, end: float, *, from
 
 
 def ticks(low: float, high: float, *, log: bool) -> list[float]:
-    """Round values between two ends: powers of ten, with 2 and 5 between few, or about five steps of 1, 2 or 5."""
+    """Return round values between two ends: powers of ten, with 2 and 5 if few, or about five steps of 1, 2 or 5."""
     if log:
         powers = range(round(log10(low)), round(log10(high)) + 1)
         steps = (1, 2, 5) if len(powers) <= _FEW_POWERS else (1,)
@@ -143,7 +143,7 @@ def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> list[str]:
 
 
 def _bands(bands: Sequence[Band], across: _Scale) -> list[str]:
-    """Every second one shaded, each with its name where there is room."""
+    """Return the bands: every second one shaded, each with its name if it fits."""
     parts = []
     for number, band in enumerate(bands):
         left, right = (min(max(across(end), _LEFT), _WIDTH - _RIGHT) for end in (band.start, band.end))
@@ -173,7 +173,7 @@ def _polyline(line: Line, across: _Scale, up: _Scale, colour: str) -> str:
 
 
 def _runs(line: Line) -> list[list[tuple[float, float]]]:
-    """The points of a line, parted where more than `gap` lies between two."""
+    """Return the points of a line, split where two are further apart than `gap`."""
     runs: list[list[tuple[float, float]]] = []
     for point in line.points:
         if runs and (line.gap is None or point[0] - runs[-1][-1][0] <= line.gap):

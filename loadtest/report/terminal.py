@@ -1,4 +1,4 @@
-"""What people see in the terminal: a run while it goes on, and tables at its end."""
+"""Terminal output: a run in progress, and tables of results."""
 
 import json
 from collections import deque
@@ -53,7 +53,7 @@ class LiveWatcher:
         self._task = self._progress.add_task(name, total=duration_s, figures="")
 
     def note(self, calls: Sequence[Call], now_s: float) -> None:
-        """Move the bar and show the figures."""
+        """Advance the bar and update the figures."""
         assert self._task is not None
         self._recent.extend(calls)
         self._count += len(calls)
@@ -64,14 +64,14 @@ class LiveWatcher:
         self._progress.update(self._task, completed=max(now_s, 0), figures=figures)
 
     def end(self, summaries: Sequence[Summary]) -> None:
-        """Show the part as done."""
+        """Mark the part as done."""
         assert self._task is not None
         total = self._progress.tasks[self._task].total
         self._progress.update(self._task, completed=total)
 
 
 def show(outcome: Outcome) -> None:
-    """Print what a run gave."""
+    """Print the results of a run."""
     if outcome.capacity is not None:
         out.print(f"capacity: [bold]{outcome.capacity:.1f}[/] calls/s")
     show_table(writer.COLUMNS, [writer.row(one) for one in outcome.summaries])
@@ -83,7 +83,7 @@ def show(outcome: Outcome) -> None:
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Print a table; all columns but the first two are numbers."""
+    """Print a table. All columns except the first two are numbers."""
     table = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(head):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
@@ -94,7 +94,7 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = 
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write a record for machines, and say where it is."""
+    """Write a record as JSON, and print its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     err.print(f"figures: {path}", style="dim")

@@ -1,4 +1,4 @@
-"""The result of a load test as a folder.
+"""The result of a load test, written as a folder.
 
 calls.csv.gz    every call: workload, phase, times, code
 latency/*.hgrm  percentile distribution of each workload and phase, as HDR histogram plotters read it
@@ -55,7 +55,7 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Result:
-    """A run and everything that is told about it."""
+    """A run with its options and the description of its machine."""
 
     name: str
     outcome: Outcome
@@ -65,7 +65,7 @@ class Result:
 
 
 def write(folder: Path, result: Result) -> Path:
-    """Write the folder, report included; returns the report's path."""
+    """Write the folder including the report, and return the report's path."""
     write_raw(folder, result, failed=None)
     report = folder / "report.html"
     report.write_text(page(result), encoding="utf-8")
@@ -73,7 +73,7 @@ def write(folder: Path, result: Result) -> Path:
 
 
 def write_raw(folder: Path, result: Result, *, failed: str | None) -> None:
-    """Write all but the report. `failed` says why there is none."""
+    """Write everything except the report. `failed` says why there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     outcome = result.outcome
     names = [workload.name for workload in outcome.scenario.workloads]
@@ -106,7 +106,7 @@ def write_raw(folder: Path, result: Result, *, failed: str | None) -> None:
 
 
 def row(one: Summary) -> list[str]:
-    """The cells of a summary, as COLUMNS names them."""
+    """Return the cells of a summary, in the order of COLUMNS."""
     latency = one.latency
     times = (latency.p50, latency.p90, latency.p99, latency.max) if latency else ()
     shown = [f"{1000 * time_s:.1f}" for time_s in times] or ["-"] * 4
@@ -122,7 +122,7 @@ def row(one: Summary) -> list[str]:
 
 
 def page(result: Result) -> str:
-    """The report as HTML."""
+    """Return the report as HTML."""
     outcome = result.outcome
     body = [
         f"<h1>{escape(result.name)}</h1>",
