@@ -1,6 +1,6 @@
-"""Settings from the environment and from flags, checked as a whole before anything starts.
+"""Settings from flags and the environment, validated as a whole before the server starts.
 
-Rule: nothing else reads the environment.
+Rule: no other module reads the environment.
 """
 
 import os
@@ -32,7 +32,7 @@ _CLIENT_NAMES: Final = frozenset(
 
 
 class ServerSettings(BaseSettings):
-    """What every server can be told. The environment name of a setting is its prefix and its name in capitals."""
+    """Settings of every server. A setting's environment variable is its prefix and its name in capitals."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -45,110 +45,116 @@ class ServerSettings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:0", pattern=r"^(.+:\d{1,5}|unix:.+)$")
-    """Address to serve on: HOST:PORT, or unix:PATH. Port 0 takes a free one, which the log line `ready` names."""
+    """Address to serve on: HOST:PORT, or unix:PATH. With port 0 the server picks a free port and logs it in the line
+    `ready`."""
 
     metrics_listen: str = Field("", pattern=r"^(|.+:\d{1,5})$")
-    """Address of the Prometheus metrics, HOST:PORT; empty serves none."""
+    """Address of the Prometheus metrics page, HOST:PORT. Empty: no metrics page."""
 
     log_format: LogFormat = "json"
-    """`json` for machines, `human` for eyes."""
+    """Format of log lines: `json` for machines, `human` for terminals."""
 
     log_level: LogLevel = "info"
-    """Least level that is logged."""
+    """Lowest level that is logged."""
 
     max_deadline_s: float = Field(30.0, gt=0, le=3600)
-    """Longest time one call may take, in seconds; used as the deadline of callers that set none."""
+    """Longest time that one call may take, in seconds. Also the deadline of calls that set none."""
 
     max_message_bytes: int = Field(16 * 2**20, ge=2**16, le=2**30)
-    """Largest message accepted or sent. 16 MiB holds 1,024 documents of 8 KiB with a 384-d vector each, twice over."""
+    """Largest message that is accepted or sent, in bytes. 16 MiB is twice the size of 1,024 documents of 8 KiB with a
+    vector of 384 dimensions each."""
 
     drain_delay_s: float = Field(0.0, ge=0, le=300)
-    """Seconds between turning unhealthy and refusing calls after SIGTERM: time for load balancers to notice."""
+    """Seconds between reporting unhealthy and rejecting new calls after SIGTERM. Gives load balancers time to notice.
+    """
 
     drain_grace_s: float = Field(10.0, ge=0, le=3600)
-    """Seconds that calls in flight may still take after SIGTERM."""
+    """Seconds that calls in progress may still take after SIGTERM."""
 
     health_listen: str = Field("", pattern=r"^(|.+:\d{1,5})$")
-    """Address, HOST:PORT, of a second door for health checks alone, always in plain text and without a token: the
-    probes of Kubernetes speak no TLS. Empty opens none: health is then asked where the service serves."""
+    """Address, HOST:PORT, of a second port that serves only health checks, always in plain text and without tokens.
+    Kubernetes probes need it if the server uses TLS. Empty: health is served only at `listen`."""
 
     health: Literal["open", "token"] = "open"
-    """Who may ask for health where the service serves: `open` for all, `token` for bearers of a token."""
+    """Access to health checks at `listen`: `open` to everyone, or only with a `token`."""
 
     reflection: Literal["open", "token", "off"] = "open"
-    """Who may ask which services and messages there are; `off` does not serve reflection."""
+    """Access to gRPC reflection: `open` to everyone, only with a `token`, or `off`."""
 
     tls_certificate: Path | None = None
-    """PEM file of this server's certificate, with its chain. With it the server speaks TLS alone, and so does the
-    metrics page. Read again when it changes."""
+    """PEM file of this server's certificate with its chain. If set, the server and its metrics page use TLS only.
+    Reloaded when the file changes."""
 
     tls_key: Path | None = None
-    """PEM file of the certificate's private key, without a pass phrase."""
+    """PEM file of the certificate's private key, without a passphrase."""
 
     tls_client_ca: Path | None = None
-    """PEM file of authorities. With it, only callers with a certificate of one of them are let in (mTLS)."""
+    """PEM file of certificate authorities. If set, callers must present a certificate signed by one of them (mTLS)."""
 
     downstream_tls_ca: Path | None = None
-    """PEM file of the authorities of the servers that this one calls. With it they are called by TLS, and
-    `tls_certificate` is shown to them; without it in plain text."""
+    """PEM file of the certificate authorities of the servers that this server calls. If set, calls use TLS and present
+    `tls_certificate`. Otherwise calls use plain text."""
 
     tokens: Path | None = None
-    """YAML file of the bearer tokens that are let in, hashed: `sluice token` makes one. Without it no token is asked
-    for. Read again when it changes."""
+    """YAML file of the hashed bearer tokens that callers may use; `sluice token` creates one. If unset, no token is
+    required. Reloaded when the file changes."""
 
     reload_s: float = Field(2.0, ge=0.01, le=3600)
-    """Seconds between looks at the files that may change: certificates, tokens, pipelines. A changed one is used when
-    it is right, and told in the log when not."""
+    """Seconds between checks for changed files: certificates, tokens, pipelines. A changed file is used if it is valid.
+    An invalid one is logged, and the previous version stays in use."""
 
     otlp_endpoint: str = Field("", pattern=r"^(|https?://[^@]+|[^/@]+:\d{1,5})$")
-    """Collector that traces are sent to by OTLP over gRPC: http://HOST:PORT, or https:// with public authorities.
-    Empty traces nothing. Needs the extra `tracing`."""
+    """Collector that receives traces by OTLP over gRPC: http://HOST:PORT, or https:// with a publicly trusted
+    certificate. Empty: no tracing. Needs the extra `tracing`."""
 
     trace_ratio: float = Field(1.0, ge=0, le=1)
-    """Share of the calls that are traced, of those whose caller did not decide it already."""
+    """Share of calls that are traced, among calls whose caller has not decided it."""
 
     max_calls: int = Field(4096, ge=1, le=1_000_000)
-    """Most calls at a time, of all callers together; one more is refused as RESOURCE_EXHAUSTED. A call that waits holds
-    its request, so this many of the usual size take some 100 MB. Calls of health and reflection do not count."""
+    """Most concurrent calls of all callers together. Further calls are rejected with RESOURCE_EXHAUSTED. A waiting call
+    holds its request in memory, so 4,096 calls of usual size use about 100 MB. Health and reflection calls do not
+    count."""
 
     max_open_calls: int = Field(1000, ge=1, le=1_000_000)
-    """Most calls of health and reflection at a time, which need no token; apart from `max_calls`. With one more, the
-    oldest ends as UNAVAILABLE. A watch of health takes some 20 KB. Raise it when more clients than this check health
-    by a watch."""
+    """Most concurrent health and reflection calls, which need no token and do not count towards `max_calls`. Beyond it,
+    the oldest ends with UNAVAILABLE. A health watch uses about 20 KB. Raise it if more clients than this watch the
+    server's health."""
 
     max_open_connection_calls: int = Field(32, ge=1, le=1_000_000)
-    """Most calls of health and reflection of one connection; with one more, its oldest ends. A client has one watch for
-    each service it calls; raise it when many clients come through one proxy and share its connection."""
+    """Most concurrent health and reflection calls of one connection. Beyond it, the oldest of the connection ends. A
+    client has one health watch for each service that it calls. Raise it if many clients share one connection through a
+    proxy."""
 
     max_watch_s: float = Field(1200.0, gt=0, le=86_400)
-    """Longest time of one watch of health, in seconds; then it ends as UNAVAILABLE, and clients start another. Longer
-    than `max_connection_age_s`, which ends watches without any client noticing."""
+    """Longest duration of a health watch, in seconds. It then ends with UNAVAILABLE, and clients start another. The
+    default is longer than `max_connection_age_s`, which ends watches without being noticed by clients."""
 
     compression: bool = False
-    """Accept compressed requests (gzip, deflate). Off, they are refused as UNIMPLEMENTED before they are unpacked. On,
-    only what callers send is bounded: gRPC unpacks a message whole before it looks at `max_message_bytes`, and gzip
-    packs up to 1,000 times, so one message of 16 MiB can take 16 GiB of memory. For trusted callers alone."""
+    """Accept compressed requests (gzip, deflate). If off, they are rejected with UNIMPLEMENTED before they are
+    decompressed. If on, `max_message_bytes` limits only the compressed size: gRPC decompresses a message completely
+    before it checks the limit, and gzip compresses up to 1,000 times, so a message of 16 MiB can use 16 GiB of memory.
+    Turn it on only for trusted callers."""
 
     max_connections: int = Field(4096, ge=1, le=1_000_000)
-    """Most connections at a time; one more is closed. Each takes a file descriptor and some 50 KiB."""
+    """Most concurrent connections. Further connections are closed. Each uses a file descriptor and about 50 KiB."""
 
     max_connection_calls: int = Field(512, ge=1, le=1_000_000)
-    """Most calls at a time of one connection. One more waits at the caller, or is rejected as UNAVAILABLE. An open call
-    takes about 12 KB in gRPC, also while it is rejected."""
+    """Most concurrent calls of one connection. Further calls wait at the caller or are rejected with UNAVAILABLE. An
+    open call uses about 12 KB in gRPC, even while it is rejected."""
 
     max_metadata_bytes: int = Field(16_384, ge=4096, le=2**20)
-    """Largest metadata of a call. A token and a trace take 200 bytes, and gRPC's own default is as large."""
+    """Largest metadata of a call, in bytes. A token and a trace use 200 bytes. The default is that of gRPC."""
 
     max_connection_age_s: float = Field(600.0, ge=0.1, le=86_400)
-    """Seconds after which a connection is closed kindly, so that callers look their name up again and new replicas get
-    their share of long-lived clients. A tenth more or less, so that not all come at once."""
+    """Seconds after which a connection is closed gracefully. Callers then resolve the name again, so that new replicas
+    get their share of long-lived clients. The actual age varies by 10 %, so that not all callers reconnect at once."""
 
     @model_validator(mode="after")
     def _whole_tls(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("expected --tls-certificate and --tls-key together, got one of them")
         if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("expected --tls-certificate and --tls-key beside --tls-client-ca, got neither")
+            raise ValueError("expected --tls-certificate and --tls-key together with --tls-client-ca, got neither")
         return self
 
 
@@ -156,7 +162,10 @@ S = TypeVar("S", bound=ServerSettings)
 
 
 def load(cls: type[S], arguments: Sequence[str], *, program: str) -> S:
-    """Settings from flags, then environment, then defaults. Exits with status 2 after printing every problem."""
+    """Return settings from flags, then the environment, then defaults.
+
+    Exits with status 2 after printing every problem.
+    """
     problems = unknown_names(cls, os.environ)
     try:
         settings = cls(_cli_parse_args=list(arguments), _cli_prog_name=f"python -m {program}")
@@ -173,19 +182,19 @@ def load(cls: type[S], arguments: Sequence[str], *, program: str) -> S:
 
 
 def unknown_names(cls: type[ServerSettings], environment: Mapping[str, str]) -> list[str]:
-    """A problem for each SLUICE_ name that no server reads, or that this one does not know: typos die at start."""
+    """Return a problem for each SLUICE_ variable that this server does not know, to detect misspelled names."""
     prefix = cls.model_config.get("env_prefix", "")
     known = {f"{prefix}{name}".upper() for name in cls.model_fields}
     others = tuple(f"SLUICE_{service}_" for service in _SERVICES if f"SLUICE_{service}_" != prefix)
     return [
-        f"{name}: no such setting; `--help` lists them"
+        f"{name}: unknown setting; `--help` lists all settings"
         for name in sorted(environment)
         if name.startswith("SLUICE_") and name not in known | _CLIENT_NAMES and not name.startswith(others)
     ]
 
 
 def _problem(cls: type[ServerSettings], item: ErrorDetails) -> str:
-    """What is wrong with a setting, by both its names: `--port (SLUICE_EMBEDDING_PORT)`; or with several together."""
+    """Return what is wrong with a setting, by both of its names, such as `--listen (SLUICE_EMBEDDING_LISTEN)`."""
     if not item["loc"]:
         return item["msg"].removeprefix("Value error, ")
     name = str(item["loc"][0])

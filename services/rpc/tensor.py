@@ -1,4 +1,4 @@
-"""numpy arrays to and from `Tensor`: exact, checked, and without a copy where numpy allows it."""
+"""Conversion between numpy arrays and `Tensor` messages: exact, validated, and without a copy where numpy allows it."""
 
 from collections.abc import Sequence
 from math import prod
@@ -20,16 +20,15 @@ _TYPES: Final = {dtype: data_type for data_type, dtype in _DTYPES.items()}
 
 
 def to_tensor(array: NDArray[Any]) -> pb.Tensor:
-    """The tensor of a float32, float16, int8 or int32 array of any shape."""
+    """Return the tensor of a float32, float16, int8 or int32 array of any shape."""
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     return pb.Tensor(data_type=_TYPES[little.dtype], shape=little.shape, data=little.tobytes())
 
 
 def matrix(tensor: pb.Tensor, *, field: str, rows: int, columns: int, violations: Violations) -> NDArray[np.float32]:
-    """The float32 [rows, columns] array of a tensor, sharing its memory and read-only.
+    """Return the float32 [rows, columns] array of a tensor: read-only, and sharing its memory.
 
-    What does not fit (type, shape, size, NaN, infinity) is noted under `field`, and zeros of the right shape are
-    returned.
+    If type, shape or size are wrong, or a number is NaN or infinite, add a violation for `field` and return zeros.
     """
     array = checked(tensor, field=field, shape=(rows, columns), violations=violations)
     return np.zeros((rows, columns), dtype=np.float32) if array is None else array
@@ -43,9 +42,9 @@ def checked(
     violations: Violations,
     data_types: Sequence[pb.DataType.ValueType] = (pb.DATA_TYPE_FLOAT32,),
 ) -> NDArray[Any] | None:
-    """The array of a tensor of that shape and one of these types, sharing its memory and read-only.
+    """Return the array of a tensor of this shape and one of these types: read-only, and sharing its memory.
 
-    None, and noted under `field`, when type, shape or size do not fit, or a number is NaN or infinite.
+    If type, shape or size are wrong, or a number is NaN or infinite, add a violation for `field` and return None.
     """
     problem = _problem(tensor, shape, data_types)
     if problem is None:
@@ -58,7 +57,7 @@ def checked(
 
 
 def _not_finite(array: NDArray[Any]) -> str | None:
-    """Where NaN or infinity is; None when nowhere."""
+    """Return where NaN or infinity was found; None if all numbers are finite."""
     finite = np.isfinite(array)
     if finite.all():
         return None
@@ -67,7 +66,7 @@ def _not_finite(array: NDArray[Any]) -> str | None:
 
 
 def _problem(tensor: pb.Tensor, expected: tuple[int, ...], data_types: Sequence[pb.DataType.ValueType]) -> str | None:
-    """What is wrong with type, shape or size; None when nothing is."""
+    """Return what is wrong with the type, shape or size; None if nothing is."""
     given = tuple(tensor.shape)
     if tensor.data_type not in data_types:
         return f"expected {' or '.join(map(type_name, data_types))}, got {type_name(tensor.data_type)}"
@@ -80,6 +79,6 @@ def _problem(tensor: pb.Tensor, expected: tuple[int, ...], data_types: Sequence[
 
 
 def type_name(data_type: pb.DataType.ValueType) -> str:
-    """FLOAT32 for DATA_TYPE_FLOAT32; the number of one that is not known."""
+    """Return the name of a data type, such as FLOAT32 for DATA_TYPE_FLOAT32, or the number of an unknown one."""
     known = data_type in pb.DataType.values()
     return pb.DataType.Name(data_type).removeprefix("DATA_TYPE_") if known else f"number {data_type}"

@@ -1,4 +1,4 @@
-"""Collects every rule a request breaks, so that one answer names them all."""
+"""Collection of all rules that a request breaks, so that one response lists them all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,12 @@ from typing import Final
 
 from sluice.errors import InvalidRequest, Violation
 
-# Some hundred fit into a status; a request of the largest message could break a million rules.
+# A status has room for some hundred. A request of the largest message could break a million rules.
 _KEPT: Final = 1024
 
 
 class Violations:
-    """What is wrong with one request, field by field.
+    """The broken rules of one request, by field.
 
     A description says what was expected and what was given: `expected 1 to 256 texts, got 0`.
     """
@@ -25,9 +25,9 @@ class Violations:
         return bool(self._found)
 
     def add(self, field: str, description: str, **numbers: object) -> None:
-        """Note a broken rule; `numbers` repeat those of the description for machines.
+        """Add a broken rule. `numbers` repeat the numbers of the description in the error's metadata.
 
-        Beyond the first _KEPT they are counted alone.
+        Violations beyond the first 1,024 are only counted.
         """
         self._count += 1
         if self._count > _KEPT:
@@ -36,9 +36,9 @@ class Violations:
         self._metadata.update(numbers)
 
     def count(self, field: str, given: int, *, low: int, high: int, what: str) -> bool:
-        """Return whether a count is in range; note it when not.
+        """Return whether a count is in range, and add a violation if it is not.
 
-        Look at the items only when it is: the work of a request that is over a limit must not grow with the request.
+        Check the items only if it is: the work for a request over a limit must not grow with the request.
         """
         is_in_range = low <= given <= high
         if not is_in_range:
@@ -46,15 +46,15 @@ class Violations:
         return is_in_range
 
     def limit(self, field: str, given: int, *, low: int, high: int, what: str) -> None:
-        """Note it when a count is out of range. Raise InvalidRequest at once when it is too large.
+        """Add a violation if a count is out of range. Raises InvalidRequest immediately if the count is too large.
 
-        For the number of items that are looked at next.
+        Use it for the number of items that are checked next.
         """
         if not self.count(field, given, low=low, high=high, what=what) and given > high:
             self.raise_if_any()
 
     def text(self, field: str, text: str, *, max_bytes: int) -> None:
-        """Note it when a text is empty, only white space, or longer than allowed in UTF-8."""
+        """Add a violation if a text is empty, contains only white space, or is longer than allowed in UTF-8."""
         if not text or text.isspace():
             self.add(field, "expected some text, got none" if not text else "expected some text, got only white space")
         elif len(text) * 4 > max_bytes:
@@ -64,7 +64,7 @@ class Violations:
                 self.add(field, description, expected_max=max_bytes, given=size)
 
     def raise_if_any(self) -> None:
-        """Raise InvalidRequest naming all that was noted; the first is the message."""
+        """Raise InvalidRequest with all violations; the message is that of the first."""
         if self._found:
             first = self._found[0]
             more = f" (and {self._count - 1} more)" if self._count > 1 else ""
@@ -73,13 +73,16 @@ class Violations:
 
 
 def shown(text: str) -> str:
-    """Return a text as a message quotes it: the first 80 characters. Costs the same however long the text is."""
+    """Return the first 80 characters of a text in quotes, for messages.
+
+    The cost does not depend on the text's length.
+    """
     return repr(text[:80])
 
 
 @contextmanager
 def validating() -> Iterator[Violations]:
-    """Collect violations in the block, and raise InvalidRequest at its end when there are any."""
+    """Yield an empty collection of violations. Raises InvalidRequest at the end of the block if there are any."""
     violations = Violations()
     yield violations
     violations.raise_if_any()

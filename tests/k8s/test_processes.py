@@ -94,7 +94,7 @@ def test_a_variable_that_is_no_setting_is_named_and_the_pod_does_not_start(tmp_p
     with pytest.raises(StartRefused) as refused:
         start(module_of(workload), environment=variables)
     assert refused.value.status == 2
-    assert "SLUICE_RETRIEVAL_SERCH_THREADS: no such setting" in refused.value.log[0]
+    assert "SLUICE_RETRIEVAL_SERCH_THREADS: unknown setting" in refused.value.log[0]
 
 
 @pytest.mark.slow

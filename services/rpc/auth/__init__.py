@@ -1,1 +1,1 @@
-"""Who calls and what they may do: certificates, tokens, rights and quotas."""
+"""Authentication and authorization: certificates, tokens, permissions and quotas."""

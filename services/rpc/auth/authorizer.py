@@ -1,9 +1,9 @@
-"""The gate of a server: who calls, whether they may, and whether their quota lasts.
+"""Authorization of calls by bearer tokens: authentication, permissions and quotas.
 
-    a token     asked for before a request is read: who has none costs nothing
-    collections and texts   checked once the request is there; a stream is slowed down to its quota instead of refused
+A token is checked before the request is read, so a call without one costs nothing. Collections and texts are checked
+once the request has arrived. A stream is slowed down to its quota instead of being rejected.
 
-Rule: the decisions are those of `services.rpc.auth.tokens`; here are the file, the clock and the messages of gRPC.
+Rule: `services.rpc.auth.tokens` makes the decisions. This module adds the file, the clock and gRPC's messages.
 """
 
 import asyncio
@@ -44,13 +44,13 @@ _POOL: Final[Any] = descriptor_pool.Default()  # type: ignore[no-untyped-call]
 
 @dataclass
 class Charge:
-    """What the last message of a call cost its caller."""
+    """The texts that the last message of a call was charged."""
 
     texts: int = 0
 
 
 class Authorizer:
-    """Lets bearers of tokens in. Raises TokensError when the file is wrong from the start."""
+    """Authorizes callers by their tokens. Raises TokensError if the file is invalid at the start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,7 +58,7 @@ class Authorizer:
         self._callers = Callers(load(path))
 
     def refresh(self) -> bool:
-        """Read the file again when it changed; whether there are other tokens."""
+        """Reload the file if it changed. Return whether other tokens are in use."""
         current = fingerprint([self._path])
         if current == self._fingerprint:
             return False
@@ -67,18 +67,21 @@ class Authorizer:
             self._callers.replace(load(self._path))
         except TokensError as error:
             RELOADS.labels("tokens", "refused").inc()
-            logger.error("the changed tokens are wrong, those before stay: %s", error)
+            logger.error("tokens file rejected; keeping the previous version: %s", error)
             return False
         RELOADS.labels("tokens", "taken").inc()
-        logger.info("tokens changed", extra={"tokens": [token.name for token in self._callers.tokens]})
+        logger.info("tokens reloaded", extra={"tokens": [token.name for token in self._callers.tokens]})
         return True
 
     def identify(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
-        """The caller. Raises Unauthenticated."""
+        """Return the caller's token. Raises Unauthenticated."""
         return self._callers.bearer(next((value for key, value in metadata if key == "authorization"), None))
 
     def enter(self, metadata: "Iterable[tuple[str, str | bytes]]", method: str, kind: Kind) -> Token:
-        """The caller of a method, who may call it and has a call left. Raises what keeps it out."""
+        """Authorize and charge a call of a method, and return the caller's token.
+
+        Raises Unauthenticated, PermissionDenied and QuotaExceeded.
+        """
         token = self._authenticate(metadata)
         try:
             check_allowed(token, kind, method)
@@ -88,9 +91,9 @@ class Authorizer:
         return self._charge_call(token)
 
     def check(self, token: Token, request: Any) -> int:
-        """Charge the texts of a request to the caller's quota, and return how many there were.
+        """Charge the texts of a request to the caller's quota, and return their number.
 
-        Raises PermissionDenied for a collection that the caller may not use, QuotaExceeded.
+        Raises PermissionDenied for a collection that the caller may not use, and QuotaExceeded.
         """
         check_collections(token, collections_of(request))
         texts = text_count(request)
@@ -98,7 +101,7 @@ class Authorizer:
         return texts
 
     def refund(self, token: Token, texts: int) -> None:
-        """Give back what `check` charged for a request that was then refused as invalid."""
+        """Refund what `check` charged for a request that was then rejected as invalid."""
         self._callers.charge(token, "texts", -texts, monotonic())
 
     def show(self, token: Token, response: Any) -> None:
@@ -106,14 +109,14 @@ class Authorizer:
         hide(response, token.allows)
 
     def admit(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
-        """Identify the caller and charge one call: an HTTP request is one call, however many RPCs it takes.
+        """Identify the caller and charge one call. An HTTP request is one call, however many RPCs it takes.
 
-        Raises Unauthenticated and QuotaExceeded. `check_rights` and `pay_texts` do the rest.
+        Raises Unauthenticated and QuotaExceeded. Complete the authorization with `check_rights` and `pay_texts`.
         """
         return self._charge_call(self._authenticate(metadata))
 
     def _authenticate(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Token:
-        """Identify the caller, and count a call without a known one. Raises Unauthenticated."""
+        """Identify the caller, and count a call without a known token. Raises Unauthenticated."""
         try:
             return self.identify(metadata)
         except SluiceError:
@@ -127,7 +130,7 @@ class Authorizer:
         return token
 
     def check_rights(self, token: Token, method: str, request: Any) -> None:
-        """Raise PermissionDenied unless the caller may call the method with the collections that a request names."""
+        """Raise PermissionDenied unless the caller may call the method and use the collections of the request."""
         try:
             check_allowed(token, kind_of(method), method)
             check_collections(token, collections_of(request))
@@ -136,9 +139,9 @@ class Authorizer:
             raise
 
     def pay_texts(self, token: Token, texts: int, *, paid: int = 0) -> None:
-        """Charge the texts of an HTTP request, of which some are paid for already. Raises QuotaExceeded.
+        """Charge the texts of an HTTP request, of which `paid` are charged already. Raises QuotaExceeded.
 
-        More than the burst is refused, not postponed: a caller can send fewer.
+        More texts than the burst are rejected, not delayed, because the caller can send fewer at a time.
         """
         try:
             check_burst(token, texts)
@@ -150,9 +153,9 @@ class Authorizer:
     async def checked(
         self, token: Token, requests: AsyncIterator[Any], charge: Charge | None = None
     ) -> AsyncIterator[Any]:
-        """Yield the messages of a stream, no faster than the caller's quota of texts. Raises PermissionDenied.
+        """Yield the messages of a stream no faster than the caller's quota of texts allows. Raises PermissionDenied.
 
-        charge  where to keep what the last message cost, for `refund`
+        charge  receives the texts of the last message, for `refund`
         """
         async for request in requests:
             try:
@@ -168,8 +171,8 @@ class Authorizer:
             yield request
 
     async def _wait(self, token: Token, texts: int) -> None:
-        """Until the caller may send so many texts: other calls of the same caller may take them first."""
-        while wait_s := self._callers.wait_s(token, "texts", texts, monotonic()):  # noqa: ASYNC110 - time brings them
+        """Wait until the caller may send so many texts. Other calls of the same caller may use the quota first."""
+        while wait_s := self._callers.wait_s(token, "texts", texts, monotonic()):  # noqa: ASYNC110 - the quota refills over time
             await asyncio.sleep(wait_s)
 
     def _pay(self, token: Token, what: Any, units: int) -> None:
@@ -182,7 +185,7 @@ class Authorizer:
 
 @cache
 def kind_of(method: str) -> Kind:
-    """What a method does, by its proto: `/package.Service/Method`. A method that no proto describes is `admin`."""
+    """Return the kind of a method, `/package.Service/Method`, by its proto; `admin` for an unknown method."""
     try:
         found = _POOL.FindMethodByName(method.removeprefix("/").replace("/", "."))
     except KeyError:
@@ -194,6 +197,6 @@ def kind_of(method: str) -> Kind:
 
 
 def methods_of(service: str, *, but: Container[str] = ()) -> frozenset[str]:
-    """The methods of a service, by its full name, but for those of these names: for `Service.reads`."""
+    """Return the methods of a service, by its full name, without those named in `but`. For `Service.reads`."""
     methods = _POOL.FindServiceByName(service).methods
     return frozenset(f"/{service}/{method.name}" for method in methods if method.name not in but)

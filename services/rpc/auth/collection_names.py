@@ -1,6 +1,6 @@
-"""The collections that messages name, as their protos say.
+"""The collections that messages name, found by the names of fields.
 
-A string field names a collection when its name has `collection` or `alias` in it; so does the field `name` of a message
+A string field names a collection if its name contains `collection` or `alias`. So does the field `name` of a message
 whose own name ends in `Collection` or `CollectionRequest`.
 """
 
@@ -18,7 +18,7 @@ _NAMED_BY_NAME: Final = ("Collection", "CollectionRequest")
 
 
 def collections_of(request: Message) -> list[str]:
-    """The collections, and aliases, that a request names."""
+    """Return the collections and aliases that a request names."""
     names: list[str] = []
     for field, kind in _fields(request.DESCRIPTOR.full_name):
         value = getattr(request, field)
@@ -28,12 +28,12 @@ def collections_of(request: Message) -> list[str]:
 
 
 def names_collections(message: str) -> bool:
-    """Whether messages of this full name name collections."""
+    """Return whether messages of this full name can name collections."""
     return bool(_fields(message))
 
 
 def hide(response: Any, allows: Callable[[str], bool]) -> None:
-    """Remove the entries of lists that name a collection which is not allowed, however deep they lie."""
+    """Remove the entries of lists, at any depth, that name a collection which is not allowed."""
     for field, is_repeated in _holders(response.DESCRIPTOR.full_name):
         value = getattr(response, field)
         if is_repeated:
@@ -50,7 +50,7 @@ def _own_names(message: Any) -> list[str]:
 
 @cache
 def _fields(message: str) -> tuple[tuple[str, Literal["one", "repeated"]], ...]:
-    """Names of the fields of a message that name collections: strings, or messages with such fields."""
+    """Return the fields of a message that name collections: strings, or messages with such fields."""
     found = _POOL.FindMessageTypeByName(message)
     return tuple(
         (field.name, "repeated" if field.is_repeated else "one")
@@ -75,7 +75,7 @@ def _name_fields(message: str) -> tuple[str, ...]:
 
 @cache
 def _holders(message: str) -> tuple[tuple[str, bool], ...]:
-    """Fields whose messages name collections, themselves or deeper; and whether they are repeated."""
+    """Return the fields whose messages name collections at any depth, and whether they are repeated."""
     found = _POOL.FindMessageTypeByName(message)
     return tuple((field.name, field.is_repeated) for field in found.fields if _leads_to_names(field.message_type, ()))
 

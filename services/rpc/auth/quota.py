@@ -1,4 +1,4 @@
-"""A token bucket: a pace that may be exceeded for a while.
+"""A token bucket: a rate that may be exceeded in bursts.
 
 Rule: no clock; every method takes `now`, in seconds.
 """
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 
 @dataclass
 class Bucket:
-    """`rate` units flow in each second, until `burst` are there.
+    """A bucket that refills by `rate` units a second, up to `burst`.
 
-    What is taken may be more than there is room for: it is let through when the bucket is full, and paid for after.
-    So nothing is refused for ever, and the pace holds over time.
+    A request larger than the burst passes when the bucket is full, and leaves a debt. So no request is rejected
+    forever, and the rate holds over time.
     """
 
     rate: float
     burst: float
     level: float
-    """Units there were at `at`; below 0 what is still owed."""
+    """Units at the time `at`; negative for a debt."""
     at: float
 
     @classmethod
     def full(cls, rate: float, burst: float, now: float) -> "Bucket":
-        """One that nothing was taken from."""
+        """Return a full bucket."""
         return cls(rate, burst, burst, now)
 
     def wait_s(self, units: float, now: float) -> float:
-        """Seconds until so many units may be taken; 0 when they may now."""
+        """Return the seconds until so many units may be taken; 0 if they may be taken now."""
         return max(0.0, (min(units, self.burst) - self._level(now)) / self.rate)
 
     def take(self, units: float, now: float) -> None:
-        """Take them, whether they are there or not."""
+        """Take the units, even if the bucket has fewer."""
         self.level, self.at = self._level(now) - units, max(now, self.at)
 
     def _level(self, now: float) -> float:

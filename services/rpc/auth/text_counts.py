@@ -1,6 +1,6 @@
-"""How many texts a request brings, for quotas.
+"""The number of texts in a request, for quotas.
 
-A new field that carries texts must be added to the table below; `tests/contract/test_texts.py` fails until it is.
+Add every new field that carries texts to the table below. `tests/contract/test_texts.py` fails until it is added.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,12 +14,15 @@ _POOL: Final[Any] = descriptor_pool.Default()  # type: ignore[no-untyped-call]
 
 
 def text_count(request: Message) -> int:
-    """Texts, documents, queries and sequences of token ids in a request; never more than its bytes can hold."""
+    """Return the number of texts, documents, queries and sequences of token ids in a request.
+
+    The number is never larger than the request's size in bytes allows.
+    """
     return sum(_COUNTED[name](getattr(request, name), request) for name in _text_fields(request.DESCRIPTOR.full_name))
 
 
 def _one(value: Any, request: Any) -> int:
-    """A text, or the ids of one."""
+    """Return 1 for a text, or for the token ids of one."""
     return 1 if value else 0
 
 
@@ -28,15 +31,15 @@ def _each(value: Any, request: Any) -> int:
 
 
 def _inner(value: Any, request: Any) -> int:
-    """Messages that may have texts."""
+    """Return the number of texts in nested messages."""
     return sum(map(text_count, value))
 
 
 def _inputs(value: Any, request: Any) -> int:
-    """A text, several, or tensors: these stand side by side, so the longest counts.
+    """Return the number of a text, of several, or of the rows of tensors, of which the longest counts.
 
-    A shape is only what a caller says. Each row has one element at least, so there are no more rows than elements of
-    typed contents and bytes of raw ones.
+    A shape is only a claim of the caller. Each row has at least one element, so there are no more rows than elements of
+    typed contents and bytes of raw contents.
     """
     if isinstance(value, str):
         return _one(value, request)

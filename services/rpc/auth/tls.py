@@ -1,10 +1,10 @@
-"""Certificates: what this process shows and whom it trusts, as a server and as a caller; read again when they change.
+"""TLS certificates of this process, as a server and as a client, reloaded when their files change.
 
-Rule: files that do not belong together change nothing; it is told in the log once.
+Rule: an invalid set of files changes nothing and is logged once.
 
-Facts: a server asks for its certificates at every handshake, so new ones hold for new connections and none is cut. A
-channel keeps what it was made with, so callers make a new one. A certificate and its key are two files and change one
-after the other: for a moment they do not fit, and the next look finds them whole.
+Facts: a server looks up its certificates at every handshake, so new ones apply to new connections and no connection is
+closed. A channel keeps the certificates that it was created with, so clients create a new one. A certificate and its
+key are two files that change one after the other. They do not match for a moment, and the next check finds both.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 class TlsError(Exception):
-    """Files that cannot be used for TLS; the message says which and why."""
+    """Files that cannot be used for TLS. The message says which and why."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """PEM files: a certificate with its key, and the authorities of those at the other end."""
+    """PEM files: a certificate, its key, and the authorities that sign the certificates of peers."""
 
     certificate: Path | None
     key: Path | None
@@ -40,7 +40,7 @@ class Files:
 
 @dataclass(frozen=True)
 class _Pems:
-    """What the files hold."""
+    """Contents of the files."""
 
     certificate: bytes | None
     key: bytes | None = field(repr=False)
@@ -49,7 +49,7 @@ class _Pems:
 
 
 class Certificates:
-    """The certificates of one role. Raises TlsError when they are wrong from the start."""
+    """The certificates of one role. Raises TlsError if they are invalid at the start."""
 
     def __init__(self, role: Literal["server", "downstream", "metrics"], files: Files) -> None:
         self._role = role
@@ -58,15 +58,15 @@ class Certificates:
         self._fingerprint = fingerprint(self._paths)
         self._pems = _read(files)
         self.on_change: list[Callable[[], None]] = []
-        """Called after the certificates changed."""
+        """Callbacks after a change of the certificates."""
 
     @property
     def expires(self) -> datetime | None:
-        """When the certificate ends; None without one."""
+        """Expiry of the certificate; None without one."""
         return self._pems.expires
 
     def refresh(self) -> bool:
-        """Read the files again when they changed; whether there is something new."""
+        """Reload the files if they changed. Return whether other certificates are in use."""
         current = fingerprint(self._paths)
         if current == self._fingerprint:
             return False
@@ -75,32 +75,35 @@ class Certificates:
             self._pems = _read(self._files)
         except TlsError as error:
             RELOADS.labels(self._role, "refused").inc()
-            logger.error("the changed certificates are wrong, those before stay: %s", error)
+            logger.error("certificates rejected; keeping the previous ones: %s", error)
             return False
         RELOADS.labels(self._role, "taken").inc()
-        logger.info("certificates changed", extra={"role": self._role, "expires": self.expires})
-        for tell in self.on_change:
-            tell()
+        logger.info("certificates reloaded", extra={"role": self._role, "expires": self.expires})
+        for callback in self.on_change:
+            callback()
         return True
 
     async def watch(self, every_s: float) -> None:
-        """Refresh again and again, until cancelled."""
+        """Reload changed files every `every_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(every_s)
             self.refresh()
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Credentials that follow the files. With authorities, callers must show a certificate of one of them."""
+        """Return credentials that follow the files.
+
+        With authorities, callers must present a certificate signed by one of them.
+        """
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(), self._configuration, require_client_authentication=self._pems.ca is not None
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Credentials of a channel made now."""
+        """Return credentials for a new channel."""
         return grpc.ssl_channel_credentials(self._pems.ca, self._pems.key, self._pems.certificate)
 
     def http_context(self) -> ssl.SSLContext:
-        """What a server of HTTPS made now, or the next connection of one, shows."""
+        """Return the context of a new HTTPS server, or of its next connection."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self._files.certificate or "", self._files.key, password="")
         return context
@@ -112,31 +115,31 @@ class Certificates:
 
 
 def of_server(settings: ServerSettings) -> Certificates | None:
-    """What the server shows to its callers; None for plain text. Raises TlsError."""
+    """Return the certificates of a server; None for plain text. Raises TlsError."""
     if settings.tls_certificate is None:
         return None
     return Certificates("server", Files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca))
 
 
 def of_calls(settings: ServerSettings) -> Certificates | None:
-    """What is shown to other servers; None for plain text. Raises TlsError."""
+    """Return the certificates for calls to other servers; None for plain text. Raises TlsError."""
     if settings.downstream_tls_ca is None:
         return None
     return Certificates("downstream", Files(settings.tls_certificate, settings.tls_key, settings.downstream_tls_ca))
 
 
 def _read(files: Files) -> _Pems:
-    """The files' contents. Raises TlsError when they cannot be read, do not belong together, or have expired."""
+    """Return the contents of the files. Raises TlsError if they are unreadable, do not match, or have expired."""
     certificate, key, ca = map(_content, (files.certificate, files.key, files.ca))
     if files.ca is not None:
         _check(lambda: ssl.create_default_context(cafile=files.ca), f"{files.ca}: expected authorities, PEM")
     if files.certificate is None or files.key is None:
         return _Pems(certificate, key, ca, None)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # An empty pass phrase: without one OpenSSL would ask for it on the terminal.
+    # With an empty passphrase OpenSSL does not prompt for one on the terminal.
     _check(
         lambda: context.load_cert_chain(files.certificate or "", files.key, password=""),
-        f"{files.certificate}, {files.key}: expected a certificate and its key without a pass phrase, PEM",
+        f"{files.certificate}, {files.key}: expected a certificate and its key without a passphrase, PEM",
     )
     expires = _expiry(files.certificate)
     if expires <= datetime.now(UTC):
@@ -152,15 +155,15 @@ def _content(path: Path | None) -> bytes | None:
 
 
 def _check(attempt: Callable[[], object], expected: str) -> None:
-    """Raise TlsError with what was expected when OpenSSL refuses."""
+    """Raise TlsError with the expectation if OpenSSL rejects the files."""
     try:
         attempt()
-    except (ssl.SSLError, ValueError) as error:  # ValueError: a pass phrase of another length
+    except (ssl.SSLError, ValueError) as error:  # ValueError: a passphrase of another length
         raise TlsError(f"{expected}; OpenSSL says {getattr(error, 'reason', None) or error}") from error
 
 
 def _expiry(certificate: Path) -> datetime:
-    """When the first certificate of a PEM file ends."""
-    # No public function of the standard library reads dates, and a package of cryptography is much for one date.
+    """Return the expiry of the first certificate of a PEM file."""
+    # The standard library has no public function for dates, and a cryptography package is too much for one date.
     found = ssl._ssl._test_decode_cert(str(certificate))  # type: ignore[attr-defined]
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(found["notAfter"]), UTC)

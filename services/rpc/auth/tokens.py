@@ -1,21 +1,21 @@
-"""Bearer tokens: who may call what, how often.
+"""Bearer tokens: the methods, collections and rates that each allows.
 
     - name: search-page
       sha256: 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8
       may: [read]                     # read, write, admin; default: read
       collections: ['docs', 'team-*'] # names or patterns; default: all
       calls_per_s: 50                 # default: no limit
-      calls_burst: 100                # default: what two seconds give
+      calls_burst: 100                # default: two seconds of calls_per_s
       texts_per_s: 1000               # texts and documents of all calls; default: no limit
       texts_burst: 2000
 
-A method is a `read` when its proto says NO_SIDE_EFFECTS or its service says so, a `write` when it changes what is in a
-collection that its request names, and `admin` otherwise: loading models, for example.
+A method is a `read` if its proto says NO_SIDE_EFFECTS or its service says so. It is a `write` if it changes the
+contents of a collection that its request names, and `admin` otherwise, such as loading models.
 
-Rule: no clock, no network. A token is kept as its hash alone, and no message tells a token or a hash.
+Rule: no clock, no network. Only the hash of a token is kept, and no message contains a token or a hash.
 
-Facts: a token is 256 random bits, so a plain SHA-256 is as good as a slow hash with a salt: there is nothing to guess,
-and no two are equal. What is compared is the hash, in constant time, with every entry.
+Facts: a token is 256 random bits, which cannot be guessed, so a plain SHA-256 is as safe as a slow hash with a salt.
+The hash is compared with every entry in constant time.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ Kind = Literal["read", "write", "admin"]
 _MOST_TOKENS: Final = 1000
 _MOST_BYTES: Final = 2**20
 _BEARER: Final = "bearer "
-# A token is 50 characters; what is longer than this is not hashed.
+# A token has 50 characters. Longer values than this are not hashed.
 _MOST_CHARACTERS: Final = 1024
 _BURST_S: Final = 2.0
 
 
 class TokensError(Exception):
-    """A file of tokens that cannot be used; the message says where and why, and tells no hash."""
+    """A tokens file that cannot be used. The message says where and why, and contains no hash."""
 
 
 class Token(BaseModel):
@@ -65,15 +65,15 @@ class Token(BaseModel):
     def _bursts_have_rates(self) -> Self:
         for what in ("calls", "texts"):
             if getattr(self, f"{what}_burst") and not getattr(self, f"{what}_per_s"):
-                raise ValueError(f"expected {what}_per_s beside {what}_burst, got none")
+                raise ValueError(f"expected {what}_per_s together with {what}_burst, got none")
         return self
 
     def allows(self, collection: str) -> bool:
-        """Whether it may use a collection, or alias, of that name."""
+        """Return whether the token may use a collection or alias of this name."""
         return any(fnmatchcase(collection, pattern) for pattern in self.collections)
 
     def rate(self, what: Literal["calls", "texts"]) -> tuple[float, float] | None:
-        """Units a second and the most at once; None without a limit."""
+        """Return the units per second and the burst; None without a limit."""
         rate: float | None = getattr(self, f"{what}_per_s")
         burst: float | None = getattr(self, f"{what}_burst")
         return None if rate is None else (rate, burst or max(1.0, _BURST_S * rate))
@@ -83,7 +83,7 @@ _FILE: Final = TypeAdapter(list[Token])
 
 
 def load(path: Path) -> tuple[Token, ...]:
-    """The tokens of a file. Raises TokensError."""
+    """Return the tokens of a file. Raises TokensError."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise TokensError(f"{path}: expected at most {_MOST_BYTES:,} bytes")
@@ -94,7 +94,7 @@ def load(path: Path) -> tuple[Token, ...]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise TokensError(
-            f"{path}: expected YAML; wrong {f'at line {mark.line + 1}' if mark else 'somewhere'}"
+            f"{path}: expected YAML, found an error{f' at line {mark.line + 1}' if mark else ''}"
         ) from None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
@@ -103,19 +103,19 @@ def load(path: Path) -> tuple[Token, ...]:
         raise TokensError(f"{path}: expected at most {_MOST_TOKENS:,} tokens, found {len(tokens):,}")
     for key in ("name", "sha256"):
         if len({getattr(token, key) for token in tokens}) < len(tokens):
-            raise TokensError(f"{path}: expected every {key} once, found one twice")
+            raise TokensError(f"{path}: expected a different {key} for each token, found a duplicate")
     return tuple(tokens)
 
 
 @dataclass
 class Callers:
-    """The tokens in use, and what their bearers have left of their quotas."""
+    """The tokens in use, and the remaining quota of each."""
 
     tokens: Sequence[Token]
     _buckets: dict[tuple[str, str], Bucket] = field(default_factory=dict, repr=False)
 
     def replace(self, tokens: Sequence[Token]) -> None:
-        """Use other tokens. What a bearer has used of a quota that stayed is not forgotten."""
+        """Use other tokens. Quotas that did not change keep their usage."""
         self.tokens = tokens
         wanted: Mapping[tuple[str, str], tuple[float, float] | None] = {
             (token.name, what): token.rate(what) for token in tokens for what in ("calls", "texts")
@@ -125,7 +125,10 @@ class Callers:
         }
 
     def bearer(self, authorization: str | bytes | None) -> Token:
-        """Whose token it is. Raises Unauthenticated for a missing, malformed or unknown one."""
+        """Return the token of an authorization header.
+
+        Raises Unauthenticated for a missing, malformed or unknown one.
+        """
         if authorization is None:
             raise Unauthenticated("expected metadata `authorization: Bearer TOKEN`, got none")
         text = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization
@@ -137,16 +140,16 @@ class Callers:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
         if found is None:
-            raise Unauthenticated("the token is not known here, or no longer")
+            raise Unauthenticated("unknown token; it may have been revoked")
         return found
 
     def wait_s(self, token: Token, what: Literal["calls", "texts"], units: int, now: float) -> float:
-        """Seconds until a bearer may have so many more; 0 when now."""
+        """Return the seconds until a token may be charged so many units; 0 for now."""
         bucket = self._bucket(token, what, now)
         return 0.0 if bucket is None else bucket.wait_s(units, now)
 
     def charge(self, token: Token, what: Literal["calls", "texts"], units: int, now: float) -> None:
-        """Count what a bearer has had."""
+        """Charge units to a token."""
         if bucket := self._bucket(token, what, now):
             bucket.take(units, now)
 
@@ -158,7 +161,7 @@ class Callers:
 
 
 def check_allowed(token: Token, kind: Kind, method: str) -> None:
-    """Raise PermissionDenied unless the token may call methods of that kind."""
+    """Raise PermissionDenied unless the token may call methods of this kind."""
     if kind not in token.may:
         raise PermissionDenied(
             f"token {token.name!r} may {', '.join(sorted(token.may))}; {method.rpartition('/')[2]} needs {kind}",
@@ -167,7 +170,7 @@ def check_allowed(token: Token, kind: Kind, method: str) -> None:
 
 
 def check_collections(token: Token, names: Sequence[str]) -> None:
-    """Raise PermissionDenied unless the token may use all these collections. Whether they exist is not told."""
+    """Raise PermissionDenied unless the token may use all of these collections, whether they exist or not."""
     for name in names:
         if not token.allows(name):
             raise PermissionDenied(
@@ -177,7 +180,7 @@ def check_collections(token: Token, names: Sequence[str]) -> None:
 
 
 def check_burst(token: Token, texts: int) -> None:
-    """Raise QuotaExceeded for more texts in one request than the token may ever send at once."""
+    """Raise QuotaExceeded if a request has more texts than the token may ever send at once."""
     rate, burst = token.rate("texts") or (0.0, math.inf)
     if texts > burst:
         raise QuotaExceeded(
@@ -189,7 +192,7 @@ def check_burst(token: Token, texts: int) -> None:
 
 
 def over_quota(token: Token, what: Literal["calls", "texts"], wait_s: float) -> QuotaExceeded:
-    """What to raise when a bearer must wait."""
+    """Return the error for a caller that must wait."""
     rate, burst = token.rate(what) or (0.0, 0.0)
     return QuotaExceeded(
         f"token {token.name!r} may send {rate:g} {what} a second, {burst:g} at once; try again in {wait_s:.3f} s",

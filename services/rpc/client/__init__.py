@@ -1,1 +1,1 @@
-"""Call another service: channels, retries, circuit breakers, deadlines."""
+"""Calls to other services: channels, deadlines, retries and circuit breakers."""

@@ -1,7 +1,8 @@
 """Channels to other services.
 
-Facts: a channel keeps the certificates it was made with, so it is made anew when they change; the old one ends once its
-calls have. gRPC looks a name up again when a connection ends, and else never: servers end them from time to time.
+Facts: a channel keeps the certificates that it was created with, so it is replaced when they change, and the old one is
+closed once its calls have ended. gRPC resolves a name again only when a connection ends, so servers close connections
+from time to time.
 """
 
 import asyncio
@@ -11,26 +12,26 @@ import grpc
 
 from services.rpc.auth.tls import Certificates
 
-# Retries belong to whoever owns the deadline and the budget, so gRPC's own are off.
+# Retries belong to the owner of the deadline and the retry budget, so gRPC's own retries are off.
 _OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # gRPC's own is 30 s, for which new replicas would wait for their share.
+    # gRPC's default of 30 s would delay the use of new replicas.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
-# How long calls of a channel that was replaced may still take, in seconds.
+# Seconds that calls of a replaced channel may still take.
 _GRACE_S: Final = 60.0
 
 
 def connect(
     address: str, *, max_message_bytes: int, certificates: Certificates | None = None, is_shared: bool = True
 ) -> grpc.aio.Channel:
-    """A channel to every replica behind an address, used in turn; by TLS with certificates. Connects when used.
+    """Return a channel to all replicas behind an address, used in turn, with TLS if there are certificates.
 
-    is_shared  use the connections of other channels to the same address, as gRPC does by itself
+    is_shared  share connections with other channels to the same address, as gRPC does by default
     """
     options = (
         *_OPTIONS,
@@ -44,7 +45,7 @@ def connect(
 
 
 class _TlsChannel(grpc.aio.Channel):
-    """A channel that is made anew when its certificates change. Belongs to the event loop."""
+    """A channel that is replaced when its certificates change. Belongs to the event loop."""
 
     def __init__(self, address: str, options: tuple[tuple[str, Any], ...], certificates: Certificates) -> None:
         self._address = address
@@ -55,7 +56,7 @@ class _TlsChannel(grpc.aio.Channel):
         certificates.on_change.append(self._renew)
 
     def unary_unary(self, method: str, *serializers: Any, **options: Any) -> Any:
-        """A callable that uses the channel there is when it is called."""
+        """Return a callable that uses the current channel of each call."""
         channel, call = self._channel, self._channel.unary_unary(method, *serializers, **options)
 
         def current(*arguments: Any, **named: Any) -> Any:
@@ -67,19 +68,19 @@ class _TlsChannel(grpc.aio.Channel):
         return current
 
     def unary_stream(self, *arguments: Any, **options: Any) -> Any:
-        """Of the channel there is now: servers call each other without streams."""
+        """Use the current channel. Servers call each other without streams."""
         return self._channel.unary_stream(*arguments, **options)
 
     def stream_unary(self, *arguments: Any, **options: Any) -> Any:
-        """Of the channel there is now."""
+        """Use the current channel."""
         return self._channel.stream_unary(*arguments, **options)
 
     def stream_stream(self, *arguments: Any, **options: Any) -> Any:
-        """Of the channel there is now."""
+        """Use the current channel."""
         return self._channel.stream_stream(*arguments, **options)
 
     async def close(self, grace: float | None = None) -> None:
-        """Close it; calls under way are cancelled after the grace."""
+        """Close the channel. Calls in progress are cancelled after the grace period."""
         self._certificates.on_change.remove(self._renew)
         for task in self._closing:
             task.cancel()
@@ -92,15 +93,15 @@ class _TlsChannel(grpc.aio.Channel):
         await self.close()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Of the channel there is now."""
+        """Use the current channel."""
         return self._channel.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Of the channel there is now."""
+        """Use the current channel."""
         await self._channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Of the channel there is now."""
+        """Use the current channel."""
         await self._channel.channel_ready()
 
     def _open(self) -> grpc.aio.Channel:

@@ -1,8 +1,8 @@
-"""Calls to another service: within a deadline, with retries and a circuit breaker.
+"""Calls to another service, with a deadline, retries and a circuit breaker.
 
-Facts: a breaker that is open refuses for nothing, so a call that may wait does so without sending anything, and a
-service that restarts is met by one probe at a time. A refusal as OVERLOADED says that the service is well. A server
-that stops may end a call that just came as CANCELLED, whatever its grace; calls we cancel ourselves never get here.
+Facts: an open breaker rejects calls locally, so a patient call waits without sending anything, and a restarted service
+gets one probe at a time. A rejection with the reason OVERLOADED shows that the service is healthy. A server that stops
+can end a new call as CANCELLED despite its grace period; calls that this process cancels do not reach this code.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ RETRIES: Final = Counter(
 )
 BREAKER_OPENED: Final = Counter("sluice_breaker_opened", "Times that a circuit breaker opened.", ["service", "lane"])
 
-# A call given less than this says nothing about the service when its time ends: callers in a hurry open no breaker.
-_TELLING_S: Final = 0.05
-# Retries of a call that may be left out: enough to meet another replica.
+# A shorter timeout that expires does not count as a failure of the service, so that short deadlines open no breaker.
+_SIGNIFICANT_S: Final = 0.05
+# Retries of a call that is not patient: enough to reach another replica.
 _IMPATIENT_RETRIES: Final = 2
 
 Response = TypeVar("Response")
@@ -41,32 +41,33 @@ Response = TypeVar("Response")
 
 @dataclass
 class Downstream:
-    """One service that is called. Errors are those that the service raised, as `sluice.errors`."""
+    """A service that is called. Raises the errors that the service raised, as `sluice.errors`."""
 
     name: str
-    """What messages call it, e.g. `embedding`."""
+    """Name in messages, such as `embedding`."""
     lane: Literal["interactive", "bulk"] = "interactive"
-    """Which calls share this breaker and this budget."""
+    """Lane of the calls that share this breaker and this budget."""
     breaker: Breaker = field(default_factory=Breaker)
     budget: RetryBudget = field(default_factory=RetryBudget)
     splits: bool = False
-    """Raise a refusal as OVERLOADED at once: the caller waits, and sends less. Other refusals are tried again here."""
+    """Raise a rejection with OVERLOADED immediately, because the caller waits and then sends less. Other rejections are
+    retried here."""
     chance: Callable[[], float] = random.random
-    """Random numbers of 0 to 1, for the waits."""
+    """Returns random numbers from 0 to 1, for the waits."""
 
     async def call(
         self, method: "Callable[..., Awaitable[Response]]", request: object, deadline: Deadline, *, patient: bool
     ) -> Response:
-        """The response. UNAVAILABLE is tried again while budget and deadline allow.
+        """Return the response. A call that fails with UNAVAILABLE is retried while budget and deadline allow.
 
-        patient  wait until the deadline for a service that is away; else give up when the breaker is open, or after
-                 two retries
+        patient  wait until the deadline for a service that is away; otherwise give up if the breaker is open, or
+                 after two retries
         """
         tries = 0
         while True:
             try:
                 if not self.breaker.permits(monotonic()):
-                    raise self._refusal()
+                    raise self._rejection()
                 tries += 1
                 RETRIES.labels(self.name, self.lane).inc(tries > 1)
                 return await self._send(method, request, deadline)
@@ -80,19 +81,19 @@ class Downstream:
     async def _send(
         self, method: "Callable[..., Awaitable[Response]]", request: object, deadline: Deadline
     ) -> Response:
-        """One try, told to the breaker and the budget however it ends."""
+        """Send the call once, and record its outcome in the breaker and the budget."""
         timeout = deadline.remaining_s()
         try:
             response = await self._traced(method, request, deadline.timeout_s())
         except grpc.RpcError as rpc_error:
             error = self._named(from_rpc_error(rpc_error), timeout)
-            self._tell_failure(error, timeout)
+            self._record_failure(error, timeout)
             raise error from None
-        except BaseException:  # cancelled, or no time left: nothing is known of the service
+        except BaseException:  # cancelled, or no time left: this says nothing about the service
             self.breaker.abandoned()
             raise
         if self.breaker.state != "closed":
-            logger.warning("calls go on", extra={"service": self.name, "lane": self.lane})
+            logger.warning("circuit breaker closed", extra={"service": self.name, "lane": self.lane})
         self.breaker.succeeded()
         self.budget.earn()
         return response
@@ -100,7 +101,7 @@ class Downstream:
     async def _traced(
         self, method: "Callable[..., Awaitable[Response]]", request: object, timeout_s: float
     ) -> Response:
-        """The response of a call that carries this call's id and trace. Raises grpc.RpcError."""
+        """Send the call with the current request id and trace. Raises grpc.RpcError."""
         with traces.call(self.name, type(request).__name__.removesuffix("Request")) as span:
             try:
                 return await method(request, timeout=timeout_s, metadata=(*caller(), *traces.outgoing()))
@@ -108,34 +109,36 @@ class Downstream:
                 span.fail(error.code().name)
                 raise
 
-    def _refusal(self) -> Unavailable:
+    def _rejection(self) -> Unavailable:
         wait = self.breaker.wait_s(monotonic())
-        message = f"{self.name}: not called, because its last calls failed; tried again in {wait:.1f} s"
+        message = f"{self.name}: not called because its last calls failed; next attempt in {wait:.1f} s"
         return Unavailable(message, retry_after_s=wait)
 
     def _may_retry(self, tries: int, deadline: Deadline, wait: float, *, patient: bool) -> bool:
         if deadline.remaining_s() <= wait:
             return False
         if self.breaker.state != "closed":
-            return patient  # to wait costs nothing: the breaker lets one probe through at a time
+            return patient  # waiting is cheap: the breaker permits one probe at a time
         return (patient or tries <= _IMPATIENT_RETRIES) and self.budget.spend()
 
-    def _tell_failure(self, error: SluiceError, timeout: float) -> None:
-        if _is_ill(error, timeout):
+    def _record_failure(self, error: SluiceError, timeout: float) -> None:
+        if _is_unhealthy(error, timeout):
             before = self.breaker.state
             self.breaker.failed(monotonic())
             if before == "closed" and self.breaker.state == "open":
                 BREAKER_OPENED.labels(self.name, self.lane).inc()
-                logger.warning("calls stopped", extra={"service": self.name, "lane": self.lane, "last": error.message})
+                logger.warning(
+                    "circuit breaker opened", extra={"service": self.name, "lane": self.lane, "last": error.message}
+                )
         elif isinstance(error, DeadlineExpired):
             self.breaker.abandoned()
         else:
             self.breaker.succeeded()
 
     def _named(self, error: SluiceError, timeout: float) -> SluiceError:
-        """The error with the service's name in front of its message, and a reason even when gRPC itself raised it."""
+        """Prefix an error with the name of the service, and give it a reason even if gRPC itself raised it."""
         if isinstance(error, Cancelled):
-            return Unavailable(f"{self.name}: cancelled there", reason=ErrorReason.ERROR_REASON_DRAINING)
+            return Unavailable(f"{self.name}: the service cancelled the call", reason=ErrorReason.ERROR_REASON_DRAINING)
         what = f"no answer within {timeout:.3g} s" if isinstance(error, DeadlineExpired) else error.message
         error.message = f"{self.name}: {what}"
         error.args = (error.message,)
@@ -143,8 +146,8 @@ class Downstream:
         return error
 
 
-def _is_ill(error: SluiceError, timeout: float) -> bool:
+def _is_unhealthy(error: SluiceError, timeout: float) -> bool:
     """Whether a failure says that the service does not work, rather than that it did not like the call."""
     if isinstance(error, Unavailable):
         return error.reason != ErrorReason.ERROR_REASON_OVERLOADED
-    return isinstance(error, BackendFailed) or (isinstance(error, DeadlineExpired) and timeout >= _TELLING_S)
+    return isinstance(error, BackendFailed) or (isinstance(error, DeadlineExpired) and timeout >= _SIGNIFICANT_S)

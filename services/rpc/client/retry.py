@@ -1,4 +1,4 @@
-"""When to try again: a budget, so that retries never become the load, and a wait, so that they do not come at once.
+"""Retries: a budget that keeps them from becoming the load, and a random wait that spreads them out.
 
 Rule: no clock and no randomness of its own.
 """
@@ -12,7 +12,7 @@ LONGEST_WAIT_S: Final = 1.0
 
 @dataclass
 class RetryBudget:
-    """Retries that may still be sent: a share of the calls that went well, saved up to a maximum.
+    """The retries that may still be sent: a share of the successful calls, saved up to a maximum.
 
     Source: Finagle's RetryBudget; gRPC A6, retry throttling.
     """
@@ -20,15 +20,15 @@ class RetryBudget:
     ratio: float = 0.1
     """Retries that one answered call earns."""
     saved_max: float = 10.0
-    """Most that can be saved; also what there is at the start."""
+    """Most retries that can be saved; also the initial number."""
     saved: float = 10.0
 
     def earn(self) -> None:
-        """A call was answered."""
+        """Record an answered call."""
         self.saved = min(self.saved_max, self.saved + self.ratio)
 
     def spend(self) -> bool:
-        """Take one retry; False when there is none."""
+        """Take one retry. Return whether there was one."""
         if self.saved < 1.0:
             return False
         self.saved -= 1.0
@@ -36,11 +36,12 @@ class RetryBudget:
 
 
 def wait_s(attempt: int, *, chance: float, asked_s: float | None = None) -> float:
-    """Seconds to wait before trying again: a random part of a doubling time, and never less than the server asked.
+    """Return the seconds to wait before a retry: a random share of a doubling time, and at least `asked_s`.
 
-    attempt  tries that failed so far, from 1
-    chance   random number, 0 to 1
-    asked_s  RetryInfo of the refusal
+        attempt  failed attempts so far, from 1
+        chance   random number, 0 to 1
+        asked_s  RetryInfo of the rejection
+
     Source: Brooker, Exponential Backoff And Jitter, 2015: "full jitter".
     """
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 10))

@@ -1,4 +1,7 @@
-"""Logs: one line an event, JSON for machines or plain for eyes. Lines of a call name it, and its trace."""
+"""Logs: one line for each event, as JSON for machines or as text for terminals.
+
+Lines of a call have its id and trace.
+"""
 
 import json
 import logging
@@ -21,10 +24,10 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: time, level, logger, event, and every `extra` field."""
+    """Formats a record as a JSON object with time, level, logger, event, and every `extra` field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of one record."""
+        """Return the line of one record."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -38,10 +41,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """`12:00:01 info  ready address=127.0.0.1:50051`."""
+    """Formats a record as text: `12:00:01 info  ready address=127.0.0.1:50051`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of one record, and its traceback below."""
+        """Return the line of one record, with its traceback below."""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         fields = " ".join(f"{key}={value}" for key, value in _extra(record).items())
         line = f"{clock} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
@@ -56,15 +59,15 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
 
 
 def begin_call(metadata: "Iterable[tuple[str, str | bytes]]", trace_id: str) -> str:
-    """The id of a call: the caller's `x-request-id`, else a new one. Lines of its task name it from now on."""
-    said = next((value for key, value in metadata if key == REQUEST_ID), "")
-    request_id = said if isinstance(said, str) and _ID.fullmatch(said) else secrets.token_hex(8)
+    """Return the id of a call: the caller's `x-request-id`, or a new one. Later log lines of this task have the id."""
+    given = next((value for key, value in metadata if key == REQUEST_ID), "")
+    request_id = given if isinstance(given, str) and _ID.fullmatch(given) else secrets.token_hex(8)
     _call.set((request_id, trace_id))
     return request_id
 
 
 def caller() -> tuple[tuple[str, str], ...]:
-    """The metadata that name the current call to another service, whose lines then name it too."""
+    """Return the metadata that pass the current request id on to another service."""
     request_id = _call.get()[0]
     return ((REQUEST_ID, request_id),) if request_id else ()
 

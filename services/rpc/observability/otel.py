@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, sent by OTLP over gRPC. Imported only when a collector is configured.
+"""Traces recorded by OpenTelemetry and sent by OTLP over gRPC. Imported only if a collector is configured.
 
-Rule: nothing here waits for the collector. Spans go into a bounded queue, a thread of its own sends them, and what does
-not fit is dropped and counted.
+Rule: nothing here waits for the collector. Spans go into a bounded queue, and a thread of its own sends them. Spans
+that do not fit are dropped and counted.
 """
 
 import logging
@@ -24,13 +24,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from services.rpc.observability.metrics import SPANS
 from services.rpc.observability.spans import Attributes, Metadata, SpanReference
 
-# 2,048 spans are some 200 searches; 512 go in one message of about 200 KiB.
+# 2,048 spans are about 200 searches. A message has 512 of them, about 200 KiB.
 _QUEUE: Final = 2048
 _MESSAGE: Final = 512
 _DELAY_MS: Final = 1000
 _TIMEOUT_S: Final = 5.0
 _CLOSE_MS: Final = 2000
-# Of the caller's metadata, so short that nobody can fill spans with them.
+# Metadata of the caller that are read, all short, so that callers cannot fill spans with data.
 _CARRIED: Final = ("traceparent", "tracestate")
 
 _SERVER_FAULTS: Final = frozenset(
@@ -39,10 +39,10 @@ _SERVER_FAULTS: Final = frozenset(
 
 
 class Tracing:
-    """One process's traces, from its making until `close`."""
+    """The traces of one process, until `close`."""
 
     def __init__(self, endpoint: str, ratio: float, program: str) -> None:
-        # They warn for every span that is dropped, just when there is most to do; SPANS counts them.
+        # They log a warning for every dropped span, even under overload. SPANS counts dropped spans instead.
         for name in ("opentelemetry.sdk._shared_internal", "opentelemetry.exporter.otlp.proto.grpc.exporter"):
             logging.getLogger(name).setLevel(logging.ERROR)
         resource = Resource.create({"service.name": program, "service.version": version("sluice-search")})
@@ -61,11 +61,14 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def close(self) -> None:
-        """Send what waits, for two seconds at most."""
+        """Send the remaining spans, for at most two seconds."""
         self._processor.shutdown(_CLOSE_MS)
 
     def served(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> "Recorded":
-        """Fact: every call has a task, and so a context, of its own: what is attached here needs no detaching."""
+        """Start the span of a received call, and make it the current one.
+
+        Fact: every call has a task of its own, and so a context of its own. The context needs no detaching.
+        """
         carried = {key: value for key, value in metadata if key in _CARRIED and isinstance(value, str)}
         parent = self._propagator.extract(carried, context=Context())
         service, _, name = method.removeprefix("/").partition("/")
@@ -78,7 +81,7 @@ class Tracing:
 
     @contextmanager
     def call(self, service: str, method: str) -> Iterator["Recorded"]:
-        """See `services.rpc.observability.traces`, as for the others."""
+        """Yield the span of a call to another service."""
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         with self._tracer.start_as_current_span(
             f"{service}/{method}",
@@ -91,38 +94,41 @@ class Tracing:
 
     @contextmanager
     def part(self, name: str) -> Iterator["Recorded"]:
-        """A span below the current one."""
+        """Yield a child of the current span."""
         with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
             yield Recorded(span)
 
-    def batch(self, places: Iterable[SpanReference | None], attributes: Attributes) -> "Recorded":
-        """A child of the first place that is sampled, so that a trace that is kept has its batches."""
-        distinct = list({place.span_id: place for place in places if isinstance(place, SpanContext)}.values())
-        first = next((place for place in distinct if place.trace_flags.sampled), next(iter(distinct), None))
+    def batch(self, callers: Iterable[SpanReference | None], attributes: Attributes) -> "Recorded":
+        """Start the span of a batch.
+
+        Its parent is the first caller's span that is sampled, so that a sampled trace has its batches.
+        """
+        distinct = list({span.span_id: span for span in callers if isinstance(span, SpanContext)}.values())
+        first = next((one for one in distinct if one.trace_flags.sampled), next(iter(distinct), None))
         parent = Context() if first is None else trace.set_span_in_context(trace.NonRecordingSpan(first), Context())
         span = self._tracer.start_span(
-            "batch", context=parent, attributes=attributes, links=[Link(place) for place in distinct]
+            "batch", context=parent, attributes=attributes, links=[Link(one) for one in distinct]
         )
         return Recorded(span)
 
     def here(self) -> SpanContext | None:
-        """The current span."""
-        place = trace.get_current_span().get_span_context()
-        return place if place.is_valid else None
+        """Return the current span; None if there is none."""
+        span = trace.get_current_span().get_span_context()
+        return span if span.is_valid else None
 
     def note(self, attributes: Attributes) -> None:
-        """Add to the current span."""
+        """Add attributes to the current span."""
         trace.get_current_span().set_attributes(attributes)
 
     def outgoing(self) -> Metadata:
-        """W3C trace context of the current span."""
+        """Return the current span as metadata, in W3C trace context."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return tuple(carrier.items())
 
 
 class Recorded:
-    """A span of OpenTelemetry."""
+    """A span that OpenTelemetry records."""
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
@@ -131,14 +137,17 @@ class Recorded:
         """Add attributes."""
         self._span.set_attributes(attributes)
 
-    def fail(self, what: str) -> None:
-        """Say how it failed: an error of the trace only when the fault is a server's, as OpenTelemetry has it."""
-        self._span.set_attribute("sluice.code", what)
-        if what in _SERVER_FAULTS:
-            self._span.set_status(StatusCode.ERROR, what)
+    def fail(self, code: str) -> None:
+        """Record the status code.
+
+        It marks the span as an error only if the fault is the server's, as OpenTelemetry specifies.
+        """
+        self._span.set_attribute("sluice.code", code)
+        if code in _SERVER_FAULTS:
+            self._span.set_status(StatusCode.ERROR, code)
 
     def end(self) -> None:
-        """End it."""
+        """End the span."""
         self._span.end()
 
 
@@ -155,7 +164,7 @@ class _Processor(BatchSpanProcessor):
 
 
 class _Counted(SpanExporter):
-    """Counts the spans that a collector took, and those that none did."""
+    """Counts the spans that were exported, and those that were not."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter

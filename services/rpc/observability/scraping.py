@@ -1,6 +1,6 @@
-"""Metrics pages of other servers, read as the console needs them.
+"""Reading of other servers' metrics pages, for the console.
 
-Rule: only addresses from the settings are read, never one from a request.
+Rule: only addresses from the settings are read, never an address from a request.
 """
 
 import urllib.request
@@ -31,7 +31,7 @@ _WANTED: Final = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One number of a page."""
+    """One value of a page."""
 
     name: str
     labels: dict[str, str]
@@ -39,17 +39,17 @@ class Sample:
 
 
 def read(address: str) -> list[Sample]:
-    """The readings of the page at HOST:PORT that are worth drawing. Raises OSError when it does not answer."""
+    """Return the values that the console shows from the page at HOST:PORT. Raises OSError if there is no such page."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
         text = answer.read(_MAX_PAGE_BYTES).decode(errors="replace")
     try:
         return samples(text)
     except ValueError as error:
-        raise OSError(f"{address}: not a page of metrics: {error}") from error
+        raise OSError(f"{address}: expected a metrics page: {error}") from error
 
 
 def samples(text: str) -> list[Sample]:
-    """The readings of a page that are worth drawing. Raises ValueError when it is none."""
+    """Return the values of a page that the console shows. Raises ValueError if the text is not a metrics page."""
     return [
         Sample(sample.name, dict(sample.labels), sample.value)
         for family in text_string_to_metric_families(text)

@@ -1,10 +1,10 @@
-"""Traces: which call of which caller took its time where. Off unless a collector is configured.
+"""Traces: where calls spend their time. Off unless a collector is configured.
 
     client ─▶ server span of a call ─▶ stage ─▶ client span of a call to another service ─▶ its server span ─▶ batch
 
-A batch computes rows of several calls: its span belongs to the first of them and links them all.
+A batch computes rows of several calls. Its span is a child of one of them and links to all.
 
-Rule: while they are off, every function here looks at one variable and returns; OpenTelemetry is not imported.
+Rule: while tracing is off, every function here checks one variable and returns, and OpenTelemetry is not imported.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class NotInstalled(Exception):
-    """OpenTelemetry is not there."""
+    """OpenTelemetry is not installed."""
 
 
 class _Off:
-    """The span of no trace, and the block of it."""
+    """A span that records nothing, and its context manager."""
 
     def set(self, attributes: Attributes) -> None: ...
 
-    def fail(self, what: str) -> None: ...
+    def fail(self, code: str) -> None: ...
 
     def end(self) -> None: ...
 
@@ -43,8 +43,8 @@ _tracing: "Tracing | None" = None
 
 @contextmanager
 def tracing(settings: ServerSettings, program: str) -> Iterator[None]:
-    """Trace for the block when a collector is configured. Raises NotInstalled without the extra `tracing`."""
-    global _tracing  # noqa: PLW0603 - one a process, as the metrics are
+    """Trace calls in the block if a collector is configured. Raises NotInstalled without the extra `tracing`."""
+    global _tracing  # noqa: PLW0603 - one for each process, like the metrics
     if not settings.otlp_endpoint:
         yield
         return
@@ -62,37 +62,37 @@ def tracing(settings: ServerSettings, program: str) -> Iterator[None]:
 
 
 def is_on() -> bool:
-    """Whether anything is traced."""
+    """Return whether calls are traced."""
     return _tracing is not None
 
 
 def served(method: str, metadata: "Iterable[tuple[str, str | bytes]]") -> Span:
-    """The span of a call that came: `/package.Service/Method`. What its task does from now on is inside."""
+    """Start the span of a received call, `/package.Service/Method`. Later spans of its task are inside it."""
     return _OFF if _tracing is None else _tracing.served(method, metadata)
 
 
 def none() -> Span:
-    """The span of a call that is not traced."""
+    """Return the span of a call that is not traced."""
     return _OFF
 
 
 def call(service: str, method: str) -> AbstractContextManager[Span]:
-    """The span of a call to another service."""
+    """Return the span of a call to another service, as a context manager."""
     return _OFF if _tracing is None else _tracing.call(service, method)
 
 
 def part(name: str) -> AbstractContextManager[Span]:
-    """The span of a part of a call."""
+    """Return the span of a part of a call, as a context manager."""
     return _OFF if _tracing is None else _tracing.part(name)
 
 
-def batch(places: Iterable[SpanReference | None], attributes: Attributes) -> Span:
-    """The span of a batch for calls at these places, which its caller ends."""
-    return _OFF if _tracing is None else _tracing.batch(places, attributes)
+def batch(callers: Iterable[SpanReference | None], attributes: Attributes) -> Span:
+    """Start the span of a batch for the calls with these spans. Its caller ends it."""
+    return _OFF if _tracing is None else _tracing.batch(callers, attributes)
 
 
 def here() -> SpanReference | None:
-    """The current span; None when nothing is traced."""
+    """Return the current span; None if nothing is traced."""
     return None if _tracing is None else _tracing.here()
 
 
@@ -103,11 +103,11 @@ def note(attributes: Attributes) -> None:
 
 
 def outgoing() -> Metadata:
-    """The metadata that carry the current span to another service."""
+    """Return the metadata that pass the current span on to another service."""
     return () if _tracing is None else _tracing.outgoing()
 
 
 def trace_id() -> str:
-    """The current trace, 32 hex digits; empty when nothing is traced."""
-    place = here()
-    return f"{place.trace_id:032x}" if place else ""
+    """Return the current trace as 32 hexadecimal digits; empty if nothing is traced."""
+    span = here()
+    return f"{span.trace_id:032x}" if span else ""

@@ -1,1 +1,1 @@
-"""Run a gRPC server: start and drain it, guard every call, report health, limit requests."""
+"""gRPC servers: start and drain, the interceptor around each call, health, and limits of requests."""

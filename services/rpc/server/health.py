@@ -1,13 +1,14 @@
-"""What a server says of itself. Health answers from what is known: it never runs a model or writes to a disk.
+"""Health of a server, computed from known state: it never runs a model or writes to a disk.
 
-    name             SERVING when                                            Kubernetes asks for
-    "" and each      it has loaded, is not draining, and nothing             readiness, startup
-    service's own    keeps it from answering
-    startup          it has loaded, whatever came after                      startup
-    liveness         its event loop turns: an answer says so                 liveness
+    name               SERVING when                                      used by Kubernetes for
+    "" and each        the server has loaded, is not draining,           readiness, startup
+    service's name     and its services report no problem
+    startup            the server has loaded, whatever happens later     startup
+    liveness           always: a response shows that the event loop      liveness
+                       is running
 
-What keeps a server from answering is what its services say: a batch that does not end, a golden check that failed, a
-disk that takes no writes. Restarting helps against none of them for certain, so liveness does not speak of them.
+Services report problems: a batch that does not end, a golden check that failed, a disk that accepts no writes. A
+restart does not reliably fix any of them, so liveness ignores them.
 """
 
 import asyncio
@@ -24,52 +25,52 @@ logger = logging.getLogger(__name__)
 
 LIVENESS: Final = "liveness"
 STARTUP: Final = "startup"
-# A problem is seen within this time, in seconds, and so is its end.
+# Seconds within which a problem, or its end, is noticed.
 _EVERY_S: Final = 1.0
 
 State = Literal["loading", "ready", "draining"]
 Problem = Callable[[], str]
-"""What keeps a service from answering now; empty when nothing does. Takes no time."""
+"""Returns why a service cannot answer now; empty if it can. Must return immediately."""
 
 
 def statuses(state: State, problems: Mapping[str, str]) -> dict[str, bool]:
-    """Whether each name serves. `problems`: what keeps each service from it, empty for nothing."""
-    ready = state == "ready"
-    own = {name: ready and not problem for name, problem in problems.items()}
-    return {"": ready and not any(problems.values()), LIVENESS: True, STARTUP: state != "loading", **own}
+    """Return whether each name is SERVING. `problems` are those of each service, empty for none."""
+    is_ready = state == "ready"
+    own = {name: is_ready and not problem for name, problem in problems.items()}
+    return {"": is_ready and not any(problems.values()), LIVENESS: True, STARTUP: state != "loading", **own}
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """gRPC's health service. Watches see a change whether or not others of the same name come and go, or do not read.
+    """gRPC's health service. Each watch gets every change, even if other watches of its name end or are not read.
 
-    Fact: grpcio-health-checking 1.81 loses the other watches of a name when one ends, and a watch that nobody reads
-    holds a lock that the next change waits for.
+    Fact: in grpcio-health-checking 1.81, the end of a watch removes the other watches of its name, and a watch that is
+    not read holds a lock that the next change waits for.
     """
 
     def __init__(self) -> None:
         self._serving: Mapping[str, bool] = {}
         self._changed = asyncio.Event()
 
-    def say(self, serving: Mapping[str, bool]) -> None:
-        """Tell whether each name serves, from now on."""
+    def set(self, serving: Mapping[str, bool]) -> None:
+        """Set whether each name is SERVING from now on."""
         self._serving = serving
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     async def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:
-        """Answer for one name. Raises NotFound."""
+        """Return the status of one name. Raises NotFound."""
         if request.service not in self._serving:
-            raise NotFound(f"expected the name of a service here, got {request.service!r:.80}")
+            raise NotFound(f"expected the name of a service of this server, got {request.service!r:.80}")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Answer for one name, and again whenever the answer changes."""
-        said = None
+        """Yield the status of one name, and again each time it changes."""
+        sent = None
         while True:
             changed, status = self._changed, self._status(request.service)
-            if status != said:
+            if status != sent:
                 yield health_pb2.HealthCheckResponse(status=status)
-                said = status
+                sent = status
             await changed.wait()
 
     def _status(self, name: str) -> Any:
@@ -80,42 +81,42 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
 
 class Health:
-    """The health of one server, as gRPC's health service tells it."""
+    """The health of one server."""
 
     def __init__(self) -> None:
         self.servicer = HealthServicer()
         self._state: State = "loading"
         self._services: Mapping[str, Problem] = {}
-        self._said: dict[str, bool] = {}
+        self._statuses: dict[str, bool] = {}
         self._problems: Mapping[str, str] = {}
 
     def become(self, state: State, services: Mapping[str, Problem] | None = None) -> None:
-        """Go on to the next state, with these services from now on."""
+        """Enter the next state, and replace the services if they are given."""
         self._state = state
         self._services = self._services if services is None else services
-        self.look()
+        self.refresh()
 
-    def look(self) -> None:
-        """Ask the services what problems them, and say it when it changed."""
+    def refresh(self) -> None:
+        """Ask the services for their problems, and publish the result if it changed."""
         problems = {name: problem() for name, problem in self._services.items()}
-        said = statuses(self._state, problems)
-        if said != self._said:
-            self.servicer.say(said)
-        READY.set(said[""])
+        current = statuses(self._state, problems)
+        if current != self._statuses:
+            self.servicer.set(current)
+        READY.set(current[""])
         present = {name: problem for name, problem in problems.items() if problem}
         if present.keys() != self._problems.keys():
-            _tell(present)
-        self._said, self._problems = said, present
+            _log(present)
+        self._statuses, self._problems = current, present
 
     async def watch(self) -> None:
-        """Look again and again, until cancelled."""
+        """Refresh every second, until cancelled."""
         while True:
             await asyncio.sleep(_EVERY_S)
-            self.look()
+            self.refresh()
 
 
-def _tell(problems: Mapping[str, str]) -> None:
+def _log(problems: Mapping[str, str]) -> None:
     if problems:
         logger.error("not ready", extra={"problems": dict(problems)})
     else:
-        logger.info("nothing keeps it from answering")
+        logger.info("ready again")

@@ -1,10 +1,10 @@
-"""What surrounds every call: who calls, deadline, errors, log line, trace, metrics.
+"""The interceptor around every call: metrics, trace, log line, errors, authorization and deadline.
 
-Order, outermost first: metrics, trace, log, errors, gate, deadline, handler.
+Order, outermost first: metrics, trace, log, errors, authorization, deadline, handler.
 
-Facts: without the error part grpc.aio sends the text of an uncaught exception to the caller; a handler whose call was
-cancelled gets CancelledError, which must pass. `context.abort` is not used: gRPC keeps the exception that it raises as
-long as the call, and its traceback keeps the call and the request, so both stay until the garbage collector runs.
+Facts: grpc.aio sends the text of an uncaught exception to the caller, so errors are turned into statuses here. A
+handler whose call was cancelled gets CancelledError, which must propagate. `context.abort` is not used: gRPC keeps the
+exception that it raises, and with its traceback the call and the request, until the garbage collector runs.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ HEALTH: Final = "/grpc.health."
 REFLECTION: Final = "/grpc.reflection."
 OPEN: Final = (HEALTH, REFLECTION)
 WATCH: Final = "/grpc.health.v1.Health/Watch"
-# Refused streams that are read for a moment before they end. Beyond, they end at once: a refusal must cost little.
+# Most rejected streams whose rest is being discarded. Further ones end immediately, so that rejections stay cheap.
 _MOST_DISCARDING: Final = 64
-# Come by the thousand just when the machine has no time for them; a metric counts them.
+# Under overload there are thousands of them, so they are counted by a metric and not logged.
 _UNLOGGED: Final = frozenset({ErrorReason.ERROR_REASON_OVERLOADED, ErrorReason.ERROR_REASON_QUOTA_EXCEEDED})
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -46,12 +46,12 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler.
 
-    max_deadline_s  bounds calls with one response, from their headers on; streams bound themselves
-    max_calls       calls at a time; those of health and reflection are not among them
-    open_calls      places of the calls of health and reflection
-    gate            whom to let in; None lets in everybody
-    guarded         which of health and reflection ask for a token too
-    reads           methods that change nothing though their protos do not say so
+    max_deadline_s  longest time of calls with one response, from their headers on; streams limit themselves
+    max_calls       concurrent calls, without those of health and reflection
+    open_calls      admits the calls of health and reflection
+    authorizer      authorizes callers; None admits every caller
+    guarded         prefixes of the health and reflection methods that need a token too
+    reads           methods that change nothing although their protos do not say so
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """The wrapped handler of a call; None when there is no such method.
+        """Return the wrapped handler of a call; None if there is no such method.
 
-        Who is not let in is refused here, before the request is read.
+        A call that is not authorized is rejected here, before its request is read.
         """
         handler = await continuation(handler_call_details)
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
@@ -107,7 +107,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return "read" if method in self._reads() else kind_of(method)
 
     def _unary(self, handler: Handler, method: str, token: Token | None) -> Handler:
-        """Read as a stream, so that a message that does not come, or does not parse, is refused like any other."""
+        """Wrap a handler of one request.
+
+        It is served as a stream, so that a message that is missing or malformed is rejected in the handler like any
+        other invalid request.
+        """
         inner: Any = handler.unary_unary
 
         async def call(_: AsyncIterator[bytes], context: Context) -> Any:
@@ -121,7 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                             return self._shown(token, await inner(request, context))
                     except TimeoutError:
                         raise DeadlineExpired(
-                            f"took longer than the server's limit of {self._max_deadline_s:g} s"
+                            f"the call took longer than the server's limit of {self._max_deadline_s:g} s"
                         ) from None
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
@@ -150,7 +154,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
     def _opened(self, given: Handler, method: str) -> Handler:
-        """Serve health or reflection. The handler writes its responses itself, so its time ends during a write too."""
+        """Wrap a handler of health or reflection.
+
+        It writes its responses itself, so that its time limit also applies while a response is written.
+        """
         handler: Any = given
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
@@ -171,7 +178,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
     def _refusing(self, method: str, error: SluiceError, *, is_stream: bool) -> Handler:
-        """A handler that answers with the error, and decodes nothing of what was sent."""
+        """Return a handler that responds with an error and decodes nothing of the request."""
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
             async with watched(method, context):
@@ -186,20 +193,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(call)
 
     def _checked(self, token: Token | None, requests: AsyncIterator[Any], charge: Charge) -> AsyncIterator[Any]:
-        """The messages of a stream that its caller may send."""
+        """Return the messages of a stream that its caller is authorized to send."""
         return self._authorizer.checked(token, requests, charge) if self._authorizer and token else requests
 
     def _shown(self, token: Token | None, response: Any) -> Any:
-        """The response without what its caller may not see."""
+        """Return the response without the entries that the caller is not allowed to see."""
         if self._authorizer and token:
             self._authorizer.show(token, response)
         return response
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count a call among those that run. Raises QuotaExceeded when there are enough."""
+        """Count a call as running in the block. Raises QuotaExceeded if too many run."""
         if self._running >= self._max_calls:
-            raise QuotaExceeded(f"expected at most {self._max_calls:,} calls at a time on this server; try again later")
+            raise QuotaExceeded(
+                f"expected at most {self._max_calls:,} concurrent calls on this server; try again later"
+            )
         self._running += 1
         try:
             yield
@@ -208,7 +217,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _refunding(self, token: Token | None) -> Iterator[Charge]:
-        """Give back what a request cost in texts when it turns out invalid, in a stream what its last message cost."""
+        """Refund the texts that an invalid request was charged; for a stream, those of its last message."""
         charge = Charge()
         try:
             yield charge
@@ -220,7 +229,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 @asynccontextmanager
 async def watched(method: str, context: Context) -> AsyncIterator[None]:
-    """Turn what the block raises into a status, trace it, count it, time it, and log it when it failed."""
+    """Turn an exception of the block into a status. Trace, count and time the call, and log it if it failed."""
     started = perf_counter()
     code = grpc.StatusCode.OK
     with _observed(method, context, lambda: code) as request_id:
@@ -236,14 +245,14 @@ async def watched(method: str, context: Context) -> AsyncIterator[None]:
             raise
         except Exception as defect:
             code = grpc.StatusCode.INTERNAL
-            logger.exception("defect", extra={"method": method, "request_id": request_id})
+            logger.exception("call failed because of a defect", extra={"method": method, "request_id": request_id})
             _end(context, _defect(request_id), code)
             _let_go(defect)
 
 
 @contextmanager
 def _observed(method: str, context: Context, code: Callable[[], grpc.StatusCode]) -> Iterator[str]:
-    """The call's id; trace, count and time the block, which ends with `code`."""
+    """Yield the id of the call. Trace, count and time the block, which ends with the status code `code()`."""
     service, name = method.removeprefix("/").split("/", 1)
     metadata = context.invocation_metadata() or ()
     span = traces.none() if method.startswith(OPEN) else traces.served(method, metadata)
@@ -274,7 +283,7 @@ def _log(method: str, error: SluiceError, started: float) -> None:
 
 
 def _end(context: Context, error: SluiceError, code: grpc.StatusCode) -> None:
-    """Let the call end with the error, once its handler returns."""
+    """Set the status with which the call ends once its handler returns."""
     status = to_status(error)
     status.code = int(code.value[0])
     context.set_code(code)
@@ -283,7 +292,7 @@ def _end(context: Context, error: SluiceError, code: grpc.StatusCode) -> None:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Drop the tracebacks of an error and of those behind it: their frames hold the request."""
+    """Drop the tracebacks of an error and its causes, because their frames keep the request in memory."""
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__context__

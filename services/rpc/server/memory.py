@@ -1,12 +1,12 @@
-"""Memory that was freed, given back to the system.
+"""Return of freed memory to the operating system.
 
-Facts: glibc keeps freed memory for itself. Blocks over a threshold go back when they are freed, but glibc raises that
-threshold to the largest block that was freed, up to 32 MiB. Small blocks go back by `malloc_trim` alone, which takes
-some milliseconds. After a flood of 4,400 calls a process kept 1.4 times its usual size, and 1.1 times with it.
+Facts: glibc keeps freed memory. It returns blocks above a threshold when they are freed, but raises that threshold to
+the largest freed block, up to 32 MiB. Only `malloc_trim` returns small blocks, which takes some milliseconds. After a
+burst of 4,400 calls a process kept 1.4 times its usual size, and 1.1 times with `malloc_trim`.
 
-A process that has grown is trimmed until it has given back what it can: soon at first, then less and less often, since
-what made it grow may still be in use. Calls that were cancelled leave reference cycles with all that they held, which
-are collected first. What was there at the start of a server is frozen, so a collection is short.
+A process that has grown is trimmed repeatedly: immediately, then at growing intervals, because the memory may still be
+in use at first. Cancelled calls leave reference cycles, which are collected before each trim. Objects that exist when
+the server starts are frozen, so collections are fast.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from typing import Any, Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-# Larger blocks are the messages of the largest requests. What is usual is smaller, and is kept for the next request.
+# Larger blocks are messages of the largest requests. Blocks of usual size are kept for the next request.
 _LARGE_BLOCK_BYTES: Final = 4 * 2**20
-# Growth that is worth a trim.
+# Growth that justifies a trim.
 _WORTH_BYTES: Final = 16 * 2**20
 _EVERY_S: Final = 1.0
 _LONGEST_S: Final = 32.0
@@ -29,13 +29,16 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back_large_blocks() -> None:
-    """Let large blocks go back to the system as soon as they are freed, for good. Call it once, at the start."""
+    """Make glibc return large blocks as soon as they are freed, permanently.
+
+    Call it once, at the start of the process.
+    """
     map_blocks_from(_LARGE_BLOCK_BYTES)
     _set_option(_M_TRIM_THRESHOLD, 2 * _LARGE_BLOCK_BYTES)
 
 
 def map_blocks_from(size_bytes: int) -> None:
-    """Give blocks of this size and larger back to the system when they are freed, whatever was freed before."""
+    """Make glibc return blocks of at least this size when they are freed, regardless of earlier frees."""
     _set_option(_M_MMAP_THRESHOLD, size_bytes)
 
 
@@ -46,20 +49,20 @@ def _set_option(number: int, value: int) -> None:
 
 
 def trim() -> None:
-    """Give freed memory back to the system. Takes some milliseconds: not for the event loop."""
+    """Return freed memory to the operating system. Takes some milliseconds, so call it off the event loop."""
     give: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give is not None:
         give(0)
 
 
 def freeze() -> None:
-    """Leave all that is there now out of garbage collections, for good."""
+    """Exclude all objects that exist now from garbage collection, permanently."""
     gc.collect()
     gc.freeze()
 
 
 async def trim_after_growth() -> None:
-    """Give memory back whenever this process has grown, until cancelled."""
+    """Return freed memory each time the process has grown, until cancelled."""
     due = Due(resident_bytes())
     while True:
         await asyncio.sleep(_EVERY_S)
@@ -70,7 +73,7 @@ async def trim_after_growth() -> None:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process has now; 0 where there is no /proc."""
+    """Return the resident memory of this process in bytes; 0 if there is no /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
     except OSError:
@@ -79,12 +82,12 @@ def resident_bytes() -> int:
 
 @dataclass
 class Due:
-    """When to trim, by the size of the process. Pure."""
+    """Decides when to trim, from the size of the process. Has no clock."""
 
     usual_bytes: int
-    """Size that is not worth a trim."""
+    """Size that does not justify a trim."""
     _most_bytes: int = 0
-    """Largest size since the last trim that gave something back."""
+    """Largest size since the last trim that returned memory."""
     _wait_s: float = _EVERY_S
     _next_s: float = 0.0
 
@@ -100,7 +103,7 @@ class Due:
         return True
 
     def trimmed(self, resident: int) -> None:
-        """Note the size after a trim. What was not given back after the longest wait is usual from now on."""
+        """Record the size after a trim. Memory that remains after the longest interval counts as usual from now on."""
         self._most_bytes = max(resident, self.usual_bytes)
         if self._wait_s > _LONGEST_S:
             self.usual_bytes, self._wait_s = resident, _EVERY_S

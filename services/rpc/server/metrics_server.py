@@ -1,4 +1,4 @@
-"""The page of metrics: HTTP, or HTTPS with the server's certificate."""
+"""The metrics page, over HTTP, or HTTPS with the server's certificate."""
 
 import ssl
 from typing import Any
@@ -10,9 +10,9 @@ from services.rpc.settings import ServerSettings
 
 
 def serve_metrics(settings: ServerSettings) -> str:
-    """Serve the metrics until the process ends; the address, with the port that was taken.
+    """Serve the metrics until the process ends, and return the address with the port that was bound.
 
-    Raises OSError when the address is taken or not ours, TlsError when the certificate is wrong.
+    Raises OSError if the address cannot be bound, TlsError if the certificate is invalid.
     """
     host, _, port = settings.metrics_listen.rpartition(":")
     certificate, key = settings.tls_certificate, settings.tls_key
@@ -26,7 +26,10 @@ def serve_metrics(settings: ServerSettings) -> str:
 
 
 def _follow(listening: Any, certificates: Certificates) -> None:
-    """Look at the files at every handshake. Fact: OpenSSL calls this back for callers that name no server too."""
+    """Reload a changed certificate at the next handshake.
+
+    Fact: OpenSSL calls this callback also for callers that send no server name.
+    """
     current: ssl.SSLContext = listening.context
 
     def handshake(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:

@@ -1,4 +1,4 @@
-"""Work whose cost a caller chooses, kept off the event loop."""
+"""Running work off the event loop if its cost depends on the caller."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 async def offloaded(work: Callable[[], T], *, size: int, inline: int) -> T:
-    """Return the result of `work`, run in a thread when its size is over `inline`.
+    """Return the result of `work`, which runs in a thread if its size is larger than `inline`.
 
-    A thread and back take about 0.1 ms, so choose `inline` such that smaller work takes about as long. The event loop
-    gets the interpreter back within 5 ms while the thread runs Python, but waits for any single call into C that does
-    not release the GIL.
+    A switch to a thread and back takes about 0.1 ms, so choose `inline` such that smaller work takes about as long.
+    While the thread runs Python, the event loop gets the interpreter back within 5 ms. It waits for any single C call
+    that does not release the GIL.
     """
     return work() if size <= inline else await asyncio.to_thread(work)

@@ -1,14 +1,15 @@
-"""Calls that need no token: health and reflection. They have places of their own, apart from those of other calls.
+"""Admission of the calls that need no token: health and reflection. They have slots of their own.
 
-    place      at most `max_open_calls` in all and `max_open_connection_calls` of one connection; the oldest gives way
-    lifetime   10 s; a health watch `max_watch_s`, once its request message is there
+    slots      at most `max_open_calls` in all and `max_open_connection_calls` of one connection; when all are taken,
+               a new call displaces the oldest
+    lifetime   10 s; for a health watch `max_watch_s` after its request message has arrived
 
-A call that must end gets UNAVAILABLE. gRPC clients that check health by `healthCheckConfig` then start the next watch
-at once, because the ended one had an answer, and hold their own calls back until it answers: none of them fails. A
-watch that loses its place before its message is there is therefore answered first, then ended.
+A call that is ended early gets UNAVAILABLE. gRPC clients with `healthCheckConfig` start the next watch immediately if
+the ended one had a response, and hold their own calls back until the new watch answers. None of their calls fails. A
+watch that is displaced before its message has arrived is therefore answered before it is ended.
 
-Fact: grpc.aio cannot end a call while one of its messages waits for the caller to read: no status leaves the server.
-Such a call loses its place and waits until its caller reads or its connection ends.
+Fact: grpc.aio cannot end a call while one of its messages waits to be read by the caller, because no status leaves the
+server. Such a call loses its slot and waits until its caller reads or its connection ends.
 """
 
 import asyncio
@@ -23,12 +24,12 @@ from sluice.errors import Unavailable
 from services.rpc.observability.metrics import OPEN_CALLS, OPEN_CALLS_ENDED
 from services.rpc.server.slots import Slots
 
-# Time of a call that is no watch, from its headers to its end, and of a watch until its message is there. Seconds.
+# Time limit of a call from its headers to its end; for a watch, until its message has arrived. In seconds.
 BRIEF_S: Final = 10.0
 
 
 class OpenCalls:
-    """The open calls of one server. Belongs to the event loop."""
+    """The health and reflection calls of one server. Belongs to the event loop."""
 
     def __init__(self, most: int, most_each: int, watch_s: float) -> None:
         self._slots = Slots(most, most_each)
@@ -40,11 +41,13 @@ class OpenCalls:
     async def admit(
         self, context: "grpc.aio.ServicerContext[Any, Any]", *, is_watch: bool
     ) -> AsyncIterator["OpenCall"]:
-        """Hold a place for the block. Raises Unavailable when there is none, and from the block when its time ends."""
+        """Hold a slot for the block. Raises Unavailable if there is none, or when the time of the call is over."""
         taken = self._slots.acquire(_connection(context.peer()))
         if taken is None:
             OPEN_CALLS_ENDED.labels("refused").inc()
-            raise _ended("calls of this connection wait to be read, and it may open no more")
+            raise _ended(
+                "this connection has too many calls whose responses are not read; read them before opening more"
+            )
         ticket, displaced = taken
         if displaced is not None:
             self._displace(displaced)
@@ -60,14 +63,14 @@ class OpenCalls:
             OPEN_CALLS_ENDED.labels("displaced" if call.ended else "lifetime").inc()
             self._slots.retire(ticket)
             await call.written()
-            raise _ended("the server ended this call to free its place; call again") from None
+            raise _ended("the server ended this call to free its slot; call again") from None
         finally:
             OPEN_CALLS.dec()
             self._calls.pop(ticket, None)
             self._slots.release(ticket)
 
     def end_all(self) -> None:
-        """End every open call, so that none holds up the end of the server."""
+        """End all calls, so that none delays the end of the server."""
         for call in self._calls.values():
             call.end()
 
@@ -78,7 +81,7 @@ class OpenCalls:
 
 
 class OpenCall:
-    """One open call, and the time it has."""
+    """One health or reflection call, and its time limit."""
 
     limit: asyncio.Timeout
 
@@ -88,23 +91,26 @@ class OpenCall:
         self._is_watch = is_watch
         self._writing: asyncio.Future[None] | None = None
         self.ended = False
-        """Whether the server ended the call, or will after its answer, before its time was over."""
+        """Whether the server has ended the call early, or will do so after its response."""
 
     def end(self, *, after_answer: bool = False) -> None:
-        """End the call now, or `after_answer`: a watch that has no answer yet once it has one or its time ends."""
+        """End the call now.
+
+        With `after_answer`, a watch without a response ends after its first response, or when its time is over.
+        """
         self.ended = True
         waits = after_answer and self._is_watch and self._writing is None
         if not waits and not self.limit.expired():
             self.limit.reschedule(asyncio.get_running_loop().time())
 
     def lengthen(self) -> None:
-        """Let the call last as long as a watch may. Does nothing when it is being ended."""
+        """Extend the time limit to that of a watch, unless the call is being ended."""
         now, when = asyncio.get_running_loop().time(), self.limit.when()
         if when is not None and when > now and not self.limit.expired() and not self.ended:
             self.limit.reschedule(now + self._watch_s)
 
     async def write(self, message: Any) -> None:
-        """Send a message. It goes on when the time of the call ends meanwhile: `written` waits for it."""
+        """Send a message. The write continues if the time limit ends meanwhile; `written` waits for it."""
         self._writing = asyncio.ensure_future(self._context.write(message))
         self._writing.add_done_callback(_noted)
         if self.ended:
@@ -118,7 +124,7 @@ class OpenCall:
 
 
 def _noted(writing: "asyncio.Future[None]") -> None:
-    """Take note of a failure: the caller went away, which ends its call by itself."""
+    """Consume the exception of a write: the caller disconnected, which ends its call anyway."""
     if not writing.cancelled():
         writing.exception()
 
@@ -128,5 +134,5 @@ def _ended(message: str) -> Unavailable:
 
 
 def _connection(peer: str) -> str:
-    """What tells connections apart: address and port. Peers of a Unix socket are all called the same."""
+    """Return the address and port of the peer. Empty for a Unix socket, where connections cannot be told apart."""
     return peer if peer.startswith(("ipv4:", "ipv6:")) else ""

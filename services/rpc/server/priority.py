@@ -1,4 +1,4 @@
-"""Threads that give way."""
+"""Priorities of threads."""
 
 import logging
 import os
@@ -8,13 +8,13 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 
-# For work nobody waits for: it takes the processor time that all others leave.
+# For background work, which gets the processor time that other threads do not use.
 LOWEST: Final = 19
 
 
 def lower_priority(nice: int) -> None:
-    """Let the calling thread run behind those of lower values, 0 to 19. Where threads have none, nothing changes."""
+    """Set the nice value of the calling thread, 0 to 19. Does nothing on systems where threads have no nice value."""
     try:  # Linux has a nice value for each thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
     except (AttributeError, OSError) as error:
-        logger.warning("a thread keeps its normal priority: %s", error)
+        logger.warning("cannot lower the priority of a thread: %s", error)

@@ -1,8 +1,8 @@
-"""Request messages, parsed inside the handler, where a failure becomes a clear refusal.
+"""Parsing of request messages inside the handler, so that a malformed message is rejected with a clear error.
 
-Fact: what a deserializer raises inside gRPC reaches the caller as UNKNOWN with the name of the exception's class.
-Fact: the iterator that gRPC hands to a handler keeps the bytes of the last message until the call ends, so messages are
-read from the context.
+Facts: an exception of a deserializer inside gRPC reaches the caller as UNKNOWN with the name of its class. The iterator
+that gRPC passes to a handler keeps the bytes of the last message until the call ends, so messages are read from the
+context.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -18,14 +18,14 @@ from services.rpc.server.sizing import FILTER_BYTES_MAX, check_message, field_by
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Parse = Callable[[bytes], Any] | None
-"""What makes a message of bytes; None leaves the bytes."""
+"""Parses the bytes of a message; None keeps the bytes."""
 
-# So many fields are counted in some milliseconds.
+# Counting so many fields takes some milliseconds.
 _FEW_FIELDS: Final = 2048
 
 
 async def only(context: Context, parse: Parse) -> Any:
-    """Return the first message. Raise InvalidRequest when there is none, or it does not parse."""
+    """Return the first message. Raises InvalidRequest if there is none or it is malformed."""
     data: Any = await context.read()
     if data is grpc.aio.EOF:
         raise InvalidRequest("expected one request message, got none")
@@ -33,7 +33,7 @@ async def only(context: Context, parse: Parse) -> Any:
 
 
 async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
-    """Yield every message of a stream. Raise InvalidRequest at one that does not parse."""
+    """Yield every message of a stream. Raises InvalidRequest for a malformed one."""
     while (data := await context.read()) is not grpc.aio.EOF:
         try:
             message = await parsed(data, parse)
@@ -41,19 +41,19 @@ async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
             del data
             await discard_rest(each(context, None))
             raise
-        # Nothing here holds a message while the next one is waited for, nor its bytes.
+        # Hold neither the message nor its bytes while waiting for the next one.
         del data
         yield message
         del message
 
 
 async def parsed(data: bytes, parse: Parse) -> Any:
-    """Return the message that the bytes are. Raise InvalidRequest, also when it is too large to be parsed."""
+    """Return the parsed message. Raises InvalidRequest if it is malformed or too large to be parsed."""
     if parse is None:
         return data
     descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
     if descriptor is not None and len(data) > FILTER_BYTES_MAX:
-        # A message of few fields is checked at once: what is rejected is then freed before the next one is read.
+        # A message of few fields is checked inline. If it is rejected, it is freed before the next one is read.
         _, fields = field_bytes(data, most=_FEW_FIELDS)
         await offloaded(lambda: check_message(data, descriptor), size=fields, inline=_FEW_FIELDS)
     try:

@@ -1,4 +1,4 @@
-"""What stands before a server: its certificates, and the gate of tokens; both follow their files."""
+"""The certificates and the authorizer of a server, which follow changes of their files."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,17 +12,20 @@ from services.rpc.settings import ServerSettings
 
 
 class ServerSecurity:
-    """The certificates and the gate of one server; None where not configured. Raises TlsError and TokensError."""
+    """The certificates and the authorizer of one server; None if not configured. Raises TlsError and TokensError."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.certificates = of_server(settings)
         self.authorizer = Authorizer(settings.tokens) if settings.tokens else None
-        self._tell_expiry()
+        self._publish_expiry()
 
     def interceptor(
         self, settings: ServerSettings, open_calls: OpenCalls, reads: Callable[[], frozenset[str]]
     ) -> CallInterceptor:
-        """What surrounds every call; `reads` are methods that change nothing though their protos do not say so."""
+        """Return the interceptor of the server.
+
+        `reads` returns the methods that change nothing although their protos do not say so.
+        """
         policies = ((HEALTH, settings.health), (REFLECTION, settings.reflection))
         return CallInterceptor(
             max_deadline_s=settings.max_deadline_s,
@@ -34,14 +37,14 @@ class ServerSecurity:
         )
 
     async def watch(self, every_s: float) -> None:
-        """Follow the files, until cancelled."""
+        """Reload changed files, until cancelled."""
         while True:
             await asyncio.sleep(every_s)
             if self.certificates and self.certificates.refresh():
-                self._tell_expiry()
+                self._publish_expiry()
             if self.authorizer:
                 self.authorizer.refresh()
 
-    def _tell_expiry(self) -> None:
+    def _publish_expiry(self) -> None:
         expires = self.certificates and self.certificates.expires
         CERTIFICATE_EXPIRY.set(expires.timestamp() if expires else 0)

@@ -1,8 +1,8 @@
 """Limits of serialized messages that are checked before they are parsed.
 
-Parsed, a message of many small parts takes many times its bytes: eight filters of a million values took 1.5 GB.
-The size of a field is found without parsing, by going over the fields of the message. Small messages are not looked at:
-parsed, 1 MiB takes 40 MB at most.
+Parsing multiplies the size of a message with many small parts: eight filters of a million values took 1.5 GB. Sizes are
+found by scanning the fields of the message without parsing it. Small messages are not checked: 1 MiB takes at most 40
+MB when parsed.
 """
 
 from functools import cache
@@ -13,18 +13,18 @@ from sluice.common.v1.filter_pb2 import Filter
 
 from services.rpc.validation import validating
 
-# A membership of 1,024 of the longest document ids takes half of it. Messages that are no larger are not looked at.
+# A membership filter of 1,024 document ids of maximal length takes half of it. Smaller messages are not checked.
 FILTER_BYTES_MAX: Final = 2**20
-# Fields of a message over FILTER_BYTES_MAX, each item of a list counted: settings allow lists of up to 65,536 items. To
-# count so many takes about 0.3 s, so large messages are checked in a thread.
+# Fields of a message larger than FILTER_BYTES_MAX; each item of a list counts, and settings allow lists of up to 65,536
+# items. Counting so many takes about 0.3 s, so large messages are checked in a thread.
 FIELDS_MAX: Final = 2**17
 _VARINT_BYTES_MAX: Final = 10
 
 
 def check_message(data: bytes, descriptor: Descriptor) -> None:
-    """Raise InvalidRequest for a message with a filter that is too large, or with too many fields.
+    """Raise InvalidRequest for a message with too many fields or with a filter that is too large.
 
-    Leave what does not parse to the parser.
+    Malformed messages are left to the parser.
     """
     if len(data) <= FILTER_BYTES_MAX:
         return
@@ -37,9 +37,10 @@ def check_message(data: bytes, descriptor: Descriptor) -> None:
 
 
 def field_bytes(data: bytes, *, most: int = FIELDS_MAX) -> tuple[dict[int, int], int]:
-    """Return the bytes of each field of a serialized message, all its occurrences together, and how many came.
+    """Return the size of each field of a serialized message, and the number of fields.
 
-    Counting ends where the message does not parse, and after one more than `most` occurrences.
+    Occurrences of a repeated field are added up in its size and counted one by one. Counting ends where the message is
+    malformed, and after `most` + 1 occurrences.
     """
     sizes: dict[int, int] = {}
     place = count = 0
@@ -57,7 +58,7 @@ def field_bytes(data: bytes, *, most: int = FIELDS_MAX) -> tuple[dict[int, int],
 
 @cache
 def _filters(descriptor: Descriptor) -> dict[int, str]:
-    """The fields of a message that are filters: their names by number."""
+    """Return the names of the fields that are filters, by field number."""
     return {
         field.number: field.name
         for field in descriptor.fields
@@ -66,7 +67,7 @@ def _filters(descriptor: Descriptor) -> dict[int, str]:
 
 
 def _length(data: bytes, place: int, wire_type: int) -> tuple[int, int]:
-    """Return the length of the value at a place, and where it begins. Raise ValueError."""
+    """Return the length of the value at a position, and where the value begins. Raises ValueError."""
     match wire_type:
         case 0:
             return _varint(data, place)[1] - place, place
@@ -80,7 +81,7 @@ def _length(data: bytes, place: int, wire_type: int) -> tuple[int, int]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Return the number at a place, and where it ends. Raise ValueError."""
+    """Return the number at a position, and where it ends. Raises ValueError."""
     value = 0
     for position, byte in enumerate(data[place : place + _VARINT_BYTES_MAX]):
         value |= (byte & 0x7F) << (7 * position)

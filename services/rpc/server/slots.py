@@ -1,9 +1,10 @@
-"""A bounded number of slots. A newcomer who finds all of them taken gets the place of the oldest holder.
+"""A limited number of slots. When all are taken, a new holder displaces the oldest one.
 
-Rule: no clock and no I/O. Every ticket that `acquire` returns is given back with `release` exactly once.
+Rule: no clock and no I/O. Every ticket that `acquire` returns is passed to `release` exactly once.
 
-Nearly nobody is refused: a client that watches health and is refused counts the server as down, while one whose watch
-ends after an answer calls again at once. An attacker who takes all places therefore loses them to the next caller.
+Displacement avoids rejections: a client whose health watch is rejected considers the server down, whereas a client
+whose watch ends after a response starts another immediately. An attacker that takes all slots therefore loses them to
+the next callers.
 """
 
 from collections import OrderedDict
@@ -14,14 +15,14 @@ from itertools import count
 
 @dataclass
 class Slots:
-    """The holders of the places, oldest first, of all connections and of each."""
+    """The holders of the slots, oldest first, in total and by connection."""
 
     most: int
-    """Slots in all."""
+    """Slots in total."""
     most_each: int
     """Slots of one connection."""
     _all: OrderedDict[int, str] = field(default_factory=OrderedDict)
-    """Holders by ticket, with their connection."""
+    """Connection of each holder, by ticket."""
     _each: dict[str, OrderedDict[int, None]] = field(default_factory=dict)
     """Holders of each connection."""
     _retired: dict[int, str] = field(default_factory=dict)
@@ -33,16 +34,16 @@ class Slots:
 
     @property
     def retired(self) -> int:
-        """Number of holders that lost their place and have not left."""
+        """Number of holders that lost their slot and have not released it yet."""
         return len(self._retired)
 
     def acquire(self, connection: str) -> tuple[int, int | None] | None:
-        """Return the ticket of a new holder, and that of the holder who must go, if any; the latter is retired.
+        """Return the ticket of a new holder, and that of the displaced holder, if any, which is retired.
 
-        None when so many of the connection are retired and have not left as it may have places: it lets none of its
-        calls end, so it gets no more.
+        Return None if a connection has as many retired holders as it may have slots: its calls do not end, so it gets
+        no more.
 
-        connection  what the limit of one connection applies to; with "" only the limit of all applies
+            connection  connection to which `most_each` applies; with "" only the total limit applies
         """
         if connection and self._retired_each.get(connection, 0) >= self.most_each:
             return None
@@ -60,14 +61,14 @@ class Slots:
         return ticket, displaced
 
     def retire(self, ticket: int) -> None:
-        """Free the place of a holder that has not left yet. Does nothing when that was done."""
+        """Free the slot of a holder that has not released it yet. Does nothing if it is retired already."""
         connection = self._remove(ticket)
         if connection is not None:
             self._retired[ticket] = connection
             self._retired_each[connection] = self._retired_each.get(connection, 0) + 1
 
     def release(self, ticket: int) -> None:
-        """Forget a holder."""
+        """Remove a holder."""
         if self._remove(ticket) is None:
             connection = self._retired.pop(ticket)
             self._retired_each[connection] -= 1

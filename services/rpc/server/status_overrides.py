@@ -1,4 +1,4 @@
-"""Status codes that clients of another system's API expect, where that system's codes differ from ours."""
+"""Status codes for clients of other systems' APIs, where those systems use other codes than Sluice."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,7 +7,7 @@ import grpc
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import SluiceError
 
-# By the beginning of a service's full name, and the reason of the error.
+# By prefix of the service's full name, and the reason of the error.
 _CODES: Final[Mapping[str, Mapping[ErrorReason.ValueType, grpc.StatusCode]]] = {
     "tei.v1.": {
         ErrorReason.ERROR_REASON_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -17,7 +17,7 @@ _CODES: Final[Mapping[str, Mapping[ErrorReason.ValueType, grpc.StatusCode]]] = {
 
 
 def code_of(error: SluiceError, service: str) -> grpc.StatusCode:
-    """The code of an error, as clients of a service expect it."""
+    """Return the status code of an error, as clients of the service expect it."""
     for beginning, codes in _CODES.items():
         if service.startswith(beginning):
             return codes.get(error.reason, error.code)

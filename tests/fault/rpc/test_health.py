@@ -138,7 +138,7 @@ async def test_health_has_a_door_of_its_own_that_needs_neither_tls_nor_a_token(
         f"--tls-client-ca={authority.ca}",
         "--health-listen=127.0.0.1:0",
     ) as server:
-        (address,) = [event["address"] for event in server.events() if event["event"] == "health"]
+        (address,) = [event["address"] for event in server.events() if event["event"] == "serving health"]
         async with grpc.aio.insecure_channel(address) as door:
             assert await states(door, "", EMBEDDING, "startup", "liveness") == [SERVING] * 4
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -45,6 +45,6 @@ def test_an_address_of_metrics_that_is_taken_keeps_the_server_from_starting(tmp_
 def test_a_name_in_the_environment_that_is_no_setting_keeps_the_server_from_starting(tmp_path: Path) -> None:
     """Also one that is nearly the name of a setting of security: it must not be passed over."""
     wrong = {"SLUICE_RETRIEVAL_TOKEN": "tokens.yaml"}
-    with pytest.raises(StartRefused, match="SLUICE_RETRIEVAL_TOKEN: no such setting") as caught:
+    with pytest.raises(StartRefused, match="SLUICE_RETRIEVAL_TOKEN: unknown setting") as caught:
         start("services.retrieval", "--data", str(tmp_path), environment=wrong)
     assert caught.value.status == 2

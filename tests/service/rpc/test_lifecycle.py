@@ -95,7 +95,7 @@ async def test_a_defect_is_internal_and_its_text_stays_in_the_log(caplog: pytest
         assert isinstance(error, BackendFailed)
         assert error.reason_name == "DEFECT"
         assert "swordfish" not in str(caught.value.details()) + str(caught.value.trailing_metadata())
-        (record,) = [record for record in caplog.records if record.message == "defect"]
+        (record,) = [record for record in caplog.records if record.message == "call failed because of a defect"]
         assert vars(record)["request_id"] == error.metadata["request_id"]
 
 

@@ -237,7 +237,7 @@ async def test_a_watch_does_not_hold_up_the_end_of_a_server() -> None:
 async def test_watches_do_not_starve_the_checks_of_the_health_port(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with with_problem([""], health_listen="127.0.0.1:0", max_open_calls=20):
-        (address,) = [vars(record)["address"] for record in caplog.records if record.message == "health"]
+        (address,) = [vars(record)["address"] for record in caplog.records if record.message == "serving health"]
         some = channels(address, 5)
         calls = [watch(channel) for channel in some for _ in range(30)]
         probe = grpc.aio.insecure_channel(address)

@@ -207,7 +207,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
 
 
 async def test_wrong_tokens_keep_a_server_from_starting(tmp_path: Path) -> None:
-    with pytest.raises(StartFailed, match=r"the tokens are wrong: .*expected YAML"):
+    with pytest.raises(StartFailed, match=r"invalid tokens: .*expected YAML"):
         async with guarded(tmp_path, "- name: ["):
             pass
 
@@ -224,7 +224,7 @@ def test_a_secret_is_in_no_log_and_no_message(tmp_path: Path, writer: tuple[str,
                 told = [said(client.pipelines), said(partial(client.search, "no", "x")), repr(client)]
                 assert not [text for text in told if token in text]
         path.write_text(f"- {{name: oops, sha256: {wrong}}}")
-        until(lambda: any("the changed tokens are wrong" in line for line in list(server.log)))
+        until(lambda: any("tokens file rejected" in line for line in list(server.log)))
         secrets = {writer[0], wrong, *(entry["sha256"] for entry in yaml.safe_load(writer[1]))}
     assert not [line for line in server.log if any(secret in line for secret in secrets)]
     assert any("call failed" in line for line in server.log)
@@ -247,7 +247,7 @@ def test_the_command_line_takes_its_token_from_the_environment(tmp_path: Path, w
         assert allowed.returncode == 0, allowed.stderr
         refused = subprocess.run(command, check=False, capture_output=True, text=True, env=environment("sluice_wrong"))
         assert refused.returncode == 1
-        assert "the token is not known here" in refused.stderr
+        assert "unknown token" in refused.stderr
         assert "SLUICE_TOKEN" in refused.stderr
         broken = subprocess.run(command, check=False, capture_output=True, text=True, env=environment("two words"))
         assert broken.returncode == 1

@@ -55,10 +55,10 @@ def test_an_empty_file_lets_nobody_in(tmp_path: Path) -> None:
         (f"- {{name: 'a b', sha256: {DIGEST}}}", "name"),
         (f"- {{name: page, sha256: {DIGEST}, may: [fly]}}", "may"),
         (f"- {{name: page, sha256: {DIGEST}, calls_per_s: 0}}", "calls_per_s"),
-        (f"- {{name: page, sha256: {DIGEST}, texts_burst: 5}}", "texts_per_s beside texts_burst"),
+        (f"- {{name: page, sha256: {DIGEST}, texts_burst: 5}}", "texts_per_s together with texts_burst"),
         (f"- {{name: page, sha256: {SECRET}}}", "sha256"),
-        (f"- {{name: a, sha256: {DIGEST}}}\n- {{name: b, sha256: {DIGEST}}}", "every sha256 once"),
-        (f"- {{name: a, sha256: {DIGEST}}}\n- {{name: a, sha256: '{'0' * 64}'}}", "every name once"),
+        (f"- {{name: a, sha256: {DIGEST}}}\n- {{name: b, sha256: {DIGEST}}}", "a different sha256"),
+        (f"- {{name: a, sha256: {DIGEST}}}\n- {{name: a, sha256: '{'0' * 64}'}}", "a different name"),
     ],
 )
 def test_a_wrong_file_is_told_without_what_is_secret(tmp_path: Path, text: str, message: str) -> None:
