@@ -158,9 +158,11 @@ check: setup ## Lint, check the format, check the types
 	@$(BIN)/mypy
 
 .PHONY: protos
-protos: setup ## Generate the stubs and the API reference from protos/sluice
+protos: setup ## Generate the stubs, the sync clients and the references of the APIs
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
+	@$(BIN)/python protos/unasync.py
 	@$(BIN)/python protos/reference.py
+	@$(BIN)/python -m services.gateway.reference
 	@cd protos && PATH="$(CURDIR)/$(BIN):$$PATH" && buf breaking --against baseline.binpb && buf build --exclude-source-info -o baseline.binpb
 
 .PHONY: lock

@@ -52,6 +52,19 @@ def test_the_generated_code_is_what_the_protos_give(tmp_path: Path) -> None:
     assert not stale, f"run `make protos`: {stale}"
 
 
+def test_the_sync_clients_are_generated_from_the_async_ones() -> None:
+    environment = os.environ | {"PYTHONPATH": str(PROTOS)}
+    script = (
+        "import unasync\n"
+        "found = unasync.modules()\n"
+        "assert len(found) == 5, found\n"
+        "print(*(path for path in found if unasync.regenerated(path.read_text()) != path.read_text()))"
+    )
+    command = [sys.executable, "-c", script]
+    stale = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    assert not stale, f"run `make protos`: {stale}"
+
+
 def test_the_api_reference_is_what_the_protos_say(tmp_path: Path) -> None:
     fresh = tmp_path / "API.md"
     subprocess.run([sys.executable, str(PROTOS / "reference.py"), "--out", str(fresh)], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""How a client reaches a service: its channel, and calls that are tried again and fail with `sluice.errors`."""
+"""The base of all clients: a channel, and calls with retries that raise the errors of `sluice.errors`."""
 
 import asyncio
 import random
@@ -18,11 +18,11 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 DEFAULT_TIMEOUT_S: Final = 10.0
-# For work that takes as long as the data is large.
+# For calls that take longer the more data there is.
 LONG_TIMEOUT_S: Final = 3600.0
 _MAX_MESSAGE_BYTES: Final = 16 * 2**20
-# Retries are ours (they honour RetryInfo and the caller's timeout), so gRPC's own are off.
-# A keepalive under a minute would be taken for abuse by servers whose stream is quiet.
+# gRPC's own retries are off, because those of the client follow RetryInfo and the timeout of the call.
+# Servers treat a keepalive more often than once a minute as abuse when a stream is quiet.
 _OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     ("grpc.lb_policy_name", "round_robin"),
@@ -30,7 +30,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A name is looked up again when a connection ends. gRPC's own 30 s are how long new replicas would wait for calls.
+    # A name is resolved again when a connection ends. With gRPC's default of 30 s, new replicas would get no calls for
+    # that long.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -38,14 +39,16 @@ _OPTIONS: Final = (
 
 
 class Client:
-    """A connection to one service; the base of every sync client. Safe to share between threads.
+    """A connection to one service, and the base of all sync clients. Threads can share a client.
 
-    address      HOST:PORT, unix:PATH, or dns:///NAME:PORT with one address a replica: they are used in turn
-    timeout_s    longest time of a call that does not say its own, in seconds, retries included
-    retry        how UNAVAILABLE is tried again
-    credentials  of a TLS channel, as `tls_credentials` makes them; None connects in plain text
-    token        bearer token, sent with every call; over a network only together with credentials
+    address      HOST:PORT, unix:PATH, or dns:///NAME:PORT for several replicas, which then take turns
+    timeout_s    timeout of a call that is given none, in seconds, retries included
+    retry        when and how often UNAVAILABLE is retried
+    credentials  of a TLS channel, made by `tls_credentials`; None connects in plain text
+    token        bearer token, sent with every call; over a network, use it only together with credentials
     """
+
+    # Generated from AsyncClient by protos/unasync.py; do not edit.
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Client:
         )
 
     def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection and cancel the calls on it."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -81,7 +84,7 @@ class Client:
     def _call(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
     ) -> Response:
-        """The response. Raises SluiceError."""
+        """Call a method and return its response. Raises SluiceError."""
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         attempts = Attempts(self._retry, self._throttle, deadline=deadline)
         while True:
@@ -98,10 +101,10 @@ class Client:
     def _call_joined(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
     ) -> Response:
-        """The response of a call whose work goes on when its deadline ends, and which joins it when sent again.
+        """Call a method whose work goes on after the deadline, and return its response.
 
-        Servers bound the time of a call: it is sent again until `timeout_s`, LONG_TIMEOUT_S unless given, has passed.
-        Raises SluiceError.
+        A call that is sent again joins the work in progress. Because servers limit the time of a call, it is sent again
+        until `timeout_s` has passed, by default LONG_TIMEOUT_S. Raises SluiceError.
         """
         deadline = time.monotonic() + (LONG_TIMEOUT_S if timeout_s is None else timeout_s)
         while True:
@@ -111,9 +114,11 @@ class Client:
                 if time.monotonic() >= deadline:
                     raise
 
+    # End of the generated code.
+
 
 class AsyncClient:
-    """A connection to one service; the base of every async client. Takes what `Client` takes."""
+    """A connection to one service, and the base of all async clients. Its parameters are those of `Client`."""
 
     def __init__(
         self,
@@ -135,7 +140,7 @@ class AsyncClient:
         )
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection and cancel the calls on it."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -149,7 +154,7 @@ class AsyncClient:
     async def _call(
         self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
     ) -> Response:
-        """The response. Raises SluiceError."""
+        """Call a method and return its response. Raises SluiceError."""
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         attempts = Attempts(self._retry, self._throttle, deadline=deadline)
         while True:
@@ -166,7 +171,11 @@ class AsyncClient:
     async def _call_joined(
         self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
     ) -> Response:
-        """As `Client._call_joined`."""
+        """Call a method whose work goes on after the deadline, and return its response.
+
+        A call that is sent again joins the work in progress. Because servers limit the time of a call, it is sent again
+        until `timeout_s` has passed, by default LONG_TIMEOUT_S. Raises SluiceError.
+        """
         deadline = time.monotonic() + (LONG_TIMEOUT_S if timeout_s is None else timeout_s)
         while True:
             try:
@@ -177,9 +186,10 @@ class AsyncClient:
 
 
 def wait_s(attempts: Attempts, error: grpc.RpcError) -> float:
-    """Seconds to wait before the next try. Raises the SluiceError when there must be none.
+    """Return the seconds to wait before the next attempt. Raises the SluiceError if there must be none.
 
-    A server that stops may end a call that just came as CANCELLED; calls that the caller cancels never get here.
+    CANCELLED is retried as UNAVAILABLE: a server that stops may end a new call this way. Calls that the caller cancels
+    do not reach this function.
     """
     failure = from_rpc_error(error)
     if isinstance(failure, Cancelled):

@@ -1,4 +1,4 @@
-"""The client of the embedding service."""
+"""Clients of the embedding service."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,31 +22,36 @@ Role = Literal["query", "document"]
 Representation = Literal["dense", "sparse", "multi_vector"]
 LaneName = Literal["interactive", "bulk"]
 
-# `encode` sends a long list in calls of so many texts, so many at a time: enough to keep a server's batches full.
+# Texts in each call of `encode`, and calls at a time. Enough to keep the batches of a server full.
 _ENCODE_TEXTS: Final = 64
 _ENCODE_CALLS: Final = 4
-# Longest time of one of those calls, in seconds, retries included: bulk work may wait for its turn.
+# Timeout of each call of `encode`, in seconds, retries included. Long, because bulk work may wait.
 _ENCODE_TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors of texts, in their order. Views share the memory of the response; `numpy.asarray` makes no copy."""
+    """Vectors of texts, in the order of the texts.
+
+    The views share the memory of the response, and `numpy.asarray` does not copy them.
+    """
 
     model: ModelRef
-    """The model that made them."""
+    """The model that computed the vectors."""
     usage: tuple[TextUsage, ...]
     """Token counts and truncation of each text."""
     dense: "memoryview[float] | None"
-    """float32 [texts, dimensions], when asked for."""
+    """float32[N, D], if requested."""
     multi_vector: "tuple[memoryview[float], ...]"
-    """float32 [tokens, dimensions] for each text, when asked for."""
+    """float32[T, D] for each text, if requested."""
     sparse: SparseVectors | None
-    """Weighted terms, when asked for."""
+    """Weighted terms, if requested."""
 
 
 class EmbeddingClient(Client):
-    """Turns texts into vectors."""
+    """A client of the embedding service, which turns texts into vectors."""
+
+    # Generated from AsyncEmbeddingClient by protos/unasync.py; do not edit.
 
     @cached_property
     def _stub(self) -> EmbeddingServiceStub:
@@ -62,16 +67,23 @@ class EmbeddingClient(Client):
         lane: LaneName = "interactive",
         timeout_s: float | None = None,
     ) -> Embeddings:
-        """The vectors of texts. `model` may be empty when the server has one. Raises SluiceError."""
-        return _embeddings(self._call(self._stub.Embed, _request(texts, role, model, representations, lane), timeout_s))
+        """Return the vectors of texts. `model` may be empty if the server has only one. Raises SluiceError."""
+        request = _request(texts, role, model, representations, lane)
+        return _embeddings(self._call(self._stub.Embed, request, timeout_s))
+
+    def models(self, *, timeout_s: float | None = None) -> list[pb.EmbeddingModel]:
+        """Return the served models, by name. Raises SluiceError."""
+        return list(self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s).models)
+
+    # End of the generated code.
 
     def encode(self, sentences: str | Sequence[str], *, role: Role = "document", model: str = "") -> "NDArray[Any]":
-        """Vectors as sentence-transformers gives them: float32 [D] for one text, [N, D] for a list of any length.
+        """Return vectors as sentence-transformers does: float32[D] for a text, float32[N, D] for a list of any length.
 
-        A list goes in the bulk lane, which leaves the machine to queries; one text goes before it. Needs numpy.
-        Raises SluiceError.
+        A list uses the bulk lane, in which queries of other callers take priority. A text uses the interactive lane.
+        Needs numpy. Raises SluiceError.
         """
-        import numpy as np  # noqa: PLC0415 - the base installation has none, and nothing else here needs it
+        import numpy as np  # noqa: PLC0415 - numpy is optional
 
         if isinstance(sentences, str):
             vector: NDArray[Any] = np.asarray(self.embed([sentences], role, model=model).dense)[0]
@@ -83,16 +95,12 @@ class EmbeddingClient(Client):
         return np.concatenate(blocks) if blocks else np.empty((0, 0), dtype=np.float32)
 
     def encode_query(self, sentences: str | Sequence[str], *, model: str = "") -> "NDArray[Any]":
-        """`encode`, as queries."""
+        """Return the vectors of queries, as `encode` does."""
         return self.encode(sentences, role="query", model=model)
 
     def encode_document(self, sentences: str | Sequence[str], *, model: str = "") -> "NDArray[Any]":
-        """`encode`, as documents."""
+        """Return the vectors of documents, as `encode` does."""
         return self.encode(sentences, role="document", model=model)
-
-    def models(self, *, timeout_s: float | None = None) -> list[pb.EmbeddingModel]:
-        """The models served, by name. Raises SluiceError."""
-        return list(self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s).models)
 
 
 class AsyncEmbeddingClient(AsyncClient):
@@ -112,12 +120,12 @@ class AsyncEmbeddingClient(AsyncClient):
         lane: LaneName = "interactive",
         timeout_s: float | None = None,
     ) -> Embeddings:
-        """The vectors of texts. `model` may be empty when the server has one. Raises SluiceError."""
+        """Return the vectors of texts. `model` may be empty if the server has only one. Raises SluiceError."""
         request = _request(texts, role, model, representations, lane)
         return _embeddings(await self._call(self._stub.Embed, request, timeout_s))
 
     async def models(self, *, timeout_s: float | None = None) -> list[pb.EmbeddingModel]:
-        """The models served, by name. Raises SluiceError."""
+        """Return the served models, by name. Raises SluiceError."""
         return list((await self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)).models)
 
 

@@ -1,4 +1,4 @@
-"""The client of the reranking service."""
+"""Clients of the reranking service."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class RerankingClient(Client):
-    """Scores documents against a query."""
+    """A client of the reranking service, which scores documents against a query."""
+
+    # Generated from AsyncRerankingClient by protos/unasync.py; do not edit.
 
     @cached_property
     def _stub(self) -> RerankingServiceStub:
@@ -29,17 +31,19 @@ class RerankingClient(Client):
         raw_scores: bool = False,
         timeout_s: float | None = None,
     ) -> list[pb.ScoredDocument]:
-        """The documents' scores, best first; `index` is the position in `documents`. Raises SluiceError.
+        """Return the scores of documents, best first; `index` is the position in `documents`. Raises SluiceError.
 
-        top_k       only the best so many; 0 means all
-        raw_scores  the model's own logits, not probabilities
+        top_k       number of results; 0 means all
+        raw_scores  return logits in place of probabilities
         """
         request = _request(query, documents, model, top_k, raw_scores)
         return list(self._call(self._stub.Rerank, request, timeout_s).results)
 
     def models(self, *, timeout_s: float | None = None) -> list[pb.RerankingModel]:
-        """The models served, by name. Raises SluiceError."""
+        """Return the served models, by name. Raises SluiceError."""
         return list(self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s).models)
+
+    # End of the generated code.
 
 
 class AsyncRerankingClient(AsyncClient):
@@ -59,12 +63,16 @@ class AsyncRerankingClient(AsyncClient):
         raw_scores: bool = False,
         timeout_s: float | None = None,
     ) -> list[pb.ScoredDocument]:
-        """The documents' scores, best first; `index` is the position in `documents`. Raises SluiceError."""
+        """Return the scores of documents, best first; `index` is the position in `documents`. Raises SluiceError.
+
+        top_k       number of results; 0 means all
+        raw_scores  return logits in place of probabilities
+        """
         request = _request(query, documents, model, top_k, raw_scores)
         return list((await self._call(self._stub.Rerank, request, timeout_s)).results)
 
     async def models(self, *, timeout_s: float | None = None) -> list[pb.RerankingModel]:
-        """The models served, by name. Raises SluiceError."""
+        """Return the served models, by name. Raises SluiceError."""
         return list((await self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)).models)
 
 

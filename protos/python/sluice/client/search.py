@@ -1,4 +1,4 @@
-"""The client of the search service: what an application uses."""
+"""Clients of the search service, which applications use to search and to index."""
 
 import asyncio
 import time
@@ -29,13 +29,18 @@ DEFAULT_UNACKNOWLEDGED: Final = 512
 
 
 class SearchClient(Client):
-    """Searches, indexes and deletes. A filter is a text (see `sluice.client.where`) or a proto."""
+    """A client of the search service: searches, indexes and deletes.
+
+    A filter is a text (see `sluice.client.where`) or a proto.
+    """
+
+    # Generated from AsyncSearchClient by protos/unasync.py; do not edit.
 
     @cached_property
     def _stub(self) -> SearchServiceStub:
         return SearchServiceStub(self._channel)
 
-    def search(  # noqa: PLR0913 - each is a field of the request
+    def search(  # noqa: PLR0913 - fields of the request
         self,
         collection: str,
         query: str,
@@ -47,17 +52,37 @@ class SearchClient(Client):
         group_by_parent: bool = False,
         timeout_s: float | None = None,
     ) -> SearchAnswer:
-        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError.
+        """Return the best documents for a query. Raises SluiceError.
 
-        more_queries     up to 7 other wordings: they help to find candidates, and the query alone orders them
-        group_by_parent  in a collection of chunks: the best of each document alone, and top_k counts documents
+        top_k            number of results; 0 takes the server's default
+        pipeline         name of the pipeline; empty takes the server's default
+        more_queries     up to 7 other wordings, which help to find candidates; only `query` ranks the candidates
+        group_by_parent  for a collection of chunks: return only the best chunk of each document; top_k counts documents
         """
         request = _search_request(collection, query, top_k, pipeline, filter)
         request.more_queries.extend(more_queries)
         request.group_by_parent = group_by_parent
         return answers.search_answer(self._call(self._stub.Search, request, timeout_s))
 
-    def index(  # noqa: PLR0913 - each is a part of the job
+    def delete(
+        self,
+        collection: str,
+        document_ids: Sequence[str] = (),
+        *,
+        filter: Filter | str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Delete documents by id or by filter, and return their number. Raises SluiceError."""
+        request = pb.DeleteRequest(collection=collection, document_ids=document_ids, filter=filter_proto(filter))
+        return self._call(self._stub.Delete, request, timeout_s).deleted_count
+
+    def pipelines(self, *, timeout_s: float | None = None) -> list[Pipeline]:
+        """Return the pipelines of the server, by name. Raises SluiceError."""
+        return answers.pipelines(self._call(self._stub.ListPipelines, pb.ListPipelinesRequest(), timeout_s))
+
+    # End of the generated code.
+
+    def index(  # noqa: PLR0913 - options of the stream
         self,
         collection: str,
         documents: Iterable[Document],
@@ -69,15 +94,15 @@ class SearchClient(Client):
         patience_s: float = DEFAULT_PATIENCE_S,
         on_retry: OnRetry | None = None,
     ) -> Iterator[Acknowledgement]:
-        """An acknowledgement for each document, once it is on disk or refused; in any order, as they come.
+        """Index documents. Yield the acknowledgement of each one when it is on disk or rejected, in any order.
 
-        Documents are read in the caller's thread, and never more than `max_unacknowledged` (64 or more) are held.
-        A stream that breaks is opened again, and what was not acknowledged is sent again.
+        Documents are read in the caller's thread. At most `max_unacknowledged` (64 or more) are in memory. If the
+        stream breaks, it is opened again, and documents that were not acknowledged are sent again.
 
-        create             create the collection when it is not there, for the server's embedding model
+        create             create the collection if it does not exist, for the server's embedding model
         filterable_fields  of a created collection: name to "string", "number", "bool", "timestamp" or "list"
-        chunking           cut documents into chunks, which are found instead of them; None stores whole documents
-        patience_s         how long to go on without one acknowledgement; then Unavailable says how many are stored
+        chunking           cut documents into chunks, which are stored and found in their place; None stores documents
+        patience_s         longest time without an acknowledgement; after that, Unavailable is raised
         on_retry           called with the error and the seconds to wait, each time before the stream is opened again
 
         Raises SluiceError.
@@ -93,7 +118,10 @@ class SearchClient(Client):
                 time.sleep(job.broken(error))
 
     def _index_stream(self, job: IndexJob, source: Iterator[Document]) -> Iterator[Acknowledgement]:
-        """One stream, to the end of the source. Raises grpc.RpcError when it breaks, Unavailable when patience ends."""
+        """Yield the acknowledgements of one stream, to the end of the source.
+
+        Raises grpc.RpcError if the stream breaks, and Unavailable if there is no acknowledgement in time.
+        """
         window = job.window
         outgoing: SimpleQueue[pb.IndexRequest | None] = SimpleQueue()
         responses = self._stub.Index(iter(outgoing.get, None), metadata=with_trace(self._bearer))
@@ -120,22 +148,6 @@ class SearchClient(Client):
             responses.cancel()
             watchdog.close()
 
-    def delete(
-        self,
-        collection: str,
-        document_ids: Sequence[str] = (),
-        *,
-        filter: Filter | str | None = None,
-        timeout_s: float | None = None,
-    ) -> int:
-        """How many documents were deleted: those with these ids, or those that match the filter. Raises SluiceError."""
-        request = pb.DeleteRequest(collection=collection, document_ids=document_ids, filter=filter_proto(filter))
-        return self._call(self._stub.Delete, request, timeout_s).deleted_count
-
-    def pipelines(self, *, timeout_s: float | None = None) -> list[Pipeline]:
-        """The server's pipelines, by name. Raises SluiceError."""
-        return answers.pipelines(self._call(self._stub.ListPipelines, pb.ListPipelinesRequest(), timeout_s))
-
 
 class AsyncSearchClient(AsyncClient):
     """`SearchClient` for asyncio."""
@@ -144,7 +156,7 @@ class AsyncSearchClient(AsyncClient):
     def _stub(self) -> "SearchServiceAsyncStub":
         return SearchServiceStub(self._channel)
 
-    async def search(  # noqa: PLR0913 - each is a field of the request
+    async def search(  # noqa: PLR0913 - fields of the request
         self,
         collection: str,
         query: str,
@@ -156,17 +168,19 @@ class AsyncSearchClient(AsyncClient):
         group_by_parent: bool = False,
         timeout_s: float | None = None,
     ) -> SearchAnswer:
-        """The best documents for a query. top_k 0 and pipeline "" mean the server's own. Raises SluiceError.
+        """Return the best documents for a query. Raises SluiceError.
 
-        more_queries     up to 7 other wordings: they help to find candidates, and the query alone orders them
-        group_by_parent  in a collection of chunks: the best of each document alone, and top_k counts documents
+        top_k            number of results; 0 takes the server's default
+        pipeline         name of the pipeline; empty takes the server's default
+        more_queries     up to 7 other wordings, which help to find candidates; only `query` ranks the candidates
+        group_by_parent  for a collection of chunks: return only the best chunk of each document; top_k counts documents
         """
         request = _search_request(collection, query, top_k, pipeline, filter)
         request.more_queries.extend(more_queries)
         request.group_by_parent = group_by_parent
         return answers.search_answer(await self._call(self._stub.Search, request, timeout_s))
 
-    async def index(  # noqa: PLR0913 - each is a part of the job
+    async def index(  # noqa: PLR0913 - options of the stream
         self,
         collection: str,
         documents: Iterable[Document] | AsyncIterable[Document],
@@ -178,7 +192,7 @@ class AsyncSearchClient(AsyncClient):
         patience_s: float = DEFAULT_PATIENCE_S,
         on_retry: OnRetry | None = None,
     ) -> AsyncIterator[Acknowledgement]:
-        """What `SearchClient.index` does; the documents may come from an async iterable too."""
+        """Index documents, as `SearchClient.index` does. They may also come from an async iterable."""
         first = opening(collection, create, filterable_fields or {}, chunking)
         job = IndexJob(first, Window(max_unacknowledged), patience_s, on_retry)
         source = documents.__aiter__() if isinstance(documents, AsyncIterable) else _each(documents)
@@ -207,12 +221,12 @@ class AsyncSearchClient(AsyncClient):
         filter: Filter | str | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """How many documents were deleted: those with these ids, or those that match the filter. Raises SluiceError."""
+        """Delete documents by id or by filter, and return their number. Raises SluiceError."""
         request = pb.DeleteRequest(collection=collection, document_ids=document_ids, filter=filter_proto(filter))
         return (await self._call(self._stub.Delete, request, timeout_s)).deleted_count
 
     async def pipelines(self, *, timeout_s: float | None = None) -> list[Pipeline]:
-        """The server's pipelines, by name. Raises SluiceError."""
+        """Return the pipelines of the server, by name. Raises SluiceError."""
         return answers.pipelines(await self._call(self._stub.ListPipelines, pb.ListPipelinesRequest(), timeout_s))
 
 
@@ -229,7 +243,7 @@ def _search_request(
 
 
 def _send(window: Window, outgoing: "SimpleQueue[pb.IndexRequest | None]") -> None:
-    """Queue what the window has to send; its limit bounds the queue."""
+    """Queue the messages that the window can send. The limit of the window also limits the queue."""
     for message in window.messages():
         outgoing.put_nowait(message)
 
