@@ -1,4 +1,4 @@
-"""Settings of the gateway: SLUICE_GATEWAY_*."""
+"""Settings of the gateway, with the prefix SLUICE_GATEWAY_."""
 
 from typing import Annotated, Final, Literal
 
@@ -12,15 +12,15 @@ _SCRAPED: Final = r"^[a-z][a-z0-9_-]{0,63}=[^/@\s]+:\d{1,5}$"
 
 
 class GatewaySettings(ServerSettings):
-    """How one gateway runs."""
+    """The settings of a gateway."""
 
     model_config = SettingsConfigDict(env_prefix="SLUICE_GATEWAY_")
 
     listen: str = Field("127.0.0.1:8080", pattern=r"^.+:\d{1,5}$")
-    """Address to serve HTTP on: HOST:PORT. Port 0 takes a free one, which the log line `ready` names."""
+    """Address to serve HTTP on: HOST:PORT. Port 0 takes a free port; the log message `ready` contains it."""
 
     orchestrator: str = Field("127.0.0.1:50050", pattern=_ADDRESS)
-    """Address of the orchestrator; a name with several addresses is used in turn."""
+    """Address of the orchestrator. If the name has several addresses, calls are spread over them."""
 
     embedding: str = Field("127.0.0.1:50051", pattern=_ADDRESS)
     """Address of the embedding service."""
@@ -32,59 +32,63 @@ class GatewaySettings(ServerSettings):
     """Address of the reranking service."""
 
     inner_routes: Literal["follow", "open"] = "follow"
-    """Who may use the routes to embedding, retrieval and reranking of a gateway without `tokens`: `follow` opens them
-    only while the orchestrator answers calls without a token, `open` always: for a gateway without an orchestrator."""
+    """Whether a gateway without `tokens` opens the routes to embedding, retrieval and reranking. `follow` opens them
+    while the orchestrator accepts calls without a token. `open` always opens them, for a gateway without an
+    orchestrator."""
 
     scrape: list[Annotated[str, Field(pattern=_SCRAPED)]] = Field([], max_length=64)
-    """Metrics pages that the console draws, each NAME=HOST:PORT, e.g. embedding=10.0.0.7:9090. No others are read."""
+    """Metrics endpoints that the console shows, each NAME=HOST:PORT, for example embedding=10.0.0.7:9090. The gateway
+    reads no other endpoints."""
 
     hosts: list[str] = Field([], max_length=64)
-    """Names by which browsers may call: the Host header's, without the port. Empty allows all, but on a loopback
-    address only its own names, so that no web page can reach the gateway by a name of its own (DNS rebinding)."""
+    """Host names that requests may use in the Host header, without the port. Empty allows all names, except on a
+    loopback address: there only loopback names are allowed, which protects against DNS rebinding by web pages."""
 
     max_body_bytes: int = Field(16 * 2**20, ge=1024, le=2**30)
-    """Largest body of a request, in bytes. Streams of documents have no end, but each line has this limit / 16."""
+    """Largest body of a request, in bytes. Streams of documents are not limited, but each line has this limit / 16."""
 
     max_head_bytes: int = Field(32_768, ge=1024, le=2**20)
     """Largest request line and headers together, in bytes."""
 
     head_timeout_s: float = Field(10.0, gt=0, le=600)
-    """Longest time from a connection's start, or a request's first byte, to the end of its headers, in seconds."""
+    """Longest time until the headers of a request are complete, in seconds: from the start of the connection for its
+    first request, and from the first byte for later ones."""
 
     max_body_values: int = Field(500_000, ge=1000, le=100_000_000)
-    """Most values and keys in the JSON of one body. A body of 16 MiB can have millions, each of which takes 10 to 30
-    times its bytes in memory. A line of a stream of documents has this limit / 16."""
+    """Most values and keys in the JSON of a body. A body of 16 MiB can have millions of them, and each takes 10 to 30
+    times its size in memory. A line of a stream of documents has this limit / 16."""
 
     max_held_bytes: int = Field(256 * 2**20, ge=2**20, le=2**40)
-    """Most bytes of bodies held at once, of all requests together: what came, what its JSON takes in memory, and the
-    documents of streams that are not acknowledged yet. A request beyond it is answered with 503."""
+    """Most memory for the bodies of all requests together, in bytes: received bytes, parsed JSON, and unacknowledged
+    documents of streams. A request beyond this limit gets status 503."""
 
     max_answer_bytes: int = Field(96 * 2**20, ge=2**20, le=2**40)
-    """Most bytes of answers held at once, of all requests together, each over 64 KiB. Beyond it an answer that was not
-    read for a second is cut, or the new request gets 503 when all are being read."""
+    """Most memory for the responses over 64 KiB of all requests together, in bytes. Beyond this limit, a response that
+    has not been read for a second is aborted. If all are being read, the new request gets status 503."""
 
     write_timeout_s: float = Field(30.0, gt=0, le=3600)
-    """Longest time a caller may take to read the next 64 KiB of its answer, in seconds; then its connection is cut."""
+    """Longest time that a client may take to read the next 64 KiB of a response, in seconds. After that, the connection
+    is aborted."""
 
     body_timeout_s: float = Field(30.0, gt=0, le=3600)
-    """Longest time for a body to arrive, in seconds; of a stream of documents, between two parts of it."""
+    """Longest time to receive a body, in seconds. For a stream of documents, the longest time between two parts."""
 
     keep_alive_s: float = Field(75.0, ge=1, le=3600)
-    """Seconds that a connection may be idle between requests. Above the 60 s that load balancers keep theirs."""
+    """Seconds that a connection may be idle between requests. The default is above the 60 s of most load balancers."""
 
     max_connections: int = Field(1024, ge=1, le=65_536)
-    """Most connections at once; more are answered with 503."""
+    """Most connections at once. Requests beyond them get status 503."""
 
     max_inputs: int = Field(2048, ge=1, le=65_536)
-    """Most texts in one request to embed. 2,048 is what OpenAI takes. More than 256 are sent on in several calls."""
+    """Most texts in a request to embed. The default is OpenAI's limit. More than 256 texts take several calls."""
 
     max_text_bytes: int = Field(65_536, ge=1, le=2**24)
-    """Largest text to embed, tokenize or rank, and largest query, in bytes of UTF-8. Larger ones are refused here and
-    not sent on. Not below what the embedding and reranking services take."""
+    """Largest query and largest text to embed or rerank, in bytes of UTF-8. The gateway rejects larger ones. Must not
+    be below the limits of the embedding and reranking services."""
 
     interactive_inputs: int = Field(32, ge=0, le=2048)
-    """Most texts of a request that still goes before bulk work."""
+    """Requests with at most this many texts run in the interactive lane. Larger ones are bulk work."""
 
     def scraped(self) -> dict[str, str]:
-        """The addresses of metrics pages by name."""
+        """Return the addresses of the metrics endpoints by name."""
         return dict(item.split("=", 1) for item in self.scrape)

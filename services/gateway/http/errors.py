@@ -63,6 +63,8 @@ def http_status(error: SluiceError) -> int:
 class ErrorFormat:
     """The format of errors in an API dialect."""
 
+    name: str
+    """Name of the dialect."""
     body: Callable[[SluiceError, int], Any]
     """Function from an error and its HTTP status to the JSON."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -109,10 +111,12 @@ def _sluice(error: SluiceError, status: int) -> Any:
     }
 
 
-OPENAI: Final = ErrorFormat(_openai, {"texts": "input"})
-COHERE: Final = ErrorFormat(_cohere, {"top_k": "top_n", "dimensions": "output_dimension", "truncation": "truncate"})
-TEI: Final = ErrorFormat(_tei, {"texts": "inputs", "documents": "texts"}, _tei_status)
-SLUICE: Final = ErrorFormat(_sluice)
+OPENAI: Final = ErrorFormat("OpenAI", _openai, {"texts": "input"})
+COHERE: Final = ErrorFormat(
+    "Cohere and Jina", _cohere, {"top_k": "top_n", "dimensions": "output_dimension", "truncation": "truncate"}
+)
+TEI: Final = ErrorFormat("TEI", _tei, {"texts": "inputs", "documents": "texts"}, _tei_status)
+SLUICE: Final = ErrorFormat("Sluice", _sluice)
 
 
 def format_of(path: str) -> ErrorFormat:
@@ -122,6 +126,11 @@ def format_of(path: str) -> ErrorFormat:
     if path.startswith("/v1/"):
         return OPENAI
     return TEI if path in _TEI_PATHS else SLUICE
+
+
+def status_table() -> list[tuple[str, int, int]]:
+    """Return the name of each gRPC status code, its HTTP status, and its HTTP status in the dialect of TEI."""
+    return [(code.name, status, _TEI_STATUSES.get(status, status)) for code, status in _STATUSES.items()]
 
 
 def error_response(error: SluiceError, path: str) -> Response:

@@ -1,7 +1,7 @@
-"""JSON from callers: bounded before it is read, because a byte of JSON can become 30 bytes of Python objects.
+"""JSON of requests: measured before it is parsed, because one byte of JSON can become 30 bytes of Python objects.
 
-Facts: orjson refuses lone surrogates, NaN, numbers beyond a double, and bytes that are not UTF-8. It holds the
-interpreter's lock for all of its work, so a thread does not help: the bound on values keeps that time short.
+Facts: orjson rejects lone surrogates, NaN, numbers beyond a double, and bytes that are not UTF-8. It holds the global
+interpreter lock while it parses, so a thread would not help. The limit on values keeps that time short.
 """
 
 from typing import Any, Final
@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 MAX_DEPTH: Final = 32
-# What a value is charged with: a dict of one key takes 230 bytes and counts as three.
+# Estimated memory of a value or key. A dict of one key takes 230 bytes and counts as three.
 _VALUE_BYTES: Final = 80
 _CHUNK_BYTES: Final = 2**20
 _QUOTE, _COMMA, _COLON = b'",:'
@@ -20,26 +20,26 @@ _OPEN, _CLOSE = b"{}"
 
 
 class JsonError(ValueError):
-    """JSON that is not taken; the message says what was expected and given."""
+    """Invalid JSON, or JSON beyond a limit. The message says what was expected."""
 
 
 def parse(text: bytes | bytearray) -> Any:
-    """Return the value. Raises JsonError."""
+    """Return the value of a JSON text. Raises JsonError."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        # Its `doc` holds the whole text again.
+        # Without its cause, because the cause holds a copy of the whole text.
         raise JsonError(f"expected JSON: {error}") from None
 
 
 def memory_bytes(text: bytes | bytearray, *, max_values: int) -> int:
-    """Return about how many bytes the value of a text takes. Raises JsonError for too many values or levels."""
+    """Return an estimate of the bytes that the parsed text takes. Raises JsonError for too many values or levels."""
     values = _count_values(text, max_values)
     return values * _VALUE_BYTES + len(text) * _bytes_per_character(text)
 
 
 def _count_values(text: bytes | bytearray, max_values: int) -> int:
-    """The values and keys of a text; those that could be some, when they are few."""
+    """Return the number of values and keys, or an upper bound if that is within the limit. Raises JsonError."""
     opened = text.count(b"[") + text.count(b"{")
     most = opened + text.count(b",") + text.count(b":")
     if opened <= MAX_DEPTH and most <= max_values:
@@ -53,9 +53,10 @@ def _count_values(text: bytes | bytearray, max_values: int) -> int:
 
 
 def structure(text: bytes | bytearray, *, max_values: int) -> tuple[int, int]:
-    """Return how many values and keys a text has, and its deepest level; less of both where it is no JSON.
+    """Return the number of values and keys of a text, and its deepest level.
 
-    Counts brackets, commas and colons outside of strings. Stops when there are more than `max_values` or too deep ones.
+    Counts brackets, commas and colons outside of strings, and stops when either number is beyond its limit. For text
+    that is not JSON, both numbers can be too low.
     """
     if b"\\" in text:
         text = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
@@ -79,5 +80,5 @@ def structure(text: bytes | bytearray, *, max_values: int) -> tuple[int, int]:
 
 
 def _bytes_per_character(text: bytes | bytearray) -> int:
-    """Bytes a character may take: Python stores a string by its widest one."""
+    """Return the most bytes that a character takes. Python stores a string with the width of its widest character."""
     return 1 if text.isascii() and b"\\u" not in text else 4

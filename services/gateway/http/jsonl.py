@@ -1,4 +1,4 @@
-"""Documents out of a body that is still arriving."""
+"""Documents from a request body, read while it arrives."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -16,8 +16,8 @@ from services.gateway.http.memory_budget import StreamMemory
 from services.gateway.http.threads import run_in_thread
 
 
-async def parts(receive: Receive) -> AsyncIterator[bytes]:
-    """The parts of a body. Raises ClientGone."""
+async def body_parts(receive: Receive) -> AsyncIterator[bytes]:
+    """Yield the parts of a body. Raises ClientDisconnected."""
     more = True
     while more:
         message = await receive()
@@ -27,10 +27,10 @@ async def parts(receive: Receive) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
 
 
-async def lines(receive: Receive, memory: StreamMemory, *, max_bytes: int) -> AsyncGenerator[bytes]:
-    """The lines of a body, without their ends. Raises Refused for one that is too long: its end is nowhere in sight."""
+async def read_lines(receive: Receive, memory: StreamMemory, *, max_bytes: int) -> AsyncGenerator[bytes]:
+    """Yield the lines of a body, without line ends. Raises HttpError for a line over `max_bytes`."""
     rest = bytearray()
-    async for part in parts(receive):
+    async for part in body_parts(receive):
         memory.read(len(rest) + len(part))
         whole, newline, tail = part.rpartition(b"\n")
         if newline:
@@ -49,10 +49,10 @@ async def lines(receive: Receive, memory: StreamMemory, *, max_bytes: int) -> As
 async def documents_from_lines(
     receive: Receive, timestamps: frozenset[str], memory: StreamMemory, *, max_bytes: int, max_values: int
 ) -> AsyncGenerator[Document | Unreadable]:
-    """A document, or what is wrong, for each line that is not blank."""
+    """Yield a document, or the reason why it is none, for each line that is not blank."""
     numbers = count(1)
-    async with aclosing(lines(receive, memory, max_bytes=max_bytes)) as found:
-        async for line in found:
+    async with aclosing(read_lines(receive, memory, max_bytes=max_bytes)) as lines:
+        async for line in lines:
             number = next(numbers)
             if line.strip():
                 try:
@@ -65,12 +65,12 @@ async def documents_from_lines(
 async def documents_from_json(
     receive: Receive, timestamps: frozenset[str], memory: StreamMemory, *, max_bytes: int, max_values: int
 ) -> AsyncGenerator[Document | Unreadable]:
-    """A document, or what is wrong, for each element of a JSON list, or of the list `documents` of an object.
+    """Yield a document, or the reason why it is none, for each element of a JSON list or of `{"documents": [...]}`.
 
-    Raises Refused when the body is too large or is neither.
+    Raises HttpError if the body is too large or is neither.
     """
-    listed = _records(await _read_body(receive, memory, max_bytes=max_bytes, max_values=max_values))
-    for number, record in enumerate(listed, start=1):
+    records = _records(await _read_body(receive, memory, max_bytes=max_bytes, max_values=max_values))
+    for number, record in enumerate(records, start=1):
         try:
             yield document(record, timestamps)
         except ValueError as error:
@@ -78,25 +78,26 @@ async def documents_from_json(
 
 
 async def _read_body(receive: Receive, memory: StreamMemory, *, max_bytes: int, max_values: int) -> Any:
-    """Return the value of a JSON body. Raise Refused for one that is too large or no JSON."""
+    """Return the value of a JSON body. Raises HttpError if it is too large or not JSON."""
     body = bytearray()
     try:
-        async for part in parts(receive):
+        async for part in body_parts(receive):
             body += part
             memory.read(len(body))
             if len(body) > max_bytes:
-                raise HttpError(413, f"expected at most {max_bytes:,} bytes of JSON, got more: send JSON lines instead")
-        weigh = partial(memory_bytes, body, max_values=max_values)
-        memory.read(len(body) + await run_in_thread(weigh))
+                raise HttpError(413, f"expected at most {max_bytes:,} bytes of JSON, got more; send JSON lines instead")
+        measure = partial(memory_bytes, body, max_values=max_values)
+        memory.read(len(body) + await run_in_thread(measure))
         return parse(body)
     except JsonError as error:
         raise HttpError(400, f"body: {error}") from None
     finally:
-        # An error keeps this frame alive.
+        # The traceback of an error references this frame.
         body.clear()
 
 
 def _records(value: Any) -> list[Any]:
+    """Return the list of records in a body. Raises HttpError if there is none."""
     listed = value.get("documents") if isinstance(value, dict) else value
     if not isinstance(listed, list):
         raise HttpError(400, 'body: expected a list of documents, or {"documents": [...]}')

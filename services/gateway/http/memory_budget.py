@@ -1,8 +1,10 @@
-"""Memory that requests hold together, and what happens when it is used up.
+"""Limits on the memory that all requests together hold.
 
-bodies    what came, what JSON becomes in memory, documents without acknowledgement. Beyond it: 503
-answers   vectors on their way into an answer, and answers that are not read yet. Beyond it the answer that was not read
-          for the longest time is cut; when all are being read, the new request gets 503
+budget      counts                                                      beyond the limit
+bodies      received bytes, parsed JSON, unacknowledged documents       the request gets 503
+responses   vectors of a response being built, unread responses         the response that has not been read for the
+                                                                        longest time is aborted; if all are being read,
+                                                                        the new request gets 503
 """
 
 from collections.abc import Callable, Iterator
@@ -16,27 +18,27 @@ from sluice.errors import Unavailable
 
 from services.gateway.http.errors import HttpError
 
-# A reader that took nothing for this long may lose its answer to others.
+# A response that has not been read for this long may be aborted in favor of others.
 _STALLED_S: Final = 1.0
 
 
-def _kept() -> None:
-    """Nothing to cut."""
+def _no_abort() -> None:
+    """Do nothing: this request cannot be aborted."""
 
 
 @dataclass(eq=False)
 class MemoryShare:
-    """What one request holds of a budget."""
+    """The memory of one request in a budget."""
 
     budget: "MemoryBudget"
-    cut: Callable[[], None] = _kept
-    """Ends a request whose caller reads nothing."""
+    abort: Callable[[], None] = _no_abort
+    """Aborts the connection, if the client does not read the response."""
     held_bytes: int = 0
     waits_since: float | None = None
-    """When the caller was last given bytes that it has not taken; None while there are none."""
+    """When the client was last sent bytes that it has not read yet; None if it has read all."""
 
     def resize(self, held_bytes: int) -> None:
-        """Hold so many bytes from now on. Raises Unavailable when there is no room now, Refused when there never is."""
+        """Set the size. Raises Unavailable if there is no room now, or HttpError if it is over the whole budget."""
         if held_bytes > self.budget.max_bytes:
             most = self.budget.max_bytes
             raise HttpError(413, f"{self.budget.what}: expected at most {most:,} bytes of memory, got {held_bytes:,}")
@@ -47,14 +49,14 @@ class MemoryShare:
         self.held_bytes = held_bytes
 
     def add(self, more_bytes: int) -> None:
-        """Hold so many bytes more. Raises Unavailable."""
+        """Increase the size. Raises Unavailable or HttpError, as `resize`."""
         self.resize(self.held_bytes + more_bytes)
 
 
 class StreamMemory:
-    """What a stream of documents holds: what it has read, and documents without acknowledgement."""
+    """The memory of a stream of documents: bytes of the body, and unacknowledged documents."""
 
-    # Each is there as a document, in the message that carries it, and in what gRPC has not sent yet.
+    # Each unacknowledged document exists as a document, in its message, and in the send buffer of gRPC.
     _COPIES: Final = 3
 
     def __init__(self, share: MemoryShare) -> None:
@@ -63,12 +65,12 @@ class StreamMemory:
         self._read_bytes = self._waiting_bytes = 0
 
     def read(self, held_bytes: int) -> None:
-        """Note how much of the body is held. Raises Unavailable."""
+        """Set the bytes of the body that are in memory. Raises Unavailable or HttpError."""
         self._read_bytes = held_bytes
         self._resize()
 
     def wait(self, held_bytes: int) -> None:
-        """Note how much waits for its acknowledgement. Raises Unavailable."""
+        """Set the bytes of unacknowledged documents. Raises Unavailable or HttpError."""
         self._waiting_bytes = held_bytes
         self._resize()
 
@@ -78,20 +80,20 @@ class StreamMemory:
 
 @dataclass(eq=False)
 class MemoryBudget:
-    """Bytes that all requests together may hold."""
+    """A limit on the bytes that all requests together hold."""
 
     max_bytes: int
     what: str
-    """What is full when it is, for the message."""
+    """What the budget is for, for the message of an error."""
     held_bytes: int = 0
     freed_bytes: int = 0
-    """All that was ever given back."""
+    """Bytes that were ever released."""
     _shares: set[MemoryShare] = field(default_factory=set)
 
     @contextmanager
-    def share(self, cut: Callable[[], None] = _kept) -> Iterator[MemoryShare]:
-        """A share for the block, which is given back at its end."""
-        share = MemoryShare(self, cut)
+    def share(self, abort: Callable[[], None] = _no_abort) -> Iterator[MemoryShare]:
+        """Yield a share of the budget, and release it at the end of the block."""
+        share = MemoryShare(self, abort)
         self._shares.add(share)
         try:
             yield share
@@ -100,7 +102,7 @@ class MemoryBudget:
             share.resize(0)
 
     def make_room(self, more_bytes: int, now: float) -> None:
-        """Cut answers that nobody reads until there is room. Raises Unavailable when that is not enough."""
+        """Abort unread responses until there is room. Raises Unavailable if that is not enough."""
         while self.held_bytes + more_bytes > self.max_bytes:
             stalled = self._stalled(now)
             if stalled is None:
@@ -110,10 +112,10 @@ class MemoryBudget:
                 )
             self._shares.discard(stalled)
             stalled.resize(0)
-            stalled.cut()
+            stalled.abort()
 
     def _stalled(self, now: float) -> MemoryShare | None:
-        """The share whose caller took nothing for the longest time."""
+        """Return the share whose client has not read for the longest time, or None if all are reading."""
         waiting = [
             (share.waits_since, id(share), share)
             for share in self._shares

@@ -1,6 +1,6 @@
-"""What the bodies of requests share."""
+"""Bases of the models of request and response bodies."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast
 
@@ -18,6 +18,23 @@ Many = Annotated[list[T], _FirstError()]
 
 
 class Body(BaseModel):
-    """A JSON body. What a shape's clients send and nobody here needs is ignored, as their own servers do."""
+    """A JSON body. Unknown fields are ignored, as by the servers whose APIs the gateway serves."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class ResponseBody(BaseModel):
+    """A JSON body of a response. It documents the response in OpenAPI; routes write the JSON without it."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+def described(body: Any, description: str = "JSON.") -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI `responses` of a route: the body of status 200."""
+    return {200: {"model": body, "description": description}}
+
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    "default": {"description": "An error, in the format of the route's API dialect."}
+}
+"""The OpenAPI `responses` of all routes of a router."""

@@ -1,4 +1,4 @@
-"""Requests of the wrong shape, as the errors of a service that refuses them."""
+"""FastAPI's validation errors as InvalidRequest, as if a service had rejected the request."""
 
 import reprlib
 from typing import Final
@@ -6,13 +6,13 @@ from typing import Final
 from fastapi.exceptions import RequestValidationError
 from sluice.errors import InvalidRequest, Violation
 
-# A representation that does not walk through all of a large value.
+# A representation of a value that stays short, and cheap for large values.
 _SHORT: Final = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 4, 60
 
 
 def invalid_request(error: RequestValidationError) -> InvalidRequest:
-    """Return what FastAPI found wrong, without the request that the error holds."""
+    """Return the violations that FastAPI found, without a reference to the request."""
     found: dict[str, list[str]] = {}
     for item in error.errors():
         found.setdefault(_path(item["loc"]), []).append(_expected(item["msg"], item.get("input")))
@@ -22,13 +22,15 @@ def invalid_request(error: RequestValidationError) -> InvalidRequest:
 
 
 def _expected(message: str, given: object) -> str:
-    """The words of pydantic in ours: `expected a valid string, got 3`."""
-    said = message.removeprefix("Input should be ")
-    return f"expected {said}, got {_SHORT.repr(given):.60}" if said != message else f"{message[0].lower()}{message[1:]}"
+    """Return pydantic's message in the style of Sluice: `expected a valid string, got 3`."""
+    expected = message.removeprefix("Input should be ")
+    if expected == message:
+        return f"{message[0].lower()}{message[1:]}"
+    return f"expected {expected}, got {_SHORT.repr(given):.60}"
 
 
 def _path(location: tuple[str | int, ...]) -> str:
-    """`documents[3]` of ("body", "documents", "list[str]", 3): without what pydantic adds for each type it tried."""
+    """Return `documents[3]` for ("body", "documents", "list[str]", 3), without the types that pydantic tried."""
     path = ""
     for part in location[1:]:
         if isinstance(part, int):

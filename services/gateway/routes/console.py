@@ -1,6 +1,6 @@
-"""The console: files that lie beside the code, with headers that let a browser run nothing else.
+"""The static files of the console, with headers that allow browsers to run only these files.
 
-Rule: no file of the console holds a script or a style within a page, so the policy needs no exception.
+Rule: no page of the console contains inline scripts or styles, so the Content-Security-Policy needs no exception.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ _TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Listed at the start: a path that is none of these names reaches no file system.
+# Listed at the start, so that a path in a request never reaches the file system.
 _FILES: Final = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _TYPES}
 _HEADERS: Final = {
     "content-security-policy": (
@@ -37,13 +37,13 @@ _HEADERS: Final = {
 
 @router.get("/")
 async def page() -> Response:
-    """The console's page."""
+    """Return the page of the console."""
     return _file("index.html")
 
 
 @router.get("/console/{name:path}")
 async def file(name: str) -> Response:
-    """A file of the console."""
+    """Return a file of the console."""
     return _file(name)
 
 

@@ -1,12 +1,12 @@
-"""Documents in: JSON, or a stream of JSON lines. Progress out, as server-sent events where they are asked for.
+"""Indexing of documents from JSON or a stream of JSON lines, with progress as server-sent events.
 
 | event | data |
 |---|---|
-| `progress` | counts so far, four times a second at most: `indexed`, `unchanged`, `failed` |
-| `done` | the counts at the end, and the first 100 failures: `line` or `document_id`, `reason`, `message` |
-| `error` | what ended the stream: what was not acknowledged is to be sent again, which is harmless |
+| `progress` | counts so far, at most four times a second: `indexed`, `unchanged`, `failed` |
+| `done` | the final counts, and the first 100 failures: `line` or `document_id`, `reason`, `message` |
+| `error` | the error that ended the stream, and the counts. The client sends again what was not acknowledged |
 
-Without `Accept: text/event-stream` the answer is that of `done`, at the end.
+Without `Accept: text/event-stream`, the response is the data of `done`.
 """
 
 from collections.abc import AsyncIterator
@@ -23,21 +23,22 @@ from starlette.types import Receive, Scope, Send
 from services.gateway.http.errors import SLUICE
 from services.gateway.http.jsonl import documents_from_json, documents_from_lines
 from services.gateway.http.memory_budget import StreamMemory
+from services.gateway.http.models import ERRORS, ResponseBody, described
 from services.gateway.http.responses import json_bytes, json_response
 from services.gateway.routes.collections import metadata_type
 from services.gateway.upstream.caller import Called, Caller
 from services.gateway.upstream.indexing import IndexProgress, IndexTarget, index
 
-router = APIRouter(tags=["Sluice"])
+router = APIRouter(tags=["Sluice"], responses=ERRORS)
 
 _LINE_TYPES: Final = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines", "application/jsonlines")
-_LINES_OF_A_BODY: Final = 16
-_EVERY_S: Final = 0.25
+_LINE_FRACTION: Final = 16
+_PROGRESS_S: Final = 0.25
 _EVENTS: Final = "text/event-stream"
 
 
 class Events(Response):
-    """Server-sent events. Unlike Starlette's streaming response it leaves the request's body to its reader."""
+    """Server-sent events. Unlike Starlette's StreamingResponse, it does not read from the request."""
 
     def __init__(self, events: AsyncIterator[bytes]) -> None:
         self.status_code = 200
@@ -46,36 +47,71 @@ class Events(Response):
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events as they come."""
+        """Send each event as soon as there is one."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-@router.post("/documents", openapi_extra={"requestBody": {"content": {_LINE_TYPES[0]: {}, "application/json": {}}}})
+class DocumentFailure(ResponseBody):
+    """A document that was rejected, or a line that is not a document."""
+
+    reason: str
+    """Name of the error reason."""
+    message: str
+    """What was expected, and what was given."""
+    document_id: str
+    """Id of the document; empty if the line is not a document."""
+    line: int
+    """Number of the line or element, from 1, if it is not a document; otherwise 0."""
+
+
+class IndexResponse(ResponseBody):
+    """The result of indexing."""
+
+    indexed: int
+    """Number of documents that were indexed."""
+    unchanged: int
+    """Number of documents that were stored already, with the same content."""
+    failed: int
+    """Number of documents that failed."""
+    failures: list[DocumentFailure]
+    """The first 100 failures."""
+
+
+@router.post(
+    "/documents",
+    openapi_extra={"requestBody": {"content": {_LINE_TYPES[0]: {}, "application/json": {}}}},
+    responses=described(IndexResponse, f"The result. With `Accept: {_EVENTS}`, server-sent events."),
+)
 async def add(
     request: Request,
     caller: Called,
-    collection: Annotated[str, Query(description="Where to.")] = "docs",
-    create: Annotated[bool, Query(description="Create the collection when it is not there.")] = False,
+    collection: Annotated[str, Query(description="Name of the collection.")] = "docs",
+    create: Annotated[bool, Query(description="Create the collection if it does not exist.")] = False,
     filterable: Annotated[
-        list[str] | None, Query(description="With create: NAME=TYPE, a metadata field for filters; repeatable.")
+        list[str] | None,
+        Query(description="With `create`: a metadata field for filters, as NAME=TYPE. Repeat it for several fields."),
     ] = None,
 ) -> Response:
-    """Index documents: `{"id": …, "title": …, "text": …, "metadata": {…}}` each."""
+    """Index documents.
+
+    The body is JSON lines (`application/jsonl`), a JSON list, or `{"documents": [...]}`. Each document is
+    `{"id": ..., "title": ..., "text": ..., "metadata": {...}}`.
+    """
     fields = _fields(filterable or [])
     timestamps = await _timestamps(caller, collection, fields, create=create)
     settings = caller.upstream.settings
     memory = StreamMemory(request.state.body_share)
     is_lines = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _LINE_TYPES
-    read, part = (documents_from_lines, _LINES_OF_A_BODY) if is_lines else (documents_from_json, 1)
+    read, part = (documents_from_lines, _LINE_FRACTION) if is_lines else (documents_from_json, 1)
     limits = {"max_bytes": settings.max_body_bytes // part, "max_values": settings.max_body_values // part}
     source = read(request.receive, timestamps, memory, **limits)
     progress = IndexProgress()
     steps = index(caller, IndexTarget(collection, create, fields), source, memory, progress)
     if _EVENTS in request.headers.get("accept", ""):
-        # What fails before anything was done, such as a collection that is not there, still has a status.
+        # Errors before the first document, such as an unknown collection, still get a status of their own.
         await anext(steps)
         return Events(_events(steps, progress))
     try:
@@ -89,11 +125,11 @@ async def add(
 
 async def _events(steps: AsyncIterator[None], progress: IndexProgress) -> AsyncIterator[bytes]:
     yield _event("progress", progress.counts())
-    told = monotonic()
+    reported = monotonic()
     try:
         async for _ in steps:
-            if monotonic() - told > _EVERY_S:
-                told = monotonic()
+            if monotonic() - reported > _PROGRESS_S:
+                reported = monotonic()
                 yield _event("progress", progress.counts())
     except SluiceError as error:
         yield _event("error", SLUICE.body(error, SLUICE.status(error)) | progress.counts())
@@ -110,7 +146,7 @@ def _summary(progress: IndexProgress) -> dict[str, Any]:
 
 
 def _fields(filterable: list[str]) -> dict[str, str]:
-    """`["year=number"]` as a dict; the orchestrator knows the types. Raises InvalidRequest."""
+    """Return `["year=number"]` as a dict. Raises InvalidRequest. The orchestrator checks the types."""
     fields = {}
     for position, item in enumerate(filterable):
         name, equals, kind = item.partition("=")
@@ -121,7 +157,7 @@ def _fields(filterable: list[str]) -> dict[str, str]:
 
 
 async def _timestamps(caller: Caller, collection: str, fields: dict[str, str], *, create: bool) -> frozenset[str]:
-    """The metadata that are moments: JSON has none, so they come as text. Raises NotFound."""
+    """Return the metadata fields that are timestamps, which JSON gives as text. Raises NotFound."""
     given = {name for name, kind in fields.items() if kind == "timestamp"}
     try:
         found = await caller.call(caller.upstream.retrieval.GetCollection, pb.GetCollectionRequest(name=collection))

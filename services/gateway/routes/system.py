@@ -1,4 +1,4 @@
-"""The services behind the gateway: health, models, and readings of their metrics, for the console."""
+"""The services behind the gateway, for the console: health, models and metrics."""
 
 import asyncio
 from typing import Any, Final
@@ -10,19 +10,68 @@ from sluice.errors import SluiceError, Unavailable
 from sluice.reranking.v1 import reranking_service_pb2
 from starlette.responses import Response
 
+from services.gateway.http.models import ERRORS, ResponseBody, described
 from services.gateway.http.responses import json_response
 from services.gateway.upstream.caller import Called, Caller
 from services.rpc.observability.scraping import Sample, read
 
-router = APIRouter(tags=["Operations"])
+router = APIRouter(tags=["Operations"], responses=ERRORS)
 
-# A service that hangs must not hide the others.
+# Short, so that a service that hangs does not delay the response about the others.
 _TIMEOUT_S: Final = 2.0
 
 
-@router.get("/services")
+class ServedModel(ResponseBody):
+    """A model of a service."""
+
+    name: str
+    """Name of the model."""
+    version: str
+    """Version of the model."""
+    digest: str
+    """Digest of the model's bundle."""
+    variant: str
+    """Variant of the bundle that is loaded."""
+    execution_provider: str
+    """Backend that runs the model."""
+    max_token_count: int
+    """Most tokens of a text."""
+
+
+class ServiceState(ResponseBody):
+    """The state of a service."""
+
+    name: str
+    """`orchestrator`, `embedding`, `retrieval` or `reranking`."""
+    health: str
+    """Result of the health check, such as `SERVING`; without a response, the name of the gRPC status code."""
+    models: list[ServedModel]
+    """Models of the service; empty for services without models."""
+
+
+class MetricSample(ResponseBody):
+    """A sample of a metric."""
+
+    name: str
+    """Name of the metric."""
+    labels: dict[str, str]
+    """Labels of the sample."""
+    value: float
+    """Value of the sample."""
+
+
+class ServicesResponse(ResponseBody):
+    """The services and their metrics."""
+
+    services: list[ServiceState]
+    """The four services."""
+    metrics: dict[str, list[MetricSample] | None]
+    """Samples of each metrics endpoint in the setting `scrape`, by name; null for one that does not respond."""
+
+
+@router.get("/services", responses=described(ServicesResponse))
 async def services(caller: Called) -> Response:
-    """Health and models of each service, and its metrics where the gateway was told of their page."""
+    """Return the health and models of each service, and the metrics of the endpoints in the setting `scrape`."""
     names = ("orchestrator", "embedding", "retrieval", "reranking")
     scraped = await _scrape_targets(caller)
     states, pages = await asyncio.gather(
@@ -33,7 +82,10 @@ async def services(caller: Called) -> Response:
 
 
 async def _scrape_targets(caller: Caller) -> dict[str, str]:
-    """The metrics pages by name; none while it is not known whether the caller may read them. Raises SluiceError."""
+    """Return the metrics endpoints by name; none while it is not known whether the caller may read them.
+
+    Raises SluiceError if the caller may not.
+    """
     try:
         await caller.rights.check_inner()
     except Unavailable:
@@ -47,7 +99,7 @@ async def _state(caller: Caller, name: str) -> dict[str, Any]:
 
 
 async def _health(caller: Caller, name: str) -> str:
-    """What its health check says; the status code's name when there is no answer."""
+    """Return the result of the health check, or the name of the status code of the error."""
     try:
         answer = await caller.call(caller.upstream.health[name].Check, health_pb2.HealthCheckRequest())
     except SluiceError as error:
@@ -56,7 +108,7 @@ async def _health(caller: Caller, name: str) -> str:
 
 
 async def _models(caller: Caller, name: str) -> list[dict[str, Any]]:
-    """The models that a service has; none when it has no list, or gives none."""
+    """Return the models of a service; none if it has no models or does not respond."""
     requests: dict[str, tuple[Any, Any]] = {
         "embedding": (caller.upstream.embedding, embedding_service_pb2.ListModelsRequest()),
         "reranking": (caller.upstream.reranking, reranking_service_pb2.ListModelsRequest()),
@@ -82,7 +134,7 @@ async def _models(caller: Caller, name: str) -> list[dict[str, Any]]:
 
 
 async def _read_samples(address: str) -> list[Sample] | None:
-    """The readings of a page; None when it does not answer."""
+    """Return the samples of a metrics endpoint, or None if it does not respond."""
     try:
         return await asyncio.to_thread(read, address)
     except OSError:

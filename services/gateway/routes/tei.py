@@ -1,4 +1,4 @@
-"""The shape of text-embeddings-inference."""
+"""The API of text-embeddings-inference (TEI)."""
 
 from importlib.metadata import version
 from typing import Any, Final, Literal
@@ -16,7 +16,7 @@ from services.core.arrays import F32
 from services.core.similarity import unit
 from services.gateway.http.errors import HttpError
 from services.gateway.http.json_route import JsonRoute
-from services.gateway.http.models import Body, Many
+from services.gateway.http.models import ERRORS, Body, Many, ResponseBody, described
 from services.gateway.http.responses import json_response
 from services.gateway.upstream.caller import Called, Caller
 from services.gateway.upstream.embedding import (
@@ -33,7 +33,7 @@ from services.gateway.upstream.embedding import (
 )
 from services.gateway.upstream.reranking import RerankInput, rerank
 
-router = APIRouter(tags=["TEI"], route_class=JsonRoute)
+router = APIRouter(tags=["TEI"], responses=ERRORS, route_class=JsonRoute)
 
 Direction = Literal["left", "right", "Left", "Right"]
 _ROLES: Final = {
@@ -45,98 +45,166 @@ _PROMPTS: Final = {"": model_pb2.TEXT_ROLE_UNSPECIFIED, **_ROLES}
 _UNIT_LENGTH_TOLERANCE: Final = 1e-3
 
 
-class Truncating(Body):
-    """What to do with texts over the model's limit."""
+class TruncationOptions(Body):
+    """Treatment of texts over the model's limit."""
 
     truncate: bool | None = None
-    """Cut them, which is the default; false refuses them."""
+    """Whether texts over the model's limit are cut. False rejects such texts. Default: true."""
     truncation_direction: Direction = "right"
-    """Where they are cut."""
+    """The end at which texts are cut."""
 
     def truncation(self) -> model_pb2.Truncation.ValueType:
-        """The same in our words."""
+        """Return the same for the gRPC API."""
         if self.truncate is False:
             return model_pb2.TRUNCATION_REFUSE
         is_left = self.truncation_direction.lower() == "left"
         return model_pb2.TRUNCATION_START if is_left else model_pb2.TRUNCATION_END
 
 
-class EmbedRequest(Truncating):
+class EmbedRequest(TruncationOptions):
     """Texts to embed."""
 
     inputs: Inputs
-    """A text, or several; or token ids of the model, which are decoded first."""
+    """A text, several texts, or token ids of one or more texts. Token ids are decoded to text first."""
     prompt_name: str | None = Field(None, max_length=64)
-    """`query`, `document` or `passage`: what the texts are, to models with prompts; documents unless given."""
+    """`query`, `document` or `passage`, for models that distinguish queries from documents. Default: `document`."""
     normalize: bool = True
-    """Vectors of unit length. False is refused by models whose vectors have it anyway."""
+    """Whether vectors are scaled to unit length. False is rejected if the model's vectors always have unit length."""
     dimensions: int = Field(0, ge=0, le=65_536)
-    """Length of the vectors; 0 means all."""
+    """Length of the vectors, for models that support shorter ones. 0 means the full length."""
 
 
-class RerankRequest(Truncating):
+class RerankRequest(TruncationOptions):
     """Texts to rerank."""
 
     query: str
-    """The question."""
+    """The query."""
     texts: Many[str]
     """1 to 1,024 texts."""
     raw_scores: bool = False
-    """The model's own logits."""
+    """Whether scores are the model's logits."""
     return_text: bool = False
-    """Return the texts too."""
+    """Whether results contain the texts."""
 
 
 class TokenizeRequest(Body):
-    """Texts to split."""
+    """Texts to tokenize."""
 
     inputs: str | Many[str]
-    """A text, or several."""
+    """A text, or several texts."""
     add_special_tokens: bool = True
-    """Those too that the model is given with a text."""
+    """Whether the result includes the special tokens that the model receives with a text."""
     prompt_name: str | None = Field(None, max_length=64)
-    """Whose prompt comes first, `query` or `document`; none unless given."""
+    """`query`, `document` or `passage`: the kind of prompt in front of the texts. Default: no prompt."""
 
 
 class DecodeRequest(Body):
-    """Token ids to put together."""
+    """Token ids to decode."""
 
     ids: Many[int] | Many[Many[int]]
-    """Those of a text, or of several."""
+    """Token ids of a text, or of several texts."""
     skip_special_tokens: bool = True
-    """Leave special tokens out."""
+    """Whether special tokens are left out of the texts."""
 
 
-@router.post("/embed")
+class Term(ResponseBody):
+    """A term of a sparse vector."""
+
+    index: int
+    """Number of the term in the model's vocabulary."""
+    value: float
+    """Weight of the term."""
+
+
+class RankedText(ResponseBody):
+    """A text with its score."""
+
+    index: int
+    """Position of the text in the request, from 0."""
+    score: float
+    """Score of the text, higher for more relevant ones."""
+    text: str | None = None
+    """The text, with `return_text`. Otherwise missing."""
+
+
+class TextToken(ResponseBody):
+    """A token of a text."""
+
+    id: int
+    """Number of the token in the model's vocabulary."""
+    text: str
+    """Text of the token."""
+    special: bool
+    """Whether it is a special token."""
+    start: int | None
+    """Position of its first character in the text; null for special tokens."""
+    stop: int | None
+    """Position after its last character in the text; null for special tokens."""
+
+
+class Info(ResponseBody):
+    """The embedding model, in the format of TEI. Fields that do not apply to Sluice have fixed values."""
+
+    model_id: str
+    """Name of the model."""
+    model_sha: str
+    """Digest of the model's bundle."""
+    model_dtype: str
+    """Variant of the model."""
+    model_type: dict[str, dict[str, str]]
+    """Fixed: an embedding model with pooling in the graph."""
+    max_concurrent_requests: int
+    """Most connections of the gateway."""
+    max_input_length: int
+    """Most tokens of a text."""
+    max_batch_tokens: int
+    """Fixed: 0."""
+    max_batch_requests: int | None
+    """Fixed: null."""
+    max_client_batch_size: int
+    """Most texts of a request."""
+    auto_truncate: bool
+    """Fixed: true."""
+    tokenization_workers: int
+    """Fixed: 1."""
+    version: str
+    """Version of Sluice."""
+    sha: str | None
+    """Fixed: null."""
+    docker_label: str | None
+    """Fixed: null."""
+
+
+@router.post("/embed", responses=described(list[list[float]], "A vector for each text."))
 async def embed_dense(body: EmbedRequest, caller: Called) -> Response:
-    """One vector a text."""
-    embedded = await _embed(body, caller, DENSE)
-    vectors = np.stack(embedded.dense)
+    """Embed texts: one dense vector for each text."""
+    embeddings = await _embed(body, caller, DENSE)
+    vectors = np.stack(embeddings.dense)
     return json_response(list(_normalize(vectors) if body.normalize else _require_unnormalized(vectors)))
 
 
-@router.post("/embed_sparse")
+@router.post("/embed_sparse", responses=described(list[list[Term]], "The terms of each text."))
 async def embed_sparse(body: EmbedRequest, caller: Called) -> Response:
-    """Weighted terms of each text."""
-    embedded = await _embed(body, caller, SPARSE)
+    """Embed texts with a sparse model: weighted terms for each text."""
+    embeddings = await _embed(body, caller, SPARSE)
     rows = [
         [{"index": index, "value": weight} for index, weight in zip(indices.tolist(), weights, strict=True)]
-        for indices, weights in embedded.sparse
+        for indices, weights in embeddings.sparse
     ]
     return json_response(rows)
 
 
-@router.post("/embed_all")
+@router.post("/embed_all", responses=described(list[list[list[float]]], "The token vectors of each text."))
 async def embed_all(body: EmbedRequest, caller: Called) -> Response:
-    """One vector a token of each text, without special tokens."""
+    """Embed texts with a late-interaction model: a vector for each token of each text, without special tokens."""
     return json_response((await _embed(body, caller, MULTI_VECTOR)).multi_vector)
 
 
-@router.post("/rerank")
+@router.post("/rerank", responses=described(list[RankedText], "The texts, most relevant first."))
 async def rerank_texts(body: RerankRequest, caller: Called) -> Response:
-    """Texts by relevance."""
-    options = RerankInput("", body.query, body.texts, raw_scores=body.raw_scores, truncation=body.truncation())
-    ranked = await rerank(caller, options)
+    """Rerank texts by their relevance to a query."""
+    rerank_input = RerankInput("", body.query, body.texts, raw_scores=body.raw_scores, truncation=body.truncation())
+    ranked = await rerank(caller, rerank_input)
     results = [
         {"index": one.index, "score": one.score} | ({"text": body.texts[one.index]} if body.return_text else {})
         for one in ranked.results
@@ -144,31 +212,31 @@ async def rerank_texts(body: RerankRequest, caller: Called) -> Response:
     return json_response(results)
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", responses=described(list[list[TextToken]], "The tokens of each text."))
 async def tokenize(body: TokenizeRequest, caller: Called) -> Response:
-    """The tokens of each text, with their places in its characters."""
+    """Tokenize texts. Each token has its position in the characters of the text."""
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     role = _PROMPTS.get(body.prompt_name or "")
     if role is None:
         raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
     if (size := sum(map(len, texts))) > CALL_TOKENS:
-        raise unfit("inputs", f"expected at most {CALL_TOKENS:,} characters together, got {size:,}")
+        raise unfit("inputs", f"expected at most {CALL_TOKENS:,} characters in all texts together, got {size:,}")
     request = pb.TokenizeRequest(texts=texts, role=role, add_special_tokens=body.add_special_tokens)
     response = await caller.call(caller.upstream.embedding.Tokenize, request)
     return json_response([[_token(token) for token in text.tokens] for text in response.texts])
 
 
-@router.post("/decode")
+@router.post("/decode", responses=described(list[str], "A text for each list of token ids."))
 async def decode_ids(body: DecodeRequest, caller: Called) -> Response:
-    """The texts of token ids."""
+    """Decode token ids to texts."""
     sequences: list[Any] = [body.ids] if body.ids and isinstance(body.ids[0], int) else body.ids
     texts = await decode(caller, sequences, field="ids", skip_special=body.skip_special_tokens)
     return json_response(texts)
 
 
-@router.get("/info")
+@router.get("/info", responses=described(Info))
 async def info(caller: Called) -> Response:
-    """The embedding model: the first by name, when several are served."""
+    """Describe the embedding model: the first by name, if several are served."""
     listed = await caller.call(caller.upstream.embedding.ListModels, pb.ListModelsRequest())
     if not listed.models:
         raise NotFound("no embedding model is served")
@@ -203,7 +271,7 @@ def _model_info(model: pb.EmbeddingModel, caller: Caller) -> dict[str, Any]:
 async def _embed(body: EmbedRequest, caller: Caller, kind: pb.Representation.ValueType) -> Embeddings:
     most = caller.upstream.settings.max_inputs
     if not isinstance(body.inputs, str) and len(body.inputs) > most:
-        raise HttpError(413, f"inputs: expected at most {most:,}, got {len(body.inputs):,}")
+        raise HttpError(413, f"inputs: expected at most {most:,} texts, got {len(body.inputs):,}")
     role = _ROLES.get(body.prompt_name or "document")
     if role is None:
         raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
@@ -212,13 +280,13 @@ async def _embed(body: EmbedRequest, caller: Caller, kind: pb.Representation.Val
 
 
 def _normalize(vectors: F32) -> F32:
-    """Unit length, which most models give already: then not a bit is touched."""
+    """Return the vectors at unit length; unchanged if they have it already, as those of most models do."""
     lengths = np.linalg.norm(vectors, axis=1)
     return vectors if np.abs(lengths - 1).max() < _UNIT_LENGTH_TOLERANCE else unit(vectors)
 
 
 def _require_unnormalized(vectors: F32) -> F32:
-    """The vectors as the model gives them. Raises InvalidRequest when it gives nothing but unit length."""
+    """Return the vectors of the model. Raises InvalidRequest if they all have unit length."""
     if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < _UNIT_LENGTH_TOLERANCE:
         raise unfit("normalize", "expected true, since this model's vectors have unit length, got false")
     return vectors

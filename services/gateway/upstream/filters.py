@@ -1,4 +1,4 @@
-"""Filters that callers give as text."""
+"""Filters in the text syntax of `sluice.client.filters`."""
 
 from functools import partial
 from typing import Final
@@ -8,12 +8,12 @@ from sluice.common.v1 import filter_pb2
 
 from services.rpc.server.offloading import offloaded
 
-# Longer filters are parsed in a thread: the largest take half a second.
+# Longer filters are parsed in a thread. The largest take half a second.
 _INLINE_CHARACTERS: Final = 1024
 
 
 async def parse_filter(text: str) -> filter_pb2.Filter | None:
-    """Return the filter that a text says; None for a blank one. Raise InvalidRequest."""
+    """Return the filter of a text, or None for a blank text. Raises InvalidRequest."""
     if not text or text.isspace():
         return None
     return await offloaded(partial(where, text), size=len(text), inline=_INLINE_CHARACTERS)

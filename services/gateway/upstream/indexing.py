@@ -1,6 +1,6 @@
-"""An index stream on behalf of one request.
+"""An index stream on behalf of one HTTP request.
 
-Rule: nothing is tried twice here. Documents that were not acknowledged are the caller's to send again.
+Rule: the gateway never retries. The client sends documents again that were not acknowledged.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -18,15 +18,15 @@ from sluice.errors import from_rpc_error
 from services.gateway.http.memory_budget import StreamMemory
 from services.gateway.upstream.caller import Caller
 
-_UNACKNOWLEDGED: Final = 512
+_MAX_UNACKNOWLEDGED: Final = 512
 # Two messages of the largest size.
-_UNACKNOWLEDGED_BYTES: Final = 8 * 2**20
-_KEPT_FAILURES: Final = 100
+_MAX_UNACKNOWLEDGED_BYTES: Final = 8 * 2**20
+_MAX_FAILURES: Final = 100
 
 
 @dataclass(frozen=True)
 class IndexTarget:
-    """Where documents go."""
+    """The collection that documents are indexed into."""
 
     collection: str
     create: bool
@@ -35,44 +35,44 @@ class IndexTarget:
 
 @dataclass(frozen=True)
 class IndexFailure:
-    """A document that was refused."""
+    """A document that was rejected, or a line that is not a document."""
 
     reason: str
     message: str
     document_id: str = ""
     line: int = 0
-    """Number of its line or element, from 1, of what is no document at all."""
+    """Number of the line or element, from 1, if it is not a document; otherwise 0."""
 
 
 @dataclass
 class IndexProgress:
-    """What happened so far."""
+    """Counts of documents, and the failures, so far."""
 
     indexed: int = 0
     unchanged: int = 0
     failed: int = 0
     failures: list[IndexFailure] = field(default_factory=list)
-    """The first ones."""
+    """The first 100 failures."""
 
     def counts(self) -> dict[str, int]:
-        """The counts by name."""
+        """Return the counts by name."""
         return {"indexed": self.indexed, "unchanged": self.unchanged, "failed": self.failed}
 
-    def note(self, acknowledgement: Acknowledgement) -> None:
-        """Count a document."""
+    def record(self, acknowledgement: Acknowledgement) -> None:
+        """Count an acknowledged document."""
         match acknowledgement.outcome:
             case "indexed":
                 self.indexed += 1
             case "unchanged":
                 self.unchanged += 1
             case _:
-                known = acknowledgement
-                self.refuse(IndexFailure(known.reason, known.message, document_id=known.document_id))
+                failed = acknowledgement
+                self.fail(IndexFailure(failed.reason, failed.message, document_id=failed.document_id))
 
-    def refuse(self, failure: IndexFailure) -> None:
-        """Count a document that was refused; the first ones are kept."""
+    def fail(self, failure: IndexFailure) -> None:
+        """Count a failure, and keep it if it is among the first ones."""
         self.failed += 1
-        if len(self.failures) < _KEPT_FAILURES:
+        if len(self.failures) < _MAX_FAILURES:
             self.failures.append(failure)
 
 
@@ -83,17 +83,20 @@ async def index(
     memory: StreamMemory,
     progress: IndexProgress,
 ) -> AsyncIterator[None]:
-    """Send documents; a step for each one that was acknowledged, and one at the end. Raises SluiceError."""
+    """Index documents and count them in `progress`. Raises SluiceError.
+
+    Yields after each acknowledged document, and once at the end.
+    """
     first = opening(target.collection, target.create, target.filterable_fields)
     call = await caller.stream(caller.upstream.indexing.Index, first)
-    window = Window(_UNACKNOWLEDGED, max_bytes=_UNACKNOWLEDGED_BYTES)
-    readable = _documents(source, progress)
-    known = index_stream(call, first, window, readable, lambda _: memory.wait(window.byte_count))
+    window = Window(_MAX_UNACKNOWLEDGED, max_bytes=_MAX_UNACKNOWLEDGED_BYTES)
+    documents = _documents(source, progress)
+    acknowledgements = index_stream(call, first, window, documents, lambda _: memory.wait(window.byte_count))
     try:
-        # Closed one by one: what a generator holds would otherwise be there until the next garbage collection.
-        async with aclosing(source), aclosing(readable), aclosing(known):
-            async for acknowledgement in known:
-                progress.note(acknowledgement)
+        # Close each generator explicitly. Otherwise its memory is only freed by the next garbage collection.
+        async with aclosing(source), aclosing(documents), aclosing(acknowledgements):
+            async for acknowledgement in acknowledgements:
+                progress.record(acknowledgement)
                 yield
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from None
@@ -101,9 +104,9 @@ async def index(
 
 
 async def _documents(source: AsyncIterator[Document | Unreadable], progress: IndexProgress) -> AsyncGenerator[Document]:
-    """The documents; lines that are none are told to the tally."""
+    """Yield the documents. Records that are not documents are counted as failures."""
     async for item in source:
         if isinstance(item, Document):
             yield item
         else:
-            progress.refuse(IndexFailure("INVALID_REQUEST", item.problem, line=item.line))
+            progress.fail(IndexFailure("INVALID_REQUEST", item.problem, line=item.line))
