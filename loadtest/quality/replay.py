@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.core.fusion import below, interpolate
+from services.core.fusion import append_unscored, interpolate
 from services.core.ranking import Ranking
 from services.orchestrator.pipelines.schema import Pipeline, WeightedSum
 
@@ -40,8 +40,8 @@ def ranked(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
         if stage.interpolate and scored:
             mix = stage.interpolate
             weight = weights[f"mix.{stage.name}"]
-            scored = interpolate(given, scored, weight=weight, normalisation=mix.normalisation)
-        ranking = below(scored, given)
+            scored = interpolate(given, scored, weight=weight, normalization=mix.normalisation)
+        ranking = append_unscored(scored, given)
     return ranking
 
 

@@ -1,5 +1,5 @@
-"""Pure maths of search. Rule: numpy and the standard library only; no gRPC, asyncio, files, clocks or environment.
+"""The mathematics of search: rankings, fusion, similarity and encodings.
 
-Axes, the same letters everywhere: B texts in a batch, N documents, Q query tokens, T document tokens, D dimensions,
-V vocabulary.
+Rule: numpy and the standard library only; no gRPC, asyncio, files, clocks or environment.
+Axes: B texts in a batch, N documents, Q query tokens, T document tokens, D dimensions, V vocabulary.
 """

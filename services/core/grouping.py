@@ -1,4 +1,4 @@
-"""Documents of a ranking put together by a value that they share."""
+"""Grouping of a ranking by a value of its documents."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ V = TypeVar("V", bound=Hashable)
 
 @dataclass(frozen=True)
 class Group(Generic[V]):
-    """The best documents with a value, best first; None is that of a document without one, which stands alone."""
+    """The best documents with the same value, best first. A document without a value forms a group of its own."""
 
     value: V | None
     ranking: Ranking
 
 
-def grouped(ranking: Ranking, values: Mapping[str, V], *, count: int, size: int) -> list[Group[V]]:
-    """The best `count` groups with up to `size` documents each, in the order of the best document of each.
+def group_by_value(ranking: Ranking, values: Mapping[str, V], *, count: int, size: int) -> list[Group[V]]:
+    """Return the best `count` groups with up to `size` documents each, ordered by the best document of each group.
 
-    values  of the documents that have one, by id
+    values  by id, for documents that have a value
     """
     found: dict[tuple[bool, Hashable], list[tuple[str, float]]] = {}
     for id_, score in ranking.items():

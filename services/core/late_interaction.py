@@ -1,4 +1,4 @@
-"""Late interaction over token vectors of different numbers a document."""
+"""Late interaction of a query with documents that have different numbers of token vectors."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from services.core.arrays import F32
 
 
 def mean_maxsim(query: F32, documents: Sequence[F32]) -> F32:
-    """The mean over query tokens of the best cosine to a token of each document, -1 to 1.
+    """Return the mean over query tokens of the highest cosine to a token of each document, -1 to 1.
 
     score[n] = mean over q of max over t of query[q] . documents[n][t]
 
-    MaxSim divided by the number of query tokens, so that scores of queries of different length compare.
+    This is MaxSim divided by the number of query tokens, so that scores of queries of different lengths are comparable.
 
     query      float32[Q, D], rows of unit length
     documents  N arrays float32[T, D], rows of unit length; T may differ, and a document without tokens scores -1

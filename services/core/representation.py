@@ -1,4 +1,4 @@
-"""Other forms of dense vectors: shorter, smaller, joined. Array in, array out."""
+"""Conversion of dense vectors: shorter, quantized, binary, or joined from several windows."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ Aggregation = Literal["mean", "max"]
 
 
 def prefix(vectors: F32, dimensions: int, *, unit_length: bool) -> F32:
-    """The first dimensions of vectors trained for it, made unit length again when they were.
+    """Return the first dimensions of vectors of a Matryoshka model, scaled to unit length if `unit_length`.
 
     vectors  float32[N, D]
     returns  float32[N, dimensions]
@@ -23,9 +23,9 @@ def prefix(vectors: F32, dimensions: int, *, unit_length: bool) -> F32:
 
 
 def quantize_int8(vectors: F32) -> tuple[NDArray[np.int8], F32]:
-    """Each row as 8-bit integers and the scale that gives it back: vector ~ integers * scale.
+    """Quantize each row to 8-bit integers and a scale: vector ~ integers * scale.
 
-    scale = largest magnitude of the row / 127, so a row does not depend on the rows beside it; 1 for a row of zeros.
+    scale = largest magnitude of the row / 127, or 1 for a row of zeros. A row does not depend on other rows.
 
     vectors  float32[N, D]
     returns  int8[N, D], float32[N]
@@ -36,7 +36,7 @@ def quantize_int8(vectors: F32) -> tuple[NDArray[np.int8], F32]:
 
 
 def binarize(vectors: F32) -> NDArray[np.uint8]:
-    """The signs of each row: bit 1 for a positive value, most significant bit first, rows padded to whole bytes.
+    """Return the signs of each row: bit 1 for a positive value, most significant bit first, padded to whole bytes.
 
     vectors  float32[N, D]
     returns  uint8[N, ceil(D / 8)]
@@ -45,11 +45,11 @@ def binarize(vectors: F32) -> NDArray[np.uint8]:
 
 
 def join_windows(vectors: F32, token_counts: NDArray[np.int64], aggregation: Aggregation, *, unit_length: bool) -> F32:
-    """One vector for a text that was read in windows: the mean weighted by tokens, or the largest of each dimension.
+    """Return the vector of a text from those of its windows: the mean weighted by tokens, or the maximum per dimension.
 
-    vectors       float32[W, D], one a window
+    vectors       float32[W, D], one for each window
     token_counts  int64[W]
-    returns       float32[D], unit length when asked for
+    returns       float32[D], of unit length if `unit_length`
     """
     if aggregation == "max":
         joined: F32 = vectors.max(axis=0)

@@ -1,4 +1,4 @@
-"""Choosing the best of many scores."""
+"""Selection of the highest scores."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from services.core.arrays import F32, I64
 
 
 def top_k(scores: F32, ids: Sequence[str], k: int) -> I64:
-    """Positions of the k highest scores, best first; equal scores by lower id, so that every run gives one order.
+    """Return the positions of the k highest scores, best first. Equal scores are ordered by id, so results are stable.
 
     scores   float32[N], none NaN
-    ids      N ids in step with the scores, unique
+    ids      N unique ids, in the order of the scores
     returns  int64[min(k, N)]
     """
     candidates = at_least_kth(scores, k)
@@ -20,7 +20,7 @@ def top_k(scores: F32, ids: Sequence[str], k: int) -> I64:
 
 
 def at_least_kth(scores: F32, k: int, *, slack: float = 0.0) -> I64:
-    """Positions, rising, of all scores not lower than the k-th highest minus `slack`: k of them, and all ties.
+    """Return the ascending positions of all scores that are at least the k-th highest minus `slack`: k and all ties.
 
     scores   float32[N], none NaN
     returns  int64[at least min(k, N)]

@@ -1,8 +1,8 @@
-"""How vectors are compared: one definition of each similarity, used by every stage and every test.
+"""Similarities of vectors, in one definition that all stages and tests use.
 
-Rule: a score depends on the query and its one document alone, never on the documents beside it: products are summed
-in float64 and rounded to float32 once, so equal documents score equally wherever they lie. BLAS in float32 does not
-promise that. Scores are always higher-is-better.
+Rule: a score depends only on the query and the document, not on other documents in the same array. Products are summed
+in float64 and rounded to float32 once, so equal documents have equal scores at any position. BLAS in float32 does not
+guarantee that. Higher scores are better.
 """
 
 from typing import Final
@@ -11,12 +11,12 @@ import numpy as np
 
 from services.core.arrays import F16, F32, F64, I64
 
-# Rows taken at a time: 2,048 rows of 8,192 float64 are 128 MiB, of 384 they are 6 MiB.
+# Rows that are converted at a time: 2,048 rows of 8,192 float64 are 128 MiB, of 384 they are 6 MiB.
 _ROWS: Final = 2048
 
 
 def dot(query: F32, documents: F32) -> F32:
-    """The inner product of a query with each document.
+    """Return the inner product of a query with each document.
 
     query      float32[D]
     documents  float32[N, D]
@@ -31,7 +31,7 @@ def dot(query: F32, documents: F32) -> F32:
 
 
 def cosine(query: F32, documents: F32) -> F32:
-    """The cosine of the angle between a query and each document, -1 to 1.
+    """Return the cosine of the angle between a query and each document, -1 to 1.
 
     query      float32[D], not zero
     documents  float32[N, D], no row zero
@@ -41,7 +41,7 @@ def cosine(query: F32, documents: F32) -> F32:
 
 
 def l2(query: F32, documents: F32) -> F32:
-    """Minus the squared Euclidean distance of a query to each document.
+    """Return the negative squared Euclidean distance of a query to each document.
 
     query      float32[D]
     documents  float32[N, D]
@@ -56,7 +56,7 @@ def l2(query: F32, documents: F32) -> F32:
 
 
 def unit(vectors: F32) -> F32:
-    """The vectors at unit length; a zero vector stays zero.
+    """Return the vectors at unit length. A zero vector stays zero.
 
     vectors  float32[N, D]
     returns  float32[N, D]
@@ -67,7 +67,7 @@ def unit(vectors: F32) -> F32:
 
 
 def norms(vectors: F32) -> F64:
-    """The Euclidean length of each vector, in float64 so that no finite float32 overflows.
+    """Return the Euclidean length of each vector, in float64 so that no finite float32 overflows.
 
     vectors  float32[N, D]
     returns  float64[N]
@@ -80,18 +80,18 @@ def norms(vectors: F32) -> F64:
 
 
 def maxsim(query: F32, tokens: F32 | F16, counts: I64) -> F32:
-    """Late-interaction score of one query against each document, whose tokens lie one document after the other.
+    """Return the late-interaction score of a query with each document.
 
     score[n] = sum over q of max over t of query[q] . tokens of document n[t]
 
     query    float32[Q, D]
-    tokens   float32 or float16 [sum(counts), D]
-    counts   int64[N], tokens of each document; one without tokens scores -inf
+    tokens   float32 or float16 [sum(counts), D], the tokens of all documents one after another
+    counts   int64[N], tokens of each document; a document without tokens scores -inf
     returns  float32[N]
     Source: Khattab and Zaharia, ColBERT, SIGIR 2020, equation 3.
     """
     scores = np.full(len(counts), -np.inf, dtype=np.float32)
-    # reduceat takes an empty range for its first element, so documents without tokens stay out.
+    # reduceat returns the first element for an empty range, so documents without tokens are left out.
     has_tokens = counts > 0
     if has_tokens.any():
         products = tokens.astype(np.float64) @ query.T.astype(np.float64)

@@ -1,17 +1,17 @@
-// What the page shows is in its address, so that it can be shared, and so that Back goes back.
+// The address contains the state of the page, so that it can be shared and the Back button works.
 
-/** The parameters of the address. */
+/** Returns the parameters of the address. */
 export function parameters() {
   return Object.fromEntries(new URLSearchParams(location.search));
 }
 
-/** The address with these parameters; empty ones are left out. */
+/** Returns the address with these parameters, without empty ones. */
 export function addressOf(values) {
   const given = Object.entries(values).filter(([, value]) => value !== "" && value !== undefined);
   return given.length ? `/?${new URLSearchParams(given)}` : "/";
 }
 
-/** Go to an address, as a link would. */
+/** Opens an address, as a link does. */
 export function go(values) {
   const address = addressOf(values);
   if (address !== location.pathname + location.search) history.pushState(null, "", address);

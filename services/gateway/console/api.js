@@ -1,8 +1,8 @@
-// Calls of the gateway. A token is kept for this tab alone, and asked for when one is wanted.
+// Calls to the gateway. The page asks for a token when the gateway requires one, and keeps it for this tab.
 
 import { h } from "./dom.js";
 
-/** A refusal, in the gateway's own words. */
+/** An error of the gateway. */
 export class Refused extends Error {
   constructor(status, error) {
     super(error.message);
@@ -11,21 +11,21 @@ export class Refused extends Error {
   }
 }
 
-/** The JSON of a path. Throws Refused; `signal` ends it early. */
+/** Returns the JSON of a path. Throws Refused. `signal` cancels the request. */
 export async function get(path, { signal } = {}) {
   return await call(path, { signal });
 }
 
-// Nobody looks at a page for longer; a stage that hangs is then left out of the answer.
+// Deadline of a search. A stage that hangs is then skipped.
 const PATIENCE_MS = 10_000;
 
-/** The JSON that answers a JSON body. */
+/** Posts a JSON body and returns the JSON of the response. */
 export async function post(path, value, { signal } = {}) {
   const headers = { "content-type": "application/json", "x-deadline-ms": PATIENCE_MS };
   return await call(path, { method: "POST", body: JSON.stringify(value), headers, signal });
 }
 
-/** The JSON that answers lines of JSON. */
+/** Posts JSON lines and returns the JSON of the response. */
 export async function postLines(path, lines, { signal } = {}) {
   return await call(path, { method: "POST", body: lines, headers: { "content-type": "application/jsonl" }, signal });
 }
@@ -38,7 +38,7 @@ async function call(path, options) {
     response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused(0, { message: "the gateway does not answer", reason: "UNAVAILABLE" });
+    throw new Refused(0, { message: "the gateway does not respond", reason: "UNAVAILABLE" });
   }
   if (response.status === 401 && (await askToken())) return await call(path, options);
   const value = await response.json().catch(() => ({ error: { message: response.statusText } }));
@@ -48,11 +48,11 @@ async function call(path, options) {
 
 let asked = null;
 
-/** Whether a token was given. However many calls want one, it is asked for once. */
+/** Asks for a token, once for all waiting calls. Resolves to whether there is one. */
 function askToken() {
   asked ??= new Promise((resolve) => {
     const input = h("input", { type: "password", autocomplete: "off", "aria-label": "Token", required: true });
-    const form = h("form", { method: "dialog" }, h("h2", {}, "A token, please"), input, h("button", {}, "Go on"));
+    const form = h("form", { method: "dialog" }, h("h2", {}, "Token required"), input, h("button", {}, "Continue"));
     const dialog = h("dialog", { onclose: close }, form);
     function close() {
       if (input.value) sessionStorage.setItem("token", input.value);

@@ -1,10 +1,10 @@
-// A line small enough to stand in a table.
+// Line charts that fit into a table.
 
 import { svg } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [160, 24];
 
-/** A line through points [x, y]; a gap where y is null. From 0 to the highest. */
+/** Returns a line through points [x, y], with gaps where y is null. The y axis starts at 0. */
 export function chart(points) {
   const [first, last] = [points[0][0], points.at(-1)[0]];
   const highest = Math.max(...points.map(([, y]) => y ?? 0)) || 1;

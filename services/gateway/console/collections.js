@@ -1,11 +1,11 @@
-// What is stored: sizes, fields, how much of it the graphs cover, live recall.
+// The collections view: sizes, fields, the share of documents in approximate indexes, and live recall.
 
 import { get } from "./api.js";
 import { addressOf } from "./address.js";
 import { h, show } from "./dom.js";
 import { count, mebibytes } from "./words.js";
 
-/** Fill `main` with the collections. */
+/** Fills `main` with the collections. */
 export async function collectionsView(main, _values, _known, signal) {
   const [{ collections }, system] = await Promise.all([get("/collections", { signal }), get("/services", { signal })]);
   const models = new Map(system.services.flatMap(({ models }) => models.map((model) => [model.digest, model])));
@@ -14,14 +14,14 @@ export async function collectionsView(main, _values, _known, signal) {
     h("h1", {}, "Collections"),
     collections.length
       ? h("div", { class: "scroll" }, table(collections, models))
-      : h("p", { class: "notice" }, "None yet: drop a JSONL file here to index it."),
+      : h("p", { class: "notice" }, "None yet. Drop a JSONL file here to index it."),
     h("p", { class: "fine" }, recall(system.metrics.retrieval)),
   );
 }
 
 function table(collections, models) {
   const largest = Math.max(1, ...collections.map((one) => one.document_count));
-  const head = ["Collection", "Documents", "Fields", "Filters", "Size", "In a graph", "Version"];
+  const head = ["Collection", "Documents", "Fields", "Filters", "Size", "In an index", "Version"];
   return h(
     "table",
     {},
@@ -42,12 +42,12 @@ function row(one, models, largest) {
       { class: "number" },
       count(one.document_count),
       h("span", { class: "size", "--part": one.document_count / largest }),
-      one.dead_document_count ? h("small", {}, `${count(one.dead_document_count)} deleted, not yet freed`) : null,
+      one.dead_document_count ? h("small", {}, `${count(one.dead_document_count)} deleted, space not reclaimed yet`) : null,
     ),
     h("td", {}, one.fields.map((field) => described(field, models))),
     h("td", {}, filters.join(", ") || "none"),
     h("td", { class: "number" }, `${mebibytes(one.memory_bytes)} memory`, h("small", {}, `${mebibytes(one.disk_bytes)} disk`)),
-    h("td", { class: "number", title: "The others are compared one by one, which is exact." }, `${share} %`),
+    h("td", { class: "number", title: "Share of documents in an approximate index. The others are searched exactly." }, `${share} %`),
     h("td", { class: "number" }, count(one.version)),
   );
 }
@@ -65,12 +65,12 @@ function described(field, models) {
   );
 }
 
-/** What sampled searches, repeated exactly, say of the graphs. */
+/** Describes the recall of the approximate indexes, from sampled searches that were repeated exactly. */
 function recall(samples) {
-  if (!samples) return "Live recall is not known: the gateway was not told of retrieval's metrics (--scrape retrieval=HOST:PORT).";
+  if (!samples) return "Live recall is unknown. Start the gateway with --scrape retrieval=HOST:PORT to show it.";
   const of = (outcome) =>
     samples.find((one) => one.name === "sluice_live_candidates_total" && one.labels.outcome === outcome)?.value ?? 0;
   const [found, missed] = [of("found"), of("missed")];
-  if (!(found + missed)) return "Live recall: no sampled search yet has used a graph. Small collections are searched exactly.";
+  if (!(found + missed)) return "Live recall: no sampled search has used an approximate index yet. Small collections are searched exactly.";
   return `Live recall ${((100 * found) / (found + missed)).toFixed(2)} % over ${count(found + missed)} candidates of sampled searches.`;
 }

@@ -1,4 +1,4 @@
-// Two pipelines on one question, side by side.
+// The compare view: two pipelines side by side for the same query.
 
 import { h, show } from "./dom.js";
 import { searchForm } from "./form.js";
@@ -6,7 +6,7 @@ import { resultList } from "./results.js";
 import { search } from "./search.js";
 import { degraded, waterfall } from "./waterfall.js";
 
-/** Fill `main` for what the address asks. */
+/** Fills `main` with the comparison of the address. */
 export async function compareView(main, values, known, signal) {
   const [first, second] = [values.a || "default", values.b || known.pipelines.find((name) => name !== "default")];
   const answers = h("div", { class: "compared", "aria-live": "polite" });
@@ -45,7 +45,7 @@ function column(name, side, query, others, known) {
   );
 }
 
-/** How a document stands against the other side: ↑3, ↓1, = or "only here". */
+/** Returns the change of rank from the other side: ↑3, ↓1, = or "only here". */
 function movement(other, rank) {
   if (other === undefined) return h("span", { class: "move only" }, "only here");
   const by = other - rank;
@@ -53,7 +53,7 @@ function movement(other, rank) {
   return h("span", { class: `move ${kind}`, title: `rank ${other} on the other side` }, said);
 }
 
-/** Light up the same document on the other side. */
+/** Highlights the same document on the other side. */
 function pair(answers) {
   answers.addEventListener("mouseover", (event) => {
     const id = event.target.closest("[data-id]")?.dataset.id;

@@ -1,16 +1,16 @@
-// Elements made by hand. Texts become text nodes, and nothing here parses HTML: a document cannot become part of the page.
+// Creation of elements. Texts become text nodes and HTML is never parsed, so the text of a document cannot run scripts.
 
-/** An element with properties, listeners (onclick) and children; null children are left out. */
+/** Returns an element with properties, listeners (onclick) and children, without children that are null. */
 export function h(name, properties = {}, ...children) {
   return filled(document.createElement(name), properties, children);
 }
 
-/** The same for SVG. */
+/** Returns an SVG element, as `h` does. */
 export function svg(name, properties = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", name), properties, children);
 }
 
-/** Put children in the place of those that are there. */
+/** Replaces the children of an element. */
 export function show(element, ...children) {
   element.replaceChildren(...children.flat().filter((child) => child !== null));
 }

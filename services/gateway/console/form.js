@@ -1,9 +1,9 @@
-// The question and where to ask it: shared by search and comparison.
+// The search form, shared by the search and compare views.
 
 import { go } from "./address.js";
 import { h } from "./dom.js";
 
-/** A form that goes to `view` with what it holds. `pipelines` are the names of its choices of a pipeline. */
+/** Returns a form that opens `view` with its values. `pipelines` has a name, label and default for each choice. */
 export function searchForm(view, values, known, pipelines) {
   const choice = (name, label, options, chosen) =>
     h(
@@ -20,8 +20,8 @@ export function searchForm(view, values, known, pipelines) {
       type: "search",
       name: "q",
       value: values.q ?? "",
-      placeholder: "Ask a question, or give some words",
-      "aria-label": "Question",
+      placeholder: "Ask a question or enter some words",
+      "aria-label": "Query",
       autocomplete: "off",
       maxlength: "4000",
     }),
@@ -46,10 +46,10 @@ export function searchForm(view, values, known, pipelines) {
   return form;
 }
 
-/** An example of a filter with a field that there is. */
+/** Returns an example of a filter on a field of the collection. */
 function hint(known, collection) {
   const [field] = Object.entries(known.fields[collection ?? known.collections[0]] ?? {});
-  if (!field) return "no fields to filter by";
+  if (!field) return "no filterable fields";
   const examples = { string: "== '…'", number: ">= 0", bool: "== true", timestamp: ">= timestamp('2024-01-01')" };
   return field[1] === "list" ? `'…' in ${field[0]}` : `${field[0]} ${examples[field[1]]}`;
 }

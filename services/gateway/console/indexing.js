@@ -1,4 +1,5 @@
-// A file of JSON lines into a collection: sent in parts, so that progress is what is on disk, and any size will do.
+// The view that indexes a file of JSON lines. The file is sent in parts, so it can have any size, and the progress counts
+// only documents that are on disk.
 
 import { postLines, Refused } from "./api.js";
 import { h, show } from "./dom.js";
@@ -7,7 +8,7 @@ import { count, short } from "./words.js";
 const PART_BYTES = 256 * 1024;
 const TRIES = 5;
 
-/** Fill `main` with the form; `file` is one that was dropped. */
+/** Fills `main` with the form. `file` is a dropped file. */
 export async function indexView(main, values, known, signal, file = null) {
   const progress = h("div", { class: "progress", "aria-live": "polite" });
   const picked = h("input", { type: "file", name: "file", accept: ".jsonl,.ndjson,.json", "aria-label": "File" });
@@ -15,13 +16,13 @@ export async function indexView(main, values, known, signal, file = null) {
     "form",
     { class: "drop", onsubmit: submit },
     h("h1", {}, "Index a file"),
-    h("p", {}, "One JSON object a line: ", h("code", {}, '{"id": "1", "title": "…", "text": "…", "metadata": {"year": 2024}}')),
-    h("p", {}, file ? h("strong", {}, file.name) : picked, file ? ` ${count(file.size)} bytes` : " or drop it anywhere."),
+    h("p", {}, "One JSON object per line: ", h("code", {}, '{"id": "1", "title": "…", "text": "…", "metadata": {"year": 2024}}')),
+    h("p", {}, file ? h("strong", {}, file.name) : picked, file ? ` ${count(file.size)} bytes` : " or drop a file anywhere."),
     h(
       "div",
       { class: "options" },
       h("label", {}, "into", h("input", { name: "collection", value: values.collection ?? "docs", required: true, pattern: "[a-z][a-z0-9_\\-]*", spellcheck: "false" })),
-      h("label", { class: "wide" }, "filters", h("input", { name: "filterable", placeholder: "for a new collection: year=number lang=string", spellcheck: "false" })),
+      h("label", { class: "wide" }, "filters", h("input", { name: "filterable", placeholder: "fields for a new collection: year=number lang=string", spellcheck: "false" })),
       h("button", {}, "Index"),
     ),
     progress,
@@ -46,27 +47,27 @@ export async function indexView(main, values, known, signal, file = null) {
 }
 
 async function send(file, path, progress, signal) {
-  const tally = { indexed: 0, unchanged: 0, failed: 0, failures: [], bytes: 0, lines: 0, started: performance.now() };
-  show(progress, state(tally, file));
+  const counts = { indexed: 0, unchanged: 0, failed: 0, failures: [], bytes: 0, lines: 0, started: performance.now() };
+  show(progress, state(counts, file));
   try {
     for await (const { text, lines } of parts(file)) {
       const answer = await patiently(() => postLines(path, text, { signal }), signal);
-      for (const name of ["indexed", "unchanged", "failed"]) tally[name] += answer[name];
-      const at = (failure) => ({ ...failure, line: failure.line && failure.line + tally.lines });
-      tally.failures.push(...answer.failures.slice(0, 20 - tally.failures.length).map(at));
-      tally.bytes += new Blob([text]).size;
-      tally.lines += lines;
-      show(progress, state(tally, file));
+      for (const name of ["indexed", "unchanged", "failed"]) counts[name] += answer[name];
+      const at = (failure) => ({ ...failure, line: failure.line && failure.line + counts.lines });
+      counts.failures.push(...answer.failures.slice(0, 20 - counts.failures.length).map(at));
+      counts.bytes += new Blob([text]).size;
+      counts.lines += lines;
+      show(progress, state(counts, file));
     }
-    tally.bytes = file.size;
-    show(progress, state(tally, file, "done"));
+    counts.bytes = file.size;
+    show(progress, state(counts, file, "done"));
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    show(progress, state(tally, file), h("p", { class: "notice error" }, error.message));
+    show(progress, state(counts, file), h("p", { class: "notice error" }, error.message));
   }
 }
 
-/** Try again while the system is busy or away: indexing twice is harmless. */
+/** Retries while the system is busy or unreachable. Indexing a document twice is harmless. */
 async function patiently(attempt, signal) {
   for (let tries = 1; ; tries += 1) {
     try {
@@ -79,7 +80,7 @@ async function patiently(attempt, signal) {
   }
 }
 
-/** The file in parts of whole lines. */
+/** Yields the file in parts of whole lines. */
 async function* parts(file) {
   const reader = file.stream().pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -96,15 +97,15 @@ async function* parts(file) {
 
 const part = (text) => ({ text, lines: text.split("\n").length - 1 });
 
-function state(tally, file, word = "") {
-  const seconds = (performance.now() - tally.started) / 1000;
-  const done = tally.indexed + tally.unchanged + tally.failed;
-  const words = ["indexed", "unchanged", "failed"].map((name) => `${count(tally[name])} ${name}`).join(", ");
+function state(counts, file, word = "") {
+  const seconds = (performance.now() - counts.started) / 1000;
+  const done = counts.indexed + counts.unchanged + counts.failed;
+  const words = ["indexed", "unchanged", "failed"].map((name) => `${count(counts[name])} ${name}`).join(", ");
   return h(
     "div",
     { "data-testid": "progress", "data-state": word || null },
-    h("progress", { max: Math.max(1, file.size), value: tally.bytes }),
-    h("p", {}, words, done && seconds > 0.5 ? ` · ${short(done / seconds)} documents a second` : "", word ? ` · ${word}` : ""),
-    tally.failures.length ? h("ul", { class: "failures" }, tally.failures.map((one) => h("li", {}, h("b", {}, one.document_id || `line ${one.line}`), ` ${one.message}`))) : null,
+    h("progress", { max: Math.max(1, file.size), value: counts.bytes }),
+    h("p", {}, words, done && seconds > 0.5 ? ` · ${short(done / seconds)} documents per second` : "", word ? ` · ${word}` : ""),
+    counts.failures.length ? h("ul", { class: "failures" }, counts.failures.map((one) => h("li", {}, h("b", {}, one.document_id || `line ${one.line}`), ` ${one.message}`))) : null,
   );
 }

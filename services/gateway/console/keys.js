@@ -1,18 +1,18 @@
-// Everything by keyboard.
+// Keyboard shortcuts.
 
 import { go, parameters } from "./address.js";
 import { h } from "./dom.js";
 
 const HELP = [
-  ["/", "to the question"],
+  ["/", "go to the query"],
   ["j, k", "next, previous result"],
-  ["Enter", "the whole text of a result, and back"],
-  ["1 … 5", "the views, from left to right"],
+  ["Enter", "show the whole text of a result, or the passage again"],
+  ["1 … 5", "open a view, from left to right"],
   ["?", "this help"],
-  ["Esc", "out of the question"],
+  ["Esc", "leave the query"],
 ];
 
-/** Listen for keys; `views` are those of the digits. */
+/** Listens for keys. Digits open the views in their order. */
 export function listen(views) {
   document.getElementById("help").addEventListener("click", help);
   document.addEventListener("keydown", (event) => {
@@ -57,7 +57,7 @@ function to(view) {
 
 function help() {
   const rows = HELP.flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]);
-  const form = h("form", { method: "dialog" }, h("h2", {}, "Keys"), h("dl", {}, rows), h("button", { autofocus: true }, "Close"));
+  const form = h("form", { method: "dialog" }, h("h2", {}, "Keyboard shortcuts"), h("dl", {}, rows), h("button", { autofocus: true }, "Close"));
   const dialog = h("dialog", { onclose: () => dialog.remove() }, form);
   document.body.append(dialog);
   dialog.showModal();

@@ -1,4 +1,4 @@
-// The console: one page, a view at a time, chosen by the address.
+// The console: a single page whose address selects the view.
 
 import { addressOf, go, parameters } from "./address.js";
 import { get } from "./api.js";
@@ -21,7 +21,7 @@ const main = document.getElementById("main");
 let known = null;
 let leaving = new AbortController();
 
-/** Show what the address says; what was under way for another view ends. */
+/** Shows the view of the address, and cancels the requests of the previous view. */
 async function render(file = null) {
   leaving.abort();
   leaving = new AbortController();
@@ -31,7 +31,7 @@ async function render(file = null) {
   navigation(view, values);
   document.title = values.q ? `${values.q} · Sluice` : "Sluice";
   try {
-    // The services are looked at when something is amiss: nothing else may be in the way of that.
+    // The services view must work when other services are down, so it loads nothing else first.
     if (view !== "services") known ??= await discover(signal);
     await VIEWS[view][1](main, values, known, signal, file);
   } catch (error) {
@@ -41,7 +41,7 @@ async function render(file = null) {
   }
 }
 
-/** The collections and pipelines that there are: for the choices, and to tell stages apart. */
+/** Loads the collections and the pipelines with the kinds of their stages. */
 async function discover(signal) {
   const [{ collections }, { pipelines }] = await Promise.all([get("/collections", { signal }), get("/pipelines", { signal })]);
   return {

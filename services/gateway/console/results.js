@@ -1,9 +1,9 @@
-// Found documents: their text with what was asked for marked, and the way each came through the stages.
+// The list of results: passages with marked terms, and the rank of each document in each stage.
 
 import { h } from "./dom.js";
 import { ordinal, passage, pieces, short, terms } from "./words.js";
 
-/** A list of results. `moved` gives what to say of a document beside its rank, for comparisons. */
+/** Returns a list of results. For comparisons, `moved` returns an element beside the title of a document. */
 export function resultList(results, query, { moved = null } = {}) {
   const wanted = terms(query);
   return h(
@@ -44,7 +44,7 @@ function marked(text, wanted) {
   return pieces(text, wanted).map(([piece, isHit]) => (isHit ? h("mark", {}, piece) : piece));
 }
 
-/** "41st by dense → 1st after rerank", each with its score. */
+/** Returns the ranks: "41st by dense, 1st after rerank", each with its score. */
 function standings(all) {
   return h(
     "span",

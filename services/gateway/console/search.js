@@ -1,4 +1,4 @@
-// The view that searches.
+// The search view.
 
 import { post } from "./api.js";
 import { h, show } from "./dom.js";
@@ -6,7 +6,7 @@ import { searchForm } from "./form.js";
 import { resultList } from "./results.js";
 import { degraded, waterfall } from "./waterfall.js";
 
-/** Fill `main` for what the address asks. */
+/** Fills `main` with the search of the address. */
 export async function searchView(main, values, known, signal) {
   const answers = h("div", { class: "answers", "aria-live": "polite" });
   show(main, searchForm("search", values, known, [["pipeline", "by", "default"]]), answers);
@@ -26,13 +26,13 @@ export async function searchView(main, values, known, signal) {
       degraded(answer),
       answer.results.length
         ? resultList(answer.results, values.q)
-        : h("p", { class: "notice" }, "Nothing found. Is the filter too narrow?"),
+        : h("p", { class: "notice" }, "No results. The filter may be too narrow."),
     ),
     h("aside", {}, waterfall(answer, known.kinds[answer.pipeline] ?? {})),
   );
 }
 
-/** The answer of one pipeline. Throws Refused. */
+/** Searches with a pipeline. Throws Refused. */
 export async function search(values, pipeline, known, signal) {
   const body = {
     query: values.q,
@@ -45,6 +45,6 @@ export async function search(values, pipeline, known, signal) {
 }
 
 function welcome(known) {
-  if (known.collections.length) return h("p", { class: "fine center" }, "Press / to ask, j and k to move, ? for all keys.");
-  return h("p", { class: "notice" }, "There is no collection yet: drop a JSONL file here to index it.");
+  if (known.collections.length) return h("p", { class: "fine center" }, "Press / to search, j and k to move between results, ? for all shortcuts.");
+  return h("p", { class: "notice" }, "There is no collection yet. Drop a JSONL file here to index it.");
 }

@@ -1,5 +1,5 @@
-// The services: health, models, and lines of the last minutes, drawn from their metrics. What was read is kept in this
-// page alone: the gateway remembers nothing.
+// The services view: health, models, and charts of the last minutes from the metrics. Only this page keeps the samples;
+// the gateway stores none.
 
 import { get } from "./api.js";
 import { chart } from "./chart.js";
@@ -10,18 +10,18 @@ const EVERY_MS = 2000;
 const KEPT = 150;
 const readings = [];
 
-/** What is drawn of each service: name, how to read it from two readings, how to say it. */
+/** The charts of each service: label, how to compute a point from two readings, how to format it. */
 const LINES = [
-  ["calls a second", (now, before, s) => rate(now, before, s, "grpc_server_handled_total"), short],
-  ["time of a call", (now, before) => mean(now, before, "grpc_server_handling_seconds"), time],
-  ["wait in the queue", (now, before) => mean(now, before, "sluice_queue_seconds"), time],
-  ["in flight", (now) => total(now, "sluice_calls_in_flight"), count],
-  ["refused a second", (now, before, s) => rate(now, before, s, "sluice_refused_total"), short],
-  ["processor", (now, before, s) => rate(now, before, s, "process_cpu_seconds_total"), (cores) => `${Math.round(100 * cores)} %`],
+  ["calls per second", (now, before, s) => rate(now, before, s, "grpc_server_handled_total"), short],
+  ["call duration", (now, before) => mean(now, before, "grpc_server_handling_seconds"), time],
+  ["queue wait", (now, before) => mean(now, before, "sluice_queue_seconds"), time],
+  ["calls in progress", (now) => total(now, "sluice_calls_in_flight"), count],
+  ["rejections per second", (now, before, s) => rate(now, before, s, "sluice_refused_total"), short],
+  ["CPU use", (now, before, s) => rate(now, before, s, "process_cpu_seconds_total"), (cores) => `${Math.round(100 * cores)} %`],
   ["memory", (now) => total(now, "process_resident_memory_bytes"), mebibytes],
 ];
 
-/** Fill `main` with the services, again and again until the view is left. */
+/** Fills `main` with the services, and refreshes them until the view changes. */
 export async function servicesView(main, _values, _known, signal) {
   while (!signal.aborted) {
     const system = await get("/services", { signal });
@@ -32,7 +32,7 @@ export async function servicesView(main, _values, _known, signal) {
       main,
       h("h1", {}, "Services"),
       h("div", { class: "cards" }, system.services.map(card)),
-      hasMetrics ? null : h("p", { class: "fine" }, "No lines: tell the gateway of metrics pages with --scrape NAME=HOST:PORT."),
+      hasMetrics ? null : h("p", { class: "fine" }, "No charts. Start the gateway with --scrape NAME=HOST:PORT for each metrics endpoint."),
     );
     await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
   }
@@ -68,7 +68,7 @@ function lines(name) {
   return drawn.length ? h("dl", {}, drawn) : null;
 }
 
-/** The sum over all labels, but for what this page itself asks; null when there is no such metric. */
+/** Returns the sum over all labels, without the calls of this page; null if there is no such metric. */
 function total(samples, name) {
   const found = samples.filter((one) => one.name === name && one.labels.grpc_method !== "ListModels");
   return found.length ? found.reduce((sum, one) => sum + one.value, 0) : null;

@@ -1,10 +1,10 @@
-// What each stage did, and when. The answer tells how long each took; when each began follows from how a search runs:
-// embedding first, retrievers side by side once they have their vectors, then one stage after the other.
+// The stages of a search as a waterfall chart. The response has the duration of each stage. The start follows from the
+// order of a search: first the embedding, then all retrievers in parallel, then one stage after the other.
 
 import { h } from "./dom.js";
 import { count, time } from "./words.js";
 
-/** The stages as bars over the time of the whole search. `kinds` says of each stage what it does. */
+/** Returns the stages as bars over the time of the search. `kinds` has the kind of each stage. */
 export function waterfall(answer, kinds) {
   const rows = placed(answer.stages, kinds);
   const whole = Math.max(answer.duration_s, ...rows.map((row) => row.end)) || 1;
@@ -22,7 +22,7 @@ export function waterfall(answer, kinds) {
   );
 }
 
-/** A sentence for an answer that is not all it could be; null for a full one. */
+/** Returns a notice for a degraded response, otherwise null. */
 export function degraded(answer) {
   if (!answer.degraded) return null;
   const late = answer.stages.filter((stage) => stage.status === "skipped" || stage.status === "partial");
@@ -31,7 +31,7 @@ export function degraded(answer) {
     { class: "notice warn", role: "status", "data-testid": "degraded" },
     h("strong", {}, "Degraded. "),
     late.map((stage) => `${stage.name} was ${stage.status === "skipped" ? "left out" : "cut short"}. `),
-    "What follows is ordered by the stages that did their work.",
+    "The results are ranked by the other stages.",
     answer.coverage > 0 ? ` Coverage ${Math.round(answer.coverage * 100)} %.` : null,
     h("small", {}, late.map((stage) => stage.reason).join("; ")),
   );
@@ -50,7 +50,7 @@ function placed(stages, kinds) {
   });
 }
 
-/** What stands in the place of a time for a stage that did not do all its work. */
+/** Labels in place of the duration, for stages that were not used. */
 const WORDS = { left_out: "not used" };
 const REASONS = { left_out: "The collection has no field for this stage." };
 

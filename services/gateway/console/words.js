@@ -1,23 +1,23 @@
-// Numbers and texts as people read them.
+// Formatting of numbers, and marking of search terms in texts.
 
 const whole = new Intl.NumberFormat("en");
 const small = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
-/** 12,345. */
+/** Formats a whole number: 12,345. */
 export const count = (number) => whole.format(number);
 
-/** 0.977, 12.3. */
+/** Formats a number with three significant digits: 0.977, 12.3. */
 export const short = (number) => small.format(number);
 
-/** "3.2 ms", "1.4 s". */
+/** Formats a duration: "3.2 ms", "1.4 s". */
 export function time(seconds) {
   return seconds < 1 ? `${short(seconds * 1000)} ms` : `${short(seconds)} s`;
 }
 
-/** "90 MiB". */
+/** Formats a size: "90 MiB". */
 export const mebibytes = (bytes) => `${bytes < 2 ** 23 ? short(bytes / 2 ** 20) : count(Math.round(bytes / 2 ** 20))} MiB`;
 
-/** 1st, 2nd, 3rd, 4th, 11th. */
+/** Formats a rank: 1st, 2nd, 3rd, 4th, 11th. */
 export function ordinal(number) {
   const teen = number % 100 > 10 && number % 100 < 14;
   return count(number) + ((!teen && { 1: "st", 2: "nd", 3: "rd" }[number % 10]) || "th");
@@ -28,13 +28,13 @@ const COMMON = new Set(
     "when where which who why will with you your").split(" "),
 );
 
-/** The words of a question that are worth marking, lower case. */
+/** Returns the words of a query that are marked in results, in lower case, without common words. */
 export function terms(query) {
   const found = query.toLowerCase().match(/[\p{L}\p{N}_]{2,}/gu) ?? [];
   return [...new Set(found.filter((word) => !COMMON.has(word)))];
 }
 
-/** A text in pieces, [piece, is it a hit]: hits are words that begin like a term, or that a term begins with. */
+/** Splits a text into [piece, isHit]. Hits are words that begin with a term, without the ending of the term. */
 export function pieces(text, wanted) {
   const stems = wanted.map((term) => (term.length > 4 ? term.replace(/(ing|ed|es|s)$/, "") : term));
   return text
@@ -43,7 +43,7 @@ export function pieces(text, wanted) {
     .filter(([piece]) => piece);
 }
 
-/** The part of a text with the most different hits, about so many characters of it, on one line. */
+/** Returns the passage of about `length` characters with the most different hits, on one line. */
 export function passage(whole, wanted, length = 300) {
   const text = whole.trim().replace(/\s+/g, " ");
   if (text.length <= length) return text;

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from sluice.errors import DeadlineExpired, SluiceError
 
-from services.core.fusion import RRF_CONSTANT, Normalisation, rrf, weighted_sum
+from services.core.fusion import RRF_CONSTANT, Normalization, rrf, weighted_sum
 from services.core.ranking import Ranking
 from services.orchestrator.downstream.vectors import FieldKind
 
@@ -98,7 +98,7 @@ class WeightedSum(_Part):
 
     method: Literal["weighted_sum"]
     """The fusion method."""
-    normalisation: Normalisation
+    normalisation: Normalization
     """How scores are brought to one scale."""
     weights: dict[Name, Annotated[float, Field(ge=0, le=1000)]]
     """Weight of each retriever, by its name."""
@@ -119,7 +119,7 @@ class Interpolation(_Part):
 
     weight: float = Field(gt=0, le=1)
     """Weight of the stage; the previous stage has the rest."""
-    normalisation: Normalisation
+    normalisation: Normalization
     """How both are brought to one scale."""
 
 

@@ -10,7 +10,7 @@ from time import perf_counter
 from sluice.common.v1.document_pb2 import Document
 from sluice.errors import DeadlineExpired, SluiceError, Unavailable
 
-from services.core.fusion import below, normalise, weighted_sum
+from services.core.fusion import append_unscored, normalize, weighted_sum
 from services.core.ranking import Ranking
 from services.orchestrator.downstream.queries import MAX_DEPTH, FieldQuery, feedback_query
 from services.orchestrator.downstream.retrieval import Candidates
@@ -55,7 +55,7 @@ async def apply_feedback(
         raise error
     ranked = _merge(context.plan.pipeline.rerank[-1], reranked, second) if second and second.scores.ranking else None
     before, scored = answer.ranking, len(second.scores.ranking) if second else 0
-    ranking = below(ranked, before).top(context.plan.pipeline.rerank[-1].depth) if ranked else before
+    ranking = append_unscored(ranked, before).top(context.plan.pipeline.rerank[-1].depth) if ranked else before
     status: Status = "ok" if error is None else "partial" if scored else "skipped"
     duration = perf_counter() - started
     return StageResult(
@@ -91,7 +91,7 @@ def _query(
     """Return the retriever's query of the first wording, moved. Raises Unavailable without documents to move it by."""
     if stage.retriever not in queries or not reranked.ranking:
         raise Unavailable(f"no feedback: stage {stage.retriever!r} or {reranker.name!r} returned no candidates")
-    shares = normalise(reranked.ranking, "min_max")
+    shares = normalize(reranked.ranking, "min_max")
     best = {id_: shares[id_] for id_ in reranked.ranking.ids[: stage.documents] if shares[id_] > 0}
     total = sum(best.values())
     weights = {id_: stage.weight * share / total for id_, share in best.items()}

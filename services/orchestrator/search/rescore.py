@@ -7,7 +7,7 @@ from typing import Final
 from sluice.common.v1.document_pb2 import Document
 from sluice.errors import DeadlineExpired, PreconditionFailed, SluiceError, Unavailable
 
-from services.core.fusion import below, interpolate
+from services.core.fusion import append_unscored, interpolate
 from services.core.ranking import Ranking
 from services.orchestrator.documents import text_of
 from services.orchestrator.downstream.queries import cascade_queries
@@ -140,12 +140,12 @@ def _rescored(stage: Refine | Rerank, before: Ranking, given: Ranking, scores: S
     if error and not stage.forgives(error):
         raise error
     if mix:
-        scored = interpolate(given, scored, weight=mix.weight, normalisation=mix.normalisation)
+        scored = interpolate(given, scored, weight=mix.weight, normalization=mix.normalisation)
     status: Status = "ok" if error is None else "partial" if scored else "skipped"
     duration = perf_counter() - started
     return StageResult(
         StageReport(stage.name, status, len(before), len(given), len(scored), duration, error),
-        below(scored, given),
+        append_unscored(scored, given),
         ranked=scored if scored else None,
         models=(scores.model,) if scores.model else (),
         coverage=len(scored) / len(given) if given else 1.0,

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from services.core.fusion import Normalisation, rrf, weighted_sum
-from services.core.grouping import Group, grouped
+from services.core.fusion import Normalization, rrf, weighted_sum
+from services.core.grouping import Group, group_by_value
 from services.core.ranking import Ranking
 from services.retrieval.domain.documents import Document, Scalar, Value
 from services.retrieval.domain.engine_protocol import Moment
@@ -43,7 +43,7 @@ class WeightedSum:
     """Fusion by normalised scores; one weight a ranking."""
 
     weights: Sequence[float]
-    normalisation: Normalisation
+    normalisation: Normalization
 
     def fused(self, rankings: Sequence[Ranking]) -> Ranking:
         """The rankings as one."""
@@ -178,7 +178,7 @@ class _Groups:
         given = ((id_, self._documents[id_].metadata.get(field)) for id_ in self._scores)
         values = {id_: value for id_, value in given if value is not None}
         ranking = Ranking.of(self._scores.items())
-        return grouped(ranking, values, count=self._grouping.count, size=self._grouping.size)
+        return group_by_value(ranking, values, count=self._grouping.count, size=self._grouping.size)
 
     def _is_full(self, groups: Sequence[Group[Value]]) -> bool:
         return len(groups) == self._grouping.count and not any(map(self._lacks, groups))

@@ -5,7 +5,7 @@ from typing import Final
 from sluice.common.v1.document_pb2 import MetadataValue
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.core.fusion import RRF_CONSTANT, Normalisation
+from services.core.fusion import RRF_CONSTANT, Normalization
 from services.core.grouping import Group
 from services.retrieval.domain.documents import Value
 from services.retrieval.domain.schema import Kind, Schema
@@ -16,7 +16,7 @@ from services.rpc.validation import Violations
 _NUMBER_MAX: Final = 1e6
 _GROUPS_MAX: Final = 256
 _GROUPED_BY: Final = (Kind.STRING, Kind.NUMBER)
-_NORMALISATIONS: Final[dict[int, Normalisation]] = {
+_NORMALISATIONS: Final[dict[int, Normalization]] = {
     pb.SCORE_NORMALISATION_UNSPECIFIED: "min_max",
     pb.SCORE_NORMALISATION_MIN_MAX: "min_max",
     pb.SCORE_NORMALISATION_Z_SCORE: "z_score",

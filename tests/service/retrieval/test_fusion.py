@@ -13,7 +13,7 @@ from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.core.fusion import rrf, weighted_sum
-from services.core.grouping import grouped
+from services.core.grouping import group_by_value
 from services.core.ranking import Ranking
 from tests.support.retrieval import Stub, document, error_of, in_server, query, upsert, value
 
@@ -116,7 +116,7 @@ def truth(scored: Ranking, count: int, size: int, *, field: str = "author") -> l
         if field in one.metadata:
             given = one.metadata[field]
             values[one.document_id] = given.string_value or given.number_value
-    return [(group.value, list(group.ranking.ids)) for group in grouped(scored, values, count=count, size=size)]
+    return [(group.value, list(group.ranking.ids)) for group in group_by_value(scored, values, count=count, size=size)]
 
 
 def told(found: pb.RetrieveResponse) -> list[tuple[Any, list[str]]]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.core.fusion import Normalisation, below, interpolate, normalise, rrf, weighted_sum
+from services.core.fusion import Normalization, append_unscored, interpolate, normalize, rrf, weighted_sum
 from services.core.ranking import Ranking
 
 RANKINGS = st.dictionaries(
@@ -33,23 +33,23 @@ def test_rrf_of_one_ranking_keeps_its_order(ranking: Ranking) -> None:
 
 
 @given(RANKINGS, NORMALISATIONS)
-def test_normalised_scores_do_not_depend_on_scale(ranking: Ranking, normalisation: Normalisation) -> None:
+def test_normalized_scores_do_not_depend_on_scale(ranking: Ranking, normalization: Normalization) -> None:
     scaled = Ranking(ranking.ids, tuple(4 * score - 7 for score in ranking.scores))
-    assert normalise(scaled, normalisation) == pytest.approx(normalise(ranking, normalisation), abs=1e-9)
+    assert normalize(scaled, normalization) == pytest.approx(normalize(ranking, normalization), abs=1e-9)
 
 
 def test_min_max_is_0_to_1_and_z_score_has_mean_0_and_deviation_1() -> None:
     ranking = Ranking(("a", "b", "c"), (4.0, 2.0, 0.0))
-    assert normalise(ranking, "min_max") == {"a": 1.0, "b": 0.5, "c": 0.0}
-    z = normalise(ranking, "z_score")
+    assert normalize(ranking, "min_max") == {"a": 1.0, "b": 0.5, "c": 0.0}
+    z = normalize(ranking, "z_score")
     assert sum(z.values()) == pytest.approx(0.0)
     assert sum(score**2 for score in z.values()) / 3 == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("normalisation", ["min_max", "z_score"])
-def test_equal_scores_are_normalised_to_zero(normalisation: Normalisation) -> None:
-    assert normalise(Ranking(("a", "b"), (3.0, 3.0)), normalisation) == {"a": 0.0, "b": 0.0}
-    assert normalise(Ranking(), normalisation) == {}
+@pytest.mark.parametrize("normalization", ["min_max", "z_score"])
+def test_equal_scores_are_normalized_to_zero(normalization: Normalization) -> None:
+    assert normalize(Ranking(("a", "b"), (3.0, 3.0)), normalization) == {"a": 0.0, "b": 0.0}
+    assert normalize(Ranking(), normalization) == {}
 
 
 def test_weighted_sum_gives_a_missing_document_the_least_score() -> None:
@@ -59,31 +59,31 @@ def test_weighted_sum_gives_a_missing_document_the_least_score() -> None:
 
 
 @given(RANKINGS, NORMALISATIONS)
-def test_interpolation_with_weight_1_is_the_second_ranking(first: Ranking, normalisation: Normalisation) -> None:
+def test_interpolation_with_weight_1_is_the_second_ranking(first: Ranking, normalization: Normalization) -> None:
     second = Ranking.of(zip(first.ids, first.scores[::-1], strict=True))
-    mixed = interpolate(first, second, weight=1.0, normalisation=normalisation)
-    assert dict(mixed.items()) == pytest.approx(normalise(second, normalisation))
+    mixed = interpolate(first, second, weight=1.0, normalization=normalization)
+    assert dict(mixed.items()) == pytest.approx(normalize(second, normalization))
 
 
 @given(RANKINGS, RANKINGS)
 def test_interpolation_ranks_what_the_second_ranked(first: Ranking, second: Ranking) -> None:
     shared = second.only(first.ids)
-    assert set(interpolate(first, shared, weight=0.5, normalisation="z_score").ids) == set(shared.ids)
+    assert set(interpolate(first, shared, weight=0.5, normalization="z_score").ids) == set(shared.ids)
 
 
 def test_interpolation_refuses_documents_that_were_not_given() -> None:
     with pytest.raises(ValueError, match="got 1 others"):
-        interpolate(Ranking(("a",), (1.0,)), Ranking(("b",), (1.0,)), weight=0.5, normalisation="min_max")
+        interpolate(Ranking(("a",), (1.0,)), Ranking(("b",), (1.0,)), weight=0.5, normalization="min_max")
 
 
 @given(RANKINGS, RANKINGS)
 def test_below_puts_scored_documents_first_and_keeps_both_orders(scored: Ranking, rest: Ranking) -> None:
-    whole = below(scored, rest)
+    whole = append_unscored(scored, rest)
     assert whole.ids[: len(scored)] == scored.ids
     assert whole.ids[len(scored) :] == tuple(id_ for id_ in rest.ids if id_ not in scored.ids)
 
 
 def test_below_with_nothing_scored_is_the_rest() -> None:
     rest = Ranking(("a", "b"), (1.0, 0.5))
-    assert below(Ranking(), rest) == rest
-    assert below(rest, Ranking()) == rest
+    assert append_unscored(Ranking(), rest) == rest
+    assert append_unscored(rest, Ranking()) == rest

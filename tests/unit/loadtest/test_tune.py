@@ -38,7 +38,7 @@ def test_a_pipeline_is_computed_again_as_the_orchestrator_computes_it() -> None:
     dense, words = PROBED.rankings["dense"], PROBED.rankings["words"]
     fused = weighted_sum([dense, words], [1, 0.5], "z_score").top(3)
     scored = PROBED.rankings["maxsim"].only(fused.top(2).ids)
-    expected = interpolate(fused.top(2), scored, weight=0.25, normalisation="min_max")
+    expected = interpolate(fused.top(2), scored, weight=0.25, normalization="min_max")
     assert ranked(pipeline(), weights_of(pipeline()), PROBED) == expected
 
 
