@@ -1,4 +1,4 @@
-"""Writes `protos/API.md`, the reference of the gRPC API, from the protos and their comments."""
+"""Generator of `protos/API.md`, the reference of the gRPC API, from the protos and their comments."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ IDEMPOTENCY: Final = {
     MethodOptions.NO_SIDE_EFFECTS: "no side effects",
     MethodOptions.IDEMPOTENT: "idempotent",
 }
-# Numbers of fields in descriptor.proto, of which the paths of comments are made.
+# Field numbers in descriptor.proto, which make up the paths of comments.
 FILE_MESSAGES: Final = 4
 FILE_ENUMS: Final = 5
 FILE_SERVICES: Final = 6
@@ -65,8 +65,8 @@ class Definition:
 
     package   full name of its package
     name      within the package, such as `StageReport.Status`
-    path      of its comment
-    comments  of its file, by path
+    path      path of its comment
+    comments  comments of its file, by path
     """
 
     package: str
@@ -77,16 +77,16 @@ class Definition:
 
     @property
     def full_name(self) -> str:
-        """Package and name; also the anchor on the page."""
+        """Full name, which is also the anchor on the page."""
         return f"{self.package}.{self.name}"
 
     def comment(self, *inner: int) -> str:
-        """Return its comment, or that of something in it."""
+        """Return the comment of the definition, or of an element in it."""
         return unindented(self.comments.get((*self.path, *inner), ""))
 
 
 def read_files() -> list[FileDescriptorProto]:
-    """Return all protos with their comments, in the order of the page. Raises RuntimeError when protoc rejects one."""
+    """Return all protos with their comments, in the order of the page. Raises RuntimeError if protoc rejects one."""
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     sources = map(str, sorted((PROTOS / "sluice").rglob("*.proto")))
     with TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ def read_files() -> list[FileDescriptorProto]:
         options = [f"--proto_path={PROTOS}", f"--proto_path={well_known}", "--include_source_info"]
         status = protoc.main(["protoc", *options, f"--descriptor_set_out={out}", *sources])
         if status != 0:
-            raise RuntimeError(f"protoc ended with status {status}; its messages are above")
+            raise RuntimeError(f"protoc failed with status {status}; see its messages above")
         files = FileDescriptorSet.FromString(out.read_bytes()).file
     return sorted(files, key=lambda file: (sort_key(file.package), file.name))
 
@@ -210,7 +210,7 @@ def message_body(definition: Definition, message: DescriptorProto) -> list[str]:
 
 
 def type_of(field: FieldDescriptorProto, message: DescriptorProto, maps: Mapping[str, DescriptorProto]) -> str:
-    """Return the type of a field as Markdown, with what is said of it: repeated, optional, its oneof."""
+    """Return the type of a field as Markdown, with its label: repeated, optional or its oneof."""
     if field.type_name in maps:
         key, value = maps[field.type_name].field
         return f"map of {plain_type(key)} to {plain_type(value)}"

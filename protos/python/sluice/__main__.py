@@ -1,4 +1,4 @@
-"""`python -m sluice` is `sluice`."""
+"""The command `sluice`, as `python -m sluice`."""
 
 from sluice.cli import main
 

@@ -1,20 +1,21 @@
-"""Every error Sluice raises, the same class in the server that raises it and in the client that receives it.
+"""The errors of Sluice. A client receives the same class that the server raised.
 
-    SluiceError                  never raised itself
-    ├── InvalidRequest           INVALID_ARGUMENT     the request breaks a rule: change it
+    SluiceError                  the base class, never raised itself
+    ├── InvalidRequest           INVALID_ARGUMENT     the request breaks a rule; change it
     ├── NotFound                 NOT_FOUND            no such model, collection or pipeline
     ├── AlreadyExists            ALREADY_EXISTS       the name is taken by something different
-    ├── PreconditionFailed       FAILED_PRECONDITION  the system is in a state that does not allow it
-    ├── Unavailable              UNAVAILABLE          nothing was done: try again, or another replica
-    ├── QuotaExceeded            RESOURCE_EXHAUSTED   this caller asks too much: not before `retry_after_s`, if at all
-    ├── Unauthenticated          UNAUTHENTICATED      no or wrong credentials
-    ├── PermissionDenied         PERMISSION_DENIED    credentials that do not allow this
-    ├── DeadlineExpired          DEADLINE_EXCEEDED    the caller's time ended
-    ├── Cancelled                CANCELLED            the caller went away
-    └── BackendFailed            INTERNAL             our fault; the server's log tells
+    ├── PreconditionFailed       FAILED_PRECONDITION  the state of the system does not allow the request
+    ├── Unavailable              UNAVAILABLE          nothing was done; try again, or another replica
+    ├── QuotaExceeded            RESOURCE_EXHAUSTED   a quota or size limit; wait `retry_after_s` if it is set
+    ├── Unauthenticated          UNAUTHENTICATED      missing or invalid credentials
+    ├── PermissionDenied         PERMISSION_DENIED    credentials without this permission
+    ├── DeadlineExpired          DEADLINE_EXCEEDED    the deadline of the call has passed
+    ├── Cancelled                CANCELLED            the caller cancelled the call or disconnected
+    └── BackendFailed            INTERNAL             the server failed; see its log
 
-Rule: a class fixes the status code, `reason` says which case of it. Code raises these; only `to_status` and
-`from_rpc_error` know gRPC. A status that carries no ErrorInfo of ours (gRPC's own refusals) maps by its code.
+Rule: the class determines the status code, and `reason` the case. Code raises these classes. Only `to_status` and
+`from_rpc_error` convert from and to gRPC. A status without Sluice's ErrorInfo, as from gRPC itself, is converted by its
+code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,29 +31,30 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN: Final = "sluice"
 _PREFIX: Final = "ERROR_REASON_"
-# What a grpc.aio client makes of any end of a stream that meets a write of its own: the server's status is lost.
-_ENDED_UNDER_A_WRITE: Final = "Internal error from Core"
-# Together below gRPC's 8 KiB of metadata: the message travels twice, once percent-encoded, the rest once in base64.
+# Message of grpc.aio if a stream ends during a write of the client. The status of the server is lost.
+_ENDED_DURING_WRITE: Final = "Internal error from Core"
+# Together below the 8 KiB of metadata that gRPC allows: the message is sent twice, percent-encoded and in base64, and
+# the rest once, in base64.
 _TEXT_BYTES: Final = 700
 _VIOLATIONS_BYTES: Final = 2048
-# A year: google.protobuf.Duration holds no more than some 10,000.
+# A year. google.protobuf.Duration is limited to about 10,000.
 _LONGEST_DELAY_S: Final = 365 * 86_400.0
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One field of a request that breaks a rule. `field` is its path, e.g. `texts[3]`."""
+    """A field of a request that breaks a rule. `field` is its path, for example `texts[3]`."""
 
     field: str
     description: str
 
 
 class SluiceError(Exception):
-    """A failure with a status code, a reason and numbers that machines can read.
+    """A failure with a status code, a reason and machine-readable metadata.
 
-    message   what was wrong, expected and given
-    reason    the case; the class's own unless given
-    metadata  every number of the message again, as text (AIP-193)
+    message   what failed, the value that was expected, and the value that was given
+    reason    the case; by default that of the class
+    metadata  the numbers of the message, as text (AIP-193)
     """
 
     code: ClassVar[grpc.StatusCode]
@@ -72,14 +74,14 @@ class SluiceError(Exception):
 
     @property
     def reason_name(self) -> str:
-        """The reason as sent, e.g. `OVERLOADED`; the status code's name when there is none."""
+        """Name of the reason, for example `OVERLOADED`, or of the status code if there is no reason."""
         if self.reason == ErrorReason.ERROR_REASON_UNSPECIFIED:
             return self.code.name
         return ErrorReason.Name(self.reason).removeprefix(_PREFIX)
 
 
 class InvalidRequest(SluiceError):
-    """The request breaks a rule. `violations` names every field that does."""
+    """A request that breaks a rule. `violations` has every field that does."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     default_reason = ErrorReason.ERROR_REASON_INVALID_REQUEST
@@ -96,26 +98,26 @@ class InvalidRequest(SluiceError):
 
 
 class NotFound(SluiceError):
-    """No such model, collection or pipeline; `reason` says which."""
+    """An unknown model, collection or pipeline; `reason` says which of these."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExists(SluiceError):
-    """The name is taken by something different."""
+    """A name that is taken by something different."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
     default_reason = ErrorReason.ERROR_REASON_COLLECTION_EXISTS
 
 
 class PreconditionFailed(SluiceError):
-    """The state of the system does not allow it; a retry of the same call will fail again."""
+    """A state of the system that does not allow the request. A retry fails again."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class Unavailable(SluiceError):
-    """Nothing was done. Try again after `retry_after_s` seconds, or elsewhere."""
+    """A failure before anything was done. Try again after `retry_after_s` seconds, or at another replica."""
 
     code = grpc.StatusCode.UNAVAILABLE
     default_reason = ErrorReason.ERROR_REASON_NOT_READY
@@ -133,10 +135,10 @@ class Unavailable(SluiceError):
 
 
 class QuotaExceeded(SluiceError):
-    """This caller asks too much: a quota of ours, or a message over gRPC's size limit.
+    """An exceeded quota, or a message over the size limit of gRPC.
 
-    subject        whose quota it is, when it is a caller's, e.g. `token:search-page`
-    retry_after_s  when the quota will have grown again; None: trying again does not help
+    subject        owner of the quota, for example `token:search-page`; empty if it is not that of a caller
+    retry_after_s  seconds until the quota allows the request; None if a retry does not help
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -157,32 +159,32 @@ class QuotaExceeded(SluiceError):
 
 
 class Unauthenticated(SluiceError):
-    """No credentials, or wrong ones."""
+    """Missing or invalid credentials."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDenied(SluiceError):
-    """Credentials that do not allow this."""
+    """Credentials without the permission for this request."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class DeadlineExpired(SluiceError):
-    """The caller's time ended."""
+    """A deadline that has passed."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     default_reason = ErrorReason.ERROR_REASON_DEADLINE_EXPIRED
 
 
 class Cancelled(SluiceError):
-    """The caller went away."""
+    """A call that the caller cancelled, or whose caller disconnected."""
 
     code = grpc.StatusCode.CANCELLED
 
 
 class BackendFailed(SluiceError):
-    """The server failed: a model, an index, or a defect."""
+    """A failure of the server: in a model, in an index, or by a bug."""
 
     code = grpc.StatusCode.INTERNAL
     default_reason = ErrorReason.ERROR_REASON_BACKEND_FAILED
@@ -208,39 +210,39 @@ _CODE_NUMBERS: Final = {code: int(code.value[0]) for code in grpc.StatusCode}
 
 
 def to_status(error: SluiceError) -> status_pb2.Status:
-    """The google.rpc.Status of an error: ErrorInfo always; BadRequest, QuotaFailure and RetryInfo where they apply.
+    """Return the google.rpc.Status of an error: ErrorInfo, and BadRequest, QuotaFailure and RetryInfo where they apply.
 
-    Long texts are cut and violations beyond a few thousand bytes left out: a status travels as metadata, which gRPC
-    refuses above 8 KiB, and then the caller would see none of it.
+    A status is sent as metadata, which gRPC rejects above 8 KiB. Therefore long texts are cut, and violations beyond
+    2,048 bytes are left out.
     """
     metadata = {key: _cut(value) for key, value in error.metadata.items()}
     info = error_details_pb2.ErrorInfo(reason=error.reason_name, domain=DOMAIN, metadata=metadata)
-    status = status_pb2.Status(code=_CODE_NUMBERS[error.code], message=_cut(error.message), details=[_packed(info)])
+    status = status_pb2.Status(code=_CODE_NUMBERS[error.code], message=_cut(error.message), details=[_pack(info)])
     if isinstance(error, InvalidRequest) and error.violations:
         fields = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in _fitting(error.violations)
+            for v in _first_violations(error.violations)
         ]
-        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=fields)))
+        status.details.append(_pack(error_details_pb2.BadRequest(field_violations=fields)))
     if isinstance(error, QuotaExceeded) and error.subject:
         violation = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=_cut(error.message))
-        status.details.append(_packed(error_details_pb2.QuotaFailure(violations=[violation])))
+        status.details.append(_pack(error_details_pb2.QuotaFailure(violations=[violation])))
     if isinstance(error, Unavailable | QuotaExceeded) and error.retry_after_s is not None:
         delay = duration_pb2.Duration(nanos=0)
         delay.FromNanoseconds(int(min(error.retry_after_s, _LONGEST_DELAY_S) * 1e9))
-        status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+        status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status
 
 
 def from_rpc_error(error: grpc.RpcError) -> SluiceError:
-    """The error a server raised, from what gRPC gave the client. Never fails: unknown codes become BackendFailed."""
+    """Return the error that the server raised. Unknown status codes become BackendFailed."""
     code, message = _code_and_message(error)
     status = _rich_status(error)
     return from_status(status or status_pb2.Status(code=_CODE_NUMBERS[code], message=message))
 
 
 def from_status(status: status_pb2.Status) -> SluiceError:
-    """The error that `to_status` was given, or the nearest one for a status that is not ours."""
+    """Return the error from which `to_status` made the status, or the nearest one for a status of gRPC itself."""
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
@@ -266,13 +268,13 @@ def from_status(status: status_pb2.Status) -> SluiceError:
 
 
 def _cut(text: str) -> str:
-    """The text, or its beginning when it is too long for metadata."""
+    """Return the text, cut if it is too long for metadata."""
     encoded = text.encode()
     return text if len(encoded) <= _TEXT_BYTES else encoded[: _TEXT_BYTES - 3].decode(errors="ignore") + "..."
 
 
-def _fitting(violations: Sequence[Violation]) -> list[Violation]:
-    """The first violations, as many as fit into metadata; always one."""
+def _first_violations(violations: Sequence[Violation]) -> list[Violation]:
+    """Return as many of the first violations as fit into metadata, but at least one."""
     kept: list[Violation] = []
     room = _VIOLATIONS_BYTES
     for violation in violations:
@@ -284,7 +286,7 @@ def _fitting(violations: Sequence[Violation]) -> list[Violation]:
     return kept
 
 
-def _packed(message: Message) -> any_pb2.Any:
+def _pack(message: Message) -> any_pb2.Any:
     detail = any_pb2.Any()
     detail.Pack(message)
     return detail
@@ -298,7 +300,7 @@ def _class_of(number: int) -> type[SluiceError]:
 
 
 def _reason(info: error_details_pb2.ErrorInfo) -> ErrorReason.ValueType:
-    """The reason; UNSPECIFIED for another domain's or a newer server's."""
+    """Return the reason, or UNSPECIFIED for a reason of another domain or of a newer server."""
     name = _PREFIX + info.reason
     if info.domain == DOMAIN and name in ErrorReason.keys():  # noqa: SIM118 - a protobuf enum is not a mapping
         return ErrorReason.Value(name)
@@ -307,14 +309,14 @@ def _reason(info: error_details_pb2.ErrorInfo) -> ErrorReason.ValueType:
 
 def _code_and_message(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, grpc.Call | grpc.aio.AioRpcError):
-        if error.code() is grpc.StatusCode.INTERNAL and error.details() == _ENDED_UNDER_A_WRITE:
+        if error.code() is grpc.StatusCode.INTERNAL and error.details() == _ENDED_DURING_WRITE:
             return grpc.StatusCode.UNAVAILABLE, "the stream ended while it was written to"
         return error.code(), error.details() or ""
     return grpc.StatusCode.UNKNOWN, str(error)
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
-    """The status in the trailing metadata; None when there is none or it is not readable."""
+    """Return the status in the trailing metadata, or None if it is missing or invalid."""
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return None
     for key, value in error.trailing_metadata() or ():

@@ -1,11 +1,11 @@
-"""Signals that stop a command."""
+"""Handling of the signals that stop a command."""
 
 import signal
 import sys
 from types import FrameType
 from typing import Final, NoReturn
 
-# What a shell reports for a command that SIGTERM ended.
+# Exit status that shells report for a command ended by SIGTERM.
 _TERMINATED: Final = 128 + signal.SIGTERM
 
 

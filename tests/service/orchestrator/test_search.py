@@ -126,7 +126,7 @@ def test_a_served_pipeline_ranks_as_the_same_cascade_does_in_one_process() -> No
 
     dense = Ranking.of((id_, cosine(text)) for id_, text in texts.items()).top(50)
     scored = Ranking.of((id_, overlap(texts[id_])) for id_ in dense.ids)
-    expected = interpolate(dense, scored, weight=0.7, normalisation="min_max")
+    expected = interpolate(dense, scored, weight=0.7, normalization="min_max")
 
     async def check(running: System) -> None:
         await index(running, [Document(document_id=id_, text=text) for id_, text in texts.items()])

@@ -104,8 +104,8 @@ def test_where_reads(text: str, expected: Filter) -> None:
         ("'x' == a", 'expected "in" at column 5, got =='),
         ("not", "expected the name of a field at column 4, got the end"),
         ("and == 1", "expected the name of a field at column 1, got and"),
-        ("a == timestamp('soon')", "expected a moment such as '2024-05-01T12:00:00Z' at column 16, got 'soon'"),
-        ("a == timestamp(2024)", "expected a moment such as"),
+        ("a == timestamp('soon')", "expected a time such as '2024-05-01T12:00:00Z' at column 16, got 'soon'"),
+        ("a == timestamp(2024)", "expected a time such as"),
         ("(" * 33 + "a == 1" + ")" * 33, "expected at most 32 levels of nesting, got more"),
         ("not " * 10_000 + "a == 1", "expected at most 32 levels of nesting, got more"),
         ("(" * 100_000, "expected at most 32 levels of nesting, got more"),
@@ -117,8 +117,8 @@ def test_where_reads(text: str, expected: Filter) -> None:
         ("a == " + "1" * 100_000 + "x", "expected a name, value or operator at column 6, got 1{20}$"),
         ("a == " + "b" * 100_000, "expected a value: .*, got b{64}$"),
         ("a == 'x\ud800'", r"expected Unicode text, got the lone surrogate U\+D800 at character 8"),
-        ("a == timestamp('0001-01-01T00:00:00+14:00')", "expected a moment in the years 1 to 9999 in UTC, got 0001"),
-        ("a == timestamp('9999-12-31T23:59:59-14:00')", "expected a moment in the years 1 to 9999 in UTC, got 9999"),
+        ("a == timestamp('0001-01-01T00:00:00+14:00')", "expected a time in the years 1 to 9999 in UTC, got 0001"),
+        ("a == timestamp('9999-12-31T23:59:59-14:00')", "expected a time in the years 1 to 9999 in UTC, got 9999"),
     ],
 )
 def test_where_refuses(text: str, message: str) -> None:

@@ -73,7 +73,7 @@ def test_rewind_sends_again_in_order_and_first() -> None:
 
 def test_acknowledgement_of_what_was_not_sent_is_the_servers_failure() -> None:
     window = Window(1000)
-    with pytest.raises(BackendFailed, match="acknowledged 'x', which was not on its way"):
+    with pytest.raises(BackendFailed, match="acknowledged 'x', which was not sent"):
         acknowledge(window, "x")
 
 

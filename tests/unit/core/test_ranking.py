@@ -36,8 +36,8 @@ def test_only_keeps_order_and_scores(scored: dict[str, float], ids: set[str]) ->
         (("a", "a"), (1.0, 0.5), "unique ids"),
         (("a",), (float("nan"),), "finite"),
         (("a",), (float("inf"),), "finite"),
-        (("a", "b"), (0.5, 1.0), "best first"),
-        (("b", "a"), (1.0, 1.0), "equal scores by lower id"),
+        (("a", "b"), (0.5, 1.0), "descending scores"),
+        (("b", "a"), (1.0, 1.0), "equal scores by id"),
     ],
 )
 def test_a_ranking_refuses_to_be_wrong(ids: tuple[str, ...], scores: tuple[float, ...], words: str) -> None:

@@ -1,4 +1,4 @@
-"""The client of Sluice, sync and async.
+"""Sync and async clients of Sluice.
 
     from sluice.client import SearchClient
 
@@ -7,7 +7,7 @@
         for result in answer.results:
             print(result.score, result.document.title)
 
-Every call takes `timeout_s`, retries UNAVAILABLE within it, and raises `sluice.errors`.
+Every call has a `timeout_s`, retries UNAVAILABLE within it, and raises the errors of `sluice.errors`.
 """
 
 from sluice.client.answers import Acknowledgement, Pipeline, Result, SearchAnswer, Stage, StageReport, Standing

@@ -1,4 +1,4 @@
-"""What the search service answers, as plain values, and how they are read from protos."""
+"""Responses of the search service as plain values, and their conversion from protos."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,83 +11,83 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a document stood after one stage."""
+    """Rank and score of a document in a stage."""
 
     stage: str
     """Name of the stage."""
     rank: int
-    """1 is best."""
+    """Rank of the document; 1 is the best."""
     score: float
-    """The stage's own score."""
+    """Score of the stage."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One found document."""
+    """A document in the results of a search."""
 
     document: Document
     """The document, with its metadata."""
     score: float
-    """Score of the last stage that ran. Scores of different searches do not compare."""
+    """Score of the last stage that ran. Scores of different searches are not comparable."""
     standings: tuple[Standing, ...]
-    """Where it stood in each ranking that had it."""
+    """Rank and score in each stage that ranked the document."""
     parent_id: str = ""
-    """Id of the document that it is a chunk of; empty for whole documents."""
+    """For a chunk, the id of the document that it is part of; otherwise empty."""
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What one stage of a search did."""
+    """Report on a stage of a search."""
 
     name: str
-    """Its name in the pipeline."""
+    """Name of the stage in the pipeline."""
     status: str
-    """`ok`, `skipped` (failed), `partial` (ran out of time) or `left_out` (the collection has no field for it, and the
-    pipeline calls it optional)."""
+    """`ok`, `skipped` (failed), `partial` (ran out of time) or `left_out` (optional, and the collection has no field
+    for the stage)."""
     given_count: int
-    """Candidates given to it."""
+    """Number of candidates before the stage."""
     kept_count: int
-    """Candidates it kept."""
+    """Number of candidates after the stage."""
     duration_s: float
-    """Time it took, in seconds."""
+    """Duration of the stage, in seconds."""
     reason: str
-    """Why it was not `ok`."""
+    """Reason of a status other than `ok`; otherwise empty."""
 
 
 @dataclass(frozen=True)
 class SearchAnswer:
-    """The answer to a search, and how it came about."""
+    """The results of a search, with reports on its stages."""
 
     results: tuple[Result, ...]
-    """Best first."""
+    """The documents, best first."""
     degraded: bool
-    """True when a stage was skipped or cut short."""
+    """Whether a stage was skipped or ran out of time."""
     coverage: float
-    """How much of the planned work is behind the answer, 0 to 1; 1 for a full answer."""
+    """Share of the planned work that was done, from 0 to 1."""
     stages: tuple[StageReport, ...]
-    """What each stage did, in the order they ran."""
+    """Reports on the stages, in the order in which they ran."""
     pipeline: str
     """Name of the pipeline that ran."""
     collection_version: int
     """Version of the collection that was searched."""
     models: tuple[str, ...]
-    """The models that answered, as name@version."""
+    """The models that were used, as name@version."""
     duration_s: float
-    """Time in the server, in seconds."""
+    """Duration of the search in the server, in seconds."""
 
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """What happened to one document."""
+    """The outcome of indexing a document."""
 
     document_id: str
-    """Its id."""
+    """Id of the document."""
     outcome: str
-    """`indexed`, `unchanged` (an equal one was there) or `failed`."""
+    """`indexed`, `unchanged` (an equal document was stored already) or `failed`."""
     reason: str = ""
-    """Why it failed: the name of an ErrorReason."""
+    """For a failure, the name of the ErrorReason."""
     message: str = ""
-    """What was wrong, expected and given, when it failed."""
+    """For a failure, what was expected and what was given."""
 
 
 @dataclass(frozen=True)
@@ -95,32 +95,32 @@ class Stage:
     """A stage of a pipeline."""
 
     name: str
-    """Its name."""
+    """Name of the stage."""
     kind: str
     """`retrieve`, `fuse`, `refine`, `rerank` or `feedback`."""
     depth: int
-    """Candidates it keeps."""
+    """Most candidates that the stage returns."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline, as configured in the server."""
+    """A pipeline of the server."""
 
     name: str
-    """Its name."""
+    """Name of the pipeline."""
     description: str
-    """One sentence for people."""
+    """What the pipeline is for, in one sentence."""
     stages: tuple[Stage, ...]
-    """Its stages in order."""
+    """The stages, in order."""
     state: str = "unchecked"
-    """Whether it can work with the models that are served: `usable`, `degraded` (stages that may be skipped cannot),
-    `unusable`, or `unchecked` when they are not known."""
+    """Whether the pipeline works with the served models: `usable`, `degraded` (only some optional stages do not work),
+    `unusable`, or `unchecked` (the models are not known)."""
     problems: tuple[str, ...] = ()
-    """What it lacks, a sentence each."""
+    """What the pipeline lacks, in one sentence each."""
 
 
 def search_answer(response: pb.SearchResponse) -> SearchAnswer:
-    """The answer in a response."""
+    """Return the results in a response."""
     return SearchAnswer(
         results=tuple(_result(result) for result in response.results),
         degraded=response.degraded,
@@ -134,13 +134,13 @@ def search_answer(response: pb.SearchResponse) -> SearchAnswer:
 
 
 def acknowledgement(proto: pb.Acknowledgement) -> Acknowledgement:
-    """The acknowledgement in a proto."""
+    """Return the acknowledgement in a proto."""
     outcome = enum_word(pb.Acknowledgement.Outcome.Name, proto.outcome, "OUTCOME_")
     return Acknowledgement(proto.document_id, outcome, proto.reason, proto.message)
 
 
 def pipelines(response: pb.ListPipelinesResponse) -> list[Pipeline]:
-    """The pipelines in a response, by name."""
+    """Return the pipelines in a response, by name."""
     return [
         Pipeline(
             p.name,
@@ -154,12 +154,12 @@ def pipelines(response: pb.ListPipelinesResponse) -> list[Pipeline]:
 
 
 def model_name(model: ModelRef) -> str:
-    """`name@version`."""
+    """Return `name@version`."""
     return f"{model.name}@{model.version}"
 
 
 def enum_word(name: Callable[[Any], str], value: int, prefix: str) -> str:
-    """An enum value for people: `STATUS_OK` is `ok`; one that only a newer server knows is `unknown`."""
+    """Return the word of an enum value: `ok` for `STATUS_OK`, and `unknown` for a value of a newer server."""
     try:
         return name(value).removeprefix(prefix).lower()
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a client shows to a server: a certificate, a token, and the trace that the call belongs to."""
+"""Credentials of a client: certificate and token; and the trace context of its calls."""
 
 import re
 import sys
@@ -17,22 +17,22 @@ _TOKEN: Final = re.compile(r"[!-~]{1,1024}")
 def tls_credentials(
     ca: Path | str | None = None, certificate: Path | str | None = None, key: Path | str | None = None
 ) -> grpc.ChannelCredentials:
-    """Credentials of a TLS channel, from PEM files.
+    """Return the credentials of a TLS channel, from PEM files.
 
-    ca                authorities that the server's certificate is checked with; None: gRPC's own list of public ones
-    certificate, key  shown to servers that ask for one (mTLS)
+    ca                authorities for the server's certificate; None takes gRPC's list of public authorities
+    certificate, key  for servers that require a client certificate (mTLS)
 
-    Raises OSError when a file cannot be read, ValueError when only one of certificate and key is given.
+    Raises OSError if a file cannot be read, and ValueError if only one of certificate and key is given.
     """
     if (certificate is None) != (key is None):
-        raise ValueError("expected a certificate and its key, got one of them")
+        raise ValueError("expected both a certificate and its key, got only one of them")
     return grpc.ssl_channel_credentials(
         *(None if path is None else Path(path).read_bytes() for path in (ca, key, certificate))
     )
 
 
 def bearer(token: str | None) -> Metadata:
-    """The metadata that show a token. Raises ValueError, which does not tell the token, when it cannot be one."""
+    """Return the metadata with a token. Raises ValueError for an invalid token, without the token in the message."""
     if token is None:
         return ()
     if not _TOKEN.fullmatch(token):
@@ -41,9 +41,9 @@ def bearer(token: str | None) -> Metadata:
 
 
 def with_trace(metadata: Metadata) -> Metadata:
-    """The metadata, and the W3C trace context of the caller's span when there is one.
+    """Return the metadata with the W3C trace context of the current span, if there is one.
 
-    An application without OpenTelemetry has none: then this costs a look into a dictionary.
+    Without OpenTelemetry, this costs one dictionary lookup.
     """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:

@@ -1,4 +1,4 @@
-"""Documents and their metadata as plain Python values, to and from protos."""
+"""Documents and metadata as Python values, and their conversion to and from protos."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ MetadataValue = Scalar | Sequence[Scalar]
 
 @dataclass(frozen=True)
 class Document:
-    """What is indexed and found. It needs a title or a text."""
+    """A document, which is indexed and found. It needs a title or a text."""
 
     document_id: str
-    """The caller's own id, 1 to 512 bytes of UTF-8. Indexing an id again replaces the document."""
+    """Id that the caller chooses, 1 to 512 bytes of UTF-8. Indexing an id again replaces the document."""
     text: str
-    """The passage; may be empty when there is a title."""
+    """Text of the document. May be empty if there is a title."""
     title: str = ""
-    """Short name for people; also embedded, in front of the text."""
+    """Title of the document. It is embedded too, in front of the text."""
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
-    """Values that filters and callers read: str, number, bool, datetime with a time zone, or a list of them."""
+    """Values for filters and for callers: str, number, bool, datetime with a time zone, or a list of these."""
 
 
 def document_proto(document: Document) -> pb.Document:
-    """Return the proto of a document. Raises InvalidRequest naming the field that cannot be sent."""
+    """Return the proto of a document. Raises InvalidRequest for a field that cannot be sent."""
     for field_path in ("document_id", "title", "text"):
         check_unicode(getattr(document, field_path), field_path)
     metadata = {name: value_proto(value, _metadata_path(name)) for name, value in document.metadata.items()}
@@ -34,13 +34,13 @@ def document_proto(document: Document) -> pb.Document:
 
 
 def document_of(proto: pb.Document) -> Document:
-    """The document of a proto; timestamps come back in UTC."""
+    """Return the document of a proto. Timestamps are in UTC."""
     metadata = {name: value_of(value) for name, value in proto.metadata.items()}
     return Document(proto.document_id, proto.text, proto.title, metadata)
 
 
 def value_proto(value: MetadataValue, where: str) -> pb.MetadataValue:
-    """The proto of a metadata value. `where` names it in the InvalidRequest that an unfit one raises."""
+    """Return the proto of a metadata value. Raises InvalidRequest, with `where` as the field of the violation."""
     match value:
         case str():
             check_unicode(value, where)
@@ -60,7 +60,7 @@ def value_proto(value: MetadataValue, where: str) -> pb.MetadataValue:
 
 
 def value_of(proto: pb.MetadataValue) -> MetadataValue:
-    """The Python value of a proto; an unset one is an empty string."""
+    """Return the Python value of a proto; an empty string if it is not set."""
     match proto.WhichOneof("value"):
         case "number_value":
             return proto.number_value
@@ -75,7 +75,7 @@ def value_of(proto: pb.MetadataValue) -> MetadataValue:
 
 
 def check_unicode(text: str, where: str) -> None:
-    """Raise InvalidRequest when a text has lone surrogates, which UTF-8 cannot hold."""
+    """Raise InvalidRequest if a text has lone surrogates, which UTF-8 cannot encode."""
     if not isinstance(text, str):
         raise unfit(where, f"expected a str, got {type(text).__name__}")
     try:
@@ -87,12 +87,12 @@ def check_unicode(text: str, where: str) -> None:
 
 
 def unfit(field_path: str, description: str) -> InvalidRequest:
-    """The error for one field that cannot be sent."""
+    """Return the error for a field that cannot be sent."""
     return InvalidRequest(f"{field_path}: {description}", violations=[Violation(field_path, description)])
 
 
 def _element(value: Scalar, where: str) -> pb.MetadataValue:
-    """Return the proto of an element of a list. Raises InvalidRequest for a list: lists do not nest."""
+    """Return the proto of an element of a list. Raises InvalidRequest for a list, because lists do not nest."""
     if isinstance(value, str | float | int | bool | datetime):
         return value_proto(value, where)
     raise unfit(where, f"expected a str, number, bool or datetime, got {type(value).__name__}")
@@ -106,7 +106,7 @@ def _metadata_path(name: str) -> str:
 
 
 def _number(value: float, where: str) -> float:
-    """The double equal to a number; an int that has none is refused rather than rounded."""
+    """Return a number as float. Raises InvalidRequest for an int that would be rounded."""
     try:
         number = float(value)
     except OverflowError:
@@ -123,5 +123,5 @@ def _timestamp(value: datetime, where: str) -> pb.MetadataValue:
     try:
         proto.timestamp_value.FromDatetime(value.astimezone(UTC))
     except (OverflowError, ValueError):
-        raise unfit(where, f"expected a moment in the years 1 to 9999 in UTC, got {value.isoformat()}") from None
+        raise unfit(where, f"expected a time in the years 1 to 9999 in UTC, got {value.isoformat()}") from None
     return proto

@@ -1,11 +1,11 @@
-"""Filters as text, to and from protos.
+"""Filters in a text syntax, and their conversion to and from protos.
 
 expression  all ("or" all)*
 all         part ("and" part)*
 part        "not" part | "(" expression ")" | condition
 condition   field ("==" | "!=" | "<" | "<=" | ">" | ">=") value
             field "in" "(" value ("," value)* ")"
-            value "in" field                          a list field that has the value
+            value "in" field                          for a list field that contains the value
             "exists" "(" field ")"
 value       'text' | "text" | number | true | false | timestamp('2024-05-01T12:00:00Z')
 field       a name, or any text in backquotes
@@ -22,13 +22,13 @@ from sluice.client.documents import Scalar, check_unicode, unfit, value_of, valu
 from sluice.common.v1 import filter_pb2 as pb
 from sluice.common.v1.document_pb2 import MetadataValue
 
-# The limits of the servers, checked here too: a text is refused where it is too large, and read no further.
+# The limits of the servers, checked here too, so that a text is rejected before the rest of it is parsed.
 MAX_DEPTH: Final = 32
 MAX_CONDITIONS: Final = 256
 MAX_VALUES: Final = 1024
 MAX_SIZE: Final = 8192
 MAX_BYTES: Final = 2**20
-# Characters of a text that an error repeats.
+# Most characters of a text in an error message.
 _SHOWN: Final = 64
 _OPERATORS: Final[dict[str, pb.Comparison.Operator.ValueType]] = {
     "==": pb.Comparison.OPERATOR_EQUAL,
@@ -53,7 +53,7 @@ _TOKEN: Final = re.compile(
 
 
 def where(text: str) -> pb.Filter:
-    """The filter that a text says. Raises InvalidRequest: what was expected at which column, and what was found."""
+    """Return the filter of a text. Raises InvalidRequest with a column, what was expected there, and what was given."""
     if len(text) > MAX_BYTES:
         raise unfit("filter", f"expected at most {MAX_BYTES:,} characters, got {len(text):,}")
     check_unicode(text, "filter")
@@ -64,12 +64,12 @@ def where(text: str) -> pb.Filter:
 
 
 def filter_proto(condition: pb.Filter | str | None) -> pb.Filter | None:
-    """The proto of a filter given as text, proto or not at all. Raises InvalidRequest."""
+    """Return the proto of a filter that is a text, a proto or None. Raises InvalidRequest."""
     return where(condition) if isinstance(condition, str) else condition
 
 
 def to_text(condition: pb.Filter) -> str:
-    """The text of a filter: `where(to_text(f))` means what `f` means."""
+    """Return the text of a filter, such that `where(to_text(f))` is equivalent to `f`."""
     match condition.WhichOneof("condition"):
         case "all_of":
             text = _joined(condition.all_of, " and ")
@@ -93,7 +93,7 @@ def to_text(condition: pb.Filter) -> str:
 
 
 class _Token(NamedTuple):
-    """A piece of the text: its kind, what it says, and the column where it starts, from 1."""
+    """A token: its kind, its text, and the column where it starts, from 1."""
 
     kind: str
     text: str
@@ -104,7 +104,7 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """Reads one text by recursive descent: a method a rule of the grammar."""
+    """A recursive-descent parser of one text, with a method for each rule of the grammar."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _tokens(text)
@@ -205,17 +205,17 @@ class _Parser:
         self._expect_symbol("(")
         token = self._peek()
         if token.kind != "text":
-            raise self._unexpected("a moment such as '2024-05-01T12:00:00Z'")
+            raise self._unexpected("a time such as '2024-05-01T12:00:00Z'")
         try:
             moment = datetime.fromisoformat(_unquoted(token.text))
         except ValueError:
-            raise self._unexpected("a moment such as '2024-05-01T12:00:00Z'") from None
+            raise self._unexpected("a time such as '2024-05-01T12:00:00Z'") from None
         self._advance()
         self._expect_symbol(")")
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def _count(self, more: int = 1) -> None:
-        """Count conditions and values. Raises InvalidRequest when there are too many of them."""
+        """Count conditions and values. Raises InvalidRequest if there are too many."""
         self._size += more
         if self._size > MAX_SIZE:
             raise unfit("filter", f"expected at most {MAX_SIZE:,} conditions and values in all, got more")
@@ -252,9 +252,9 @@ class _Parser:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    """Yield the tokens of a text as they are needed, and at last one of kind `end`.
+    """Yield the tokens of a text lazily, followed by one of kind `end`.
 
-    Raises InvalidRequest at what is no token.
+    Raises InvalidRequest for text that is not a token.
     """
     position = 0
     end = len(text.rstrip())
@@ -271,7 +271,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _unquoted(token: str) -> str:
-    """The text in quotes: a backslash keeps the character after it."""
+    """Return the text in quotes. A backslash escapes the next character."""
     return re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL)
 
 
@@ -280,7 +280,7 @@ def _joined(parts: pb.FilterList, word: str) -> str:
 
 
 def _nested(part: pb.Filter) -> str:
-    """The text of a part of a list, in parentheses when it is a list itself."""
+    """Return the text of an element of a list, in parentheses if it is a list itself."""
     text = to_text(part)
     return f"({text})" if part.WhichOneof("condition") in {"all_of", "any_of"} else text
 

@@ -1,8 +1,8 @@
-"""The documents of an index stream that are on their way, what to send next, and one stream from asyncio.
+"""The window of unacknowledged documents of an index stream, and the stream itself for asyncio.
 
-Rule: the window is pure; the clients move the messages.
-Facts: acknowledgements come in any order. A stream can end at any time (a server that drains, a connection closed for
-age); what was not acknowledged is then sent again, which is harmless: indexing is idempotent.
+Rule: the window is pure; the clients send and receive the messages.
+Facts: acknowledgements arrive in any order. A stream can end at any time, for example because the server drains.
+Documents that were not acknowledged are then sent again, which is harmless because indexing is idempotent.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 MESSAGE_DOCUMENTS: Final = 64
 DEFAULT_PATIENCE_S: Final = 600.0
-# A message of documents stays well under the 16 MiB that servers take.
+# Well below the 16 MiB that servers accept.
 MESSAGE_BYTES: Final = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Chunking:
-    """How documents are cut into chunks: by tokens, between words."""
+    """How documents are cut into chunks. Chunks are cut between words."""
 
     tokens: int
-    """Of a chunk at most, with its title: 16 or more, and not over what the model reads."""
+    """Most tokens of a chunk, including the title: at least 16, and at most the limit of the model."""
     overlap: int = 0
-    """Tokens that a chunk shares with the one before it, up to half of `tokens`."""
+    """Tokens that a chunk shares with the previous one, up to half of `tokens`."""
 
 
 def opening(
     collection: str, create: bool, filterable_fields: Mapping[str, str], chunking: Chunking | None = None
 ) -> pb.IndexRequest:
-    """The first message of a stream."""
+    """Return the first message of a stream."""
     fields = [pb.FilterableField(name=name, type=kind) for name, kind in filterable_fields.items()]
     first = pb.IndexRequest(collection=collection, create_collection=create, filterable_fields=fields)
     if chunking is not None:
@@ -47,49 +47,50 @@ def opening(
 
 
 class NoAnswer(Exception):
-    """No response came in time."""
+    """Raised if no response arrives in time."""
 
 
 class Window:
-    """Documents taken from the source and not yet acknowledged: at most `limit`, so memory is bounded.
+    """The documents that were taken from the source and are not acknowledged yet.
 
-    With `max_bytes` no more are taken while those that are there have as many bytes.
+    An id is sent only once at a time. An equal id waits for the acknowledgement, so that the later document wins.
 
-    An id is on its way once at most: an equal one waits for its acknowledgement, so that the later document wins.
+    limit      most documents; at least those of one message
+    max_bytes  no more documents are taken while the window has this many bytes
     """
 
     def __init__(self, limit: int, *, max_bytes: float = math.inf) -> None:
         self._limit = max(limit, MESSAGE_DOCUMENTS)
         self._max_bytes = max_bytes
         self.byte_count = 0
-        """Bytes of all of them."""
+        """Bytes of all documents in the window."""
         self._waiting_bytes = 0
         self._waiting: deque[document_pb2.Document] = deque()
         self._sent: dict[str, document_pb2.Document] = {}
         self.stored = 0
-        """Documents that the server acknowledged as stored."""
+        """Number of documents that the server acknowledged as stored."""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._sent)
 
     @property
     def is_full(self) -> bool:
-        """True when the documents that are still to be sent fill a message."""
+        """Whether the documents that are not sent yet fill a message."""
         return self._waiting_bytes >= MESSAGE_BYTES
 
     @property
     def is_waiting(self) -> bool:
-        """True when a document that was taken in is still to be sent."""
+        """Whether a document of the window is not sent yet."""
         return bool(self._waiting)
 
     def room(self) -> int:
-        """How many documents to take from the source now: none, or enough for a whole message."""
+        """Return the number of documents to take from the source now: 0, or enough for a whole message."""
         has_room = not self._waiting and len(self._sent) + MESSAGE_DOCUMENTS <= self._limit
         has_room = has_room and self.byte_count < self._max_bytes
         return MESSAGE_DOCUMENTS if has_room else 0
 
     def add(self, documents: Iterable[Document]) -> Iterator[Acknowledgement]:
-        """Take documents in; gives acknowledgements of those that cannot be sent at all."""
+        """Add documents. Yield the acknowledgements of documents that cannot be sent."""
         for document in documents:
             try:
                 proto = document_proto(document)
@@ -103,41 +104,44 @@ class Window:
                 self._waiting_bytes += size
 
     def messages(self) -> Iterator[pb.IndexRequest]:
-        """What can be sent now, in order; noted as sent."""
+        """Yield the messages that can be sent now, and mark their documents as sent."""
         while batch := self._batch():
             self._sent.update((document.document_id, document) for document in batch)
             yield pb.IndexRequest(documents=batch)
 
     def acknowledge(self, response: pb.IndexResponse) -> Iterator[Acknowledgement]:
-        """Let go of the documents that a response acknowledges. Raises BackendFailed for one that was not sent."""
+        """Remove the acknowledged documents and yield their acknowledgements.
+
+        Raises BackendFailed for a document that was not sent.
+        """
         for proto in response.acknowledgements:
             known = self._sent.pop(proto.document_id, None)
             if known is None:
-                raise BackendFailed(f"the server acknowledged {proto.document_id!r}, which was not on its way")
+                raise BackendFailed(f"the server acknowledged {proto.document_id!r}, which was not sent")
             self.stored += proto.outcome != pb.Acknowledgement.OUTCOME_FAILED
             self.byte_count -= known.ByteSize()
             yield acknowledgement(proto)
 
     def rewind(self) -> None:
-        """Forget that documents were sent: they are sent again, first and in order, on the next stream."""
+        """Mark all documents as not sent, so that the next stream sends them first and in order."""
         self._waiting.extendleft(reversed(self._sent.values()))
         self._waiting_bytes = self.byte_count
         self._sent.clear()
 
     def expect_empty(self) -> None:
-        """Raise BackendFailed when the server ended the stream well and left documents without acknowledgement."""
+        """Raise BackendFailed if the server ended the stream without an error and did not acknowledge all documents."""
         if len(self):
-            raise BackendFailed(f"the server ended the stream and left {len(self)} documents without acknowledgement")
+            raise BackendFailed(f"the server ended the stream without acknowledging {len(self)} documents")
 
     def _batch(self) -> list[document_pb2.Document]:
-        """The next documents for one message: up to the limits of a message, and to the first id on its way."""
+        """Return the documents of the next message: up to its limits, and up to the first id that is sent already."""
         batch: dict[str, document_pb2.Document] = {}
         size = 0
         while self._waiting and len(batch) < MESSAGE_DOCUMENTS:
             document = self._waiting[0]
             size += document.ByteSize()
-            on_its_way = document.document_id in self._sent or document.document_id in batch
-            if on_its_way or (batch and size > MESSAGE_BYTES):
+            is_sent = document.document_id in self._sent or document.document_id in batch
+            if is_sent or (batch and size > MESSAGE_BYTES):
                 break
             batch[document.document_id] = self._waiting.popleft()
             self._waiting_bytes -= document.ByteSize()
@@ -158,17 +162,17 @@ async def index_stream(
     progressed: Callable[[int], None] = lambda documents: None,
     ends_at: Callable[[], float | None] = lambda: None,
 ) -> AsyncGenerator[Acknowledgement]:
-    """The acknowledgements of one stream, to the end of the source.
+    """Yield the acknowledgements of one stream, to the end of the source.
 
-    Raises grpc.RpcError when the stream breaks, and NoAnswer when no response comes in time.
+    call        the method `Index` of the stub
+    first       first message of the stream
+    progressed  called with the number of documents that were taken from the source, or acknowledged
+    ends_at     returns when to stop waiting for the next response, on the event loop's clock; None waits without limit
 
-    call        the stub's `Index`
-    first       what opens the stream
-    progressed  called with how many documents were taken from the source, or acknowledged
-    ends_at     when to stop waiting for the next answer, on the event loop's clock; None waits without limit
+    Raises grpc.RpcError if the stream breaks, and NoAnswer if no response arrives in time.
     """
     outgoing: asyncio.Queue[pb.IndexRequest | None] = asyncio.Queue()
-    responses = call(_drained(outgoing))
+    responses = call(_messages(outgoing))
     try:
         outgoing.put_nowait(first)
         ended = False
@@ -191,19 +195,21 @@ async def index_stream(
             progressed(len(response.acknowledgements))
             for acknowledgement in window.acknowledge(response):
                 yield acknowledgement
-            progressed(len(response.acknowledgements))  # again: whoever takes them may take their time
+            progressed(
+                len(response.acknowledgements)
+            )  # Again, because the caller may take long to process the acknowledgements.
         window.expect_empty()
     finally:
         responses.cancel()
 
 
 def _send(window: Window, outgoing: "asyncio.Queue[pb.IndexRequest | None]") -> None:
-    """Queue what the window has to send; its limit bounds the queue."""
+    """Queue the messages that the window can send. The limit of the window also limits the queue."""
     for message in window.messages():
         outgoing.put_nowait(message)
 
 
-async def _drained(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncIterator[pb.IndexRequest]:
+async def _messages(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncIterator[pb.IndexRequest]:
     while (message := await queue.get()) is not None:
         yield message
 
@@ -211,7 +217,10 @@ async def _drained(queue: "asyncio.Queue[pb.IndexRequest | None]") -> AsyncItera
 async def _take(
     window: Window, source: AsyncIterator[Document], progressed: Callable[[int], None]
 ) -> tuple[list[Acknowledgement], bool]:
-    """Take documents until they fill a message; return those that cannot be sent, and whether the source has ended."""
+    """Take documents until they fill a message.
+
+    Returns the acknowledgements of documents that cannot be sent, and whether the source has ended.
+    """
     unfit: list[Acknowledgement] = []
     for _ in range(window.room()):
         document = await anext(source, None)

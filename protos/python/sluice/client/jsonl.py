@@ -1,4 +1,4 @@
-"""Documents from lines of JSON: ours, and BEIR's corpus files.
+"""Documents from JSON lines, in the format of Sluice or of the corpus files of BEIR.
 
 {"id": "a", "title": "…", "text": "…", "metadata": {"year": 2024}}
 {"_id": "a", "title": "…", "text": "…", "metadata": {}}
@@ -13,14 +13,17 @@ from sluice.client.documents import Document
 
 
 class Unreadable(NamedTuple):
-    """A line that is no document: its number, from 1, and what is wrong with it."""
+    """A line that is not a document: its number, from 1, and the reason."""
 
     line: int
     problem: str
 
 
 def documents(lines: Iterable[str], *, timestamps: frozenset[str] = frozenset()) -> Iterator[Document | Unreadable]:
-    """A document, or what is wrong, for each line that is not blank. Metadata named in `timestamps` are ISO 8601."""
+    """Yield a document, or the reason why it is none, for each line that is not blank.
+
+    timestamps  names of metadata that are timestamps, in ISO 8601
+    """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -31,16 +34,16 @@ def documents(lines: Iterable[str], *, timestamps: frozenset[str] = frozenset())
 
 
 def parsed(line: str | bytes) -> object:
-    """Return the value of a line of JSON. Raises ValueError; also for one that nests too deeply to be read."""
+    """Return the value of a line of JSON. Raises ValueError, also for JSON that is nested too deeply."""
     try:
         value: object = json.loads(line)
     except RecursionError:
-        raise ValueError("expected JSON of a document, got one nested too deeply to be read") from None
+        raise ValueError("expected JSON of a document, got JSON that is nested too deeply") from None
     return value
 
 
 def document(record: object, timestamps: frozenset[str]) -> Document:
-    """The document in a JSON value. Raises ValueError saying what was expected."""
+    """Return the document in a JSON value. Raises ValueError with what was expected."""
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, got {type(record).__name__}")
     document_id = record.get("id", record.get("_id"))
@@ -67,6 +70,6 @@ def _moment(name: str, value: object) -> datetime:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
         raise ValueError(
-            f'expected "{name}" to be a moment such as 2024-05-01T12:00:00Z, got {str(value)!r:.80}'
+            f'expected "{name}" to be a time such as 2024-05-01T12:00:00Z, got {str(value)!r:.80}'
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

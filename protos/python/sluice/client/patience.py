@@ -1,4 +1,4 @@
-"""How long an index call goes on without an acknowledged document, and what it says when it gives up."""
+"""The state of an index call across its streams: how long it retries without an acknowledgement."""
 
 import threading
 import time
@@ -15,16 +15,16 @@ from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import SluiceError, Unavailable
 from sluice.search.v1 import search_service_pb2 as pb
 
-# An index stream is opened again until the caller's patience ends, not so many times.
+# The number of attempts is not limited, only the time without an acknowledgement.
 _RETRY: Final = RetryPolicy(attempts=1_000_000, initial_s=0.1)
 
 OnRetry = Callable[[SluiceError, float], None]
 
 
 class IndexJob:
-    """An index call: its first message, its window, its patience, and how many documents are stored.
+    """An index call: its first message, its window, and the time until it gives up.
 
-    Patience is renewed by acknowledgements, and by documents from the source, which may have taken its time.
+    That time starts again with each acknowledgement, and with each document from the source, which may be slow.
     """
 
     def __init__(self, first: pb.IndexRequest, window: Window, patience_s: float, on_retry: OnRetry | None) -> None:
@@ -36,19 +36,19 @@ class IndexJob:
         self.progressed(1)
 
     def progressed(self, documents: int) -> None:
-        """Renew the patience, when there were documents at all."""
+        """Restart the time until the call gives up, if there were documents."""
         if documents:
             self.ends_at = time.monotonic() + self.patience_s
             self._attempts = Attempts(_RETRY, None, deadline=self.ends_at)
 
     def acknowledge(self, response: pb.IndexResponse) -> Iterator[Acknowledgement]:
-        """Yield the acknowledgements of a response. The time that their receiver takes does not count."""
+        """Yield the acknowledgements of a response. The time that the caller takes to process them does not count."""
         self.progressed(len(response.acknowledgements))
         yield from self.window.acknowledge(response)
         self.progressed(len(response.acknowledgements))
 
     def broken(self, error: grpc.RpcError) -> float:
-        """Return the seconds to wait before the next stream, which sends again. Raises SluiceError when to end."""
+        """Return the seconds to wait before the next stream. Raises SluiceError if the call must end."""
         self.window.rewind()
         try:
             seconds = wait_s(self._attempts, error)
@@ -60,13 +60,13 @@ class IndexJob:
         return seconds
 
     def given_up(self, failure: Unavailable | None = None) -> Unavailable:
-        """Return the error of patience that ended: what is stored, how to go on, and what the server said last."""
+        """Return the error of a call that gave up: the number of stored documents, and the last error of the server."""
         last = failure or self._last
         stored = self.window.stored
         return Unavailable(
-            f"no document was acknowledged for {self.patience_s:g} s; {stored:,} were stored before. Index the same "
-            f"documents again to go on: those that are stored are skipped. "
-            f"The server's last answer: {last.message if last else 'none'}",
+            f"no document was acknowledged for {self.patience_s:g} s; {stored:,} were stored before. To continue, "
+            f"index the same documents again: stored documents are skipped. "
+            f"Last error of the server: {last.message if last else 'none'}",
             reason=last.reason if last else ErrorReason.ERROR_REASON_OVERLOADED,
             metadata={**(last.metadata if last else {}), "patience_s": self.patience_s, "stored": stored},
             retry_after_s=last.retry_after_s if isinstance(last, Unavailable) else None,
@@ -74,7 +74,7 @@ class IndexJob:
 
 
 class Watchdog:
-    """Calls `cancel` when a wait lasts longer than it may: a read of a synchronous gRPC stream has no timeout."""
+    """A timeout for reads of a synchronous gRPC stream, which have none: calls `cancel` if a read takes too long."""
 
     def __init__(self, cancel: Callable[[], object]) -> None:
         self._cancel = cancel
@@ -86,7 +86,7 @@ class Watchdog:
         self._thread.start()
 
     def read(self, responses: Iterator[pb.IndexResponse], job: IndexJob) -> pb.IndexResponse | None:
-        """Return the next response; None at the end. Raises Unavailable when the job's patience ends before that."""
+        """Return the next response, or None at the end. Raises Unavailable if the job gives up before that."""
         self._set(job.ends_at)
         try:
             return next(responses, None)
@@ -98,7 +98,7 @@ class Watchdog:
             self._set(None)
 
     def close(self) -> None:
-        """End the watch."""
+        """Stop the thread."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()

@@ -1,6 +1,6 @@
-"""Tensors to and from buffers, without numpy.
+"""Conversion of tensors to and from buffers, without numpy.
 
-Facts: `numpy.asarray` takes a memoryview without a copy. Tensors are little-endian, as is every machine we build for.
+Facts: `numpy.asarray` converts a memoryview without a copy. Tensors are little-endian, as are all supported machines.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from sluice.errors import BackendFailed
 
 
 def float32_view(tensor: pb.Tensor) -> "memoryview[float]":
-    """The values of a float32 tensor as a read-only memoryview of its shape, sharing its memory.
+    """Return a float32 tensor as a read-only memoryview of its shape, which shares its memory.
 
-    Raises BackendFailed when type, shape and size do not fit each other.
+    Raises BackendFailed if type, shape and size do not match.
     """
     shape = list(tensor.shape)
     if tensor.data_type != pb.DATA_TYPE_FLOAT32 or len(tensor.data) != 4 * prod(shape) or not tensor.data:
@@ -25,7 +25,7 @@ def float32_view(tensor: pb.Tensor) -> "memoryview[float]":
 
 
 def rows(tensor: pb.Tensor, counts: Sequence[int]) -> "list[memoryview[float]]":
-    """The [count, columns] blocks of a float32 [sum(counts), columns] tensor, sharing its memory."""
+    """Return the blocks, float32[count, D], of a tensor float32[sum(counts), D]. They share its memory."""
     if not counts:
         return []
     columns = tensor.shape[1] if len(tensor.shape) == 2 else 0
@@ -40,9 +40,10 @@ def rows(tensor: pb.Tensor, counts: Sequence[int]) -> "list[memoryview[float]]":
 
 
 def float32_tensor(vectors: Any, *, axes: int, field: str) -> pb.Tensor:
-    """The tensor of a C-contiguous float32 buffer with so many axes: a numpy array, a memoryview, what `embed` gave.
+    """Return the tensor of a C-contiguous float32 buffer, such as a numpy array, a memoryview or a result of `embed`.
 
-    Raises InvalidRequest naming `field` when the buffer is something else.
+    axes   required number of axes
+    field  field of the violation in the InvalidRequest that is raised for other buffers
     """
     view = memoryview(vectors)
     if view.format not in {"f", "<f"} or view.ndim != axes or not view.c_contiguous:

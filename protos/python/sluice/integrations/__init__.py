@@ -1,1 +1,1 @@
-"""Sluice inside the libraries people build applications with. Each module needs that library: see INTEGRATIONS.md."""
+"""Integrations of Sluice into other libraries. Each module needs its library; see INTEGRATIONS.md."""

@@ -1,7 +1,7 @@
-"""Sluice in LangChain: a retriever, embeddings, and a document compressor that reranks.
+"""Integration into LangChain: a retriever, embeddings, and a document compressor that reranks.
 
-Needs `sluice-search[langchain]`. Clients are given, so that their connections, deadlines and credentials are the
-caller's; errors are `sluice.errors`.
+Needs `sluice-search[langchain]`. The caller passes clients, and so chooses connections, deadlines and credentials.
+Errors are those of `sluice.errors`.
 """
 
 from collections.abc import Sequence
@@ -18,40 +18,40 @@ from sluice.client.answers import Result, SearchAnswer
 
 
 class SluiceRetriever(BaseRetriever):
-    """The results of a pipeline as documents, best first.
+    """A retriever that returns the results of a pipeline, best first.
 
-    A document's metadata are those it was indexed with, and `title`, `score` and `degraded`: whether a stage of the
-    search was skipped or cut short.
+    The metadata of a document are its own, and `title`, `score` and `degraded`, which is true if a stage of the search
+    was skipped or ran out of time.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     client: SearchClient
-    """Where searches go."""
+    """Client for searches."""
     async_client: AsyncSearchClient | None = None
-    """Where asynchronous searches go; without it, they run in a thread."""
+    """Client for asynchronous searches. Without it, they run in a thread."""
     collection: str
-    """What is searched."""
+    """Name of the collection."""
     pipeline: str = ""
-    """Name of the pipeline; empty takes the default."""
+    """Name of the pipeline; empty takes the server's default."""
     top_k: int = 10
-    """How many documents."""
+    """Number of documents."""
     filter: str | None = None
-    """Only documents that match, e.g. `year >= 2020`."""
+    """Filter that documents must match, for example `year >= 2020`."""
     timeout_s: float | None = None
-    """Longest time of a search, in seconds; None takes the client's."""
+    """Timeout of a search, in seconds; None takes that of the client."""
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        return documents(self.client.search(self.collection, query, **self._how()))
+        return documents(self.client.search(self.collection, query, **self._options()))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
     ) -> list[Document]:
         if self.async_client is None:
             return await super()._aget_relevant_documents(query, run_manager=run_manager)
-        return documents(await self.async_client.search(self.collection, query, **self._how()))
+        return documents(await self.async_client.search(self.collection, query, **self._options()))
 
-    def _how(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         return {
             "top_k": self.top_k,
             "pipeline": self.pipeline,
@@ -61,39 +61,39 @@ class SluiceRetriever(BaseRetriever):
 
 
 class SluiceEmbeddings(Embeddings):
-    """Vectors of the embedding service, with the prompts of its model for queries and for documents."""
+    """Embeddings of the embedding service, with the model's prompts for queries and documents."""
 
     def __init__(self, client: EmbeddingClient, *, model: str = "") -> None:
         self._client = client
         self._model = model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """A vector for each document. Raises SluiceError."""
+        """Return a vector for each document. Raises SluiceError."""
         vectors: list[list[float]] = self._client.encode_document(texts, model=self._model).tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a query. Raises SluiceError."""
+        """Return the vector of a query. Raises SluiceError."""
         vector: list[float] = self._client.encode_query(text, model=self._model).tolist()
         return vector
 
 
 class SluiceReranker(BaseDocumentCompressor):
-    """Documents ordered anew by the reranking service; each has its `relevance_score` in its metadata."""
+    """A compressor that reranks documents, and adds `relevance_score` to their metadata."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     client: RerankingClient
-    """Who scores."""
+    """Client of the reranking service."""
     model: str = ""
-    """Reranking model; empty when the server has one."""
+    """Name of the model. May be empty if the server has only one."""
     top_k: int = 0
-    """Keep the best so many; 0 keeps all."""
+    """Number of documents to keep; 0 keeps all."""
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        """The documents, best first. Raises SluiceError."""
+        """Return the documents, best first. Raises SluiceError."""
         if not documents:
             return []
         texts = [document.page_content for document in documents]
@@ -106,7 +106,7 @@ class SluiceReranker(BaseDocumentCompressor):
 
 
 def documents(answer: SearchAnswer) -> list[Document]:
-    """The results as LangChain's documents."""
+    """Return the results as documents of LangChain."""
     return [_document(result, degraded=answer.degraded) for result in answer.results]
 
 

@@ -1,7 +1,7 @@
-"""Sluice in LlamaIndex: a retriever, and a node post-processor that reranks.
+"""Integration into LlamaIndex: a retriever, and a node postprocessor that reranks.
 
-Needs `sluice-search[llama-index]`. Clients are given, so that their connections, deadlines and credentials are the
-caller's; errors are `sluice.errors`.
+Needs `sluice-search[llama-index]`. The caller passes clients, and so chooses connections, deadlines and credentials.
+Errors are those of `sluice.errors`.
 """
 
 from typing import Any
@@ -16,21 +16,21 @@ from sluice.client.answers import Result, SearchAnswer
 
 
 class SluiceRetriever(BaseRetriever):
-    """The results of a pipeline as nodes, best first.
+    """A retriever that returns the results of a pipeline, best first.
 
-    A node's metadata are those the document was indexed with, and `title` and `degraded`: whether a stage of the search
-    was skipped or cut short.
+    The metadata of a node are those of the document, and `title` and `degraded`, which is true if a stage of the search
+    was skipped or ran out of time.
 
-    client        where searches go
-    collection    what is searched
-    async_client  where asynchronous searches go; without it, they block
-    pipeline      name of the pipeline; empty takes the default
-    top_k         how many nodes
-    filter        only documents that match, e.g. `year >= 2020`
-    timeout_s     longest time of a search, in seconds; None takes the client's
+    client        client for searches
+    collection    name of the collection
+    async_client  client for asynchronous searches; without it, they block
+    pipeline      name of the pipeline; empty takes the server's default
+    top_k         number of nodes
+    filter        filter that documents must match, for example `year >= 2020`
+    timeout_s     timeout of a search, in seconds; None takes that of the client
     """
 
-    def __init__(  # noqa: PLR0913 - each is a field of the search
+    def __init__(  # noqa: PLR0913 - fields of the search
         self,
         client: SearchClient,
         collection: str,
@@ -45,7 +45,7 @@ class SluiceRetriever(BaseRetriever):
         self._client = client
         self._async_client = async_client
         self._collection = collection
-        self._how: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "top_k": top_k,
             "pipeline": pipeline,
             "filter": filter,
@@ -53,36 +53,36 @@ class SluiceRetriever(BaseRetriever):
         }
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return nodes(self._client.search(self._collection, query_bundle.query_str, **self._how))
+        return nodes(self._client.search(self._collection, query_bundle.query_str, **self._options))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         if self._async_client is None:
             return self._retrieve(query_bundle)
-        return nodes(await self._async_client.search(self._collection, query_bundle.query_str, **self._how))
+        return nodes(await self._async_client.search(self._collection, query_bundle.query_str, **self._options))
 
 
 class SluiceRerank(BaseNodePostprocessor):
-    """Nodes ordered anew by the reranking service, with its scores."""
+    """A postprocessor that reranks nodes and gives them new scores."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     client: RerankingClient
-    """Who scores."""
+    """Client of the reranking service."""
     model: str = ""
-    """Reranking model; empty when the server has one."""
+    """Name of the model. May be empty if the server has only one."""
     top_n: int = 0
-    """Keep the best so many; 0 keeps all."""
+    """Number of nodes to keep; 0 keeps all."""
 
     @classmethod
     def class_name(cls) -> str:
-        """What LlamaIndex calls it."""
+        """Return the name by which LlamaIndex refers to this class."""
         return "SluiceRerank"
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         if query_bundle is None:
-            raise ValueError("SluiceRerank: expected the query beside the nodes, got none")
+            raise ValueError("SluiceRerank: expected a query with the nodes, got none")
         if not nodes:
             return []
         texts = [node.node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
@@ -91,7 +91,7 @@ class SluiceRerank(BaseNodePostprocessor):
 
 
 def nodes(answer: SearchAnswer) -> list[NodeWithScore]:
-    """The results as LlamaIndex's nodes."""
+    """Return the results as nodes of LlamaIndex."""
     return [
         NodeWithScore(node=_node(result, degraded=answer.degraded), score=result.score) for result in answer.results
     ]
