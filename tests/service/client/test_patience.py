@@ -1,4 +1,4 @@
-"""Index calls into servers that stop acknowledging: patience ends them, and the error says how to go on."""
+"""Index calls to servers that stop acknowledging end after `patience_s`, with an error that says how to continue."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ async def extend(known: list[Acknowledgement], acks: AsyncIterator[Acknowledgeme
 def check_end(error: Unavailable, known: int) -> None:
     assert 0 < known < 5000
     assert f"no document was acknowledged for 0.5 s; {known} were stored before" in error.message
-    assert "Index the same documents again to go on" in error.message
+    assert "To continue, index the same documents again" in error.message
     assert error.metadata["stored"] == str(known)
 
 
@@ -57,7 +57,7 @@ async def test_async_index_into_a_server_that_falls_silent_gives_up_and_says_how
         assert await asyncio.to_thread(search.ended.wait, 30)
 
 
-def test_patience_does_not_count_the_time_of_whoever_takes_acknowledgements() -> None:
+def test_patience_does_not_count_the_time_of_the_caller() -> None:
     search = ScriptedSearch()
     with in_background(search.served()) as address, SearchClient(address) as client:
         acks = client.index("docs", documents(200), patience_s=0.5)

@@ -81,7 +81,7 @@ def test_stream_that_ends_with_documents_left_is_the_servers_failure() -> None:
     window = Window(1000)
     window.expect_empty()
     list(window.add(documents("a")))
-    with pytest.raises(BackendFailed, match="left 1 documents"):
+    with pytest.raises(BackendFailed, match="without acknowledging 1 documents"):
         window.expect_empty()
 
 

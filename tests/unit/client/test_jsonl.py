@@ -32,7 +32,7 @@ def test_line_is_a_document(line: str, expected: Document) -> None:
         ('{"id": true, "text": "x"}', 'expected an "id" or "_id"'),
         ('{"id": "a", "text": 1}', 'expected "text" to be a text, got int'),
         ('{"id": "a", "text": "x", "metadata": [1]}', 'expected "metadata" to be an object, got list'),
-        ('{"id": "a", "text": "x", "metadata": {"on": "soon"}}', 'expected "on" to be a moment'),
+        ('{"id": "a", "text": "x", "metadata": {"on": "soon"}}', 'expected "on" to be a time'),
     ],
 )
 def test_line_that_is_no_document_is_told_with_its_number(line: str, problem: str) -> None:
