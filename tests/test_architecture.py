@@ -142,8 +142,8 @@ def test_functions_and_files_stay_small() -> None:
     assert not large, "\n".join(large)
 
 
-def test_the_model_servers_have_one_shape() -> None:
-    for service in ("embedding", "reranking"):
+def test_the_servers_have_one_shape() -> None:
+    for service in ("embedding", "reranking", "orchestrator"):
         folder = ROOT / "services" / service
         for name in ("__main__.py", "server.py", "servicer.py", "settings.py", "wire.py"):
             assert (folder / name).exists(), f"{service}: {name} is missing"
@@ -171,5 +171,34 @@ def test_rpc_is_layered() -> None:
         for line, name in imports(path)
         if is_in(name, {"services.rpc"})
         and not is_in(name, flat | {f"services.rpc.{one}" for one in RPC_LAYERS.get(path.parent.name, set())})
+    ]
+    assert not broken, "\n".join(broken)
+
+
+# What each folder of the orchestrator may import of the orchestrator: search -> pipelines -> downstream, and
+# indexing -> downstream. The shared modules beside the folders import downstream only.
+ORCHESTRATOR_LAYERS = {
+    "downstream": {"downstream"},
+    "pipelines": {"downstream", "pipelines", "chunks"},
+    "indexing": {"downstream", "indexing", "chunks", "documents", "metrics"},
+    "search": {"downstream", "pipelines", "search", "chunks", "discovery", "documents", "metrics"},
+    "chunks": {"downstream"},
+    "discovery": {"downstream"},
+    "documents": set(),
+    "metrics": set(),
+}
+
+
+def test_the_orchestrator_is_layered() -> None:
+    folder = ROOT / "services/orchestrator"
+    flat = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(flat) <= 12
+    broken = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for layer, allowed in ORCHESTRATOR_LAYERS.items()
+        for path in (sources(f"services/orchestrator/{layer}") or [folder / f"{layer}.py"])
+        for line, name in imports(path)
+        if is_in(name, {"services.orchestrator"})
+        and not is_in(name, {f"services.orchestrator.{one}" for one in allowed})
     ]
     assert not broken, "\n".join(broken)

@@ -14,7 +14,8 @@ from services.orchestrator.downstream.schemas import METADATA_TYPES
 from services.orchestrator.indexing.messages import Acknowledgement, Message, Outcome, StreamHeader
 from services.orchestrator.pipelines.schema import FUSE, Pipeline
 from services.orchestrator.pipelines.validation import Check, State
-from services.orchestrator.search.execution import Answer, Query, StageReport, Status
+from services.orchestrator.search.answer import Answer
+from services.orchestrator.search.execution import Query, StageReport, Status
 from services.rpc.validation import Violations, validating
 
 DEFAULT_TOP_K: Final = 10

@@ -40,6 +40,11 @@ class StageBinding:
     accepts: AcceptedVectors = _ANY
     """The vectors that the field accepts."""
 
+    @property
+    def can_search(self) -> bool:
+        """Whether the stage can search."""
+        return not (self.error or self.is_left_out)
+
     def check(self, vectors: EmbeddingBatch, kind: Kind) -> None:
         """Raise PreconditionFailed if the field does not accept the vectors of a query."""
         given, accepts = vectors.dimensions(kind), self.accepts
@@ -56,6 +61,18 @@ class StageBinding:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """What one embedding model computes for a search."""
+
+    kinds: tuple[Kind, ...]
+    """The kinds of vectors that the stages need."""
+    stages: tuple[Retriever | Refine, ...]
+    """The stages that need them."""
+    is_required: bool
+    """The search fails without them."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """A pipeline with the bindings of its stages to a collection."""
 
@@ -64,39 +81,10 @@ class Plan:
     pipeline: Pipeline
     bindings: Mapping[str, StageBinding]
     """The binding of each stage that searches a field, by its name."""
+    encodings: Mapping[str, Encoding]
+    """The vectors of the query that the stages need, by the name of the embedding model."""
     is_chunked: bool
     """Whether the collection holds chunks of documents."""
-
-    @property
-    def encoded(self) -> list[Retriever | Refine]:
-        """The stages that need vectors of the query."""
-        return [
-            stage for stage in field_stages(self.pipeline) if field_kind(stage) != "text" and self._can_search(stage)
-        ]
-
-    @property
-    def encodings(self) -> dict[str, tuple[Kind, ...]]:
-        """The kinds of vectors that the stages need from each embedding model."""
-        kinds: dict[str, dict[Kind, None]] = {}
-        for stage in self.encoded:
-            kind = field_kind(stage)
-            if kind != "text":
-                kinds.setdefault(self.bindings[stage.name].model, {})[kind] = None
-        return {model: tuple(needed) for model, needed in kinds.items()}
-
-    def needing(self, model: str) -> list[Retriever | Refine]:
-        """Return the stages that need vectors of this model."""
-        return [stage for stage in self.encoded if self.bindings[stage.name].model == model]
-
-    def depends_on(self, model: str) -> bool:
-        """Return whether a search fails without vectors of this model."""
-        needing = self.needing(model)
-        others = [stage for stage in self.pipeline.retrieve if stage not in needing and self._can_search(stage)]
-        return not others or any(stage.on_error == "fail" for stage in needing)
-
-    def _can_search(self, stage: Retriever | Refine) -> bool:
-        binding = self.bindings[stage.name]
-        return not (binding.error or binding.is_left_out)
 
 
 def field_stages(pipeline: Pipeline) -> tuple[Retriever | Refine, ...]:
@@ -122,7 +110,29 @@ def bind(name: str, pipeline: Pipeline, collection: Collection, models: Sequence
     if all(bindings[retriever.name].is_left_out for retriever in pipeline.retrieve):
         kinds = " or ".join(dict.fromkeys(retriever.kind for retriever in pipeline.retrieve))
         raise _no_field(f"pipeline {name!r}: expected a {kinds} field", collection.name, fields)
-    return Plan(name, pipeline, bindings, is_chunked(collection))
+    return Plan(name, pipeline, bindings, _encodings(pipeline, bindings), is_chunked(collection))
+
+
+def _encodings(pipeline: Pipeline, bindings: Mapping[str, StageBinding]) -> dict[str, Encoding]:
+    """Return what each embedding model computes, by its name."""
+    searching = [stage for stage in field_stages(pipeline) if bindings[stage.name].can_search]
+    kinds: dict[str, dict[Kind, None]] = {}
+    needing: dict[str, list[Retriever | Refine]] = {}
+    for stage in searching:
+        model, kind = bindings[stage.name].model, field_kind(stage)
+        if kind != "text":
+            kinds.setdefault(model, {})[kind] = None
+            needing.setdefault(model, []).append(stage)
+    return {
+        model: Encoding(tuple(kinds[model]), tuple(stages), _is_required(stages, searching))
+        for model, stages in needing.items()
+    }
+
+
+def _is_required(needing: Sequence[Retriever | Refine], searching: Sequence[Retriever | Refine]) -> bool:
+    """Return whether a search fails without the vectors that these stages need."""
+    other_retrievers = [stage for stage in searching if isinstance(stage, Retriever) and stage not in needing]
+    return not other_retrievers or any(stage.on_error == "fail" for stage in needing)
 
 
 def _bind_stage(

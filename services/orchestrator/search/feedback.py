@@ -15,9 +15,9 @@ from services.core.ranking import Ranking
 from services.orchestrator.downstream.queries import MAX_DEPTH, FieldQuery, feedback_query
 from services.orchestrator.downstream.retrieval import Candidates
 from services.orchestrator.pipelines.schema import Feedback, Rerank
+from services.orchestrator.search.answer import Answer
 from services.orchestrator.search.budget import has_time_for
 from services.orchestrator.search.execution import (
-    Answer,
     Retrieved,
     Scores,
     SearchContext,

@@ -15,6 +15,7 @@ from services.orchestrator.chunks import best_of_each_parent, is_chunk, parent_o
 from services.orchestrator.downstream.queries import MAX_DEPTH, FieldQuery, text_queries, vector_queries
 from services.orchestrator.downstream.retrieval import Candidates
 from services.orchestrator.downstream.vectors import EmbeddingBatch, Model
+from services.orchestrator.pipelines.binding import Encoding
 from services.orchestrator.pipelines.schema import EMBED, FUSE, Retriever, Rrf, WeightedSum
 from services.orchestrator.search.execution import (
     Retrieved,
@@ -52,13 +53,14 @@ async def retrieve(context: SearchContext) -> Retrieved:
 
     Raises the error of a retriever that must not be skipped, and StalePlan.
     """
-    retrievers = context.plan.pipeline.retrieve
+    retrievers, encodings = context.plan.pipeline.retrieve, context.plan.encodings
     try:
         async with asyncio.TaskGroup() as group:
-            deadlines = {stage.name: context.deadline_of(stage) for stage in (*retrievers, *context.plan.encoded)}
+            needing = [stage for encoding in encodings.values() for stage in encoding.stages]
+            deadlines = {stage.name: context.deadline_of(stage) for stage in (*retrievers, *needing)}
             embeddings = {
-                model: group.create_task(_embed(context, model, _latest(context, model, deadlines)))
-                for model in context.plan.encodings
+                model: group.create_task(_embed(context, model, encoding, _latest(encoding, deadlines)))
+                for model, encoding in encodings.items()
             }
             tasks = [
                 group.create_task(_run_retriever(context, stage, embeddings, deadlines[stage.name]))
@@ -75,7 +77,7 @@ async def retrieve(context: SearchContext) -> Retrieved:
     )
 
 
-async def _embed(context: SearchContext, model: str, deadline: Deadline) -> _Embedding:
+async def _embed(context: SearchContext, model: str, encoding: Encoding, deadline: Deadline) -> _Embedding:
     """Return the vectors of all wordings, or the error, and the seconds it took.
 
     Waits for a service that is unavailable only if the search needs the vectors.
@@ -87,9 +89,9 @@ async def _embed(context: SearchContext, model: str, deadline: Deadline) -> _Emb
             result = await context.services.embedding.embed_queries(
                 context.query.wordings,
                 model=model,
-                kinds=context.plan.encodings[model],
+                kinds=encoding.kinds,
                 deadline=deadline,
-                patient=context.plan.depends_on(model),
+                patient=encoding.is_required,
             )
         except SluiceError as error:
             result = error
@@ -235,9 +237,9 @@ def _fuse(
     return StageResult(report, kept, kept, coverage=coverage)
 
 
-def _latest(context: SearchContext, model: str, deadlines: Mapping[str, Deadline]) -> Deadline:
-    """Return the latest deadline of the stages that need an embedding model."""
-    return max((deadlines[stage.name] for stage in context.plan.needing(model)), key=lambda deadline: deadline.at)
+def _latest(encoding: Encoding, deadlines: Mapping[str, Deadline]) -> Deadline:
+    """Return the latest deadline of the stages that need the vectors of one model."""
+    return max((deadlines[stage.name] for stage in encoding.stages), key=lambda deadline: deadline.at)
 
 
 def _join_wordings(rankings: tuple[Ranking, ...]) -> Ranking:

@@ -17,8 +17,8 @@ from services.orchestrator.downstream.services import Services
 from services.orchestrator.metrics import SEARCHES, STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
 from services.orchestrator.pipelines.binding import Plan, bind
 from services.orchestrator.pipelines.schema import EMBED, Pipeline
+from services.orchestrator.search.answer import Answer
 from services.orchestrator.search.execution import (
-    Answer,
     Query,
     Scores,
     SearchContext,
@@ -92,7 +92,7 @@ async def _run(context: SearchContext) -> Answer:
     if pipeline.feedback:
         feedback = apply_feedback(context, pipeline.feedback, answer, scores, retrieved)
         answer = _add(context, answer, await _traced(pipeline.feedback.name, feedback))
-    return answer.cut(context.plan, query.top_k)
+    return answer.cut(pipeline, query.top_k)
 
 
 async def _traced(name: str, stage: Awaitable[StageResult]) -> StageResult:

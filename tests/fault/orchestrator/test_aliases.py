@@ -143,7 +143,7 @@ def code(found: pb.SearchResponse | SluiceError) -> str:
     return found.code.name if isinstance(found, SluiceError) else "OK"
 
 
-def test_a_search_is_planned_anew_for_whatever_the_name_means_now(tmp_path: Path) -> None:
+def test_a_search_is_planned_again_if_the_name_means_another_collection(tmp_path: Path) -> None:
     """Every pipeline, from every collection to every other, each looked at an hour ago at most."""
 
     async def check(running: Running) -> None:
@@ -200,7 +200,7 @@ def test_no_search_is_an_internal_error_while_an_alias_moves(tmp_path: Path) -> 
     run(tmp_path, check)
 
 
-def test_a_name_that_changes_between_chunks_and_whole_documents_is_answered_as_what_it_is(tmp_path: Path) -> None:
+def test_a_name_that_changes_between_chunks_and_whole_documents_is_answered(tmp_path: Path) -> None:
     async def check(running: Running) -> None:
         long = Document(document_id="long", text=" ".join(f"some words {number}" for number in range(60)))
 

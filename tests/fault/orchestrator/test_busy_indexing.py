@@ -83,7 +83,7 @@ def stored_once(running: System, known: list[pb.Acknowledgement], count: int) ->
 
 
 @pytest.mark.parametrize("most", [1, 5, 16])
-def test_batches_get_as_small_as_the_embedding_service_takes(most: int) -> None:
+def test_batches_shrink_to_what_the_embedding_service_accepts(most: int) -> None:
     async def check(running: System) -> None:
         async def refuse(method: str) -> None:
             if method == "Embed" and (texts := sizes(running)[-1]) > most:
@@ -96,7 +96,7 @@ def test_batches_get_as_small_as_the_embedding_service_takes(most: int) -> None:
     run(check)
 
 
-def test_batches_grow_again_when_there_is_room() -> None:
+def test_batches_grow_again_when_there_is_capacity() -> None:
     async def check(running: System) -> None:
         async def refuse_at_first(method: str) -> None:
             if method == "Embed" and len(sizes(running)) < 4:
@@ -121,7 +121,7 @@ def test_a_batch_that_takes_too_long_is_sent_again_smaller() -> None:
     run(check, batch_timeout_s=0.5)
 
 
-def test_batches_get_as_small_as_the_retrieval_service_takes_without_embedding_twice() -> None:
+def test_batches_shrink_to_what_retrieval_accepts_without_embedding_twice() -> None:
     async def check(running: System) -> None:
         async def refuse(method: str) -> None:
             texts = len(running.retrieval.calls[-1][1].documents) if method == "Upsert" else 0
@@ -152,7 +152,7 @@ def test_chunks_of_one_document_are_embedded_in_parts_that_fit() -> None:
     run(check)
 
 
-def test_a_stream_that_is_never_taken_ends_with_what_was_stored_and_how_to_go_on() -> None:
+def test_a_stream_that_is_always_rejected_ends_with_what_was_stored() -> None:
     async def check(running: System) -> None:
         async def refuse_after_some(method: str) -> None:
             if method == "Embed" and len(sizes(running)) > 2:
@@ -177,7 +177,7 @@ def test_a_stream_that_is_never_taken_ends_with_what_was_stored_and_how_to_go_on
     run(check, patience_s=0.3)
 
 
-def test_a_stream_that_waits_for_room_ends_at_once_when_the_server_drains() -> None:
+def test_a_stream_that_waits_for_capacity_ends_at_once_when_the_server_drains() -> None:
     """The service asks for a longer wait than any test has."""
 
     async def ended(**addresses: Any) -> SluiceError:

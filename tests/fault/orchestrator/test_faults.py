@@ -63,7 +63,7 @@ def report(answer: pb.SearchResponse, stage: str) -> pb.StageReport:
         (RuntimeError("boom"), "DEFECT"),
     ],
 )
-def test_a_failing_reranker_leaves_the_order_of_retrieval(error: Any, reason: str) -> None:
+def test_a_failing_reranker_keeps_the_order_of_retrieval(error: Any, reason: str) -> None:
     async def check(running: System) -> None:
         expected = await ids_of(running, "fast")
         running.reranker.before = always(error)
@@ -163,7 +163,7 @@ def same_index_twice(response: reranking_pb.RerankResponse) -> reranking_pb.Rera
 
 
 @pytest.mark.parametrize("spoil", [nan_scores, too_few_scores, same_index_twice])
-def test_a_lying_reranker_is_left_out(spoil: Callable[[Any], Any]) -> None:
+def test_an_invalid_response_of_the_reranker_skips_it(spoil: Callable[[Any], Any]) -> None:
     async def check(running: System) -> None:
         expected = await ids_of(running, "fast")
         running.reranker.alter = spoil
@@ -200,7 +200,7 @@ def nonsense_coverage(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.R
 
 
 @pytest.mark.parametrize("spoil", [nan_candidate, foreign_candidate, repeated_candidate, no_ranking, nonsense_coverage])
-def test_a_lying_retrieval_is_an_internal_error_that_says_so(spoil: Callable[[Any], Any]) -> None:
+def test_an_invalid_response_of_retrieval_is_an_internal_error(spoil: Callable[[Any], Any]) -> None:
     async def check(running: System) -> None:
         running.retrieval.alter = spoil
         error = await failure(running.search.Search(SEARCH))
@@ -305,7 +305,7 @@ def test_a_search_waits_for_a_retrieval_service_that_restarts() -> None:
     run(check)
 
 
-def test_a_dead_reranker_is_not_called_again_and_again() -> None:
+def test_an_unavailable_reranker_is_not_called_repeatedly() -> None:
     async def check(running: System) -> None:
         running.reranker.before = always(BackendFailed("broken"))
         for _ in range(5):
@@ -319,7 +319,7 @@ def test_a_dead_reranker_is_not_called_again_and_again() -> None:
     run(check)
 
 
-def test_a_refused_search_is_not_retried_for_ever() -> None:
+def test_retries_of_rejected_searches_are_limited() -> None:
     """The budget holds 10 retries and is filled by one for ten calls answered."""
 
     async def check(running: System) -> None:
@@ -349,7 +349,7 @@ def test_a_hung_retrieval_ends_the_search_at_its_deadline() -> None:
 
 
 @pytest.mark.parametrize("service", ["embedder", "retrieval", "reranker"])
-def test_a_caller_that_goes_stops_the_work_behind(service: str) -> None:
+def test_a_caller_that_disconnects_stops_the_work_of_the_services(service: str) -> None:
     async def check(running: System) -> None:
         troubled, reached = getattr(running, service), asyncio.Event()
 

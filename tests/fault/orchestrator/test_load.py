@@ -80,7 +80,7 @@ def test_all_services_slow_at_once_under_load_end_every_search_and_leave_nothing
     run(check)
 
 
-def test_a_slow_reranker_gives_the_part_it_had_time_for() -> None:
+def test_a_slow_reranker_scores_what_it_has_time_for() -> None:
     async def check(running: System) -> None:
         async def slower_each_time(method: str) -> None:
             if running.reranker.count("Rerank") > 2:
@@ -208,7 +208,7 @@ async def acknowledged(call: Any) -> int:
 HOUR = 3600.0
 
 
-def test_a_clock_that_leaps_ends_what_is_under_way_and_no_more() -> None:
+def test_a_jump_of_the_clock_ends_running_calls_only() -> None:
     """As after a machine was suspended: deadlines are over, a breaker asks again, nothing waits for an hour."""
     deadline = Deadline.after(2.0, now=100.0)
     assert deadline.remaining_s(100.0 + HOUR) < 0
@@ -225,7 +225,7 @@ def test_a_clock_that_leaps_ends_what_is_under_way_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("part", ["core", "rpc", "model", "orchestrator", "embedding", "reranking"])
-def test_no_decision_reads_a_clock_that_people_set(part: str) -> None:
+def test_no_decision_reads_the_wall_clock(part: str) -> None:
     """Wall clocks jump, so the monotonic one decides; the other is for logs and for dates of creation and expiry."""
     wall = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
     found = [

@@ -31,7 +31,7 @@ from tests.support.faults import BOOKS, SEARCH, always, failure, hang, run
 from tests.support.waiting import GUARD_S, longer_and_longer
 
 
-def test_a_caller_that_goes_stops_its_index_stream() -> None:
+def test_a_caller_that_disconnects_stops_its_index_stream() -> None:
     async def check(running: System) -> None:
         reached = asyncio.Event()
 
@@ -50,7 +50,7 @@ def test_a_caller_that_goes_stops_its_index_stream() -> None:
 
 
 @pytest.mark.parametrize("error", [Unavailable("restarting"), BackendFailed("broken")])
-def test_an_index_stream_ends_with_what_is_wrong_with_a_service(error: SluiceError) -> None:
+def test_an_index_stream_ends_with_the_error_of_a_service(error: SluiceError) -> None:
     seen: list[type[SluiceError]] = []
 
     async def check(running: System) -> None:
@@ -66,7 +66,7 @@ def test_an_index_stream_ends_with_what_is_wrong_with_a_service(error: SluiceErr
     assert seen[-1] is type(error)
 
 
-def test_an_index_stream_whose_batch_takes_too_long_is_to_be_sent_again() -> None:
+def test_an_index_stream_whose_batches_time_out_is_unavailable() -> None:
     async def check(running: System) -> None:
         async def hang_to_embed(method: str) -> None:
             if method == "Embed":
@@ -112,7 +112,7 @@ async def acknowledged(call: Any) -> tuple[list[str], SluiceError]:
     raise AssertionError("the stream ended well")
 
 
-def test_an_index_stream_of_a_server_that_stops_ends_in_good_order() -> None:
+def test_a_server_that_stops_ends_an_index_stream_after_what_was_read() -> None:
     """Everything that was read is acknowledged; the rest is the caller's to send again."""
 
     async def stopped(stand_in: ExactRetrieval, **addresses: Any) -> tuple[list[str], SluiceError]:

@@ -140,7 +140,7 @@ def test_chunks_of_equal_documents_cost_no_model_work(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_a_document_that_got_shorter_leaves_no_chunks_behind(tmp_path: Path) -> None:
+def test_the_surplus_chunks_of_a_shortened_document_are_deleted(tmp_path: Path) -> None:
     async def check(running: Chunked) -> None:
         await running.index(book("a", 100), book("b", 40))
         assert len(await running.stored()) == 8 + 3
@@ -152,7 +152,7 @@ def test_a_document_that_got_shorter_leaves_no_chunks_behind(tmp_path: Path) -> 
     run(tmp_path, check)
 
 
-def test_an_interrupted_shortening_is_done_again(tmp_path: Path) -> None:
+def test_an_interrupted_change_is_repeated(tmp_path: Path) -> None:
     """What is too much goes first: until the rest is written, the old beginning is there, and found to be old."""
 
     async def check(running: Chunked) -> None:
@@ -179,7 +179,7 @@ def test_a_document_of_more_chunks_than_a_batch_is_stored_whole(tmp_path: Path) 
     run(tmp_path, check, batch_documents=4)
 
 
-def test_one_chunk_stands_for_each_parent_and_top_k_counts_parents(tmp_path: Path) -> None:
+def test_only_the_best_chunk_of_a_parent_is_returned_and_top_k_counts_parents(tmp_path: Path) -> None:
     async def check(running: Chunked) -> None:
         many = Document(document_id="many", text="salt water " * 200)
         others = [Document(document_id=f"other{n}", text="salt " + "bread " * 12) for n in range(3)]

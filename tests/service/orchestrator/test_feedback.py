@@ -83,7 +83,7 @@ def ids(answer: pb.SearchResponse) -> list[str]:
     return [result.document.document_id for result in answer.results]
 
 
-def test_what_the_reranker_liked_finds_more_which_it_scores_too(tmp_path: Path) -> None:
+def test_feedback_finds_more_documents_and_the_reranker_scores_them(tmp_path: Path) -> None:
     async def check(search: "SearchServiceAsyncStub", reranker: OverlapReranker) -> None:
         assert ids(await search.Search(asking("plain"))) == ["ore", "dishes"]
         scored = sum(len(request.documents) for method, request in reranker.calls if method == "Rerank")
@@ -98,7 +98,7 @@ def test_what_the_reranker_liked_finds_more_which_it_scores_too(tmp_path: Path) 
     run(tmp_path, check)
 
 
-def test_without_scores_there_is_no_second_retrieval_and_the_answer_says_so(tmp_path: Path) -> None:
+def test_without_scores_feedback_is_skipped_and_reported(tmp_path: Path) -> None:
     async def check(search: "SearchServiceAsyncStub", reranker: OverlapReranker) -> None:
         async def fail(method: str) -> None:
             raise BackendFailed("broken")
@@ -114,7 +114,7 @@ def test_without_scores_there_is_no_second_retrieval_and_the_answer_says_so(tmp_
     run(tmp_path, check)
 
 
-def test_a_second_pass_that_takes_too_long_leaves_the_first_and_the_answer_says_so(tmp_path: Path) -> None:
+def test_a_second_retrieval_that_times_out_keeps_the_first_results(tmp_path: Path) -> None:
     async def check(search: "SearchServiceAsyncStub", reranker: OverlapReranker) -> None:
         async def hang_later(method: str) -> None:
             if reranker.count("Rerank") > 1:

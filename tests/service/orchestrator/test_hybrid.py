@@ -140,7 +140,7 @@ def test_all_kinds_are_fused_and_embedded_in_one_call(tmp_path: Path) -> None:
     run(tmp_path, check, index_fields=KINDS)
 
 
-def test_words_answer_when_the_embedding_service_is_away(tmp_path: Path) -> None:
+def test_a_text_retriever_answers_while_the_embedding_service_is_unavailable(tmp_path: Path) -> None:
     async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
         async def refuse(method: str) -> None:
             raise Unavailable("away")
@@ -168,7 +168,7 @@ def test_words_answer_when_the_embedding_service_is_away(tmp_path: Path) -> None
     run(tmp_path, check, index_fields=KINDS)
 
 
-def test_a_field_that_a_collection_does_not_have_is_missed_in_the_report(tmp_path: Path) -> None:
+def test_the_report_names_a_missing_field(tmp_path: Path) -> None:
     async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
         await index(search)
         request = pb.SearchRequest(collection="books", query="lock free", pipeline="all")
@@ -205,7 +205,7 @@ def test_token_vectors_score_what_any_wording_found_by_the_query_itself(tmp_path
     run(tmp_path, check, index_fields=KINDS)
 
 
-def test_a_refinement_without_vectors_leaves_the_order_it_was_given(tmp_path: Path) -> None:
+def test_a_refinement_without_vectors_keeps_the_previous_order(tmp_path: Path) -> None:
     async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
         async def refuse(method: str) -> None:
             raise Unavailable("away")

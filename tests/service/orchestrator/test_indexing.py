@@ -135,7 +135,7 @@ def test_index_of_equal_documents_again_does_no_model_work() -> None:
     run(check)
 
 
-def test_index_fails_documents_alone() -> None:
+def test_index_fails_invalid_documents_only() -> None:
     async def check(running: System) -> None:
         known = await index(
             running,
@@ -185,7 +185,7 @@ def test_index_fails_documents_that_a_service_refuses_and_stores_the_others() ->
     run(check)
 
 
-def test_index_of_an_id_again_in_one_stream_keeps_the_later() -> None:
+def test_index_keeps_the_last_document_of_an_id() -> None:
     async def check(running: System) -> None:
         first = pb.IndexRequest(collection="books", create_collection=True, documents=[document(1, "old")])
         parts = [first, *(pb.IndexRequest(documents=[document(1, text)]) for text in ("new", "old", "newest"))]
@@ -233,7 +233,7 @@ async def acknowledged(call: Any) -> int:
     return count
 
 
-def test_index_reads_no_further_while_it_is_busy() -> None:
+def test_index_stops_reading_while_it_is_busy() -> None:
     """The caller's writes come to a stop while a batch is being stored, and go on after it."""
 
     async def check(running: System) -> None:
@@ -256,7 +256,7 @@ def test_index_reads_no_further_while_it_is_busy() -> None:
     run(check)
 
 
-def test_index_embeds_a_batch_while_the_one_before_is_stored() -> None:
+def test_index_embeds_a_batch_while_the_previous_one_is_stored() -> None:
     async def check(running: System) -> None:
         embedded = asyncio.Event()
 
@@ -404,7 +404,7 @@ def test_a_stream_that_ends_under_a_write_is_unavailable() -> None:
     run(check, idle_timeout_s=0.02)
 
 
-def test_index_without_any_message_ends_well() -> None:
+def test_index_without_any_message_ends_without_an_error() -> None:
     async def check(running: System) -> None:
         assert [response async for response in running.search.Index(messages())] == []
 

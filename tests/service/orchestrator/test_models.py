@@ -73,7 +73,7 @@ def test_reloaded_pipelines_and_changed_models_are_checked_again(tmp_path: Path)
     run(check, file, reload_s=0.02, fresh_s=0.02)
 
 
-def test_services_that_are_away_keep_nobody_from_starting() -> None:
+def test_the_orchestrator_starts_while_services_are_unavailable() -> None:
     async def main() -> None:
         nowhere: dict[str, Any] = {"embedding": "127.0.0.1:1", "retrieval": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
         async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **nowhere) as (search, _):
@@ -83,7 +83,7 @@ def test_services_that_are_away_keep_nobody_from_starting() -> None:
     asyncio.run(main())
 
 
-def test_a_collection_that_takes_another_model_now_fails_no_search() -> None:
+def test_a_collection_that_changed_its_model_fails_no_search() -> None:
     """As when an alias moves: the orchestrator saw the old one, embeds for it, is refused by retrieval, looks again."""
 
     async def check(running: System) -> None:
@@ -100,7 +100,7 @@ def test_a_collection_that_takes_another_model_now_fails_no_search() -> None:
     run(check, fresh_s=3600)
 
 
-def test_optional_stages_without_a_field_are_left_out_and_the_answer_is_whole() -> None:
+def test_optional_stages_without_a_field_are_left_out_and_the_answer_is_complete() -> None:
     """The packaged pipelines, on a collection with a dense field alone."""
 
     async def check(running: System) -> None:
@@ -118,7 +118,7 @@ async def requests() -> AsyncIterator[pb.IndexRequest]:
     yield pb.IndexRequest(collection="books", create_collection=True, documents=BOOKS)
 
 
-def test_new_fields_that_several_models_could_fill_need_the_models_name() -> None:
+def test_new_fields_need_a_model_name_if_several_models_fit() -> None:
     async def check(running: System) -> None:
         running.embedder.names = ("one", "two")
         running.retrieval.collections.clear()

@@ -66,7 +66,7 @@ def test_a_title_alone_is_embedded_stored_and_found(tmp_path: Path, chunking: pb
     ],
     ids=str,
 )
-def test_an_odd_document_is_refused_alone(tmp_path: Path, odd: Document, chunking: pb.Chunking | None) -> None:
+def test_only_the_invalid_document_is_rejected(tmp_path: Path, odd: Document, chunking: pb.Chunking | None) -> None:
     async def check(running: Chunked) -> None:
         outcomes = await running.index(plain("before"), odd, plain("after"), chunking=chunking)
         assert outcomes == {"before": INDEXED, odd.document_id: FAILED, "after": INDEXED}
@@ -75,9 +75,7 @@ def test_an_odd_document_is_refused_alone(tmp_path: Path, odd: Document, chunkin
 
 
 @CHUNKINGS
-def test_a_text_that_the_embedding_service_alone_refuses_is_refused_alone(
-    tmp_path: Path, chunking: pb.Chunking | None
-) -> None:
+def test_only_the_text_that_the_embedding_service_rejects_fails(tmp_path: Path, chunking: pb.Chunking | None) -> None:
     """Its own limit is below the orchestrator's here."""
 
     async def check(running: Chunked) -> None:

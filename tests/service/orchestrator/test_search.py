@@ -195,7 +195,7 @@ default:
         (pb.SearchRequest(collection="books", query="x", top_k=-1), "top_k", "got -1"),
     ],
 )
-def test_search_refuses_what_breaks_a_rule(request_: pb.SearchRequest, field: str, words: str) -> None:
+def test_search_rejects_invalid_requests(request_: pb.SearchRequest, field: str, words: str) -> None:
     async def check(running: System) -> None:
         error = await failure(running.search.Search(request_))
         assert isinstance(error, InvalidRequest)
@@ -215,7 +215,7 @@ def test_search_of_an_unknown_collection_is_not_found() -> None:
     run(check)
 
 
-def test_search_with_an_unknown_pipeline_names_those_there_are() -> None:
+def test_search_with_an_unknown_pipeline_names_the_existing_ones() -> None:
     async def check(running: System) -> None:
         error = await failure(running.search.Search(pb.SearchRequest(collection="books", query="x", pipeline="slow")))
         assert isinstance(error, NotFound)
@@ -272,7 +272,7 @@ def test_delete_removes_documents() -> None:
     run(check)
 
 
-def test_delete_wants_ids_or_a_filter() -> None:
+def test_delete_requires_ids_or_a_filter() -> None:
     async def check(running: System) -> None:
         error = await failure(running.search.Delete(pb.DeleteRequest(collection="books")))
         assert isinstance(error, InvalidRequest)

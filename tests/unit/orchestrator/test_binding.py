@@ -55,7 +55,7 @@ def collection(**digests: str) -> retrieval_pb.Collection:
 MINI, SPLADE = model("mini", "aaaa", "dense", "multi_vector"), model("splade", "bbbb", "sparse")
 
 
-def test_fields_choose_their_models() -> None:
+def test_fields_determine_the_models() -> None:
     plan = bind("default", pipeline(), collection(dense="aaaa", sparse="bbbb", text=""), [MINI, SPLADE])
     assert {name: (one.field, one.model) for name, one in plan.bindings.items()} == {
         "dense": ("vectors", "mini"),
@@ -63,11 +63,11 @@ def test_fields_choose_their_models() -> None:
         "terms": ("terms", "splade"),
         "maxsim": ("", ""),
     }
-    assert plan.encodings == {"mini": ("dense",), "splade": ("sparse",)}
-    assert [stage.name for stage in plan.needing("splade")] == ["terms"]
+    assert {model: one.kinds for model, one in plan.encodings.items()} == {"mini": ("dense",), "splade": ("sparse",)}
+    assert [stage.name for stage in plan.encodings["splade"].stages] == ["terms"]
     assert plan.bindings["maxsim"].is_left_out
-    assert not plan.depends_on("mini")
-    assert bind("default", pipeline(), collection(dense="aaaa"), [MINI]).depends_on("mini")
+    assert not plan.encodings["mini"].is_required
+    assert bind("default", pipeline(), collection(dense="aaaa"), [MINI]).encodings["mini"].is_required
 
 
 def test_an_open_field_takes_the_only_model_of_its_kind() -> None:
@@ -75,7 +75,7 @@ def test_an_open_field_takes_the_only_model_of_its_kind() -> None:
     assert (plan.bindings["dense"].model, plan.bindings["terms"].model) == ("mini", "splade")
 
 
-def test_without_knowledge_of_models_the_pipeline_decides() -> None:
+def test_the_pipeline_names_the_model_if_the_served_models_are_unknown() -> None:
     plan = bind("default", pipeline("other"), collection(dense="aaaa"), None)
     assert plan.bindings["dense"].model == "other"
 
@@ -87,22 +87,23 @@ def test_without_knowledge_of_models_the_pipeline_decides() -> None:
         ("gone", "takes vectors of mini@1 (aaaa); the pipeline names 'gone', which is not served"),
     ],
 )
-def test_another_model_than_the_field_takes_is_told_with_both(named: str, told: str) -> None:
+def test_a_model_that_a_field_rejects_is_an_error_that_names_both(named: str, told: str) -> None:
     plan = bind("default", pipeline(named), collection(dense="aaaa"), [MINI, model("new", "cccc", "dense")])
     error = plan.bindings["dense"].error
     assert isinstance(error, PreconditionFailed)
     assert error.reason_name == "MODEL_MISMATCH"
     assert told in error.message
-    assert "dense" not in {stage.name for stage in plan.encoded}
+    assert not plan.bindings["dense"].can_search
+    assert not plan.encodings
 
 
-def test_a_model_that_is_not_served_any_more_is_told_by_its_digest() -> None:
+def test_a_model_that_is_no_longer_served_is_named_by_its_digest() -> None:
     error = bind("default", pipeline(), collection(dense="dddddddddddddddd"), [MINI]).bindings["dense"].error
     assert isinstance(error, PreconditionFailed)
     assert "takes vectors of the model dddddddddddd; served are mini@1 (aaaa)" in error.message
 
 
-def test_a_field_that_is_not_there_is_an_error_unless_it_is_optional() -> None:
+def test_a_missing_field_is_an_error_unless_the_stage_is_optional() -> None:
     plan = bind("default", pipeline(), collection(text=""), [MINI])
     error = plan.bindings["dense"].error
     assert isinstance(error, PreconditionFailed)
@@ -111,7 +112,7 @@ def test_a_field_that_is_not_there_is_an_error_unless_it_is_optional() -> None:
     assert plan.bindings["terms"].is_left_out
 
 
-def test_a_collection_with_no_field_for_any_retriever_is_refused() -> None:
+def test_a_collection_without_a_field_for_any_retriever_is_rejected() -> None:
     text = TEXT.replace("on_error: skip}", "on_error: skip, optional: true}", 1)
     with pytest.raises(PreconditionFailed, match="expected a dense or text or sparse field"):
         bind("default", pipeline(text=text), collection(), [MINI])
@@ -153,6 +154,6 @@ def test_pipelines_are_checked_against_what_is_served(
     assert all(problem.startswith(told) for problem in found.problems)
 
 
-def test_a_pipeline_none_of_whose_retrievers_can_work_is_unusable() -> None:
+def test_a_pipeline_without_a_working_retriever_is_unusable() -> None:
     text = "default:\n  description: One.\n  retrieve: [{name: near, kind: dense, depth: 3, model: gone}]\n"
     assert check(pipeline(text=text), [MINI], []).state == "unusable"

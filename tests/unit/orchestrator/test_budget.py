@@ -20,5 +20,5 @@ def test_a_stage_that_may_be_skipped_gets_its_share_and_another_all() -> None:
     ("remaining", "each", "expected"),
     [(1.0, 0.0, True), (1.0, 0.24, True), (1.0, 0.25, False), (0.0, 0.0, False), (-0.1, 0.0, False)],
 )
-def test_a_slice_is_begun_only_when_it_can_end(remaining: float, each: float, expected: bool) -> None:
+def test_a_slice_starts_only_if_it_can_end_in_time(remaining: float, each: float, expected: bool) -> None:
     assert has_time_for(4, remaining, each) is expected

@@ -29,16 +29,12 @@ def pieces(text: str, room: int, overlap: int) -> list[str]:
         ("abcdefghijklmnop", 4, 0, ["abcdefgh", "ijklmnop"]),
     ],
 )
-def test_a_text_is_cut_between_words_where_there_are_any(
-    text: str, room: int, overlap: int, expected: list[str]
-) -> None:
+def test_a_text_is_cut_between_words_if_it_has_any(text: str, room: int, overlap: int, expected: list[str]) -> None:
     assert [piece.strip() for piece in pieces(text, room, overlap)] == [piece.strip() for piece in expected]
 
 
 @given(st.text(alphabet="ab .\n", max_size=200), st.integers(8, 40), st.data())
-def test_pieces_hold_all_of_a_text_and_no_more_than_there_is_room_for(
-    text: str, room: int, data: st.DataObject
-) -> None:
+def test_pieces_contain_the_whole_text_within_the_token_limit(text: str, room: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, room // 2))
     found = list(cut(text, spans(text), room, overlap))
     covered = {place for start, end in found for place in range(start, end)}
@@ -59,17 +55,17 @@ def test_chunks_have_ids_of_their_parent_and_its_title_and_metadata() -> None:
         assert (chunk.metadata["parent_id"].string_value, chunk.metadata["chunk"].number_value) == ("a#b", number)
 
 
-def test_a_long_title_leaves_half_of_a_chunk_to_the_text() -> None:
+def test_a_long_title_takes_at_most_half_of_a_chunk() -> None:
     parent = Document(document_id="a", text="ab " * 100)
     chunks = chunks_of(parent, spans(parent.text), 1000, Chunking(20, 10))
     assert len(chunks[0].text.split()) == 10
 
 
 @given(st.text(max_size=20), st.integers(0, 999))
-def test_the_way_back_from_a_chunk_to_its_parent(parent: str, number: int) -> None:
+def test_the_id_of_a_chunk_contains_that_of_its_parent(parent: str, number: int) -> None:
     assert parent_of(chunk_id(parent, number)) == parent
 
 
-def test_the_best_chunk_stands_for_its_parent() -> None:
+def test_only_the_best_chunk_of_each_parent_is_kept() -> None:
     ranking = Ranking.of([("a#0", 0.5), ("a#7", 0.9), ("b#1", 0.7), ("b#0", 0.1)])
     assert list(best_of_each_parent(ranking).items()) == [("a#7", 0.9), ("b#1", 0.7)]

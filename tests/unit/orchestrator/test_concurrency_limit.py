@@ -1,7 +1,7 @@
 from services.orchestrator.concurrency_limit import AimdLimit
 
 
-def test_no_more_run_than_the_limit() -> None:
+def test_searches_beyond_the_limit_are_rejected() -> None:
     limit = AimdLimit(value=4.0)
     assert [limit.enter() for _ in range(5)] == [True] * 4 + [False]
     limit.leave(started=0.0, now=1.0, was_late=False)
@@ -16,14 +16,14 @@ def test_the_limit_grows_by_about_one_a_round_while_it_is_used() -> None:
     assert 10.9 < limit.value < 11.0
 
 
-def test_a_limit_that_is_not_used_stays() -> None:
+def test_an_unused_limit_does_not_change() -> None:
     limit = AimdLimit(value=10.0)
     limit.enter()
     limit.leave(started=0.0, now=1.0, was_late=False)
     assert limit.value == 10.0
 
 
-def test_late_searches_lower_the_limit_once_for_all_that_ran_then() -> None:
+def test_late_searches_that_started_before_a_decrease_are_ignored() -> None:
     limit = AimdLimit(value=64.0)
     for _ in range(50):
         assert limit.enter()
@@ -36,7 +36,7 @@ def test_late_searches_lower_the_limit_once_for_all_that_ran_then() -> None:
     assert limit.value == 0.9 * 29
 
 
-def test_some_always_run_however_late_they_are() -> None:
+def test_the_limit_never_falls_below_its_minimum() -> None:
     limit = AimdLimit()
     for moment in range(100):
         limit.running = 4

@@ -46,7 +46,7 @@ def test_the_hash_does_not_depend_on_the_order_of_metadata() -> None:
         ([], {0: "whole", 1: "whole", 2: "whole"}),
     ],
 )
-def test_refused_names_the_documents(violations: list[tuple[str, str]], expected: dict[int, str]) -> None:
+def test_rejections_name_the_documents(violations: list[tuple[str, str]], expected: dict[int, str]) -> None:
     error = InvalidRequest("whole", violations=[Violation(*violation) for violation in violations])
     assert rejections(error, "texts", 3) == expected
 
@@ -73,25 +73,25 @@ def batches(ids: str, *, documents: int = 3, size: int = 10_000) -> list[str]:
     return asyncio.run(main())
 
 
-def test_an_inbox_gives_all_documents_in_order_in_batches_of_a_limited_number() -> None:
+def test_batches_have_all_documents_in_order_and_a_limited_number() -> None:
     given = batches("abcdefgh")
     assert "".join(given) == "abcdefgh"
     assert max(map(len, given)) == 3
 
 
-def test_an_inbox_gives_batches_of_a_limited_size() -> None:
+def test_batches_have_a_limited_size() -> None:
     assert max(map(len, batches("abcdefgh", documents=8, size=250))) == 2
 
 
-def test_an_inbox_gives_a_document_over_the_size_alone() -> None:
+def test_a_document_over_the_size_is_a_batch_of_its_own() -> None:
     assert batches("abc", size=10) == ["a", "b", "c"]
 
 
-def test_an_inbox_never_gives_an_id_twice_in_one_batch() -> None:
+def test_a_batch_has_each_id_once() -> None:
     given = batches("abaab", documents=8)
     assert "".join(given) == "abaab"
     assert all(len(set(batch)) == len(batch) for batch in given)
 
 
-def test_an_inbox_without_documents_gives_nothing() -> None:
+def test_no_documents_are_no_batch() -> None:
     assert batches("") == []

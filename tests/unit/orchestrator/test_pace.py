@@ -11,7 +11,7 @@ def refused(pace: Pace, count: int, now: float, **given: Any) -> float | None:
     return pace.record_rejected(count, now=now, chance=0.0, **given)
 
 
-def test_a_refused_batch_is_halved_down_to_one_document() -> None:
+def test_a_rejected_batch_is_halved_down_to_one_document() -> None:
     pace = Pace(32, 600.0)
     sizes = [pace.size]
     for second in range(6):
@@ -20,13 +20,13 @@ def test_a_refused_batch_is_halved_down_to_one_document() -> None:
     assert sizes == [32, 16, 8, 4, 2, 1, 1]
 
 
-def test_a_refused_batch_that_was_not_full_is_halved_by_its_own_size() -> None:
+def test_a_rejected_batch_that_was_not_full_is_halved_by_its_own_size() -> None:
     pace = Pace(32, 600.0)
     refused(pace, 5, 0.0)
     assert pace.size == 2
 
 
-def test_batches_grow_by_one_while_full_ones_are_taken_and_never_beyond_the_most() -> None:
+def test_batches_grow_by_one_while_full_ones_are_accepted_up_to_the_maximum() -> None:
     pace = Pace(4, 600.0)
     refused(pace, 4, 0.0)
     sizes = []
@@ -49,7 +49,7 @@ def test_batches_grow_by_one_while_full_ones_are_taken_and_never_beyond_the_most
     ],
     ids=["as asked", "as asked, often", "first", "third", "longest", "luck", "never past its patience"],
 )
-def test_it_waits_as_the_service_asks_or_ever_longer(
+def test_the_wait_is_what_the_service_asks_for_or_doubles(
     asked_s: float | None, chance: float, refusals: int, waited: float
 ) -> None:
     pace = Pace(32, 600.0)
@@ -57,7 +57,7 @@ def test_it_waits_as_the_service_asks_or_ever_longer(
     assert waits[-1] == pytest.approx(waited)
 
 
-def test_patience_counts_from_the_first_refusal_since_the_last_success() -> None:
+def test_patience_counts_from_the_first_rejection_since_the_last_success() -> None:
     pace = Pace(32, 600.0)
     assert refused(pace, 32, 1000.0, asked_s=5.0) == 5.0
     assert refused(pace, 16, 1599.0, asked_s=5.0) == 1.0
@@ -66,7 +66,7 @@ def test_patience_counts_from_the_first_refusal_since_the_last_success() -> None
     assert refused(pace, 4, 5600.0) is None
 
 
-def test_a_service_that_is_away_gets_batches_of_the_same_size() -> None:
+def test_batches_for_an_unavailable_service_keep_their_size() -> None:
     pace = Pace(32, 600.0)
     assert refused(pace, 32, 0.0, is_too_much=False) == 0.0
     assert pace.size == 32

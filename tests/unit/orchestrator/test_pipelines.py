@@ -27,7 +27,7 @@ def problems(text: str) -> list[str]:
     return caught.value.problems
 
 
-def test_the_packaged_pipelines_are_right() -> None:
+def test_the_packaged_pipelines_are_valid() -> None:
     pipelines = load(PACKAGED)
     assert sorted(pipelines) == ["balanced", "default", "exact", "fast", "reranked"]
     assert pipelines["default"] == pipelines["balanced"]
@@ -35,13 +35,13 @@ def test_the_packaged_pipelines_are_right() -> None:
     assert not pipelines["default"].rescoring
 
 
-def test_the_documented_pipeline_is_right() -> None:
+def test_the_documented_pipeline_is_valid() -> None:
     document = (ROOT / "services" / "orchestrator" / "PIPELINES.md").read_text()
     example = document.split("```yaml\n")[1].split("```")[0]
     assert parse(example, source="pipelines.md")["default"].max_top_k == 50
 
 
-def test_a_pipeline_means_what_it_says() -> None:
+def test_a_pipeline_is_parsed() -> None:
     pipeline = parse(GOOD, source="p.yaml")["default"]
     assert [stage.name for stage in pipeline.retrieve] == ["left", "right"]
     assert isinstance(pipeline.fuse, WeightedSum)
@@ -64,7 +64,9 @@ def test_the_depth_of_a_refinement_is_the_last() -> None:
         ("on_error: skip, on_timeout: fail", True, False),
     ],
 )
-def test_a_stage_is_skipped_for_what_it_says(told: str, forgives_failure: bool, forgives_lateness: bool) -> None:
+def test_a_stage_forgives_the_errors_it_is_configured_for(
+    told: str, forgives_failure: bool, forgives_lateness: bool
+) -> None:
     stage = parse(GOOD.replace("on_error: fail", told), source="p.yaml")["default"].rerank[1]
     assert stage.forgives(Unavailable("away")) is forgives_failure
     assert stage.forgives(DeadlineExpired("late")) is forgives_lateness
@@ -125,13 +127,13 @@ CASES = {
 
 
 @pytest.mark.parametrize(("old", "new", "words"), CASES.values(), ids=CASES.keys())
-def test_a_wrong_file_is_told_with_its_line(old: str, new: str, words: str) -> None:
+def test_problems_of_a_file_are_reported_with_their_lines(old: str, new: str, words: str) -> None:
     told = problems(GOOD.replace(old, new, 1))
     assert any(words in problem for problem in told), told
     assert all(problem.startswith("p.yaml:") for problem in told)
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_lines() -> None:
+def test_all_problems_are_reported_in_the_order_of_lines() -> None:
     text = GOOD + "fast:\n  description: ''\n  retrieve: []\n"
     told = problems(text.replace("depth: 25", "depth: 60"))
     assert [problem.split(": ")[1] for problem in told] == [
@@ -149,12 +151,12 @@ def test_every_problem_is_told_at_once_in_the_order_of_lines() -> None:
         ("a, kind: dense, depth: 5}\n    - {name: b, kind: dense, depth: 5", "got none for 2"),
     ],
 )
-def test_what_makes_no_sense_is_refused(text: str, words: str) -> None:
+def test_contradictions_are_rejected(text: str, words: str) -> None:
     told = problems(f"default:\n  description: x\n  retrieve:\n    - {{name: {text}}}\n")
     assert any(words in problem for problem in told), told
 
 
-def test_a_changed_file_is_read_again_when_it_is_right(tmp_path: Path) -> None:
+def test_a_changed_file_is_used_if_it_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(GOOD)
     file = PipelineFile(path)
@@ -175,6 +177,6 @@ def test_a_changed_file_is_read_again_when_it_is_right(tmp_path: Path) -> None:
     assert not file.refresh()
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PipelinesError, match="No such file"):
         load(tmp_path / "absent.yaml")

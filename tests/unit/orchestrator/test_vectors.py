@@ -47,22 +47,22 @@ def test_token_vectors_are_cut_by_text() -> None:
         Tensor(data_type=to_tensor(DENSE).data_type, shape=[3, 2], data=b"short"),
     ],
 )
-def test_dense_vectors_that_do_not_fit_are_refused(dense: Tensor) -> None:
+def test_dense_vectors_of_another_shape_are_rejected(dense: Tensor) -> None:
     with pytest.raises(BackendFailed, match="expected dense vectors of 3 texts"):
         embedded("dense", dense=dense)
 
 
 @pytest.mark.parametrize("counts", [[2, 1], [2, 0, 2], [3, 0, 1]])
-def test_terms_that_do_not_fit_are_refused(counts: list[int]) -> None:
+def test_terms_of_another_shape_are_rejected(counts: list[int]) -> None:
     sparse = SparseVectors(indices=to_tensor(INDICES), weights=to_tensor(WEIGHTS), term_counts=counts)
     with pytest.raises(BackendFailed, match="expected sparse vectors of 3 texts"):
         embedded("sparse", sparse=sparse)
 
 
-def test_token_vectors_of_other_texts_are_refused() -> None:
+def test_token_vectors_of_other_texts_are_rejected() -> None:
     with pytest.raises(BackendFailed, match="expected multi_vector vectors of 4 texts"):
         embedded("multi_vector", texts=4)
 
 
-def test_kinds_that_were_not_asked_for_may_be_missing() -> None:
+def test_kinds_that_were_not_requested_may_be_missing() -> None:
     assert embedded("sparse", dense=Tensor()).kinds == ("sparse",)

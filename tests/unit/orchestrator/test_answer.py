@@ -6,9 +6,9 @@ from sluice.common.v1.model_pb2 import ModelRef
 from sluice.errors import NotFound, PreconditionFailed, SluiceError, Unavailable
 
 from services.core.ranking import Ranking
-from services.orchestrator.pipelines.binding import Plan
 from services.orchestrator.pipelines.loader import parse
-from services.orchestrator.search.execution import Answer, StageReport, StageResult, Status, shows_stale_plan
+from services.orchestrator.search.answer import Answer
+from services.orchestrator.search.execution import StageReport, StageResult, Status, shows_stale_plan
 
 EMPTY = Answer(is_chunked=False)
 TEXT = """
@@ -80,9 +80,8 @@ def test_an_answer_is_degraded_if_a_stage_did_not_do_all_its_work(status: Status
 def test_the_cut_off_applies_only_if_the_last_stage_did_all_its_work(
     last: str, status: Status, top_k: int, ids: tuple[str, ...]
 ) -> None:
-    plan = Plan("default", parse(TEXT, source="p")["default"], {}, is_chunked=False)
     answer = EMPTY.with_results([result(last, status, ranking(a=0.9, b=0.6, c=0.1))])
-    assert answer.cut(plan, top_k).ranking.ids == ids
+    assert answer.cut(parse(TEXT, source="p")["default"], top_k).ranking.ids == ids
 
 
 @pytest.mark.parametrize(
