@@ -92,7 +92,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
         with EmbeddingClient(addresses.embed) as embedder:
             figures = _figures(judged, searched, embedder, sample)
     given = {"folder": folder.resolve().name, "split": split, "train": training, "quick": quick}
-    told = {"documents": len(judged.documents), "queries": len(judged.queries), **refusals.described()}
+    told = {"documents": len(judged.documents), "queries": len(judged.queries), **refusals.to_json()}
     path = out / f"eval-{folder.resolve().name}{'-quick' if quick else ''}.json"
     terminal.write_json(path, {**told, **figures, **given, **machine.describe()})
     _tell(refusals, quick=quick)

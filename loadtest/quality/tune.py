@@ -83,7 +83,7 @@ def tune(folder: Path, split: str, training: str, judged: Judged, made_of: Parts
     refusals.show()
     record = {
         "tuned": figures,
-        **refusals.described(),
+        **refusals.to_json(),
         "folder": folder.resolve().name,
         "split": split,
         "train": training or "half",

@@ -1,9 +1,10 @@
-"""The demo's corpus: the documentation that every Python carries, as passages.
+"""The corpus of the demo: passages of the documentation that comes with Python.
 
-Language topics of `pydoc_data`, and the docstrings of the standard modules, their classes and functions. Ids are
-qualified names (`asyncio.Queue.get`), and `topic:` names for topics; the second passage of a text ends in `#2`.
+The passages are the language topics of `pydoc_data`, and the docstrings of the standard modules with their classes and
+functions. Ids are qualified names such as `asyncio.Queue.get`, or `topic:NAME`; the second passage of a text ends in
+`#2`.
 
-Rule: standard library only, and the same passages in the same order for the same Python.
+Rule: standard library only, and the same passages in the same order for the same version of Python.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from sluice.client import Document
 
 MAX_WORDS: Final = 180
 MIN_WORDS: Final = 4
-# Importing these does something (opens a browser, prints, starts a window), warns, or they are no reading matter.
+# Importing these opens a browser, prints, opens a window or warns, or their texts are of no interest.
 _SKIPPED: Final = frozenset(
     """
     antigravity distutils encodings ensurepip idlelib lib2to3 msilib nt ntpath pydoc_data sre_compile sre_constants
@@ -35,7 +36,7 @@ _SKIPPED: Final = frozenset(
 
 
 class _Entry(NamedTuple):
-    """A documented thing, and what is said about it. A topic is in no module."""
+    """A documented thing with its text. The module of a topic is empty."""
 
     name: str
     title: str
@@ -45,7 +46,7 @@ class _Entry(NamedTuple):
 
 
 def corpus() -> Iterator[Document]:
-    """All passages, without repeated texts and ids."""
+    """Yield all passages, without repeated texts and ids."""
     seen_texts: set[bytes] = set()
     seen_ids: set[str] = set()
     for entry in _entries():
@@ -61,7 +62,7 @@ def corpus() -> Iterator[Document]:
 
 
 def passages(text: str) -> Iterator[str]:
-    """Passages of up to `MAX_WORDS` words, cut between paragraphs; a longer paragraph is cut between lines."""
+    """Yield passages of up to `MAX_WORDS` words, cut between paragraphs. A longer paragraph is cut between lines."""
     passage: list[str] = []
     count = 0
     for piece in _pieces(text):
@@ -76,7 +77,7 @@ def passages(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Paragraphs; those that are too long for a passage in runs of lines."""
+    """Yield paragraphs. A paragraph that is too long for a passage is split into runs of lines."""
     for paragraph in re.split(r"\n\s*\n", text):
         lines: list[str] = []
         count = 0
@@ -100,11 +101,11 @@ def _entries() -> Iterator[_Entry]:
 
 
 def _modules() -> Iterator[ModuleType]:
-    """Standard modules, the shallow ones first: a class belongs to the module that people import it from."""
-    found = {name: module for name in sorted(sys.stdlib_module_names) if (module := _imported(name))}
+    """Return the standard modules, shallow names first, so that a class belongs to the module it is imported from."""
+    found = {name: module for name in sorted(sys.stdlib_module_names) if (module := _import(name))}
     for module in list(found.values()):
         for name in _submodule_names(module):
-            if name not in found and (submodule := _imported(name)):
+            if name not in found and (submodule := _import(name)):
                 found[name] = submodule
     return iter(sorted(found.values(), key=lambda module: (module.__name__.count("."), module.__name__)))
 
@@ -114,15 +115,15 @@ def _submodule_names(module: ModuleType) -> list[str]:
     return sorted(info.name for info in pkgutil.walk_packages(paths, f"{module.__name__}.", onerror=lambda _: None))
 
 
-def _imported(name: str) -> ModuleType | None:
-    """A module; None when it is private, left out, or not there on this machine."""
+def _import(name: str) -> ModuleType | None:
+    """Return a module, None if it is private, skipped or cannot be imported."""
     if any(part.startswith("_") or part in _SKIPPED for part in name.split(".")):
         return None
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
-    except Exception:  # whatever a module does where it cannot work, we do without it
+    except Exception:  # a module may raise anything where it does not work
         return None
 
 
@@ -141,22 +142,22 @@ def _module_entries(module: ModuleType) -> Iterator[_Entry]:
 
 
 def _public_members(module: ModuleType) -> Iterable[tuple[str, object]]:
-    """What a module offers: `__all__`, or else what is public and made in it; by name."""
-    offered = getattr(module, "__all__", None)
-    for name in sorted(set(offered if offered is not None else vars(module))):
+    """Yield the members in `__all__`, or else the public ones that the module defines, sorted by name."""
+    exported = getattr(module, "__all__", None)
+    for name in sorted(set(exported if exported is not None else vars(module))):
         member = getattr(module, name, None)
-        is_own = offered is not None or getattr(member, "__module__", None) == module.__name__
+        is_own = exported is not None or getattr(member, "__module__", None) == module.__name__
         if not name.startswith("_") and is_own and not inspect.ismodule(member):
             yield name, member
 
 
 def _function_of(member: object) -> object:
-    """The function in a class or static method."""
+    """Return the function of a class method or static method."""
     return member.__func__ if isinstance(member, classmethod | staticmethod) else member
 
 
 def _entry(thing: object, name: str, kind: str, module: str) -> Iterator[_Entry]:
-    """The entry of a thing that has its own documentation; none when it says what its type says."""
+    """Yield the entry of a thing that has documentation of its own, not only that of its type."""
     text = getattr(thing, "__doc__", None)
     if isinstance(text, str) and (text is not type(thing).__doc__) and text.strip():
         yield _Entry(name, name, kind, module, inspect.cleandoc(text))

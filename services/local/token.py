@@ -1,4 +1,4 @@
-"""`sluice token`: a new bearer token."""
+"""`sluice token`: make a bearer token."""
 
 import hashlib
 import re
@@ -13,19 +13,26 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def token(
-    name: Annotated[str, typer.Argument(help="Whose it is: logs and errors name it so.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the caller, for logs and errors.", show_default=False)],
     collections: Annotated[
-        list[str] | None, typer.Option("--collection", "-c", metavar="NAME", help="Collection, or 'team-*'; again.")
+        list[str] | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            metavar="NAME",
+            help="Collection that the token may access, or a pattern: 'team-*'. Repeatable.",
+        ),
     ] = None,
-    write: Annotated[bool, typer.Option("--write", help="May index and delete, not only read.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="May do all else too: load models, for example.")] = False,
-    calls: Annotated[float | None, typer.Option(min=0.001, metavar="N", help="Most calls a second.")] = None,
-    texts: Annotated[float | None, typer.Option(min=0.001, metavar="N", help="Most texts a second.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Allow indexing and deleting too, not only reading.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow everything, such as loading models.")] = False,
+    calls: Annotated[float | None, typer.Option(min=0.001, metavar="N", help="Limit of calls per second.")] = None,
+    texts: Annotated[float | None, typer.Option(min=0.001, metavar="N", help="Limit of texts per second.")] = None,
 ) -> None:
-    """Make a bearer token, and what the servers' file of tokens needs to know it.
+    """Make a bearer token, and its entry for the servers' token file.
 
-    The token goes to standard output and is kept nowhere: give it to who shall call, as SLUICE_TOKEN. The lines for
-    the file that servers are given as --tokens go to standard error.
+    The token is printed to standard output and stored nowhere. The caller sets it
+    as SLUICE_TOKEN. The entry is printed to standard error: add it to the file
+    that the servers read as --tokens. It has a hash of the token, not the token.
 
     [bold]Examples[/]
 
@@ -34,7 +41,7 @@ def token(
       sluice token indexer -c 'team-*' --write 2>> tokens.yaml
     """
     if not _NAME.fullmatch(name):
-        raise typer.BadParameter("expected letters, digits, '_', '.' and '-', 64 at most", param_hint="NAME")
+        raise typer.BadParameter(f"expected 1 to 64 letters, digits or '_.-', got {name!r}", param_hint="NAME")
     secret = f"sluice_{secrets.token_urlsafe(_BYTES)}"
     lines = [
         f"- name: {_quoted(name)}",
@@ -49,5 +56,5 @@ def token(
 
 
 def _quoted(text: str) -> str:
-    """As a YAML string, also when it looks like a number or a truth."""
+    """Return the text as a YAML string, even if it looks like a number or a boolean."""
     return "'" + text.replace("'", "''") + "'"

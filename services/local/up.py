@@ -45,8 +45,8 @@ def up(
 ) -> None:
     """Start the four services on this machine, and the gateway with its console if it is installed.
 
-    The command runs until ^C or SIGTERM and then stops the services. With --detach it returns as soon as all are
-    healthy.
+    The command runs until ^C or SIGTERM, and then stops the services. With
+    --detach it returns as soon as all are healthy.
 
     [bold]Examples[/]
 

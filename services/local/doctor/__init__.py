@@ -1,1 +1,1 @@
-"""`sluice doctor`: what is wrong with a running system, and what to do about it."""
+"""`sluice doctor`: find what is wrong with a running system, and say what to do."""

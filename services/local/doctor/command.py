@@ -1,4 +1,4 @@
-"""The command."""
+"""The command `sluice doctor`: gather facts, judge them, print the findings."""
 
 import json
 from collections.abc import Sequence
@@ -25,24 +25,34 @@ def doctor(
     reranking: options.RerankingAddress = options.DEFAULT_RERANKING,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=HOST:PORT", help="Read a server's metrics too: versions, disk, clock. May repeat."),
+        typer.Option(metavar="NAME=HOST:PORT", help="Also check the metrics page of a server. Repeatable."),
     ] = None,
     ca: Annotated[
         Path | None,
-        typer.Option("--check-ca", envvar="SLUICE_TLS_CA", metavar="FILE", help="Check certificates against these."),
+        typer.Option(
+            "--check-ca",
+            envvar="SLUICE_TLS_CA",
+            metavar="FILE",
+            help="Check certificates against these authorities.",
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Look at a running system, and say what is wrong and what to do. Exit code 1 when something is.
+    """Check a running system, and say what is wrong and what to do. The exit code is 1 if there is a problem.
+
+    It checks health, certificates, models, collections, pipelines and versions, and
+    searches each collection once.
 
     [bold]Examples[/]
 
       sluice doctor
 
-      sluice doctor --metrics retrieval=127.0.0.1:9102 --json
+      sluice doctor --metrics retrieval=127.0.0.1:9102 --metrics embedding=127.0.0.1:9101
+
+      sluice doctor --json | jq '.[] | select(.level != "ok")'
     """
-    places = {"orchestrator": address, "embedding": embedding, "retrieval": retrieval, "reranking": reranking}
-    found = findings(gather(places, _pairs(metrics or []), ca), datetime.now(UTC))
+    addresses = {"orchestrator": address, "embedding": embedding, "retrieval": retrieval, "reranking": reranking}
+    found = findings(gather(addresses, _pairs(metrics or []), ca), datetime.now(UTC))
     if as_json:
         print(json.dumps([asdict(one) for one in found], ensure_ascii=False))
     else:
@@ -52,13 +62,14 @@ def doctor(
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:
-    """Addresses by name. Raises CommandFailed."""
-    pairs = [one.partition("=") for one in given]
-    if wrong := [
-        one for one, (name, equals, place) in zip(given, pairs, strict=True) if not (name and equals and place)
-    ]:
-        raise CommandFailed(f"--metrics: expected NAME=HOST:PORT, got {wrong[0]!r}")
-    return {name: place for name, _, place in pairs}
+    """Return the addresses by name. Raises CommandFailed."""
+    addresses = {}
+    for one in given:
+        name, _, address = one.partition("=")
+        if not (name and address):
+            raise CommandFailed(f"--metrics: expected NAME=HOST:PORT, got {one!r}")
+        addresses[name] = address
+    return addresses
 
 
 def _print(found: Sequence[Finding]) -> None:
@@ -69,4 +80,4 @@ def _print(found: Sequence[Finding]) -> None:
         if one.next:
             out.print(Text(f"  {'':<{width}}  → {one.next}", style="dim"), soft_wrap=True)
     counts = {level: sum(one.level == level for one in found) for level in _STYLES}
-    out.print(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} well")
+    out.print(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} ok")

@@ -1,6 +1,6 @@
-"""What a running system says of itself, gathered from outside: health, models, collections, pipelines, metrics, clocks.
+"""The facts about a running system, from outside: health, models, collections, pipelines, metrics, certificates.
 
-Rule: whatever does not answer is a fact too; nothing here judges.
+Rule: nothing here judges. A service that does not answer is a fact too.
 """
 
 import re
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """One value of a page of metrics."""
+    """One value on a metrics page."""
 
     name: str
     labels: Mapping[str, str]
@@ -45,96 +45,103 @@ class Sample:
 
 @dataclass(frozen=True)
 class Page:
-    """The metrics of one server."""
+    """The metrics page of one server."""
 
     samples: Sequence[Sample]
     clock_ahead_s: float | None
-    """Its clock minus ours, in seconds, exact to about one; None when it did not say."""
+    """The server's clock minus this machine's, in seconds, to about 1 s; None if the server sent no date."""
 
     def value(self, name: str) -> float | None:
-        """The value of a metric without labels; None when it is not there."""
+        """Return the value of a metric without labels, None if the page does not have it."""
         return next((sample.value for sample in self.samples if sample.name == name), None)
 
     def label(self, name: str, label: str) -> str:
-        """A label of an information metric; empty when it is not there."""
+        """Return a label of an information metric, empty if the page does not have it."""
         return next((sample.labels.get(label, "") for sample in self.samples if sample.name == name), "")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known. Where a service did not answer, its error stands in place of what it would have said."""
+    """Everything that was found out. The error of a service that failed is in place of its response."""
 
-    places: Mapping[str, str]
-    """Address of each service by its name."""
+    addresses: Mapping[str, str]
+    """The address of each service by its name."""
     health: Mapping[str, str]
-    """What each health check said, or the name of the status code that it failed with."""
+    """The serving status of each service, or the name of the status code if the check failed."""
     embedding_models: Sequence[EmbeddingModel] | SluiceError
     reranking_models: Sequence[RerankingModel] | SluiceError
     collections: Sequence[Collection] | SluiceError
     pipelines: Sequence[Pipeline] | SluiceError
-    searched: Mapping[str, SearchAnswer | SluiceError] = field(default_factory=dict)
-    """One search of each collection by the default pipeline."""
+    searches: Mapping[str, SearchAnswer | SluiceError] = field(default_factory=dict)
+    """The answer to one search of each collection by the default pipeline."""
     pages: Mapping[str, Page | str] = field(default_factory=dict)
-    """Metrics by server, or why there are none."""
+    """The metrics page of each server, or why it could not be read."""
     certificates: Mapping[str, datetime | str] = field(default_factory=dict)
-    """When each service's certificate ends, or why it is not trusted."""
+    """When the certificate of each service expires, or why it is not trusted."""
     client_version: str = __version__
 
 
-def gather(places: Mapping[str, str], metrics: Mapping[str, str], ca: Path | None) -> Facts:
-    """The facts of the system at these addresses, and of the metrics at those."""
+def gather(addresses: Mapping[str, str], metrics: Mapping[str, str], ca: Path | None) -> Facts:
+    """Return the facts about a system.
+
+    addresses  of the services, by name
+    metrics    addresses of metrics pages, by name
+    ca         file of authorities to check certificates against; None checks none
+    """
     with (
-        EmbeddingClient(places["embedding"], timeout_s=_TIMEOUT_S, **access()) as embedding,
-        RerankingClient(places["reranking"], timeout_s=_TIMEOUT_S, **access()) as reranking,
-        RetrievalClient(places["retrieval"], timeout_s=_TIMEOUT_S, **access()) as retrieval,
-        SearchClient(places["orchestrator"], timeout_s=_TIMEOUT_S, **access()) as search,
+        EmbeddingClient(addresses["embedding"], timeout_s=_TIMEOUT_S, **access()) as embedding,
+        RerankingClient(addresses["reranking"], timeout_s=_TIMEOUT_S, **access()) as reranking,
+        RetrievalClient(addresses["retrieval"], timeout_s=_TIMEOUT_S, **access()) as retrieval,
+        SearchClient(addresses["orchestrator"], timeout_s=_TIMEOUT_S, **access()) as search,
     ):
-        collections = _said(retrieval.collections)
+        collections = _result(retrieval.collections)
         return Facts(
-            places=places,
-            health={name: health(name, place, access=access()) for name, place in places.items()},
-            embedding_models=_said(embedding.models),
-            reranking_models=_said(reranking.models),
+            addresses=addresses,
+            health={name: health(name, address, access=access()) for name, address in addresses.items()},
+            embedding_models=_result(embedding.models),
+            reranking_models=_result(reranking.models),
             collections=collections,
-            pipelines=_said(search.pipelines),
-            searched=_searched(search, [] if isinstance(collections, SluiceError) else collections),
+            pipelines=_result(search.pipelines),
+            searches=_searches(search, [] if isinstance(collections, SluiceError) else collections),
             pages={name: _page(address) for name, address in metrics.items()},
-            certificates={name: _certificate_end(place, ca) for name, place in places.items()} if ca else {},
+            certificates={name: _certificate_end(address, ca) for name, address in addresses.items()} if ca else {},
         )
 
 
-def parsed(text: str) -> list[Sample]:
-    """The samples of a page in Prometheus's text format."""
+def parse(text: str) -> list[Sample]:
+    """Return the samples of a page in Prometheus's text format."""
     return [Sample(name, dict(_LABEL.findall(labels)), float(value)) for name, labels, value in _SAMPLE.findall(text)]
 
 
-def _said(ask: Callable[[], T]) -> T | SluiceError:
+def _result(call: Callable[[], T]) -> T | SluiceError:
+    """Return what a call returns, or the error that it raises."""
     try:
-        return ask()
+        return call()
     except SluiceError as error:
         return error
 
 
-def _searched(search: SearchClient, collections: Sequence[Collection]) -> dict[str, SearchAnswer | SluiceError]:
-    """A search of each collection that has documents, for a word that any may have."""
+def _searches(search: SearchClient, collections: Sequence[Collection]) -> dict[str, SearchAnswer | SluiceError]:
+    """Search each collection that has documents, for a common word."""
     names = [one.name for one in collections if one.document_count]
-    return {name: _said(partial(search.search, name, "test", top_k=1)) for name in names}
+    return {name: _result(partial(search.search, name, "test", top_k=1)) for name in names}
 
 
 def _page(address: str) -> Page | str:
+    """Return the metrics page of a server, or why it cannot be read."""
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
-            text = answer.read(_PAGE_BYTES).decode()
-            stated = answer.headers.get("Date")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as response:
+            text = response.read(_PAGE_BYTES).decode()
+            date = response.headers.get("Date")
     except (OSError, ValueError) as error:
         return str(error)
-    ahead = parsedate_to_datetime(stated).timestamp() - datetime.now(UTC).timestamp() if stated else None
-    return Page(parsed(text), ahead)
+    ahead = parsedate_to_datetime(date).timestamp() - datetime.now(UTC).timestamp() if date else None
+    return Page(parse(text), ahead)
 
 
-def _certificate_end(place: str, ca: Path | None) -> datetime | str:
-    """When the certificate of a server ends, when it is trusted; else why it is not."""
-    host, _, port = place.removeprefix("dns:///").rpartition(":")
+def _certificate_end(address: str, ca: Path | None) -> datetime | str:
+    """Return when the certificate of a server expires, or why it is not trusted."""
+    host, _, port = address.removeprefix("dns:///").rpartition(":")
     context = ssl.create_default_context(cafile=ca)
     context.set_alpn_protocols(["h2"])
     try:
@@ -142,7 +149,7 @@ def _certificate_end(place: str, ca: Path | None) -> datetime | str:
             socket.create_connection((host, int(port)), timeout=_TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
-            found = secure.getpeercert() or {}
+            certificate = secure.getpeercert() or {}
     except (OSError, ValueError) as error:
         return str(error)
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found.get("notAfter"))), UTC)
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate.get("notAfter"))), UTC)

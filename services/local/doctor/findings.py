@@ -1,4 +1,4 @@
-"""What facts mean: each finding says what is wrong, or well, and what to do.
+"""The judgment of facts: each finding says what is right or wrong, and what to do.
 
 Rule: pure; `now` is an argument.
 """
@@ -16,32 +16,32 @@ from sluice.reranking.v1.reranking_service_pb2 import RerankingModel
 from sluice.retrieval.v1.retrieval_service_pb2 import Collection
 
 from services.local.doctor.facts import Facts, Page
+from services.local.health import SERVING
 
 Level = Literal["ok", "warning", "problem"]
 T = TypeVar("T")
 
-# Tokens and certificates are checked against the clock; the metrics' Date is exact to a second.
+# Tokens and certificates are checked against the clock. The date of a metrics page is exact to a second.
 _CLOCK_S: Final = 5.0
 _EXPIRES_SOON: Final = timedelta(days=14)
 _FREE_BYTES: Final = 2**30
 _DEAD_SHARE: Final = 0.3
-_LOADED: Final = "SERVING"
 _HEALTH: Final = {
-    "UNAVAILABLE": "is it running there? `sluice up` starts a system; a server that speaks TLS needs --tls-ca",
-    "NOT_SERVING": "it loads, drains or is in trouble: its log says which",
-    "UNAUTHENTICATED": "set SLUICE_TOKEN to a token of its tokens file, or open health checks",
-    "UNIMPLEMENTED": "something else serves at that address",
-    "NOT_FOUND": "another service of ours serves at that address: were two of them mixed up?",
+    "UNAVAILABLE": "check the address; `sluice up` starts a system; servers with TLS need --tls-ca",
+    "NOT_SERVING": "it is loading, draining or failing: see its log",
+    "UNAUTHENTICATED": "set SLUICE_TOKEN to a token of its tokens file, or let it answer health checks without a token",
+    "UNIMPLEMENTED": "another program serves at this address",
+    "NOT_FOUND": "another Sluice service serves at this address: check that two addresses are not swapped",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Level
     about: str
-    """The service, model, collection or pipeline."""
+    """The service, model, collection or pipeline that was checked."""
     text: str
     """What was found."""
     next: str = ""
@@ -49,14 +49,14 @@ class Finding:
 
 
 def findings(facts: Facts, now: datetime) -> list[Finding]:
-    """All findings, in the order in which to mend them."""
+    """Return all findings, in the order in which to fix them."""
     return list(
         chain(
             _services(facts),
             _certificates(facts, now),
             _models(facts),
-            *(_collection(facts, one) for one in _known(facts.collections)),
-            *(_pipeline(one) for one in _known(facts.pipelines)),
+            *(_collection(facts, one) for one in _succeeded(facts.collections)),
+            *(_pipeline(one) for one in _succeeded(facts.pipelines)),
             _searches(facts),
             *(_page(name, page, now) for name, page in facts.pages.items()),
             _versions(facts),
@@ -64,40 +64,46 @@ def findings(facts: Facts, now: datetime) -> list[Finding]:
     )
 
 
-def _known(said: Sequence[T] | SluiceError) -> Sequence[T]:
-    return () if isinstance(said, SluiceError) else said
+def _succeeded(result: Sequence[T] | SluiceError) -> Sequence[T]:
+    """Return the result of a call, empty if it failed."""
+    return () if isinstance(result, SluiceError) else result
 
 
 def _services(facts: Facts) -> Iterator[Finding]:
-    for name, place in facts.places.items():
-        said = facts.health[name]
-        if said == _LOADED:
-            yield Finding("ok", name, f"serves at {place}")
+    for name, address in facts.addresses.items():
+        state = facts.health[name]
+        if state == SERVING:
+            yield Finding("ok", name, f"serves at {address}")
         else:
-            yield Finding("problem", name, f"{place}: {said}", _HEALTH.get(said, "its log tells more"))
+            yield Finding("problem", name, f"{address}: {state}", _HEALTH.get(state, "see its log"))
 
 
 def _certificates(facts: Facts, now: datetime) -> Iterator[Finding]:
     for name, end in facts.certificates.items():
         if isinstance(end, str):
-            yield Finding("problem", name, f"no trusted certificate: {end}", "compare its certificate with --tls-ca")
+            yield Finding(
+                "problem",
+                name,
+                f"certificate not trusted: {end}",
+                "compare its issuer with --check-ca",
+            )
         elif end - now < _EXPIRES_SOON:
-            text = f"its certificate ends at {end:%Y-%m-%d %H:%M} UTC"
-            yield Finding("warning", name, text, "renew it: servers read the files again while they run")
+            text = f"its certificate expires at {end:%Y-%m-%d %H:%M} UTC"
+            yield Finding("warning", name, text, "renew it; servers reload the files without a restart")
         else:
             yield Finding("ok", name, f"its certificate is trusted until {end:%Y-%m-%d}")
 
 
 def _models(facts: Facts) -> Iterator[Finding]:
-    said: dict[str, Sequence[EmbeddingModel | RerankingModel] | SluiceError] = {
+    by_service: dict[str, Sequence[EmbeddingModel | RerankingModel] | SluiceError] = {
         "embedding": facts.embedding_models,
         "reranking": facts.reranking_models,
     }
     digests: dict[str, set[str]] = {}
-    for service, models in said.items():
-        served = _known(models)
+    for service, models in by_service.items():
+        served = _succeeded(models)
         if not served and not isinstance(models, SluiceError):
-            yield Finding("warning", service, "serves no model", "start it with --bundles, or load one")
+            yield Finding("warning", service, "serves no model", "start it with --bundles, or load a model")
         for model in served:
             name = model_name(model.model)
             digests.setdefault(name, set()).add(model.model.digest)
@@ -106,48 +112,51 @@ def _models(facts: Facts) -> Iterator[Finding]:
     for name, found in digests.items():
         if len(found) > 1:
             listed = ", ".join(sorted(digest[:12] for digest in found))
-            yield Finding("warning", name, f"is served from different bundles: {listed}", "give a bundle a new version")
+            yield Finding(
+                "warning", name, f"is served from different bundles: {listed}", "give the newer one a new version"
+            )
 
 
 def _collection(facts: Facts, collection: Collection) -> Iterator[Finding]:
     schema, name = collection.schema, f"collection {collection.name}"
     statistics = collection.statistics
-    served = {model.model.digest for model in _known(facts.embedding_models)}
+    served = {model.model.digest for model in _succeeded(facts.embedding_models)}
     bound = {one.name: one.model_digest for one in schema.dense_fields}
     bound |= {one.name: one.model_digest for one in schema.sparse_fields}
     bound |= {one.name: one.model_digest for one in schema.multi_vector_fields}
-    strangers = {field: digest for field, digest in bound.items() if digest and digest not in served}
+    unserved = {field: digest for field, digest in bound.items() if digest and digest not in served}
     if not isinstance(facts.embedding_models, SluiceError):
-        for field, digest in strangers.items():
-            text = f"field {field} was made by the model {digest[:12]}, which is not served"
-            yield Finding("problem", name, text, "load that bundle, or index into a new collection with the served one")
-    dead, all_ = statistics.dead_document_count, collection.document_count + statistics.dead_document_count
-    if dead > _DEAD_SHARE * all_:
-        text = f"{dead:,} of {all_:,} places are of deleted documents"
-        yield Finding("warning", name, text, f"`sluice collections optimize {collection.name}` frees them")
-    if not strangers:
+        for field, digest in unserved.items():
+            text = f"field {field} was indexed with model {digest[:12]}, which is not served"
+            yield Finding("problem", name, text, "serve that model, or index into a new collection")
+    dead = statistics.dead_document_count
+    total = collection.document_count + dead
+    if dead > _DEAD_SHARE * total:
+        text = f"{dead:,} of {total:,} documents on disk are deleted"
+        yield Finding("warning", name, text, f"`sluice collections optimize {collection.name}` reclaims their space")
+    if not unserved:
         yield Finding("ok", name, f"{collection.document_count:,} documents")
 
 
 def _pipeline(pipeline: Pipeline) -> Iterator[Finding]:
     about = f"pipeline {pipeline.name}"
     if pipeline.state == "usable":
-        yield Finding("ok", about, "has what it needs")
+        yield Finding("ok", about, "usable")
     elif pipeline.state == "unchecked":
-        yield Finding("warning", about, "not checked yet", "the services with its models have not answered it")
+        yield Finding("warning", about, "not checked yet", "check the services that serve its models")
     level: Level = "problem" if pipeline.state == "unusable" else "warning"
     for problem in pipeline.problems:
-        yield Finding(level, about, problem, "serve what it needs, or change the pipelines file: it is read again")
+        yield Finding(level, about, problem, "serve what it needs, or change the pipelines file; it is reloaded")
 
 
 def _searches(facts: Facts) -> Iterator[Finding]:
-    for name, answer in facts.searched.items():
+    for name, answer in facts.searches.items():
         about = f"search in {name}"
         if isinstance(answer, SluiceError):
-            yield Finding("problem", about, f"{answer.reason_name}: {answer.message}", "`sluice search` shows it again")
+            yield Finding("problem", about, f"{answer.reason_name}: {answer.message}", "repeat it with `sluice search`")
         elif answer.degraded:
             reasons = "; ".join(f"{one.name}: {one.reason}" for one in answer.stages if one.status != "ok")
-            yield Finding("warning", about, f"degraded: {reasons}", "see the service of that stage")
+            yield Finding("warning", about, f"degraded: {reasons}", "check the service of that stage")
         else:
             yield Finding("ok", about, f"full answer in {1000 * answer.duration_s:.0f} ms")
 
@@ -155,21 +164,23 @@ def _searches(facts: Facts) -> Iterator[Finding]:
 def _page(name: str, page: Page | str, now: datetime) -> Iterator[Finding]:
     about = f"metrics of {name}"
     if isinstance(page, str):
-        yield Finding("warning", about, page, "is it started with --metrics-listen?")
+        yield Finding("warning", about, page, "check the address; servers need --metrics-listen")
         return
     if page.value("sluice_store_writable") == 0:
-        yield Finding("problem", name, "its data folder takes no writes", "check its rights and the disk, then restart")
+        yield Finding(
+            "problem", name, "its data folder accepts no writes", "check permissions and disk, then restart it"
+        )
     free = page.value("sluice_store_free_bytes")
     if free is not None and free < _FREE_BYTES:
         yield Finding(
-            "warning", name, f"{free / 2**20:,.0f} MiB of disk are free", "free some, or give it a larger one"
+            "warning", name, f"{free / 2**20:,.0f} MiB of disk are free", "free some space, or use a larger disk"
         )
     if page.clock_ahead_s is not None and abs(page.clock_ahead_s) > _CLOCK_S:
-        text = f"its clock is {page.clock_ahead_s:+.0f} s from ours"
-        yield Finding("warning", name, text, "set both by NTP: certificates are checked against the clock")
+        text = f"its clock is {page.clock_ahead_s:+.0f} s from this machine's"
+        yield Finding("warning", name, text, "synchronize both by NTP; certificates are checked against the clock")
     end = page.value("sluice_certificate_expiry_timestamp_seconds")
     if end and end - now.timestamp() < _EXPIRES_SOON.total_seconds():
-        yield Finding("warning", name, "its certificate ends within two weeks", "renew it: it is read while running")
+        yield Finding("warning", name, "its certificate expires within two weeks", "renew it; servers reload it")
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
@@ -183,4 +194,4 @@ def _versions(facts: Facts) -> Iterator[Finding]:
     else:
         listed = ", ".join(f"{name} {version or 'unknown'}" for name, version in versions.items())
         text = f"this command is {facts.client_version}; {listed}"
-        yield Finding("warning", "versions", text, "upgrade servers first, then clients: v1 of the API only grows")
+        yield Finding("warning", "versions", text, "upgrade the servers first, then the clients")

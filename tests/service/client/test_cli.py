@@ -137,7 +137,7 @@ def test_failure_names_what_was_wrong_and_what_to_do_next(search: ScriptedSearch
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.splitlines() == [
         "error: no collection 'docs'",
-        "next: `sluice collections list` shows those there are; `sluice index FILE --create` makes one",
+        "next: `sluice collections list` shows the collections; `sluice index FILE --create` creates one",
     ]
 
 
@@ -153,15 +153,15 @@ def test_failure_names_every_field_that_is_wrong(search: ScriptedSearch, address
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["search", "how", "--address", NOWHERE, "--timeout", "1"], 1, "`sluice up` starts it"),
+        (["search", "how", "--address", NOWHERE, "--timeout", "1"], 1, "`sluice up` starts a system"),
         (["search", "how", "--filter", "year >="], 1, "expected a value"),
         (["search"], 2, "Missing argument"),
         (["search", "how", "-k", "0"], 2, "Invalid value"),
         (["nonsense"], 2, "No such command"),
         (["index", "no-such-file.jsonl"], 1, "No such file"),
         (["index", "-", "--filterable", "year"], 2, "expected NAME=TYPE"),
-        (["delete"], 2, "give ids, or --filter, and not both"),
-        (["delete", "a", "--filter", "a == 1"], 2, "give ids, or --filter, and not both"),
+        (["delete"], 2, "give identifiers or --filter, not both"),
+        (["delete", "a", "--filter", "a == 1"], 2, "give identifiers or --filter, not both"),
         (["up", "--bundle", "no-such-bundle"], 1, "expected a bundle folder, found no bundle.json"),
         (["up"], 1, "found 0: choose with --bundle"),
         (["status", "--address", NOWHERE], 1, "not all services serve"),
@@ -225,7 +225,7 @@ def test_index_goes_on_past_lines_that_cannot_be_sent_and_lists_them_as_json(
     ids = {failure.get("document_id", failure.get("line")) for failure in summary["failures"]}
     assert ids == {"half", "\udfff", "bytes", 5, "early", "names", "object", 6}
     assert set(search.documents) == {"a", "title"}
-    assert "8 documents were refused; all others are stored" in ran.stderr
+    assert "8 documents were rejected; all others are stored" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_index_from_standard_input(search: ScriptedSearch, address: str) -> None
 def test_index_that_cannot_go_on_says_why(search: ScriptedSearch, address: str) -> None:
     ran = sluice("index", "-", "--address", NOWHERE, "--patience", "0.5", stdin='{"id": "a", "text": "x"}\n')
     assert ran.returncode == 1
-    assert "next: is the system running?" in ran.stderr
+    assert "next: check the address and `sluice status`" in ran.stderr
 
 
 def test_delete_and_pipelines(search: ScriptedSearch, address: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `sluice search`, `sluice index`, `sluice up` and others."""
+"""The command line `sluice`: searching, indexing, and the commands that other packages add."""
 
 import sys
 
@@ -9,7 +9,7 @@ from sluice.signals import stop_on_signals
 def main() -> None:
     """Run the command line.
 
-    Exits with 0 when it worked, 1 when it failed, 2 when it was called wrongly, 3 when some documents were refused.
+    Exit codes: 0 success, 1 failure, 2 wrong arguments, 3 some documents were rejected.
     """
     stop_on_signals()
     from sluice.cli.app import app
@@ -21,11 +21,11 @@ def main() -> None:
         print_failure(error)
         sys.exit(error.exit_status if isinstance(error, CommandFailed) else 1)
     except UnicodeEncodeError as error:
-        # An argument with bytes that are not UTF-8, which Python keeps as lone surrogates.
+        # An argument has bytes that are not UTF-8, which Python keeps as lone surrogates.
         given = f"{error.object[error.start : error.end]!a:.40}"
         print_failure(CommandFailed(f"expected arguments that can be written as {error.encoding}, got {given}"))
         sys.exit(1)
     except BrokenPipeError:
-        # Who read our output has enough, as `head` does. Nothing is left to flush to it.
+        # The reader of our output, such as `head`, has closed the pipe. There is nothing left to flush.
         sys.stderr.close()
         sys.exit(1)

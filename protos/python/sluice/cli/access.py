@@ -1,4 +1,4 @@
-"""How every command reaches a system that asks who calls: by TLS, with a certificate, with a token."""
+"""The credentials of every command: TLS, a client certificate, a bearer token."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from sluice.client.credentials import bearer, tls_credentials
 
 
 class Access(TypedDict):
-    """What every client takes."""
+    """The credentials that every client takes."""
 
     token: str | None
     credentials: grpc.ChannelCredentials | None
@@ -22,25 +22,28 @@ _given: Final = Access(token=None, credentials=None)
 
 
 def access() -> Access:
-    """What the environment and the options before the command say."""
+    """Return the credentials from the environment and from the options before the command."""
     return _given
 
 
 TlsCa = Annotated[
     Path | None,
-    typer.Option(envvar="SLUICE_TLS_CA", metavar="FILE", help="Authorities of the servers, PEM: call them by TLS."),
+    typer.Option(envvar="SLUICE_TLS_CA", metavar="FILE", help="Use TLS, and trust these authorities, PEM."),
 ]
 TlsCertificate = Annotated[
     Path | None,
-    typer.Option(envvar="SLUICE_TLS_CERTIFICATE", metavar="FILE", help="Certificate to show to the servers, PEM."),
+    typer.Option(envvar="SLUICE_TLS_CERTIFICATE", metavar="FILE", help="Client certificate, PEM, for mutual TLS."),
 ]
-TlsKey = Annotated[Path | None, typer.Option(envvar="SLUICE_TLS_KEY", metavar="FILE", help="Its private key, PEM.")]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(envvar="SLUICE_TLS_KEY", metavar="FILE", help="Key of the client certificate, PEM."),
+]
 
 
 def take(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
-    """Note what is given. Raises CommandFailed, which does not tell the token.
+    """Keep the credentials for the command that follows. Raises CommandFailed, without the token in its message.
 
-    The token comes from SLUICE_TOKEN and from no flag: the list of processes and the shell's history show flags.
+    The token comes from SLUICE_TOKEN. There is no flag for it, because process lists and shell histories show flags.
     """
     token = os.environ.get("SLUICE_TOKEN")
     try:

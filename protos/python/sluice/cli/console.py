@@ -1,4 +1,4 @@
-"""What people read: the two streams, and failures with what to do next."""
+"""Output for people: the two streams, tables, and failures with what to do next."""
 
 from collections.abc import Iterable
 from typing import ClassVar, Final
@@ -13,31 +13,31 @@ out: Final = Console(highlight=False)
 err: Final = Console(stderr=True, highlight=False)
 
 _NEXT_BY_REASON: Final = {
-    "UNKNOWN_COLLECTION": "`sluice collections list` shows those there are; `sluice index FILE --create` makes one",
-    "UNKNOWN_PIPELINE": "`sluice pipelines` shows those there are",
-    "UNKNOWN_MODEL": "`sluice models` shows those there are",
+    "UNKNOWN_COLLECTION": "`sluice collections list` shows the collections; `sluice index FILE --create` creates one",
+    "UNKNOWN_PIPELINE": "`sluice pipelines` shows the pipelines",
+    "UNKNOWN_MODEL": "`sluice models` shows the models",
     "COLLECTION_EXISTS": "choose another --collection, or drop it first with `sluice collections drop`",
-    "MODEL_MISMATCH": "index into a new --collection, or serve the model that this one was made with",
-    "STORAGE_UNWRITABLE": "free some space, or check the rights of the data folder; what is stored is safe",
-    "OVERLOADED": "the system is busy: try again, or give it longer with --timeout (--patience when indexing)",
+    "MODEL_MISMATCH": "index into a new --collection, or serve the model that this one was indexed with",
+    "STORAGE_UNWRITABLE": "free some space, or check the permissions of the data folder; stored documents are safe",
+    "OVERLOADED": "the system is busy: try again, or wait longer with --timeout (--patience for `sluice index`)",
 }
 _NEXT_BY_CODE: Final = {
-    "UNAVAILABLE": "is the system running? `sluice status` tells, `sluice up` starts it, --address says where it is",
-    "DEADLINE_EXCEEDED": "--timeout gives it longer",
-    "UNAUTHENTICATED": "SLUICE_TOKEN holds the token to show; `sluice token` makes one for the servers to know",
-    "PERMISSION_DENIED": "ask who runs the servers for a token that may",
-    "INTERNAL": "the server's log tells more",
+    "UNAVAILABLE": "check the address and `sluice status`; `sluice up` starts a system",
+    "DEADLINE_EXCEEDED": "wait longer with --timeout",
+    "UNAUTHENTICATED": "set SLUICE_TOKEN to a token of the servers' token file; `sluice token` makes one",
+    "PERMISSION_DENIED": "use a token that allows this; the operator of the servers can make one",
+    "INTERNAL": "see the server's log",
 }
 
 
 class CommandFailed(Exception):
-    """A command that cannot go on; the message says why and what to do next. Not a defect."""
+    """A failure that the user can act on. The message says what failed and what to do."""
 
     exit_status: ClassVar[int] = 1
 
 
 def print_failure(error: SluiceError | CommandFailed) -> None:
-    """Print what was wrong, each field that is, and what to do next."""
+    """Print the error, each invalid field, and what to do next."""
     if isinstance(error, CommandFailed):
         _print("error", str(error), "bold red")
         return
@@ -52,7 +52,7 @@ def print_failure(error: SluiceError | CommandFailed) -> None:
 
 
 def size_words(size: int) -> str:
-    """A number of bytes, short: 1.5 GiB."""
+    """Return a number of bytes in a short form: 1.5 GiB."""
     number, units = float(size), iter(("B", "KiB", "MiB", "GiB"))
     for unit in units:
         if number < 1024:
@@ -62,13 +62,13 @@ def size_words(size: int) -> str:
 
 
 def table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    """Rows under the names of their columns."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    """Return a table of rows under the names of their columns."""
+    result = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        result.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*row)
-    return made
+        result.add_row(*row)
+    return result
 
 
 def _print(label: str, text: str, style: str) -> None:

@@ -1,4 +1,4 @@
-"""`sluice index` and `sluice delete`."""
+"""`sluice index` and `sluice delete`: store and delete documents."""
 
 import io
 import json
@@ -34,27 +34,27 @@ _STORED: Final = ("indexed", "unchanged")
 
 @dataclass
 class Tally:
-    """What happened to the documents of an index run."""
+    """The outcomes of the documents of an index run."""
 
     stored: Counter[str] = field(default_factory=Counter)
     refusals: Refusals = field(default_factory=Refusals)
 
     @property
     def done(self) -> int:
-        """Documents with an outcome."""
+        """The number of documents that have an outcome."""
         return self.stored.total() + self.refusals.count
 
-    def note(self, acknowledgement: Acknowledgement) -> None:
-        """Count a document."""
+    def add(self, acknowledgement: Acknowledgement) -> None:
+        """Count the outcome of a document."""
         if acknowledgement.outcome == "failed":
             one = acknowledgement
             self.refusals.add(Refusal(one.reason, one.message, document_id=one.document_id))
         else:
             self.stored[acknowledgement.outcome] += 1
 
-    def described(self) -> dict[str, Any]:
-        """Return the counts and the first refusals as JSON has them."""
-        return {outcome: self.stored[outcome] for outcome in _STORED} | self.refusals.described()
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts and the first refusals for JSON output."""
+        return {outcome: self.stored[outcome] for outcome in _STORED} | self.refusals.to_json()
 
     def words(self) -> str:
         """Return `5,690 indexed, 3 unchanged, 0 failed`."""
@@ -64,26 +64,29 @@ class Tally:
 
 def index(
     file: Annotated[
-        Path, typer.Argument(help="Lines of JSON; - reads standard input.", allow_dash=True, show_default=False)
+        Path, typer.Argument(help="File of JSON lines; - reads standard input.", allow_dash=True, show_default=False)
     ],
     collection: options.Collection = options.DEFAULT_COLLECTION,
-    create: Annotated[bool, typer.Option("--create", help="Create the collection when it is not there.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="Create the collection if it does not exist.")] = False,
     filterable: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=TYPE",
-            help="With --create: a metadata field that filters may use; repeatable. "
+            help="With --create: a metadata field that filters can use. Repeatable. "
             "TYPE is string, number, bool, timestamp or list.",
         ),
     ] = None,
     chunk_tokens: Annotated[
         int,
         typer.Option(
-            min=0, max=options.MOST, metavar="N", help="Store chunks of at most N tokens; 0 stores whole documents."
+            min=0,
+            max=options.MOST,
+            metavar="N",
+            help="Split documents into chunks of up to N tokens; 0: do not.",
         ),
     ] = 0,
     chunk_overlap: Annotated[
-        int, typer.Option(min=0, max=options.MOST, metavar="N", help="Tokens that a chunk shares with the one before.")
+        int, typer.Option(min=0, max=options.MOST, metavar="N", help="Tokens that consecutive chunks share.")
     ] = 0,
     patience: options.Patience = DEFAULT_PATIENCE_S,
     as_json: options.Json = False,
@@ -91,11 +94,13 @@ def index(
 ) -> None:
     """Index documents from a file of JSON lines.
 
-    A line is {"id": …, "title": …, "text": …, "metadata": {…}}; BEIR's "_id" is read too. Indexing again is harmless:
-    documents that did not change cost no model work.
+    A line is {"id": …, "title": …, "text": …, "metadata": {…}}. The identifier can
+    also be "_id", as in BEIR. You can repeat a run at any time: documents that
+    have not changed are skipped.
 
-    A document that is refused, or a line that is no document, does not stop the run: all others are stored, then the
-    first refusals are shown and the exit status is 3. It is 0 when all were stored and 1 when the run could not go on.
+    A rejected document or an invalid line does not stop the run. All others are
+    stored, and the first rejections are listed at the end. The exit code is 0 if
+    all documents are stored, 3 if some were rejected, 1 if the run stopped.
 
     [bold]Examples[/]
 
@@ -110,7 +115,7 @@ def index(
     tally = Tally()
 
     total = _line_count(file)
-    with SearchClient(address, **access()) as client, _opened(file) as lines:
+    with SearchClient(address, **access()) as client, _open(file) as lines:
         acknowledgements = client.index(
             collection,
             _documents(lines, timestamps, tally),
@@ -118,15 +123,15 @@ def index(
             filterable_fields=fields,
             chunking=Chunking(chunk_tokens, chunk_overlap) if chunk_tokens or chunk_overlap else None,
             patience_s=patience,
-            on_retry=_waiting(),
+            on_retry=_retry_printer(),
         )
         follow(acknowledgements, tally, total=total, as_json=as_json)
     if tally.refusals.count:
-        raise DocumentsRefused(f"{tally.refusals.count:,} documents were refused; all others are stored")
+        raise DocumentsRefused(f"{tally.refusals.count:,} documents were rejected; all others are stored")
 
 
 def _documents(lines: Iterable[str], timestamps: frozenset[str], tally: Tally) -> Iterator[Document]:
-    """Yield the documents of lines, and count the lines that are none."""
+    """Yield the documents of lines, and count the invalid lines."""
     for item in jsonl.documents(lines, timestamps=timestamps):
         if isinstance(item, Document):
             yield item
@@ -134,48 +139,48 @@ def _documents(lines: Iterable[str], timestamps: frozenset[str], tally: Tally) -
             tally.refusals.add(Refusal("INVALID_REQUEST", item.problem, line=item.line))
 
 
-def _waiting() -> Callable[[SluiceError, float], None]:
-    """Return what prints why an index run waits, once for each reason in a row."""
+def _retry_printer() -> Callable[[SluiceError, float], None]:
+    """Return a function that prints why a run waits, but not the same reason twice in a row."""
     last = ""
 
-    def tell(error: SluiceError, wait_s: float) -> None:
+    def print_reason(error: SluiceError, wait_s: float) -> None:
         nonlocal last
         if error.message != last:
             err.print(f"  waiting: {error.message}", markup=False, style="yellow", soft_wrap=True)
         last = error.message
 
-    return tell
+    return print_reason
 
 
 def follow(
     acknowledgements: Iterator[Acknowledgement], tally: Tally, *, total: int | None, as_json: bool = False
 ) -> None:
-    """Show a progress bar while documents are acknowledged, and then the tally and the first refusals.
+    """Show a progress bar while documents are acknowledged, then the tally and the first refusals.
 
-    total  documents to come, when known
+    total  number of documents, None if unknown
 
-    Raises what the acknowledgements raise, after the tally of what was done.
+    If the acknowledgements raise an error, the tally is shown and the error is raised.
     """
     progress = _progress()
     task = progress.add_task("indexing", total=total, rate="", failed=0)
     try:
         with progress:
             for ack in acknowledgements:
-                tally.note(ack)
+                tally.add(ack)
                 speed = progress.tasks[task].finished_speed or progress.tasks[task].speed
                 rate = f"{speed:,.0f}/s" if speed else ""
                 progress.update(task, completed=tally.done, rate=rate, failed=tally.refusals.count)
     finally:
         elapsed_s = progress.tasks[task].elapsed or 0.0
         if as_json:
-            print(json.dumps({**tally.described(), "duration_s": round(elapsed_s, 3)}, indent=2))
+            print(json.dumps({**tally.to_json(), "duration_s": round(elapsed_s, 3)}, indent=2))
         else:
             out.print(f"{tally.words()} in {elapsed_s:.1f} s")
         tally.refusals.show()
 
 
 def delete(
-    document_ids: Annotated[list[str] | None, typer.Argument(help="Ids of documents.", show_default=False)] = None,
+    document_ids: Annotated[list[str] | None, typer.Argument(help="Identifiers.", show_default=False)] = None,
     collection: options.Collection = options.DEFAULT_COLLECTION,
     filter: options.Filter = None,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
@@ -190,13 +195,13 @@ def delete(
       sluice delete --filter "year < 2000"
     """
     if bool(document_ids) == bool(filter):
-        raise typer.BadParameter("give ids, or --filter, and not both")
+        raise typer.BadParameter("give identifiers or --filter, not both")
     with SearchClient(address, timeout_s=timeout, **access()) as client:
         out.print(f"{client.delete(collection, document_ids or (), filter=filter):,} deleted")
 
 
 def _fields(filterable: list[str]) -> dict[str, str]:
-    """`["year=number"]` as a dict; the server knows the types."""
+    """Return the types of fields by name, from texts such as `year=number`. The server checks the types."""
     fields = {}
     for item in filterable:
         name, equals, kind = item.partition("=")
@@ -206,10 +211,10 @@ def _fields(filterable: list[str]) -> dict[str, str]:
     return fields
 
 
-def _opened(file: Path) -> AbstractContextManager[TextIO]:
-    """Return the file, or standard input for `-`. Raises CommandFailed.
+def _open(file: Path) -> AbstractContextManager[TextIO]:
+    """Return the open file, or standard input for `-`. Raises CommandFailed.
 
-    Bytes that are not UTF-8 become lone surrogates, so the document that has them is refused and not the whole file.
+    Bytes that are not UTF-8 become lone surrogates, so that only the document with them is rejected.
     """
     if str(file) == "-":
         if isinstance(sys.stdin, io.TextIOWrapper):
@@ -222,7 +227,7 @@ def _opened(file: Path) -> AbstractContextManager[TextIO]:
 
 
 def _line_count(file: Path) -> int | None:
-    """How many lines a file has, so that the bar knows its end; None for what can be read only once."""
+    """Return the number of lines for the progress bar, None if the file can be read only once."""
     if str(file) == "-" or not file.is_file():
         return None
     with file.open("rb") as lines:

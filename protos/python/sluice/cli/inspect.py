@@ -1,4 +1,4 @@
-"""`sluice collections`, `sluice models` and `sluice pipelines`: what a running system has."""
+"""`sluice collections`, `sluice models` and `sluice pipelines`: the contents of a running system."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ Name = Annotated[str, typer.Argument(help="Name of the collection.", show_defaul
 
 @collections.command("list")
 def list_collections(retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL) -> None:
-    """List the collections."""
+    """List the collections with their sizes."""
     with RetrievalClient(retrieval, **access()) as client:
         found = client.collections()
     columns = ("collection", "documents", "deleted", "parts", "memory", "disk", "version", "created (UTC)")
@@ -48,11 +48,18 @@ def optimize_collection(
     timeout: options.LongTimeout = options.DEFAULT_LONG_TIMEOUT_S,
     retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
 ) -> None:
-    """Merge what was written and drop what was deleted, now instead of in time."""
+    """Compact a collection now: reclaim the space of deleted documents, and index recent ones.
+
+    The server also does this automatically.
+
+    [bold]Example[/]
+
+      sluice collections optimize docs
+    """
     with RetrievalClient(retrieval, **access()) as client:
-        done = client.optimize_collection(name, timeout_s=timeout)
+        result = client.optimize_collection(name, timeout_s=timeout)
     columns = ("", "parts", "indexed", "deleted", "memory", "segments on disk")
-    rows = [_statistics_row(label, held) for label, held in (("before", done.before), ("after", done.after))]
+    rows = [_statistics_row(label, held) for label, held in (("before", result.before), ("after", result.after))]
     out.print(table(columns, rows))
 
 
@@ -63,7 +70,12 @@ def _statistics_row(label: str, held: CollectionStatistics) -> tuple[str, ...]:
 
 @collections.command("describe")
 def describe_collection(name: Name, retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL) -> None:
-    """Print a collection and its schema as JSON."""
+    """Print a collection and its schema as JSON.
+
+    [bold]Example[/]
+
+      sluice collections describe docs | jq .schema
+    """
     with RetrievalClient(retrieval, **access()) as client:
         found = client.collection(name)
     out.print_json(
@@ -74,10 +86,15 @@ def describe_collection(name: Name, retrieval: options.RetrievalAddress = option
 @collections.command("drop")
 def drop_collection(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
 ) -> None:
-    """Delete a collection and all its documents."""
+    """Delete a collection and all its documents.
+
+    [bold]Example[/]
+
+      sluice collections drop docs --yes
+    """
     with RetrievalClient(retrieval, **access()) as client:
         count = client.collection(name).document_count
         if not yes:
@@ -89,15 +106,15 @@ def models(
     embedding: options.EmbeddingAddress = options.DEFAULT_EMBEDDING,
     reranking: options.RerankingAddress = options.DEFAULT_RERANKING,
 ) -> None:
-    """List the models that are served."""
+    """List the models that the embedding and reranking services serve."""
     with EmbeddingClient(embedding, **access()) as embedder, RerankingClient(reranking, **access()) as reranker:
         rows = [_embedding_row(model) for model in embedder.models()]
         rows += [_reranking_row(model) for model in reranker.models()]
-    out.print(table(("service", "model", "gives", "tokens", "graph", "runs on", "digest"), rows))
+    out.print(table(("service", "model", "output", "tokens", "graph", "runs on", "digest"), rows))
 
 
 def pipelines(address: options.Address = options.DEFAULT_ADDRESS) -> None:
-    """List the pipelines and their stages."""
+    """List the pipelines with their stages, and what keeps a pipeline from being used."""
     with SearchClient(address, **access()) as client:
         found = client.pipelines()
     rows = [
@@ -111,15 +128,15 @@ def pipelines(address: options.Address = options.DEFAULT_ADDRESS) -> None:
 
 def _embedding_row(model: EmbeddingModel) -> tuple[str, ...]:
     kinds = [enum_word(Representation.Name, kind, "REPRESENTATION_") for kind in model.representations]
-    gives = f"{', '.join(kinds)}; {model.dimensions} dimensions, {model.similarity}"
-    return _model_row("embedding", gives, model)
+    output = f"{', '.join(kinds)}; {model.dimensions} dimensions, {model.similarity}"
+    return _model_row("embedding", output, model)
 
 
 def _reranking_row(model: RerankingModel) -> tuple[str, ...]:
     return _model_row("reranking", enum_word(Scoring.Name, model.scoring, "SCORING_").replace("_", " "), model)
 
 
-def _model_row(service: str, gives: str, model: EmbeddingModel | RerankingModel) -> tuple[str, ...]:
+def _model_row(service: str, output: str, model: EmbeddingModel | RerankingModel) -> tuple[str, ...]:
     digest = model.model.digest[:12]
     runs_on = model.execution_provider.removesuffix("ExecutionProvider")
-    return service, model_name(model.model), gives, str(model.max_token_count), model.variant, runs_on, digest
+    return service, model_name(model.model), output, str(model.max_token_count), model.variant, runs_on, digest

@@ -1,4 +1,4 @@
-"""`sluice search`: results as a person wants to read them, or as JSON."""
+"""`sluice search`: results for people, or as JSON."""
 
 import json
 from collections.abc import Iterable
@@ -20,26 +20,32 @@ _PASSAGE_LINES: Final = 5
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="Text to search for.", show_default=False)],
     collection: options.Collection = options.DEFAULT_COLLECTION,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=options.MOST, help="How many results.")] = 5,
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline; empty is the server's default.")] = "",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=options.MOST, help="Number of results.")] = 5,
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline; empty: the server's default.")] = "",
     filter: options.Filter = None,
     also: Annotated[
         list[str] | None,
         typer.Option(
-            "--also", metavar="TEXT", help="Another wording, to find more by; up to 7 times.", show_default=False
+            "--also",
+            metavar="TEXT",
+            help="Another wording of the query, to find more; up to 7.",
+            show_default=False,
         ),
     ] = None,
     by_parent: Annotated[
-        bool, typer.Option("--by-parent", help="Of a collection of chunks: the best of each document alone.")
+        bool, typer.Option("--by-parent", help="In a collection of chunks: only the best chunk of each document.")
     ] = False,
-    full: Annotated[bool, typer.Option("--full", help="Whole passages, not their first lines.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print whole texts, not their first 5 lines.")] = False,
     as_json: options.Json = False,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
     address: options.Address = options.DEFAULT_ADDRESS,
 ) -> None:
     """Search a collection.
+
+    Below the results is a line with the time and the counts of each stage. If a
+    stage was skipped or cut short, a line says which and why.
 
     [bold]Examples[/]
 
@@ -68,15 +74,15 @@ def search(
 
 
 def render(answer: SearchAnswer, *, full: bool = False) -> RenderableType:
-    """The results, and a line of what each stage did."""
-    results = [_rendered(rank, result, full=full) for rank, result in enumerate(answer.results, start=1)]
+    """Return the results, and a line with the work of each stage."""
+    results = [_render_result(rank, result, full=full) for rank, result in enumerate(answer.results, start=1)]
     if not results:
         results = [Text("nothing found", style="yellow")]
-    return Group(*results, *_degraded(answer), _stages_line(answer))
+    return Group(*results, *_degradation(answer), _stages_line(answer))
 
 
 def stage_words(stage: StageReport) -> str:
-    """What one stage did: `rerank 18.4 ms, 50 → 10`."""
+    """Return the time and the counts of a stage: `rerank 18.4 ms, 50 → 10`."""
     counts = f"{stage.given_count} → {stage.kept_count}" if stage.given_count else f"{stage.kept_count} found"
     words = f"{stage.name} {1000 * stage.duration_s:.1f} ms"
     if stage.given_count or stage.kept_count:
@@ -84,7 +90,7 @@ def stage_words(stage: StageReport) -> str:
     return words if stage.status == "ok" else f"{words} ({stage.status})"
 
 
-def _rendered(rank: int, result: Result, *, full: bool) -> RenderableType:
+def _render_result(rank: int, result: Result, *, full: bool) -> RenderableType:
     document = result.document
     head = Text.assemble(
         (f"{rank:>2}", "bold cyan"), f"  {result.score:.4f}  ", (document.title or document.document_id, "bold")
@@ -101,8 +107,8 @@ def _rendered(rank: int, result: Result, *, full: bool) -> RenderableType:
     return Padding(Group(*parts), (0, 0, 1, 0))
 
 
-def _degraded(answer: SearchAnswer) -> Iterable[RenderableType]:
-    """A line for each stage that did not do all its work, and one of how much was done."""
+def _degradation(answer: SearchAnswer) -> Iterable[RenderableType]:
+    """Yield a line for each stage that did not do all its work, and one with the coverage."""
     for stage in answer.stages:
         if stage.status in {"skipped", "partial"}:
             yield Text(f"degraded: {stage.name} {stage.status}: {stage.reason}", style="yellow")

@@ -1,4 +1,4 @@
-"""`sluice snapshots`: consistent copies of everything retrieval has."""
+"""`sluice snapshots`: consistent copies of all data of the retrieval service."""
 
 from typing import Annotated
 
@@ -12,33 +12,41 @@ from sluice.client import RetrievalClient
 from sluice.retrieval.v1.retrieval_service_pb2 import Snapshot
 
 snapshots = typer.Typer(
-    help="Make, list and delete snapshots. Restore one with `python -m services.retrieval.restore`.",
+    help="Create, list and delete snapshots. `python -m services.retrieval.restore` restores one.",
     no_args_is_help=True,
 )
 
 
 @snapshots.command("create")
 def create(
-    keep: Annotated[int, typer.Option(min=0, help="Delete the eldest beyond this many; 0 deletes none.")] = 0,
-    name: Annotated[str, typer.Option(help="Its name; the present time unless given.")] = "",
+    keep: Annotated[int, typer.Option(min=0, metavar="N", help="Delete all but the newest N; 0 deletes none.")] = 0,
+    name: Annotated[str, typer.Option(help="Name of the snapshot. The default is the current time.")] = "",
     timeout: options.LongTimeout = options.DEFAULT_LONG_TIMEOUT_S,
     retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
 ) -> None:
-    """Make a snapshot, while reads and writes go on.
+    """Create a snapshot. Reads and writes continue while it is made.
 
-    It is whole and on disk when this ends with status 0. Status 1: it was refused and nothing is left of it, or the
-    time to wait ended.
+    If the exit code is 0, the snapshot is complete and on disk. If it is 1, the
+    server rejected the request and nothing is left, or the timeout has passed.
+
+    [bold]Examples[/]
+
+      sluice snapshots create
+
+      sluice snapshots create --name before-upgrade
+
+      sluice snapshots create --keep 7
     """
     with RetrievalClient(retrieval, **access()) as client:
-        done = client.create_snapshot(name, keep=keep, timeout_s=timeout)
-    out.print(table(_COLUMNS, [_row(done.snapshot)]))
-    for deleted in done.deleted:
+        created = client.create_snapshot(name, keep=keep, timeout_s=timeout)
+    out.print(table(_COLUMNS, [_row(created.snapshot)]))
+    for deleted in created.deleted:
         out.print(f"{deleted} deleted")
 
 
 @snapshots.command("list")
 def list_snapshots(json: options.Json = False, retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL) -> None:
-    """List the snapshots, the eldest first."""
+    """List the snapshots, the oldest first."""
     with RetrievalClient(retrieval, **access()) as client:
         found = client.snapshots()
     if json:
@@ -52,7 +60,12 @@ def delete(
     name: Annotated[str, typer.Argument(help="Name of the snapshot.", show_default=False)],
     retrieval: options.RetrievalAddress = options.DEFAULT_RETRIEVAL,
 ) -> None:
-    """Delete a snapshot."""
+    """Delete a snapshot.
+
+    [bold]Example[/]
+
+      sluice snapshots delete before-upgrade
+    """
     with RetrievalClient(retrieval, **access()) as client:
         client.delete_snapshot(name)
     out.print(f"{name} deleted")
