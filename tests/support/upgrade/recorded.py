@@ -142,19 +142,19 @@ def changes(file: Path, addresses: Mapping[str, str]) -> list[str]:
     ]
 
 
-def differences(expected: Any, found: Any, path: str = "answer") -> Iterator[str]:
-    """Yield the places where two trees differ. Numbers may differ by `TOLERANCE`."""
+def differences(expected: Any, found: Any, path: str = "answer", *, tolerance: float = TOLERANCE) -> Iterator[str]:
+    """Yield the places where two trees differ. Numbers may differ by the tolerance, relative or absolute."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in sorted(expected.keys() | found.keys()):
-            yield from differences(expected.get(key), found.get(key), f"{path}.{key}")
+            yield from differences(expected.get(key), found.get(key), f"{path}.{key}", tolerance=tolerance)
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         for index, (one, other) in enumerate(zip(expected, found, strict=True)):
-            yield from differences(one, other, f"{path}[{index}]")
-    elif not _is_equal(expected, found):
+            yield from differences(one, other, f"{path}[{index}]", tolerance=tolerance)
+    elif not _is_equal(expected, found, tolerance):
         yield f"{path}: expected {expected!r:.200}, got {found!r:.200}"
 
 
-def _is_equal(expected: Any, found: Any) -> bool:
+def _is_equal(expected: Any, found: Any, tolerance: float) -> bool:
     if isinstance(expected, float) and isinstance(found, int | float):
-        return math.isclose(expected, found, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        return math.isclose(expected, found, rel_tol=tolerance, abs_tol=tolerance)
     return bool(expected == found)
