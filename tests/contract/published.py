@@ -21,9 +21,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 from pydantic import BaseModel
-from sluice.client import RetrievalClient, float32_tensor
-from sluice.common.v1.document_pb2 import Document
-from sluice.retrieval.v1 import retrieval_service_pb2 as pb
+from sluice.client import RetrievalClient
 
 from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
@@ -32,6 +30,7 @@ from services.inference.bundle import Manifest
 from services.orchestrator.pipelines.schema import PACKAGED, Pipeline
 from services.rpc.auth.tokens import Token
 from tests.support.processes import ROOT, running
+from tests.support.upgrade.contents import other_schema, schema, upsert
 
 FILE: Final = Path(__file__).with_name("published.json")
 
@@ -48,6 +47,8 @@ _MODULES: Final = (
     "loadtest compare",
 )
 _GROUPS: Final = ("collections", "snapshots")
+_LOADTEST: Final = [sys.executable, "-m", "loadtest"]
+_COLLECTIONS: Final = {"docs", "notes"}
 _DIGITS: Final = re.compile(r"[0-9a-f]{8,}|\d+")
 
 Published = dict[str, dict[str, list[str]]]
@@ -58,7 +59,11 @@ def gather() -> Published:
     """Return every published name of the work tree."""
     return {
         "commands": _commands(),
-        "modules": _of_programs({f"python -m {one}": [sys.executable, "-m", *one.split()] for one in _MODULES}),
+        "modules": _of_programs({f"python -m {one}": [sys.executable, "-m", *one.split()] for one in _MODULES})
+        | {
+            "commands of python -m loadtest": _names_of_commands(_LOADTEST),
+            "commands of python -m loadtest bench": _names_of_commands([*_LOADTEST, "bench"]),
+        },
         "metrics": _metrics(),
         "gateway": _gateway(),
         "pipelines": _pipelines(),
@@ -159,7 +164,7 @@ def _data() -> dict[str, list[str]]:
     """Return the names in a data folder and in a snapshot: of files, of tables with columns, of keys."""
     with tempfile.TemporaryDirectory(prefix="sluice-published-") as folder:
         data, snapshots = Path(folder, "data"), Path(folder, "snapshots")
-        flags = ("--data", str(data), "--snapshots", str(snapshots), "--segment-documents", "2")
+        flags = ("--data", str(data), "--snapshots", str(snapshots), "--segment-documents", "20")
         with running("services.retrieval", *flags) as server, RetrievalClient(server.address, timeout_s=60) as client:
             _fill(client)
             client.create_snapshot("one")
@@ -167,6 +172,8 @@ def _data() -> dict[str, list[str]]:
         return {
             "files": _files(data),
             "snapshot": _files(snapshots),
+            "arrays of segments": _arrays(data),
+            "keys of schemas": _schema_keys(database),
             "keys of JSON files": sorted(
                 {key for path in Path(folder).rglob("*.json") for key in _json_keys(json.loads(path.read_text()))}
             ),
@@ -174,19 +181,29 @@ def _data() -> dict[str, list[str]]:
 
 
 def _fill(client: RetrievalClient) -> None:
-    """Store documents with a field of each kind, merged into a segment."""
-    schema = pb.Schema(
-        dense_fields=[pb.DenseField(name="dense", dimensions=2)],
-        text_fields=[pb.TextField(name="text")],
-        metadata_fields=[pb.MetadataField(name="year", type=pb.METADATA_TYPE_NUMBER)],
-    )
-    client.create_collection("docs", schema)
-    vectors = float32_tensor(np.eye(3, 2, dtype=np.float32) + 1, axes=2, field="dense")
-    documents = [Document(document_id=str(number), text="words of a text") for number in range(3)]
-    client.upsert(
-        pb.UpsertRequest(collection="docs", documents=documents, dense=[pb.DenseColumn(field="dense", vectors=vectors)])
-    )
-    client.optimize_collection("docs")
+    """Store documents with a field of each kind and form, merged into a segment."""
+    client.create_collection("docs", schema())
+    client.upsert(upsert("docs", schema(), 0, 25))
+    client.create_collection("notes", other_schema())
+    client.upsert(upsert("notes", other_schema(), 0, 25))
+    for name in ("docs", "notes"):
+        client.optimize_collection(name)
+
+
+def _arrays(folder: Path) -> list[str]:
+    """Return the names of the arrays that segments keep together."""
+    names: set[str] = set()
+    for path in folder.rglob("*.npz"):
+        with np.load(path) as file:
+            names |= set(file.files)
+    return sorted(names)
+
+
+def _schema_keys(database: Path) -> list[str]:
+    """Return the keys of the JSON in which schemas of collections are stored."""
+    with closing(sqlite3.connect(database)) as connection:
+        found = [json.loads(text) for (text,) in connection.execute("SELECT schema FROM collections")]
+    return sorted({key for one in found for key in _json_keys(one)})
 
 
 def _files(folder: Path) -> list[str]:
@@ -198,7 +215,7 @@ def _files(folder: Path) -> list[str]:
 def _json_keys(tree: Any, path: str = "") -> Iterator[str]:
     """Yield the paths of keys; keys that are names of files or collections as `*`."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
-        name = f"{path}.{key if key.isidentifier() and key != 'docs' else '*'}".lstrip(".")
+        name = f"{path}.{key if key.isidentifier() and key not in _COLLECTIONS else '*'}".lstrip(".")
         yield name
         yield from _json_keys(value, name)
     for one in tree if isinstance(tree, list) else ():

@@ -12,7 +12,7 @@ from sluice.client import RetrievalClient
 
 from tests.support.processes import running
 from tests.support.upgrade.contents import schema, upsert
-from tests.support.upgrade.files import SNAPSHOT, delete, opened, restore, unpack
+from tests.support.upgrade.files import ONE_MODEL_SETTINGS, SNAPSHOT, delete, opened, restore, unpack
 from tests.support.upgrade.recorded import answer, changes, differences, recorded
 from tests.support.waiting import GUARD_S
 
@@ -39,6 +39,12 @@ def test_the_data_folder_of_a_killed_server_has_the_same_answers(files: Path, ad
 
 def test_bundles_pipelines_tokens_and_settings_have_the_same_answers(files: Path, addresses: dict[str, str]) -> None:
     assert not changes(files / "system.jsonl", addresses)
+
+
+def test_the_gateway_of_one_model_has_the_same_answers(files: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(files, tmp_path / "files"))
+    with opened(copy, settings_file=ONE_MODEL_SETTINGS) as addresses:
+        assert not changes(files / "one-model.jsonl", addresses)
 
 
 def test_a_restored_snapshot_has_the_same_answers(files: Path, tmp_path: Path) -> None:

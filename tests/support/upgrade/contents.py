@@ -95,7 +95,7 @@ TOKENS: Final = "".join(
 )
 
 # Environment of each process. FOLDER is where the files are unpacked.
-SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
+SETTINGS: Final[Mapping[str, dict[str, str]]] = {
     "embedding": {
         "SLUICE_EMBEDDING_BUNDLES": '["FOLDER/bundles/tiny/1", "FOLDER/bundles/tiny-sparse/1"]',
         "SLUICE_EMBEDDING_VARIANT": "fp32",
@@ -134,6 +134,13 @@ SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "SLUICE_GATEWAY_MAX_INPUTS": "16",
         "SLUICE_GATEWAY_MAX_TEXT_BYTES": "4096",
     },
+}
+
+# The same with one model in each service, because the routes of TEI do not name any.
+ONE_MODEL_SETTINGS: Final = {
+    **SETTINGS,
+    "embedding": SETTINGS["embedding"] | {"SLUICE_EMBEDDING_BUNDLES": '["FOLDER/bundles/tiny/1"]'},
+    "reranking": SETTINGS["reranking"] | {"SLUICE_RERANKING_BUNDLES": '["FOLDER/bundles/tiny-pairs/1"]'},
 }
 
 

@@ -9,8 +9,11 @@ All is written by programs of CHECKOUT, a work tree of the release: run as `pyth
                       segment, deletions, replacements and writes after it in the write-ahead log, aliases
     snapshots/first/  a snapshot from before the last writes
     bundles/          a bi-encoder, a sparse encoder and a cross-encoder, with random weights
-    pipelines.yaml, tokens.yaml, settings.json    the files that people write; settings are those of each process
-    data.jsonl, snapshot.jsonl, system.jsonl      requests and the answers of the release
+    pipelines.yaml    with every stage and key
+    tokens.yaml       with every key
+    settings*.json    the environment of each process
+    *.jsonl           requests and the answers of the release: about the data folder, the restored snapshot, the whole
+                      system, and the gateway of a system with one model in each service
 """
 
 import argparse
@@ -32,10 +35,12 @@ from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from tests.support.processes import ROOT, ServerProcess, environment_of, start
 from tests.support.upgrade import contents
 from tests.support.upgrade.recorded import record
-from tests.support.upgrade.requests import retrieval_calls, system_calls
+from tests.support.upgrade.requests import gateway_calls, retrieval_calls, system_calls
 
 ARCHIVE: Final = ROOT / "tests" / "data" / "files-0.1.0.tar.xz"
 SNAPSHOT: Final = "first"
+SETTINGS: Final = "settings.json"
+ONE_MODEL_SETTINGS: Final = "settings-one-model.json"
 _SEGMENT_DOCUMENTS: Final = 20
 _SIZES: Final[dict[str, Any]] = {
     "hidden_size": 16,
@@ -55,9 +60,9 @@ def unpack(folder: Path) -> Path:
 
 
 @contextmanager
-def opened(folder: Path, checkout: Path = ROOT) -> Iterator[dict[str, str]]:
+def opened(folder: Path, checkout: Path = ROOT, settings_file: str = SETTINGS) -> Iterator[dict[str, str]]:
     """Start all services of a checkout on the files in a folder, and yield the address of each."""
-    settings: Mapping[str, Mapping[str, str]] = json.loads((folder / "settings.json").read_text())
+    settings: Mapping[str, Mapping[str, str]] = json.loads((folder / settings_file).read_text())
     with ExitStack() as stack:
         addresses: dict[str, str] = {}
         for name in ("embedding", "reranking", "retrieval", "orchestrator", "gateway"):
@@ -93,7 +98,8 @@ def write(checkout: Path, folder: Path) -> None:
         _export(checkout, folder, name, kind)
     (folder / "pipelines.yaml").write_text(contents.PIPELINES)
     (folder / "tokens.yaml").write_text(contents.TOKENS)
-    (folder / "settings.json").write_text(json.dumps(contents.SETTINGS, indent=1))
+    (folder / SETTINGS).write_text(json.dumps(contents.SETTINGS, indent=1))
+    (folder / ONE_MODEL_SETTINGS).write_text(json.dumps(contents.ONE_MODEL_SETTINGS, indent=1))
     _write_collections(checkout, folder)
     _write_indexed(checkout, folder)
     _write_last(checkout, folder)
@@ -198,6 +204,8 @@ def _write_answers(checkout: Path, folder: Path) -> None:
         with opened(copy, checkout) as addresses:
             record(retrieval_calls(), addresses, folder / "data.jsonl")
             record(system_calls(), addresses, folder / "system.jsonl")
+        with opened(copy, checkout, ONE_MODEL_SETTINGS) as addresses:
+            record(gateway_calls(), addresses, folder / "one-model.jsonl")
         restored = Path(temporary, "restored")
         restore(folder / "snapshots" / SNAPSHOT, restored, checkout)
         with _service(checkout, "retrieval", f"--data={restored}", environment={}) as server:

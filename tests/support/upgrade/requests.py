@@ -131,7 +131,7 @@ def system_calls() -> Iterator[Call]:
     """Yield requests to all services and to the gateway."""
     yield from _model_calls()
     yield from _search_calls()
-    yield from _gateway_calls()
+    yield from gateway_calls()
 
 
 def _model_calls() -> Iterator[Call]:
@@ -187,7 +187,7 @@ def _search_calls() -> Iterator[Call]:
     yield rpc("orchestrator", "Search", too_many, contents.SECRETS["writer"])
 
 
-def _gateway_calls() -> Iterator[Call]:
+def gateway_calls() -> Iterator[Call]:
     """Yield a request to each route that reads, and some that are rejected."""
     gets = (
         "/health", "/health/live", "/pipelines", "/collections", "/collections/guide", "/collections/missing",
