@@ -140,6 +140,10 @@ nightly: setup ## Kill retrieval a thousand times at random moments and check wh
 	echo "== KILL_CYCLES=$$KILL_CYCLES KILL_SEED=$$KILL_SEED KILL_JOBS=$$KILL_JOBS"; \
 	$(BIN)/python -m pytest -s tests/fault/retrieval/test_kill.py -k kill_at_any_moment --timeout 0
 
+.PHONY: upgrade-check
+upgrade-check: setup ## Compare searches with those of an older checkout, and of mixtures: OLD=path DATA=collection
+	@$(BIN)/python -m tests.support.upgrade.compare $(OLD) --data $(DATA)
+
 .PHONY: quick
 quick: $(QUICK)/.installed ## Lint, and run the tests that need no model and no torch, in an environment of their own
 	@$(QUICK)/bin/ruff check
