@@ -1,6 +1,11 @@
 """The architecture's invariants that code can break by accident: who imports whom, and how long things get."""
 
 import ast
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
 
 from tests.support.structure import ROOT, circles, graph_of, imports, sources
 
@@ -49,8 +54,8 @@ CONFINED = {
     "optimum": {"export"},
     "sentence_transformers": {"export", "loadtest"},
     "onnxruntime": {"services/inference/runtime.py", "export", "loadtest"},
-    "faiss": {"services/retrieval", "loadtest"},
-    "sqlite3": {"services/retrieval"},
+    "faiss": {"services/retrieval/embedded/index", "loadtest"},
+    "sqlite3": {"services/retrieval/embedded/storage", "services/retrieval/snapshots"},
     "pymilvus": {"services/retrieval/milvus"},
     "prometheus_client": {
         "services/gateway/metrics.py",
@@ -202,3 +207,57 @@ def test_the_orchestrator_is_layered() -> None:
         and not is_in(name, {f"services.orchestrator.{one}" for one in allowed})
     ]
     assert not broken, "\n".join(broken)
+
+
+# What each folder of retrieval may import of retrieval; modules beside the folders may import all.
+RETRIEVAL_LAYERS = {
+    "domain": {"domain", "metrics"},
+    "embedded": {"cancellation", "domain", "embedded", "files", "lanes", "metrics"},
+    "embedded/index": {"cancellation", "domain", "embedded.index"},
+    "embedded/search": {"domain", "embedded.index", "embedded.search"},
+    "embedded/storage": {"cancellation", "domain", "embedded.index", "embedded.storage", "files"},
+    "milvus": {"domain", "lanes", "metrics", "milvus"},
+    "snapshots": {"cancellation", "domain", "files", "snapshots"},
+    "hybrid": {"domain", "hybrid"},
+    "wire": {"domain", "hybrid", "snapshots", "wire"},
+}
+# The engines mirror each other. A file in `wire` has the name of the module that it translates.
+MIRRORED = {"collections", "engine", "metrics", "reader"}
+
+
+def test_retrieval_is_layered() -> None:
+    broken = []
+    for folder, parts in RETRIEVAL_LAYERS.items():
+        allowed = {f"services.retrieval.{part}" for part in parts}
+        for path in (ROOT / "services/retrieval" / folder).glob("*.py"):
+            ours = [(line, name) for line, name in imports(path) if is_in(name, {"services.retrieval"})]
+            broken += [
+                f"{path.relative_to(ROOT)}:{line} imports {name}" for line, name in ours if not is_in(name, allowed)
+            ]
+    folders = {path.parent for path in sources("services/retrieval")} - {ROOT / "services/retrieval"}
+    assert folders == {ROOT / "services/retrieval" / folder for folder in RETRIEVAL_LAYERS}
+    assert not broken, "\n".join(broken)
+
+
+def test_folders_of_retrieval_are_small_and_file_names_are_unique() -> None:
+    paths = [path for path in sources("services/retrieval") if path.stem != "__init__"]
+    assert max(Counter(path.parent for path in paths).values()) <= 10
+    command = ROOT / "services/retrieval/restore.py"
+    names = Counter(path.stem for path in paths if path.parent.name != "wire" and path != command)
+    assert {name for name, count in names.items() if count > 1} <= MIRRORED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("services.retrieval.milvus.engine", {"faiss", "sqlite3"}),
+        ("services.retrieval.snapshots.restore", {"faiss", "grpc"}),
+        ("services.retrieval.server", {"faiss", "pymilvus"}),
+    ],
+)
+def test_a_module_loads_only_the_packages_that_it_needs(module: str, unwanted: set[str]) -> None:
+    program = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
+    loaded = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    assert module in loaded
+    assert not unwanted & set(loaded)

@@ -1,9 +1,9 @@
-"""Starts the retrieval server: `python -m services.retrieval --help`."""
+"""The command `python -m services.retrieval`, which runs the retrieval server."""
 
 import sys
 from functools import partial
 
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import run
 from services.rpc.settings import load

@@ -1,4 +1,4 @@
-"""Threads for the engine: several that read, one that writes, and a limit on how many calls wait for each."""
+"""Threads for blocking work: lanes for reads and writes with bounded queues, and shared long-running jobs."""
 
 import asyncio
 import threading
@@ -11,24 +11,24 @@ from typing import Any, Final, ParamSpec, TypeVar
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import Cancelled, DeadlineExpired, Unavailable
 
-from services.retrieval.embedded.index.ann import Stopped
+from services.retrieval.cancellation import IsStopped, Stopped
+from services.retrieval.metrics import LANE_REFUSED
 from services.rpc.deadline import Deadline
-from services.rpc.observability.metrics import LANE_REFUSED
 from services.rpc.server.priority import LOWEST, lower_priority
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A full queue of reads is worked off in about this time, one of writes too: come back then.
+# A full queue of reads or writes empties in about this time.
 _RETRY_AFTER_S = 0.5
-# A snapshot is not kept waiting by a merge.
-_JOBS: Final = 2
+# Two, so that a snapshot does not wait for a compaction.
+_JOB_THREADS: Final = 2
 _JOBS_MAX: Final = 16
 
 
 @dataclass
 class _Caller:
-    """The caller of the work that a thread runs: until when it waits, and whether it has gone."""
+    """The caller of the work in a thread: its deadline, and whether it has disconnected."""
 
     deadline: Deadline
     is_gone: bool = False
@@ -38,49 +38,49 @@ _caller: Final[ContextVar[_Caller]] = ContextVar("caller")
 
 
 def remaining_s(*, otherwise: float) -> float:
-    """Seconds left of the deadline of the work that this thread runs; `otherwise` outside of a lane.
+    """Return the seconds until the deadline of the work in this thread, or `otherwise` outside of a lane.
 
-    Raises DeadlineExpired when there are none.
+    Raises DeadlineExpired if the deadline has passed.
     """
     caller = _caller.get(None)
     return otherwise if caller is None else caller.deadline.timeout_s()
 
 
 def check() -> None:
-    """Raise DeadlineExpired or Cancelled when the caller of the work that this thread runs waits no longer.
+    """Raise DeadlineExpired or Cancelled if the caller of the work in this thread no longer waits.
 
-    Work whose amount a caller chooses calls this between its steps. Outside of a lane nothing is raised.
+    Work whose amount a caller chooses calls this between its steps. Outside of a lane it does nothing.
     """
     caller = _caller.get(None)
     if caller is None:
         return
     if caller.is_gone:
-        raise Cancelled("the caller is gone; the work was stopped")
+        raise Cancelled("the caller disconnected; the work was stopped")
     if caller.deadline.remaining_s() <= 0:
-        raise DeadlineExpired("the deadline passed during the work, which was stopped")
+        raise DeadlineExpired("the deadline passed during the work; the work was stopped")
 
 
-class Lane:
-    """Threads of one kind of work, and the calls that wait for them. Use from one event loop."""
+class ThreadLane:
+    """Threads for one kind of work with a bounded queue. Use it from one event loop."""
 
     def __init__(self, name: str, *, threads: int, max_waiting: int) -> None:
         self._name = name
-        self._max_taken = threads + max_waiting
-        self._taken = 0
+        self._max_calls = threads + max_waiting
+        self._calls = 0
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, deadline: Deadline, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """What `work` returns or raises, in a thread.
+        """Run `work` in a thread, and return or raise what it does.
 
-        Raises Unavailable when too many calls wait, and DeadlineExpired when the time ends before it starts. A call
-        that is cancelled while it waits never starts; one that has started ends at its next `check`.
+        Raises Unavailable if too many calls wait, and DeadlineExpired if the deadline passes before the work starts. If
+        the call is cancelled, waiting work never starts and running work ends at its next `check`.
         """
-        if self._taken >= self._max_taken:
+        if self._calls >= self._max_calls:
             LANE_REFUSED.labels(self._name).inc()
             raise Unavailable(
-                f"expected at most {self._max_taken} calls to {self._name} at a time, this would be one more",
+                f"expected at most {self._max_calls} concurrent {self._name}, got one more; try again later",
                 reason=ErrorReason.ERROR_REASON_OVERLOADED,
-                metadata={"expected_max": self._max_taken},
+                metadata={"expected_max": self._max_calls},
                 retry_after_s=_RETRY_AFTER_S,
             )
 
@@ -96,7 +96,7 @@ class Lane:
                 _caller.reset(token)
 
         future = self._executor.submit(start)
-        self._taken += 1
+        self._calls += 1
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: _call_soon(loop, self._release))
         try:
@@ -106,36 +106,36 @@ class Lane:
             raise
 
     def close(self) -> None:
-        """Wait for the work that has started, and end the threads."""
+        """Wait for the running work, and end the threads."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _release(self) -> None:
-        self._taken -= 1
+        self._calls -= 1
 
 
-class Jobs:
-    """Long work at the lowest priority. It goes on when its caller goes away; a call for the same work joins it.
+class SharedJobs:
+    """Long-running work at the lowest priority. Use it from one event loop.
 
-    Use from one event loop.
+    A job continues if its caller disconnects, and a second call with the same key joins it.
     """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(
-            _JOBS, thread_name_prefix="jobs", initializer=lower_priority, initargs=(LOWEST,)
+            _JOB_THREADS, thread_name_prefix="jobs", initializer=lower_priority, initargs=(LOWEST,)
         )
         self._running: dict[Hashable, asyncio.Future[Any]] = {}
         self._stopped = threading.Event()
 
-    async def run(self, key: Hashable, work: Callable[[Callable[[], bool]], R]) -> R:
-        """What `work` returns or raises, in a thread; it is told how to ask whether it must stop.
+    async def run(self, key: Hashable, work: Callable[[IsStopped], R]) -> R:
+        """Run `work` in a thread, or join the running job with this key, and return or raise what it does.
 
-        Raises Unavailable when it was stopped, or too much waits.
+        Raises Unavailable if the server shuts down or too many jobs wait.
         """
         running = self._running.get(key)
         if running is None:
             if len(self._running) >= _JOBS_MAX:
                 raise Unavailable(
-                    f"expected at most {_JOBS_MAX} long works at a time, this would be one more",
+                    f"expected at most {_JOBS_MAX} compactions and snapshots at a time, got one more; try again later",
                     reason=ErrorReason.ERROR_REASON_OVERLOADED,
                     metadata={"expected_max": _JOBS_MAX},
                     retry_after_s=_RETRY_AFTER_S,
@@ -146,22 +146,38 @@ class Jobs:
         try:
             result: R = await asyncio.shield(running)
         except Stopped:
-            raise Unavailable("shutting down; nothing was done", reason=ErrorReason.ERROR_REASON_DRAINING) from None
+            reason = ErrorReason.ERROR_REASON_DRAINING
+            raise Unavailable("the server is shutting down; nothing was done", reason=reason) from None
         return result
 
     def close(self) -> None:
-        """Stop the work that runs, and end the threads."""
+        """Stop the running jobs, and end the threads."""
         self._stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _end(self, key: Hashable, ended: "asyncio.Future[Any]") -> None:
         del self._running[key]
         if not ended.cancelled():
-            # Nobody may be there any more to take it.
+            # Marks the exception as retrieved, because no caller may be left.
             ended.exception()
 
 
+@dataclass(frozen=True)
+class Lanes:
+    """The threads of one server."""
+
+    reads: ThreadLane
+    writes: ThreadLane
+    jobs: SharedJobs
+
+    def close(self) -> None:
+        """Stop the jobs, wait for running reads and writes, and end all threads."""
+        self.jobs.close()
+        self.writes.close()
+        self.reads.close()
+
+
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """Run the callback in the loop, unless that has ended."""
+    """Run the callback in the loop, unless the loop is closed."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(callback)

@@ -1,4 +1,4 @@
-"""The command `python -m services.retrieval.restore`: makes a data folder of a snapshot, without a server."""
+"""The command `python -m services.retrieval.restore`, which restores a snapshot to a data folder without a server."""
 
 import sys
 

@@ -209,7 +209,7 @@ def test_the_token_is_never_told(tmp_path: Path) -> None:
         ({"engine": "milvus"}, "--engine milvus needs --milvus-uri"),
         ({"engine": "milvus", "milvus_uri": "http://root:secret@127.0.0.1:1"}, "milvus_uri"),
         ({"engine": "milvus", "milvus_uri": NOWHERE, "max_depth": 20_000}, "at most 16,384 candidates"),
-        ({"engine": "milvus", "milvus_uri": NOWHERE, "snapshots": "x"}, "snapshots are of the embedded engine"),
+        ({"engine": "milvus", "milvus_uri": NOWHERE, "snapshots": "x"}, "snapshots needs the embedded engine"),
         ({"engine": "other"}, "'embedded' or 'milvus'"),
     ],
 )
@@ -226,7 +226,7 @@ def test_pymilvus_is_needed_for_this_engine_alone() -> None:
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "pip install 'sluice-search[milvus]'" in ended.stderr
-    imported = "import services.retrieval.servicer, sys; print('pymilvus' in sys.modules)"
+    imported = "import services.retrieval.server, sys; print('pymilvus' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", imported], check=True, capture_output=True, text=True, timeout=120)
     assert ended.stdout == "False\n"
 

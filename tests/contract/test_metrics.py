@@ -13,14 +13,15 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.gateway import metrics as gateway
 from services.inference import metrics as inference
 from services.orchestrator import metrics as orchestrator
-from services.retrieval.embedded.engine import Engine
-from services.retrieval.embedded.metrics import readings
+from services.retrieval import metrics as retrieval
+from services.retrieval.embedded.engine import EmbeddedEngine
+from services.retrieval.embedded.metrics import collect
 from services.rpc.client import downstream
 from services.rpc.observability import metrics
 from services.rpc.observability.gauges import registered
 
 TABLE = Path(__file__).parents[2] / "services" / "rpc" / "METRICS.md"
-MODULES = (metrics, downstream, inference, orchestrator, gateway)
+MODULES = (metrics, downstream, inference, orchestrator, retrieval, gateway)
 UNITS = ("_seconds", "_bytes", "_tokens", "_documents", "_candidates", "_total", "_info", "_in_flight")
 STATES = ("_ready", "_writable")
 
@@ -46,9 +47,9 @@ def defined() -> Iterator[MetricWrapperBase]:
 
 def of_ours(folder: Path) -> set[Metric]:
     """The metrics that a retrieval server exposes, but for those of Python and of the process."""
-    engine = Engine(folder, now_us=lambda: 0, max_collections=1, segment_documents=2)
+    engine = EmbeddedEngine(folder, now_us=lambda: 0, max_collections=1, segment_documents=2)
     try:
-        with registered(lambda: readings(engine, folder)):
+        with registered(lambda: collect(engine, folder)):
             families = list(REGISTRY.collect())
     finally:
         engine.close()

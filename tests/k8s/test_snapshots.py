@@ -70,7 +70,7 @@ def test_what_the_cron_job_took_the_restore_job_brings_back(tmp_path: Path) -> N
         assert documents(RetrievalServiceStub(channel)) == ["kept"]
     refused = ran(restore, here)
     assert refused.returncode == 1, "data that are there are never written over"
-    assert "expected an empty folder or none" in refused.stderr
+    assert "expected an empty or missing folder" in refused.stderr
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from services.embedding.settings import EmbeddingSettings
 from services.inference.bundle import BundleError, open_bundle
 from services.inference.loader import read_query_idf
 from services.inference.tokenizer import Tokenizer
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.bundles import export_tiny

@@ -20,7 +20,7 @@ import numpy as np
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from services.retrieval.embedded.engine import Engine
+from services.retrieval.embedded.engine import EmbeddedEngine
 from services.retrieval.snapshots.restore import restore
 from tests.support.processes import running, start
 from tests.support.retrieval import document, new_collection, query, upsert
@@ -176,10 +176,10 @@ def check_snapshots(stub: RetrievalServiceStub, writes: Writes, folder: Path) ->
     for name in sorted(set(names) - writes.restored):
         data = folder / f"restored-{name}"
         restore(folder / "snapshots" / name, data)
-        engine = Engine(data, now_us=lambda: 0, max_collections=9, segment_documents=20_000)
+        engine = EmbeddedEngine(data, now_us=lambda: 0, max_collections=9, segment_documents=20_000)
         try:
-            with engine.moment("books") as moment:
-                texts = {one.document_id: one.text for one in moment.page("", 1000, None)[0]}
+            with engine.reader("books") as reader:
+                texts = {one.document_id: one.text for one in reader.page("", 1000, None)[0]}
         finally:
             engine.close()
         assert texts == texts_of(writes.snapshots[name])

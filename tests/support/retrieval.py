@@ -16,7 +16,7 @@ from sluice.errors import SluiceError, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from services.rpc.tensor import to_tensor

@@ -12,7 +12,7 @@ from services.embedding import server as embedding
 from services.embedding.settings import EmbeddingSettings
 from services.reranking import server as reranking
 from services.reranking.settings import RerankingSettings
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import Build, serving
 from services.rpc.settings import ServerSettings

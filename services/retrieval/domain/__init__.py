@@ -1,1 +1,1 @@
-"""What every engine shares: values of requests and answers, and the protocol that an engine implements."""
+"""Values and protocols that both engines share. Rule: imports no engine."""

@@ -1,12 +1,12 @@
-"""Text to terms, as 64-bit keys: stemmed words, and bigrams of Chinese, Japanese and Korean characters.
+"""Text analysis: text to terms as 64-bit keys, which are stemmed words, or bigrams of Chinese, Japanese and Korean.
 
 Text is normalized (NFKC: one form for full-width and half-width letters, for kana and for composed syllables) and
-lower-cased. A word is a run of letters, digits and underscores. Chinese and Japanese put no spaces between words, and
-Korean puts particles behind them without one, so a run of their characters is indexed as its overlapping bigrams and as
-its single characters. A query looks for the bigrams of a run, and for a single character only where it stands alone: so
-a query of one character finds every run that has it. Where such a run meets other letters, both end.
+lower-cased. A word is a run of letters, digits and underscores. Chinese and Japanese have no spaces between words, and
+Korean attaches particles to words. So a run of their characters is indexed as its overlapping bigrams and as its single
+characters. A query contains the bigrams of a run, or the character itself if the run has only one. So a query of one
+character finds every run that contains it. A run ends where other letters begin.
 
-Source: Lucene's CJKAnalyzer (StandardTokenizer, CJKWidthFilter, CJKBigramFilter), whose `outputUnigrams` is on here for
+Source: Lucene's CJKAnalyzer (StandardTokenizer, CJKWidthFilter, CJKBigramFilter), with `outputUnigrams` on for
 documents and off for queries.
 """
 
@@ -24,15 +24,15 @@ import numpy as np
 import Stemmer
 
 from services.core.arrays import I64
-from services.retrieval.domain.schema import ANALYSIS
-from services.rpc.observability.metrics import WORDS_CUT
+from services.retrieval.domain.schema import ANALYSIS_VERSION
+from services.retrieval.metrics import WORDS_CUT
 
 NO_STEMMER: Final = "none"
 LANGUAGES: Final = frozenset({*Stemmer.algorithms(), NO_STEMMER})
-# Of UTF-8. Longer words are identifiers, encoded data or attacks; Lucene's tokenizer has the same limit.
+# Bytes of UTF-8. Longer words are identifiers, encoded data or attacks. Lucene's tokenizer has the same limit.
 WORD_BYTES_MAX: Final = 255
 
-# Han, kana and Hangul, with the marks that stand among them: repetition, prolonged sound, voicing.
+# Han, kana and Hangul, with the marks that occur among them: repetition, prolonged sound, voicing.
 _CJK: Final = (
     "\u1100-\u11ff\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u303c\u3041-\u3096\u3099\u309a\u309d-\u309f"
     "\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u3131-\u318e\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -40,7 +40,7 @@ _CJK: Final = (
 )
 _WORD: Final = re.compile(r"\w+")
 _RUN_OR_WORD: Final = re.compile(rf"([{_CJK}]+)|([^\W{_CJK}]+)")
-# They choose the look of the character before them, and would end a run.
+# They select the appearance of the preceding character, and would end a run.
 _VARIATION_SELECTORS: Final = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 # Lucene's list, which BM25 baselines use.
 _ENGLISH_STOP_WORDS: Final = frozenset(
@@ -50,16 +50,16 @@ _ENGLISH_STOP_WORDS: Final = frozenset(
         this to was will with""",
     )
 )
-# Keys remembered, of all languages together: those of some 60,000 words, the ones of a large corpus that come again.
-_REMEMBERED_BYTES: Final = 12 * 2**20
-# An entry of a dictionary and its integer.
+# Bytes of cached keys of all languages together: about 60,000 words, the frequent ones of a large corpus.
+_CACHE_BYTES: Final = 12 * 2**20
+# A dictionary entry and its integer.
 _ENTRY_BYTES: Final = 136
 
 
 class Analyzer:
-    """Turns text into keys of terms. Equal settings give equal keys, in every process. Any thread may use it.
+    """Converts text to keys of terms. Equal settings give equal keys in every process. Any thread may use it.
 
-    `version` 1 is the analysis of earlier releases: each run of letters is a word, also in languages without spaces.
+    Version 1 is the analysis of earlier releases: each run of letters is a word, also in languages without spaces.
     """
 
     def __init__(self, language: str, *, keeps_stop_words: bool, version: int) -> None:
@@ -67,15 +67,15 @@ class Analyzer:
         self._has_bigrams = version > 1
         self._stop_words = frozenset() if keeps_stop_words or language != "english" else _ENGLISH_STOP_WORDS
         self._stemmer = None if language == NO_STEMMER else Stemmer.Stemmer(language, 0)
-        # A stemmer has a buffer of its own, which two threads must not share.
+        # A stemmer has an internal buffer, so only one thread at a time may use it.
         self._lock = threading.Lock()
 
     def keys(self, text: str) -> I64:
-        """Return the keys of the terms of a document's text, each as often as it is there: int64[terms]."""
+        """Return the key of each term in a document's text, repeated terms included, int64[T]."""
         return self._keys(text, is_query=False)
 
     def query_keys(self, text: str) -> I64:
-        """Return the keys of the terms that a query looks for, each as often as it is there: int64[terms]."""
+        """Return the key of each term in a query, repeated terms included, int64[T]."""
         return self._keys(text, is_query=True)
 
     def stem(self, word: str) -> str:
@@ -87,17 +87,17 @@ class Analyzer:
         return stem
 
     def _keys(self, text: str, *, is_query: bool) -> I64:
-        words, runs = self._parts(text)
-        known = _MEMORY.of(self._language)
-        keys = [known.get(word) or self._learn(word) for word in words if word not in self._stop_words]
+        words, runs = self._split(text)
+        known = _CACHE.recent(self._language)
+        keys = [known.get(word) or self._add(word) for word in words if word not in self._stop_words]
         if runs:
-            known = _MEMORY.of(NO_STEMMER)
+            known = _CACHE.recent(NO_STEMMER)
             terms = (term for run in runs for term in _terms(run, is_query=is_query))
-            keys.extend(known.get(term) or _learned(NO_STEMMER, term, str) for term in terms)
+            keys.extend(known.get(term) or _add(NO_STEMMER, term, str) for term in terms)
         return np.array(keys, dtype=np.int64)
 
-    def _parts(self, text: str) -> tuple[list[str], list[str]]:
-        """The words of a text, and its runs of Chinese, Japanese and Korean characters."""
+    def _split(self, text: str) -> tuple[list[str], list[str]]:
+        """Return the words of a text, and its runs of Chinese, Japanese and Korean characters."""
         if not self._has_bigrams:
             return _WORD.findall(text.lower()), []
         if text.isascii():
@@ -105,52 +105,52 @@ class Analyzer:
         found = _RUN_OR_WORD.findall(_VARIATION_SELECTORS.sub("", normalize("NFKC", text)).lower())
         return [cut(word) for _, word in found if word], [run for run, _ in found if run]
 
-    def _learn(self, word: str) -> int:
-        return _learned(self._language, word, self.stem)
+    def _add(self, word: str) -> int:
+        return _add(self._language, word, self.stem)
 
 
-class Memory:
-    """Keys of words that came lately, by language, within a number of bytes.
+class KeyCache:
+    """Keys of recently used words by language, within a number of bytes.
 
-    There are two generations: when the young one has half of the bytes it becomes the old one, which is dropped. An old
-    word that comes again is young again.
+    The cache has two generations. When the recent one has half of the bytes, it replaces the previous one. A word of
+    the previous generation that is used again moves to the recent one.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._young: dict[str, dict[str, int]] = {}
-        self._old: dict[str, dict[str, int]] = {}
+        self._recent: dict[str, dict[str, int]] = {}
+        self._previous: dict[str, dict[str, int]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
-        """About how many bytes the young generation takes; the old one takes at most half of all."""
+        """Estimated bytes of the recent generation. The previous one takes at most half of the limit."""
         return self._bytes
 
-    def of(self, language: str) -> Mapping[str, int]:
-        """The young words of a language."""
-        return self._young.get(language, _NOTHING)
+    def recent(self, language: str) -> Mapping[str, int]:
+        """Return the recent words of a language."""
+        return self._recent.get(language, _EMPTY)
 
-    def old(self, language: str, word: str) -> int | None:
-        """The key of an old word; None when there is none."""
-        return self._old.get(language, _NOTHING).get(word)
+    def previous(self, language: str, word: str) -> int | None:
+        """Return the key of a word of the previous generation, or None."""
+        return self._previous.get(language, _EMPTY).get(word)
 
     def add(self, language: str, word: str, key: int) -> None:
-        """Remember a word."""
+        """Add a word to the recent generation."""
         with self._lock:
-            self._young.setdefault(language, {})[word] = key
+            self._recent.setdefault(language, {})[word] = key
             self._bytes += getsizeof(word) + _ENTRY_BYTES
             if self._bytes > self._max_bytes // 2:
-                self._old, self._young, self._bytes = self._young, {}, 0
+                self._previous, self._recent, self._bytes = self._recent, {}, 0
 
 
-_NOTHING: Final[Mapping[str, int]] = {}
-_MEMORY: Final = Memory(_REMEMBERED_BYTES)
+_EMPTY: Final[Mapping[str, int]] = {}
+_CACHE: Final = KeyCache(_CACHE_BYTES)
 
 
 def cut(word: str) -> str:
-    """Return a word, or its beginning of at most WORD_BYTES_MAX bytes in whole characters; cut ones are counted."""
+    """Cut a word to at most WORD_BYTES_MAX bytes in whole characters, and count the words that are cut."""
     if 4 * len(word) <= WORD_BYTES_MAX:
         return word
     encoded = word.encode()
@@ -161,29 +161,29 @@ def cut(word: str) -> str:
 
 
 def key_of(term: str) -> int:
-    """The key of a term. Two of a million terms share one with a probability of 1 to 37 million."""
+    """Return the key of a term. The probability that two of a million terms share a key is 1 in 37 million."""
     return int.from_bytes(blake2b(term.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 @lru_cache
-def analyzer(language: str, *, keeps_stop_words: bool, version: int = ANALYSIS) -> Analyzer:
-    """Return the analyzer with these settings, one for the process."""
+def analyzer(language: str, *, keeps_stop_words: bool, version: int = ANALYSIS_VERSION) -> Analyzer:
+    """Return the analyzer with these settings, one per process."""
     return Analyzer(language, keeps_stop_words=keeps_stop_words, version=version)
 
 
 def _terms(run: str, *, is_query: bool) -> Iterator[str]:
-    """The terms of a run of Chinese, Japanese or Korean characters."""
+    """Yield the terms of a run of Chinese, Japanese or Korean characters."""
     if not is_query or len(run) == 1:
         yield from run
     yield from map("".join, pairwise(run))
 
 
-def _learned(language: str, word: str, stem: Callable[[str], str]) -> int:
-    """The key of a word that is not among the young ones."""
-    key = _MEMORY.old(language, word)
+def _add(language: str, word: str, stem: Callable[[str], str]) -> int:
+    """Return the key of a word that is not in the recent generation, and add it."""
+    key = _CACHE.previous(language, word)
     if key is None:
         key = key_of(stem(word))
-    # The earlier analysis does not cut words.
+    # Version 1 does not cut words, so longer ones are not cached.
     if 4 * len(word) <= WORD_BYTES_MAX or len(word.encode()) <= WORD_BYTES_MAX:
-        _MEMORY.add(language, word, key)
+        _CACHE.add(language, word, key)
     return key

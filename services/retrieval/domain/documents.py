@@ -1,19 +1,23 @@
-"""Documents as the engine sees them, and the stored form of their metadata."""
+"""Documents, their metadata values, and the JSON form of metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from services.core.arrays import F32
 from services.retrieval.domain.schema import Kind
-from services.retrieval.embedded.index.multi_vectors import Tokens
-from services.retrieval.embedded.index.postings import Terms
+from services.retrieval.domain.vectors import Terms, TokenVectors
+
+# Characters of text in one page, so that it fits into a message of the default limit, 16 MiB.
+_PAGE_CHARACTERS: Final = 4 * 2**20
 
 
 @dataclass(frozen=True, order=True)
 class Timestamp:
-    """A moment, in microseconds since 1970-01-01 UTC: an int64 that reaches every year a proto can say."""
+    """A time in microseconds since 1970-01-01 UTC. An int64 covers every time of google.protobuf.Timestamp."""
 
     us: int
 
@@ -24,7 +28,7 @@ Value = Scalar | tuple[Scalar, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """What is stored and returned. `content_hash` is the caller's, empty when none was given."""
+    """A stored document. `content_hash` is the caller's, or empty."""
 
     document_id: str
     title: str = ""
@@ -35,17 +39,17 @@ class Document:
 
 @dataclass(frozen=True)
 class Batch:
-    """N documents with their vectors, each sequence in the order of the schema's fields of its kind."""
+    """N documents with their vectors. Each sequence follows the order of the schema's fields of its kind."""
 
     documents: Sequence[Document]
     dense: Sequence[F32] = ()
-    """float32[N, D] each."""
+    """float32[N, D] per dense field."""
     sparse: Sequence[Terms] = ()
-    multi_vector: Sequence[Tokens] = ()
+    multi_vector: Sequence[TokenVectors] = ()
 
 
 def kind_of(value: Value) -> Kind:
-    """The type of a value."""
+    """Return the type of a value."""
     if isinstance(value, str):
         return Kind.STRING
     if isinstance(value, bool):
@@ -56,24 +60,30 @@ def kind_of(value: Value) -> Kind:
 
 
 def to_json(metadata: Mapping[str, Value]) -> str:
-    """Metadata as stored: JSON, with a timestamp as {"us": microseconds}."""
+    """Return metadata as JSON. A timestamp becomes {"us": microseconds}."""
     return json.dumps({name: to_plain(value) for name, value in metadata.items()}, ensure_ascii=False)
 
 
 def from_json(stored: str) -> dict[str, Value]:
-    """What `to_json` was given."""
+    """Return the metadata that `to_json` wrote."""
     return {name: from_plain(plain) for name, plain in json.loads(stored).items()}
 
 
 def to_plain(value: Value) -> Any:
-    """A value as JSON has it, with a timestamp as {"us": microseconds}."""
+    """Return a value of JSON's types. A timestamp becomes {"us": microseconds}."""
     if isinstance(value, Timestamp):
         return {"us": value.us}
     return [to_plain(element) for element in value] if isinstance(value, tuple) else value
 
 
 def from_plain(plain: Any) -> Any:
-    """What `to_plain` was given."""
+    """Return the value that `to_plain` converted."""
     if isinstance(plain, dict):
         return Timestamp(plain["us"])
     return tuple(from_plain(element) for element in plain) if isinstance(plain, list) else plain
+
+
+def page_length(documents: Sequence[Document]) -> int:
+    """Return how many of the documents fit into one page, at least one."""
+    sizes = np.cumsum([len(one.text) + len(one.title) for one in documents])
+    return max(1, int(np.count_nonzero(sizes <= _PAGE_CHARACTERS)))

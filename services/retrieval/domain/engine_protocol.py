@@ -1,7 +1,7 @@
-"""What the service asks of an engine. There are two: `engine` keeps everything itself, `milvus` asks a Milvus.
+"""The protocol that the embedded engine and the Milvus engine implement.
 
-Rule: whatever of an engine may wait, for a disk or for a server, is called in a lane. There it finds the time that is
-left with `workers.remaining_s`.
+Rule: a method that may wait for a disk or a server runs in a thread lane, where `lanes.remaining_s` returns the time
+that is left.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,99 +10,101 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from services.retrieval.domain.collections import CollectionRecord, CollectionStatistics
 from services.retrieval.domain.documents import Batch, Document
 from services.retrieval.domain.filters import Filter
+from services.retrieval.domain.queries import CascadeQuery, Found, IsOver, Query
 from services.retrieval.domain.schema import Schema
-from services.retrieval.embedded.reader import Found
-from services.retrieval.embedded.search.scoring import IsOver
-from services.retrieval.embedded.search.search import Query, Staged
-from services.retrieval.embedded.statistics import Statistics
-from services.retrieval.embedded.storage.row_reader import Stored
 
 
-class Held(Protocol):
-    """What is in a collection."""
+class CollectionState(Protocol):
+    """The size and version of a collection."""
 
     @property
     def version(self) -> int:
-        """Number of the last write; rises with every write."""
+        """Number of the last write. Every write raises it."""
 
     @property
     def document_count(self) -> int:
-        """Documents in it."""
+        """Number of documents."""
 
 
 class Collection(Protocol):
-    """A collection, as it was when it was looked up."""
+    """A collection as it was when it was looked up."""
 
     @property
-    def stored(self) -> Stored:
-        """Its name, when it was created, and what it holds."""
+    def record(self) -> CollectionRecord:
+        """The stored facts about the collection."""
 
     @property
     def schema(self) -> Schema:
-        """What it holds."""
+        """The fields of the collection."""
 
     @property
     def key(self) -> int:
-        """Its number, never used again."""
+        """Number of the collection, never reused."""
 
     @property
-    def view(self) -> Held:
-        """What is in it."""
+    def view(self) -> CollectionState:
+        """The size and version of the collection."""
 
 
 C = TypeVar("C", bound=Collection)
 C_co = TypeVar("C_co", bound=Collection, covariant=True)
 
 
-class Catalogue(Protocol[C_co]):
+class Catalog(Protocol[C_co]):
     """All collections and aliases."""
 
     @property
     def collections(self) -> Mapping[str, C_co]:
-        """Every collection by its name."""
+        """All collections by name."""
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """The name of the collection that each alias means."""
+        """The collection name of each alias."""
 
     def find(self, name: str) -> C_co:
-        """The collection of that name or alias. Raises NotFound when there is none."""
+        """Return the collection with this name or alias. Raises NotFound."""
 
 
-class Moment(Protocol[C_co]):
-    """Reading one collection."""
+class CollectionReader(Protocol[C_co]):
+    """Read access to one collection."""
 
     @property
     def collection(self) -> C_co:
-        """The collection."""
+        """The collection that is read."""
 
     @property
     def schema(self) -> Schema:
-        """What the collection holds."""
+        """The fields of the collection."""
 
-    def fed_back(self, query: Query | Staged) -> Query | Staged:
-        """The query, its vector moved by the documents of its feedback. Raises InvalidRequest where there is none."""
+    def apply_feedback(self, query: Query | CascadeQuery) -> Query | CascadeQuery:
+        """Return the query with its feedback documents applied to its vector. Raises InvalidRequest if unsupported."""
 
     def retrieve(
-        self, queries: Sequence[Query | Staged], condition: Filter | None, is_over: IsOver, *, with_documents: bool
+        self,
+        queries: Sequence[Query | CascadeQuery],
+        condition: Filter | None,
+        is_over: IsOver,
+        *,
+        with_documents: bool,
     ) -> Found:
-        """Candidates of each query, with their documents when asked for, or else with their ids."""
+        """Find the candidates of each query, with their whole documents or only their ids."""
 
     def documents(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids, in their order; unknown ones left out."""
+        """Return the documents with these ids in the given order. Unknown ids are skipped."""
 
     def count(self, condition: Filter | None) -> int:
-        """Documents that match; all when there is no filter."""
+        """Count the documents that match, or all of them without a filter."""
 
     def page(self, after: str, size: int, condition: Filter | None) -> tuple[list[Document], bool]:
-        """Up to `size` documents with ids above `after` that match, by id; and whether there are more."""
+        """Return up to `size` matching documents with ids above `after`, by id, and whether more follow."""
 
 
 @dataclass(frozen=True)
-class Upserted:
-    """What an upsert did."""
+class UpsertResult:
+    """The counts and the new version after an upsert."""
 
     inserted_count: int
     replaced_count: int
@@ -110,56 +112,58 @@ class Upserted:
 
 
 @dataclass(frozen=True)
-class Deleted:
-    """What a delete did."""
+class DeleteResult:
+    """The count and the new version after a deletion."""
 
     deleted_count: int
     version: int
 
 
 class Engine(Protocol[C]):
-    """Collections of documents, durable once a write returns."""
+    """Collections of documents. A write is durable when its method returns."""
 
     @property
-    def catalogue(self) -> Catalogue[C]:
+    def catalog(self) -> Catalog[C]:
         """All collections and aliases."""
 
-    def moment(self, name: str) -> AbstractContextManager[Moment[C]]:
-        """The collection of that name or alias, to read. Raises NotFound."""
+    def reader(self, name: str) -> AbstractContextManager[CollectionReader[C]]:
+        """Open the collection with this name or alias for reading. Raises NotFound."""
 
     def create(self, name: str, schema: Schema) -> C:
-        """The new collection, or the one that is there with an equal schema.
+        """Create a collection, or return the existing one if its schema is equal.
 
-        Raises AlreadyExists when an alias or another schema has the name, QuotaExceeded when there are too many, and
-        InvalidRequest for what this engine cannot hold.
+        Raises AlreadyExists if an alias or a collection with another schema has the name, QuotaExceeded if there are
+        too many collections, and InvalidRequest for a schema that this engine does not support.
         """
 
     def drop(self, name: str) -> int:
-        """Delete a collection, named by its own name, and its aliases; how many documents it had. Raises NotFound."""
+        """Delete a collection and its aliases, and return its document count. `name` is no alias. Raises NotFound."""
 
     def set_alias(self, alias: str, name: str) -> None:
-        """Let the alias mean that collection from now on.
+        """Point an alias at a collection.
 
-        Raises NotFound when there is no such collection, AlreadyExists when the alias is the name of one.
+        Raises NotFound if there is no such collection, AlreadyExists if a collection has the name of the alias.
         """
 
     def delete_alias(self, alias: str) -> None:
-        """Take the alias away, if it is there."""
+        """Delete an alias if it exists."""
 
-    def upsert(self, collection: C, batch: Batch) -> Upserted:
-        """Write documents that were checked against the collection's schema. Raises NotFound when it was dropped."""
+    def upsert(self, collection: C, batch: Batch) -> UpsertResult:
+        """Write documents that match the collection's schema. Raises NotFound if the collection was dropped."""
 
-    def delete(self, collection: C, chosen: Sequence[str] | Filter) -> Deleted:
-        """Delete by ids, or by a filter that was checked against the schema. Raises NotFound when it was dropped."""
+    def delete(self, collection: C, chosen: Sequence[str] | Filter) -> DeleteResult:
+        """Delete documents by id, or by a filter that matches the schema. Raises NotFound if it was dropped."""
 
-    def statistics(self, collection: C) -> Statistics:
-        """How a collection is held."""
+    def statistics(self, collection: C) -> CollectionStatistics:
+        """Return the sizes of a collection."""
 
-    def optimize(self, collection: C, is_stopped: Callable[[], bool]) -> tuple[Statistics, Statistics]:
-        """Merge a collection now; how it was held before, and after. Raises PreconditionFailed where that cannot be."""
+    def optimize(
+        self, collection: C, is_stopped: Callable[[], bool]
+    ) -> tuple[CollectionStatistics, CollectionStatistics]:
+        """Compact a collection, and return its statistics before and after. Raises PreconditionFailed if impossible."""
 
     def copy_to(self, folder: Path, is_stopped: Callable[[], bool]) -> None:
-        """A data folder of its own with all there is at one moment. Raises PreconditionFailed where that cannot be."""
+        """Write a consistent copy of all data as a data folder. Raises PreconditionFailed if impossible."""
 
     def close(self) -> None:
-        """Let go of what it has open. Nothing may use the engine any more."""
+        """Release all resources. The engine must not be used afterwards."""

@@ -1,119 +1,101 @@
-"""A filter as a typed tree, and where it is true.
+"""Filters over metadata as a typed tree.
 
-Rule: trees are built by `wire.filters`, which checks every field and value against the schema and bounds their number;
-nothing is checked here. Each condition first calls `check`, which raises when nobody waits for the result any more.
+Rule: `wire.filters` builds the trees. It checks each field and value against the schema and limits the size of the
+tree, so nothing is checked here. Engines evaluate a tree or translate it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from services.core.arrays import Bool
-from services.retrieval.domain.documents import Scalar
-from services.retrieval.embedded.index.columns import Column, Members, Operator, members_of
+from services.retrieval.domain.documents import Scalar, Timestamp
 
-Columns = Mapping[str, Column]
 Check = Callable[[], object]
-"""Raises when the work is to stop."""
+"""Raises when the work must stop: the caller is gone, or its deadline has passed."""
+Members = tuple[str, ...] | NDArray[Any]
+"""Distinct values in ascending order: strings, or an array of numbers, bools or microseconds."""
+
+
+class Operator(StrEnum):
+    """Comparison of a field with a value."""
+
+    EQUAL = "="
+    NOT_EQUAL = "!="
+    LESS = "<"
+    LESS_OR_EQUAL = "<="
+    GREATER = ">"
+    GREATER_OR_EQUAL = ">="
 
 
 @dataclass(frozen=True)
 class AllOf:
-    """True when all conditions are."""
+    """True if every condition is true."""
 
     conditions: tuple["Filter", ...]
-
-    def matches(self, columns: Columns, check: Check) -> Bool:
-        """Return where it is true, bool[N], of the N documents behind the columns."""
-        return _joined(np.logical_and, self.conditions, columns, check)
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """True when at least one condition is."""
+    """True if at least one condition is true."""
 
     conditions: tuple["Filter", ...]
-
-    def matches(self, columns: Columns, check: Check) -> Bool:
-        """Return where it is true, bool[N]."""
-        return _joined(np.logical_or, self.conditions, columns, check)
 
 
 @dataclass(frozen=True)
 class NoneOf:
-    """True when no condition is."""
+    """True if no condition is true."""
 
     conditions: tuple["Filter", ...]
-
-    def matches(self, columns: Columns, check: Check) -> Bool:
-        """Return where it is true, bool[N]."""
-        return ~_joined(np.logical_or, self.conditions, columns, check)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """True when the field compares so with the value; false when the document does not have it."""
+    """True if the field compares with the value as the operator says; false if the document lacks the field."""
 
     field: str
-    how: Operator
+    operator: Operator
     value: Scalar
-
-    def matches(self, columns: Columns, check: Check) -> Bool:
-        """Return where it is true, bool[N]."""
-        check()
-        return columns[self.field].compare(self.how, self.value)
 
 
 @dataclass(frozen=True)
 class Membership:
-    """True when the field equals one of the values."""
+    """True if the field equals one of the values."""
 
     field: str
     values: tuple[Scalar, ...]
 
     @cached_property
     def members(self) -> Members:
-        """The values as columns look them up, prepared once for all parts of a collection."""
+        """The distinct values in ascending order, computed once for all blocks of a collection."""
         return members_of(self.values)
-
-    def matches(self, columns: Columns, check: Check) -> Bool:
-        """Return where it is true, bool[N]."""
-        check()
-        return columns[self.field].among(self.members)
 
 
 @dataclass(frozen=True)
 class Contains:
-    """True when the field is a list with that element."""
+    """True if the field is a list with this element."""
 
     field: str
     value: Scalar
 
-    def matches(self, columns: Columns, check: Check) -> Bool:
-        """Return where it is true, bool[N]."""
-        check()
-        return columns[self.field].contains(self.value)
-
 
 @dataclass(frozen=True)
 class Exists:
-    """True when the document has the field."""
+    """True if the document has the field."""
 
     field: str
-
-    def matches(self, columns: Columns, check: Check) -> Bool:
-        """Return where it is true, bool[N]."""
-        check()
-        return columns[self.field].present
 
 
 Filter = AllOf | AnyOf | NoneOf | Comparison | Membership | Contains | Exists
 
 
-def _joined(join: Callable[[Any, Any], Any], conditions: Sequence[Filter], columns: Columns, check: Check) -> Bool:
-    """The masks of all conditions as one; only two of them are in memory at a time."""
-    result: Bool = reduce(join, (condition.matches(columns, check) for condition in conditions))
-    return result
+def members_of(values: Sequence[Scalar]) -> Members:
+    """Return the distinct values of one type in ascending order."""
+    strings = {value for value in values if isinstance(value, str)}
+    if strings:
+        return tuple(sorted(strings))
+    return np.unique([value.us if isinstance(value, Timestamp) else value for value in values])

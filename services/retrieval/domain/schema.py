@@ -1,24 +1,24 @@
-"""What a collection holds."""
+"""Schemas of collections: fields to search by and metadata fields."""
 
 from enum import StrEnum
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ANALYSIS: Final = 2
-"""Version of the analysis of text. 1 took each run of letters for a word, also in languages without spaces."""
+ANALYSIS_VERSION: Final = 2
+"""Version of text analysis. Version 1 treats each run of letters as a word, also in languages without spaces."""
 
 
 class Metric(StrEnum):
-    """How dense vectors are compared; scores are always higher-is-better."""
+    """Similarity of dense vectors. A higher score is always better."""
 
     COSINE = "cosine"
     DOT = "dot"
     L2 = "l2"
 
 
-class Coarse(StrEnum):
-    """How an approximate index holds vectors: float32, float16, 8-bit integers, or the signs of their numbers."""
+class CoarseType(StrEnum):
+    """Number type of the vectors in an approximate index: float32, float16, 8-bit integers, or sign bits."""
 
     F32 = "f32"
     F16 = "f16"
@@ -27,7 +27,7 @@ class Coarse(StrEnum):
 
 
 class TokenType(StrEnum):
-    """How token vectors are stored: float16, or 8-bit integers with one scale a token."""
+    """Number type of stored token vectors: float16, or 8-bit integers with one scale per token."""
 
     F16 = "f16"
     I8 = "i8"
@@ -43,49 +43,49 @@ class Kind(StrEnum):
     LIST = "list"
 
 
-class _Part(BaseModel):
-    # Stored as JSON with each collection: a field added later needs a default, so that older data folders load.
+class _Model(BaseModel):
+    # Stored as JSON with each collection: a new field needs a default, so that older data folders still load.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DenseField(_Part):
-    """A field with one dense vector a document. An empty digest takes vectors of any model."""
+class DenseField(_Model):
+    """A field with one dense vector per document. With an empty digest it accepts vectors of any model."""
 
     name: str
     dimensions: int
     metric: Metric
     model_digest: str = ""
-    coarse: Coarse = Coarse.I8
+    coarse: CoarseType = CoarseType.I8
     coarse_dimensions: int = 0
-    """The index holds the first so many; 0 holds all."""
+    """Number of leading dimensions in the approximate index; 0 means all."""
 
     @property
     def has_prefix(self) -> bool:
-        """Whether the index holds fewer dimensions than there are."""
+        """Whether the approximate index holds only the leading dimensions."""
         return 0 < self.coarse_dimensions < self.dimensions
 
 
-class TextField(_Part):
-    """A field over the words of title and text, ranked by BM25 with these parameters."""
+class TextField(_Model):
+    """A field over the words of title and text, ranked by BM25 with parameters k1 and b."""
 
     name: str
     language: str
     keeps_stop_words: bool
     k1: float
     b: float
-    analysis: int = Field(ANALYSIS, exclude=True)
-    """Version of the analysis by which its words were stored; an engine knows it, schemas are stored without it."""
+    analysis: int = Field(ANALYSIS_VERSION, exclude=True)
+    """Version of the text analysis of the stored words. Engines track it; stored schemas do not contain it."""
 
 
-class SparseField(_Part):
-    """A field with weighted terms. An empty digest takes terms of any model."""
+class SparseField(_Model):
+    """A field with weighted terms. With an empty digest it accepts terms of any model."""
 
     name: str
     model_digest: str = ""
 
 
-class Encoding(_Part):
-    """How the tokens of a document become one vector, as `services.core.muvera` says."""
+class FdeParameters(_Model):
+    """Parameters of the fixed dimensional encoding of a document's tokens; see `services.core.muvera`."""
 
     repetitions: int
     partition_bits: int
@@ -94,19 +94,19 @@ class Encoding(_Part):
     seed: int
 
 
-class MultiVectorField(_Part):
-    """A field with one vector a token. An empty digest takes vectors of any model."""
+class MultiVectorField(_Model):
+    """A field with one vector per token. With an empty digest it accepts vectors of any model."""
 
     name: str
     dimensions: int
     model_digest: str = ""
     stored: TokenType = TokenType.F16
-    encoding: Encoding | None = None
-    """By which candidates are found; None compares every token."""
+    encoding: FdeParameters | None = None
+    """Encoding that finds candidates; None compares the tokens of all documents."""
 
 
-class MetadataField(_Part):
-    """A metadata field that filters may use."""
+class MetadataField(_Model):
+    """A metadata field that filters can use."""
 
     name: str
     kind: Kind
@@ -115,8 +115,8 @@ class MetadataField(_Part):
 SearchField = DenseField | TextField | SparseField | MultiVectorField
 
 
-class Schema(_Part):
-    """The fields of a collection, in the order they were declared."""
+class Schema(_Model):
+    """The fields of a collection, in declaration order."""
 
     dense: tuple[DenseField, ...] = ()
     metadata: tuple[MetadataField, ...] = ()
@@ -126,9 +126,9 @@ class Schema(_Part):
 
     @property
     def search_fields(self) -> tuple[SearchField, ...]:
-        """The fields by which documents are found."""
+        """All fields that documents can be searched by."""
         return (*self.dense, *self.text, *self.sparse, *self.multi_vector)
 
     def kind(self, name: str) -> Kind | None:
-        """The type of a metadata field; None when it is not declared."""
+        """Return the type of a metadata field, or None if it is not declared."""
         return next((field.kind for field in self.metadata if field.name == name), None)

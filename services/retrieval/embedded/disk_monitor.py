@@ -1,9 +1,9 @@
-"""Whether the disk of the data folder takes writes, now.
+"""Checks whether the disk of the data folder accepts writes.
 
-Rule: health reads what is known; looking is done here, in the thread that writes.
+Rule: health reports the last result. The check runs in the writer's thread.
 
-Facts: a disk with some bytes left takes a small write and refuses the next large one. So too little room is trouble
-before anything failed, and after a write has failed only a write that succeeds says that it is over.
+Facts: a disk with a few bytes left accepts a small write and rejects the next large one. So too little free space is a
+problem before any write fails, and after a failed write only a successful one shows that the problem is over.
 """
 
 import asyncio
@@ -15,33 +15,33 @@ from typing import Final
 
 from sluice.errors import DeadlineExpired, PreconditionFailed, Unavailable
 
-from services.retrieval.embedded.engine import Engine
-from services.retrieval.lanes import Lane
+from services.retrieval.embedded.engine import EmbeddedEngine
+from services.retrieval.lanes import ThreadLane
 from services.rpc.deadline import Deadline
 
 _EVERY_S: Final = 2.0
 
 
-class Disk:
-    """What is known of the disk. A folder that was read-only from the start is no trouble: reading is its purpose."""
+class DiskMonitor:
+    """The state of the disk. A folder that is read-only from the start is not a problem, because it is only read."""
 
-    def __init__(self, engine: Engine, folder: Path, *, min_free_bytes: int) -> None:
+    def __init__(self, engine: EmbeddedEngine, folder: Path, *, min_free_bytes: int) -> None:
         self._engine = engine
         self._folder = folder
         self._min_free_bytes = min_free_bytes
-        self.trouble = ""
-        """What keeps it from taking writes; empty when nothing does."""
+        self.problem = ""
+        """Why the disk does not accept writes; empty if it does."""
 
-    def look(self) -> None:
-        """Find out anew. May write to the disk, so it belongs to the thread that writes."""
+    def check(self) -> None:
+        """Update the state. May write to the disk, so only the writer's thread calls it."""
         if self._engine.is_writable:
-            self.trouble = self._read_only() or self._full() or self._failing()
+            self.problem = self._read_only() or self._full() or self._failing()
 
-    async def watch(self, writes: Lane) -> None:
-        """Look again and again, until cancelled. When the writers are too busy to look, they are writing."""
+    async def watch(self, writes: ThreadLane) -> None:
+        """Check again and again until cancelled. While the lane is too busy for a check, writes are succeeding."""
         while True:
             with suppress(Unavailable, DeadlineExpired):
-                await writes.run(Deadline.after(60.0), self.look)
+                await writes.run(Deadline.after(60.0), self.check)
             await asyncio.sleep(_EVERY_S)
 
     def _read_only(self) -> str:
@@ -56,7 +56,7 @@ class Disk:
         )
 
     def _failing(self) -> str:
-        """Why writes fail, when the last one did and another one still does."""
+        """Return why writes fail, if the last one failed and another one still does."""
         if not self._engine.write_failure:
             return ""
         try:

@@ -1,13 +1,11 @@
-"""The embedded engine: collections whose truth is the store and whose searchable state is in memory.
+"""The embedded engine: durable collections in the store, and their searchable state in memory.
 
-Rule: one write at a time, under the lock. A write is committed first and then published as a new view, by one
-assignment; a reader takes the view and a read transaction of the same version, so that scores, filters and texts are
-of one moment.
+Rule: one write at a time, under the lock. A write is committed first, and then its view is published by one assignment.
+A reader takes the view and a read transaction of the same version, so that scores, filters and texts agree.
 """
 
 import logging
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,36 +16,38 @@ from typing import Final
 import numpy as np
 from sluice.errors import AlreadyExists, BackendFailed, QuotaExceeded
 
+from services.retrieval.cancellation import IsStopped, Stopped
+from services.retrieval.domain.collections import CollectionRecord, CollectionStatistics
 from services.retrieval.domain.documents import Batch
-from services.retrieval.domain.engine_protocol import Deleted, Upserted
+from services.retrieval.domain.engine_protocol import DeleteResult, UpsertResult
+from services.retrieval.domain.errors import storage_unwritable
 from services.retrieval.domain.filters import Filter
 from services.retrieval.domain.schema import Schema
-from services.retrieval.embedded.catalog import Catalogue, Collection
-from services.retrieval.embedded.index.ann import Stopped
+from services.retrieval.embedded import segment_builder
+from services.retrieval.embedded.catalog import EmbeddedCatalog, EmbeddedCollection
+from services.retrieval.embedded.index.filter_masks import evaluate_blocks, live_masks, rows_of
 from services.retrieval.embedded.index.view import Block, View, block_of
-from services.retrieval.embedded.loader import load_view, remove_leftovers, remove_others
-from services.retrieval.embedded.reader import Moment
-from services.retrieval.embedded.search.search import matching, rows_of
-from services.retrieval.embedded.segment_builder import Builder, build, is_due, is_merged, merge, with_segment
-from services.retrieval.embedded.statistics import Statistics, folder_bytes, memory_bytes, statistics
-from services.retrieval.embedded.storage.row_reader import Stored
+from services.retrieval.embedded.loader import load_view, remove_leftovers, remove_other_segments
+from services.retrieval.embedded.reader import EmbeddedReader
+from services.retrieval.embedded.statistics import folder_bytes, memory_bytes, statistics_of
 from services.retrieval.embedded.storage.segment_files import copy_segments
-from services.retrieval.embedded.storage.store import DATABASE, SEGMENTS, Store, unwritable
+from services.retrieval.embedded.storage.store import DamagedStore, Store
+from services.retrieval.files import DATABASE, SEGMENTS
 from services.retrieval.lanes import check
 from services.rpc.server.lifecycle import StartFailed
 
 logger = logging.getLogger(__name__)
 
-# Between two looks at whether to stop waiting for what is being built.
-_LOOK_S: Final = 0.2
-# A copy leaves this much room on the disk.
-_ROOM_LEFT: Final = 64 * 2**20
-# Between a commit and its publication lie microseconds: this many tries without a match are a defect.
-_MATCH_TRIES: Final = 100_000
+# Interval of the checks for cancellation while waiting for another build.
+_POLL_S: Final = 0.2
+# A copy leaves this much free space on the disk.
+_FREE_BYTES_LEFT: Final = 64 * 2**20
+# A commit is published within microseconds, so this many attempts without a match mean a defect.
+_MATCH_ATTEMPTS: Final = 100_000
 
 
-class Engine:
-    """All collections of one data folder. Loads them when made; raises StartFailed when the folder cannot be used."""
+class EmbeddedEngine:
+    """All collections of one data folder. The constructor loads them and raises StartFailed if it cannot."""
 
     def __init__(
         self, folder: Path, *, now_us: Callable[[], int], max_collections: int, segment_documents: int
@@ -59,56 +59,57 @@ class Engine:
         self._segment_documents = segment_documents
         self._lock = threading.Lock()
         self._building = threading.Lock()
-        # Replaced as a whole at every write, so that readers need no lock.
-        self._catalogue = self._loaded()
-        self._builder = Builder(self.build_segments)
+        # Every write replaces the whole value, so readers need no lock.
+        self._catalog = self._load()
+        self._builder = segment_builder.SegmentBuilder(self.build_segments)
         self._builder.wake()
 
     def close(self) -> None:
-        """Close the store. Nothing may use the engine any more."""
+        """Stop the builder and close the store. The engine must not be used afterwards."""
         self._builder.close()
         self._store.close()
 
     @property
-    def catalogue(self) -> Catalogue:
-        """All collections and aliases, as they are now."""
-        return self._catalogue
+    def catalog(self) -> EmbeddedCatalog:
+        """The current collections and aliases."""
+        return self._catalog
 
     @property
     def is_writable(self) -> bool:
-        """Whether the data folder took writes when it was opened."""
+        """Whether the data folder was writable when it was opened."""
         return self._store.is_writable
 
     @property
     def write_failure(self) -> str:
-        """Why the last write failed, when that was the disk's fault; empty when it did not."""
+        """Why the disk rejected the last write; empty if it did not."""
         return self._store.write_failure
 
     def probe(self) -> None:
-        """Write to the disk without changing anything. Raises PreconditionFailed when it takes no writes."""
+        """Write to the disk without changing data. Raises PreconditionFailed if the disk rejects it."""
         with self._lock, self._store.writing() as writer:
             writer.probe()
 
     @contextmanager
-    def moment(self, name: str) -> Iterator[Moment]:
-        """The collection of that name or alias at one moment. Raises NotFound."""
-        for _ in range(_MATCH_TRIES):
-            with self._store.reading() as reader:
-                collection = self._catalogue.find(name)
-                if reader.version(collection.key) == collection.view.version:
-                    yield Moment(collection, reader)
+    def reader(self, name: str) -> Iterator[EmbeddedReader]:
+        """Open the collection with this name or alias for reading at one version. Raises NotFound."""
+        for _ in range(_MATCH_ATTEMPTS):
+            with self._store.reading() as rows:
+                collection = self._catalog.find(name)
+                if rows.version(collection.key) == collection.view.version:
+                    yield EmbeddedReader(collection, rows)
                     return
-        raise BackendFailed("the index does not follow the store; restart the server")
+        raise BackendFailed("the index does not match the store; restart the server")
 
-    def create(self, name: str, schema: Schema) -> Collection:
-        """The new collection, or the one that is there with an equal schema.
+    def create(self, name: str, schema: Schema) -> EmbeddedCollection:
+        """Create a collection, or return the existing one if its schema is equal.
 
-        Raises AlreadyExists when an alias or another schema has the name, QuotaExceeded when there are too many.
+        Raises AlreadyExists if an alias or a collection with another schema has the name, QuotaExceeded if there are
+        too many collections.
         """
         with self._lock:
-            if name in self._catalogue.aliases:
+            if name in self._catalog.aliases:
                 raise AlreadyExists(f"{name!r} is an alias; choose another name", metadata={"collection": name})
-            existing = self._catalogue.collections.get(name)
+            existing = self._catalog.collections.get(name)
             if existing is None:
                 return self._create(name, schema)
         if existing.schema != schema:
@@ -116,141 +117,141 @@ class Engine:
         return existing
 
     def drop(self, name: str) -> int:
-        """Delete a collection, named by its own name, and its aliases; how many documents it had. Raises NotFound."""
+        """Delete a collection and its aliases, and return its document count. `name` is no alias. Raises NotFound."""
         with self._lock:
-            collection = self._catalogue.own(name)
+            collection = self._catalog.get(name)
             with self._store.writing() as writer:
                 count = writer.drop(collection.key)
-            self._catalogue = self._catalogue.without(name)
-        shutil.rmtree(self._folder(collection.stored), ignore_errors=True)
+            self._catalog = self._catalog.without_collection(name)
+        shutil.rmtree(self._folder(collection.record), ignore_errors=True)
         return count
 
     def set_alias(self, alias: str, name: str) -> None:
-        """Let the alias mean that collection from now on.
+        """Point an alias at a collection.
 
-        Raises NotFound when there is no such collection, AlreadyExists when the alias is the name of one.
+        Raises NotFound if there is no such collection, AlreadyExists if a collection has the name of the alias.
         """
         with self._lock:
-            collection = self._catalogue.own(name)
-            if alias in self._catalogue.collections:
+            collection = self._catalog.get(name)
+            if alias in self._catalog.collections:
                 raise AlreadyExists(f"{alias!r} is a collection; choose another alias", metadata={"collection": alias})
             with self._store.writing() as writer:
                 writer.set_alias(alias, collection.key)
-            self._catalogue = self._catalogue.pointing(alias, name)
+            self._catalog = self._catalog.with_alias(alias, name)
 
     def delete_alias(self, alias: str) -> None:
-        """Take the alias away, if it is there."""
+        """Delete an alias if it exists."""
         with self._lock:
             with self._store.writing() as writer:
                 writer.delete_alias(alias)
-            self._catalogue = self._catalogue.pointing(alias, None)
+            self._catalog = self._catalog.without_alias(alias)
 
-    def upsert(self, collection: Collection, batch: Batch) -> Upserted:
-        """Write documents that were checked against the collection's schema. Raises NotFound when it was dropped."""
-        # Most of the work of a write is done here, where it keeps nobody waiting.
+    def upsert(self, collection: EmbeddedCollection, batch: Batch) -> UpsertResult:
+        """Write documents that match the collection's schema. Raises NotFound if the collection was dropped."""
+        # Most of the work is done before the lock is taken, so that it delays no other write.
         block = block_of(collection.schema, np.empty(0, dtype=np.int64), batch)
         with self._lock:
-            present = self._catalogue.same(collection)
+            present = self._catalog.current(collection)
             with self._store.writing() as writer:
                 written = writer.upsert(present.key, batch)
-                view = present.view.after(written.version, written.removed, replace(block, rows=written.added))
+                view = present.view.apply(written.version, written.removed, replace(block, rows=written.added))
             self._publish(present, view)
         self._builder.wake()
         replaced = len(written.removed)
-        return Upserted(len(block.ids) - replaced, replaced, written.version)
+        return UpsertResult(len(block.ids) - replaced, replaced, written.version)
 
-    def delete(self, collection: Collection, chosen: Sequence[str] | Filter) -> Deleted:
-        """Delete by ids, or by a filter that was checked against the schema.
+    def delete(self, collection: EmbeddedCollection, chosen: Sequence[str] | Filter) -> DeleteResult:
+        """Delete documents by id, or by a filter that matches the schema.
 
-        Raises NotFound when it was dropped, and DeadlineExpired or Cancelled, with nothing deleted, when the caller
-        waits no longer.
+        Raises NotFound if the collection was dropped. Raises DeadlineExpired or Cancelled, with nothing deleted, if the
+        caller no longer waits.
         """
-        # A filter takes its time here, where it keeps no other write waiting; under the lock only new blocks are left.
-        before = collection.view
-        known = {} if isinstance(chosen, Sequence) else matching(before, chosen, check)
+        # The filter is evaluated before the lock is taken, so that it delays no write. Only new blocks are left then.
+        known = {} if isinstance(chosen, Sequence) else evaluate_blocks(collection.view, chosen, check)
         with self._lock:
-            present = self._catalogue.same(collection)
+            present = self._catalog.current(collection)
             with self._store.writing() as writer:
                 if isinstance(chosen, Sequence):
                     rows = writer.rows(present.key, chosen)
                 else:
-                    found = matching(present.view, chosen, check, known)
-                    alive = [part.alive & found[id(part.block)] for part in present.view.parts]
-                    rows = rows_of(present.view, alive)
+                    masks = evaluate_blocks(present.view, chosen, check, known)
+                    rows = rows_of(present.view, live_masks(present.view, masks))
                 if not len(rows):
-                    return Deleted(0, present.view.version)
+                    return DeleteResult(0, present.view.version)
                 written = writer.delete(present.key, rows)
-                view = present.view.after(written.version, written.removed)
+                view = present.view.apply(written.version, written.removed)
             self._publish(present, view)
         self._builder.wake()
-        return Deleted(len(rows), written.version)
+        return DeleteResult(len(rows), written.version)
 
-    def build_segments(self, is_stopped: Callable[[], bool]) -> None:
-        """Build the segments that are due. Raises Stopped, and OSError when the disk does not take one."""
+    def build_segments(self, is_stopped: IsStopped) -> None:
+        """Build the segments that are due. Raises Stopped, and OSError if the disk rejects one."""
         if not self._store.is_writable:
             return
         with self._building:
-            for collection in self._catalogue.collections.values():
-                if is_due(collection.view, self._segment_documents):
-                    folder = self._folder(collection.stored)
-                    segment, last_row = build(collection.view, collection.schema, folder, is_stopped)
+            for collection in self._catalog.collections.values():
+                if segment_builder.is_due(collection.view, self._segment_documents):
+                    folder = self._folder(collection.record)
+                    segment, last_row = segment_builder.build(collection.view, collection.schema, folder, is_stopped)
                     self._adopt(collection, segment, last_row)
-                    fields = {"collection": collection.stored.name, "documents": len(segment.ids)}
+                    fields = {"collection": collection.record.name, "documents": len(segment.ids)}
                     logger.info("segment built", extra=fields)
 
-    def optimize(self, collection: Collection, is_stopped: Callable[[], bool]) -> tuple[Statistics, Statistics]:
-        """Merge a collection now; how it was held before, and after.
+    def optimize(
+        self, collection: EmbeddedCollection, is_stopped: IsStopped
+    ) -> tuple[CollectionStatistics, CollectionStatistics]:
+        """Compact a collection, and return its statistics before and after.
 
-        Raises NotFound when it was dropped, PreconditionFailed when the disk does not take it, and Stopped.
+        Raises NotFound if it was dropped, PreconditionFailed if the disk rejects the files, and Stopped.
         """
         if not self._store.is_writable:
-            raise unwritable("the data folder is read-only")
-        with self._alone(is_stopped):
-            present = self._catalogue.same(collection)
+            raise storage_unwritable("the data folder is read-only")
+        with self._build_lock(is_stopped):
+            present = self._catalog.current(collection)
             before = self.statistics(present)
             if not present.view.parts:
-                remove_others(self._folder(present.stored), None)
-            elif not is_merged(present.view, self._segment_documents):
+                remove_other_segments(self._folder(present.record), None)
+            elif not segment_builder.is_compact(present.view, self._segment_documents):
                 try:
-                    self._merge(present, is_stopped)
+                    self._compact(present, is_stopped)
                 # FAISS reports a full disk as a RuntimeError.
                 except (OSError, RuntimeError) as error:
-                    raise unwritable(error) from error
-        return before, self.statistics(self._catalogue.same(collection))
+                    raise storage_unwritable(error) from error
+        return before, self.statistics(self._catalog.current(collection))
 
-    def statistics(self, collection: Collection) -> Statistics:
-        """How a collection is held."""
-        with self._store.reading() as reader:
-            mean = reader.document_bytes(collection.key)
+    def statistics(self, collection: EmbeddedCollection) -> CollectionStatistics:
+        """Return the sizes of a collection."""
+        with self._store.reading() as rows:
+            mean = rows.document_bytes(collection.key)
         view = collection.view
-        return statistics(view, self._folder(collection.stored), int(mean * view.document_count))
+        return statistics_of(view, self._folder(collection.record), int(mean * view.document_count))
 
-    def memory_bytes(self, collection: Collection) -> int:
-        """About how many bytes of memory a collection takes."""
-        return memory_bytes(collection.view, self._folder(collection.stored))
+    def memory_bytes(self, collection: EmbeddedCollection) -> int:
+        """Estimate the bytes of memory of a collection."""
+        return memory_bytes(collection.view, self._folder(collection.record))
 
-    def segment_bytes(self, collection: Collection) -> int:
-        """Bytes of the files of a collection's segments."""
-        return folder_bytes(self._folder(collection.stored))
+    def segment_bytes(self, collection: EmbeddedCollection) -> int:
+        """Return the bytes of the files of a collection's segments."""
+        return folder_bytes(self._folder(collection.record))
 
-    def copy_to(self, folder: Path, is_stopped: Callable[[], bool]) -> None:
-        """A data folder of its own with all there is at one moment, while reads and writes go on.
+    def copy_to(self, folder: Path, is_stopped: IsStopped) -> None:
+        """Write a consistent copy of all data as a data folder while reads and writes continue.
 
-        Raises PreconditionFailed when the disk does not take it, OSError, and Stopped.
+        Raises PreconditionFailed if the disk has too little space, OSError, and Stopped.
         """
-        needed, room = self._store.size_bytes, shutil.disk_usage(folder).free - _ROOM_LEFT
+        needed, available = self._store.size_bytes, shutil.disk_usage(folder).free - _FREE_BYTES_LEFT
         if self._segments.exists() and self._segments.stat().st_dev != folder.stat().st_dev:
             needed += folder_bytes(self._segments)
-        if room < needed:
-            raise unwritable(f"expected {needed:,} bytes of room in {folder}, got {max(room, 0):,}")
-        # Segments first: what is written after them lies beyond them, so they fit a later state of the store.
+        if available < needed:
+            raise storage_unwritable(f"expected {needed:,} bytes of free space in {folder}, got {max(available, 0):,}")
+        # Segments first: a later state of the store still contains or replaces all their documents.
         copy_segments(self._segments, folder / SEGMENTS)
         self._store.copy_to(folder / DATABASE, is_stopped)
 
     @contextmanager
-    def _alone(self, is_stopped: Callable[[], bool]) -> Iterator[None]:
-        """Nothing else is built in the block. Raises Stopped."""
-        while not self._building.acquire(timeout=_LOOK_S):
+    def _build_lock(self, is_stopped: IsStopped) -> Iterator[None]:
+        """Hold the lock of segment builds for the block. Raises Stopped."""
+        while not self._building.acquire(timeout=_POLL_S):
             if is_stopped():
                 raise Stopped
         try:
@@ -258,52 +259,55 @@ class Engine:
         finally:
             self._building.release()
 
-    def _merge(self, collection: Collection, is_stopped: Callable[[], bool]) -> None:
-        folder = self._folder(collection.stored)
-        block, last_row = merge(collection.view, collection.schema, folder, self._segment_documents, is_stopped)
+    def _compact(self, collection: EmbeddedCollection, is_stopped: IsStopped) -> None:
+        folder = self._folder(collection.record)
+        minimum = self._segment_documents
+        block, last_row = segment_builder.compact(collection.view, collection.schema, folder, minimum, is_stopped)
         self._adopt(collection, block, last_row)
 
-    def _create(self, name: str, schema: Schema) -> Collection:
-        if len(self._catalogue.collections) >= self._max_collections:
+    def _create(self, name: str, schema: Schema) -> EmbeddedCollection:
+        if len(self._catalog.collections) >= self._max_collections:
             raise QuotaExceeded(
-                f"expected at most {self._max_collections} collections, this would be one more",
+                f"expected at most {self._max_collections} collections, got one more; drop one or raise the limit",
                 metadata={"expected_max": self._max_collections},
             )
         created_us = self._now_us()
         with self._store.writing() as writer:
             key = writer.create(name, schema, created_us)
-        created = Collection(Stored(key, name, schema, created_us, 0), View(0))
-        self._catalogue = self._catalogue.having(created)
+        created = EmbeddedCollection(CollectionRecord(key, name, schema, created_us, 0), View(0))
+        self._catalog = self._catalog.with_collection(created)
         return created
 
-    def _publish(self, collection: Collection, view: View) -> None:
-        self._catalogue = self._catalogue.having(replace(collection, view=view))
+    def _publish(self, collection: EmbeddedCollection, view: View) -> None:
+        self._catalog = self._catalog.with_collection(replace(collection, view=view))
 
-    def _folder(self, stored: Stored) -> Path:
-        return self._segments / str(stored.key)
+    def _folder(self, record: CollectionRecord) -> Path:
+        return self._segments / str(record.key)
 
-    def _loaded(self) -> Catalogue:
-        """All collections and aliases, from segments and store. Raises StartFailed when the store is damaged."""
+    def _load(self) -> EmbeddedCatalog:
+        """Load all collections and aliases. Raises StartFailed if the store is damaged."""
         try:
-            with self._store.reading() as reader:
-                loaded = [Collection(one, load_view(reader, one, self._folder(one))) for one in reader.collections()]
-                aliases = reader.aliases()
-        except sqlite3.DatabaseError as error:
+            with self._store.reading() as rows:
+                loaded = [
+                    EmbeddedCollection(one, load_view(rows, one, self._folder(one))) for one in rows.collections()
+                ]
+                aliases = rows.aliases()
+        except DamagedStore as error:
             self._store.close()
-            raise StartFailed(f"the store is damaged: {error}; restore it from a backup") from error
+            raise StartFailed(f"the store is damaged: {error}; restore a snapshot or a backup") from error
         if self._store.is_writable:
             remove_leftovers(self._segments, {str(collection.key) for collection in loaded})
         for one in loaded:
             counts = {"documents": one.view.document_count, "indexed": one.view.indexed_count}
-            logger.info("loaded", extra={"collection": one.stored.name, **counts})
-        return Catalogue({collection.stored.name: collection for collection in loaded}, aliases)
+            logger.info("collection loaded", extra={"collection": one.record.name, **counts})
+        return EmbeddedCatalog({collection.record.name: collection for collection in loaded}, aliases)
 
-    def _adopt(self, built: Collection, segment: Block, last_row: int) -> None:
-        """Search the segment from now on, unless its collection was dropped meanwhile."""
+    def _adopt(self, built: EmbeddedCollection, segment: Block, last_row: int) -> None:
+        """Publish a view with the segment, or delete the segment if its collection was dropped meanwhile."""
         with self._lock:
-            present = self._catalogue.collections.get(built.stored.name)
+            present = self._catalog.collections.get(built.record.name)
             if present is not None and present.key == built.key:
-                self._publish(present, with_segment(present.view, segment, last_row))
-                remove_others(self._folder(built.stored), last_row)
+                self._publish(present, segment_builder.with_segment(present.view, segment, last_row))
+                remove_other_segments(self._folder(built.record), last_row)
                 return
-        shutil.rmtree(self._folder(built.stored), ignore_errors=True)
+        shutil.rmtree(self._folder(built.record), ignore_errors=True)

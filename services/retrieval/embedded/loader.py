@@ -1,4 +1,4 @@
-"""What a start does: a collection's view from its newest usable segment and from what the store has beyond it."""
+"""Loads a collection at start: its newest usable segment, and the documents of the store that are not in it."""
 
 import logging
 import shutil
@@ -8,79 +8,88 @@ from pathlib import Path
 
 import numpy as np
 
-from services.retrieval.domain.schema import ANALYSIS
-from services.retrieval.embedded.index.postings import Postings, Terms
-from services.retrieval.embedded.index.view import Block, Part, View, block_of, terms_of
-from services.retrieval.embedded.storage.row_reader import Reader, Stored
-from services.retrieval.embedded.storage.segment_files import Damaged, Segment, load, save_postings, segment_folders
+from services.retrieval.domain.collections import CollectionRecord
+from services.retrieval.domain.schema import ANALYSIS_VERSION
+from services.retrieval.domain.vectors import Terms
+from services.retrieval.embedded.index.postings import Postings
+from services.retrieval.embedded.index.view import Block, LiveBlock, View, block_of, terms_of
+from services.retrieval.embedded.storage.row_reader import RowReader
+from services.retrieval.embedded.storage.segment_files import (
+    DamagedSegment,
+    Segment,
+    load,
+    save_postings,
+    segment_folders,
+)
 
 logger = logging.getLogger(__name__)
 
 
-def load_view(reader: Reader, stored: Stored, folder: Path) -> View:
-    """The view of a collection. A segment that cannot be used is left out: the store has everything."""
+def load_view(reader: RowReader, record: CollectionRecord, folder: Path) -> View:
+    """Load the view of a collection. Unusable segments are skipped, because the store has all documents."""
     parts, after = [], 0
     for path in segment_folders(folder):
         try:
-            part, after = _part(reader, stored, path)
-        except Damaged as error:
-            logger.warning("segment not used, and built again: %s", error)
+            part, after = _load_segment(reader, record, path)
+        except DamagedSegment as error:
+            logger.warning("segment skipped; it will be rebuilt: %s", error)
             continue
         parts.append(part)
         break
     blocks = [
-        block_of(stored.schema, chunk.rows, chunk.batch) for chunk in reader.load(stored.key, stored.schema, after)
+        block_of(record.schema, chunk.rows, chunk.batch) for chunk in reader.load(record.key, record.schema, after)
     ]
-    newer = Block.joined(blocks) if blocks else None
+    newer = Block.concatenate(blocks) if blocks else None
     nothing = np.empty(0, dtype=np.int64)
-    return View(stored.version, tuple(parts)).after(stored.version, nothing, newer)
+    return View(record.version, tuple(parts)).apply(record.version, nothing, newer)
 
 
-def remove_others(folder: Path, last_row: int | None) -> None:
-    """Remove the segments of a collection, and drafts of such, but for the one up to that row."""
-    _remove(folder, {str(last_row)})
+def remove_other_segments(folder: Path, last_row: int | None) -> None:
+    """Remove a collection's segments and drafts, except the segment up to `last_row`."""
+    _remove_except(folder, {str(last_row)})
 
 
 def remove_leftovers(folder: Path, keys: Collection[str]) -> None:
-    """Remove the segments of collections that are gone, and drafts that a killed process left."""
-    _remove(folder, keys)
+    """Remove segments of collections that no longer exist, and drafts of a process that was killed."""
+    _remove_except(folder, keys)
     for draft in folder.glob("*/*.draft"):
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _remove(folder: Path, kept: Collection[str]) -> None:
+def _remove_except(folder: Path, kept: Collection[str]) -> None:
     for path in folder.glob("*"):
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _part(reader: Reader, stored: Stored, path: Path) -> tuple[Part, int]:
-    """A segment with those of its documents that are still in the store, and its last row. Raises Damaged."""
-    segment = load(path, stored.schema)
-    living = reader.rows(stored.key, segment.last_row)
+def _load_segment(reader: RowReader, record: CollectionRecord, path: Path) -> tuple[LiveBlock, int]:
+    """Load a segment, and mark the documents that are no longer in the store as dead. Raises DamagedSegment."""
+    segment = load(path, record.schema)
+    living = reader.rows(record.key, segment.last_row)
     alive = np.isin(segment.block.rows, living, assume_unique=True)
     if np.count_nonzero(alive) != len(living):
-        raise Damaged(f"{path}: expected all {len(living):,} documents of the store, found {np.count_nonzero(alive):,}")
+        found = np.count_nonzero(alive)
+        raise DamagedSegment(f"{path}: expected all {len(living):,} documents of the store, found {found:,}")
     block = segment.block
-    if stored.schema.text and segment.analysis != ANALYSIS:
-        block = _analyzed(reader, stored, segment)
-        logger.info("words analyzed anew", extra={"collection": stored.name, "documents": len(living)})
+    if record.schema.text and segment.analysis != ANALYSIS_VERSION:
+        block = _reanalyze(reader, record, segment)
+        logger.info("words analyzed again", extra={"collection": record.name, "documents": len(living)})
         try:
             save_postings(block, path)
         except OSError as error:
-            logger.warning("the next start analyzes words again: segment not written: %s", error)
-    return Part(block, alive), segment.last_row
+            logger.warning("segment not updated: %s; the next start analyzes its words again", error)
+    return LiveBlock(block, alive), segment.last_row
 
 
-def _analyzed(reader: Reader, stored: Stored, segment: Segment) -> Block:
-    """The block of a segment with the words of its living documents as they are analyzed now."""
-    lists: dict[str, list[Postings]] = {field.name: [] for field in stored.schema.text}
+def _reanalyze(reader: RowReader, record: CollectionRecord, segment: Segment) -> Block:
+    """Return the block of a segment with its live documents analyzed by the current version of text analysis."""
+    lists: dict[str, list[Postings]] = {field.name: [] for field in record.schema.text}
     positions = [np.empty(0, dtype=np.int64)]
-    for rows, documents in reader.texts(stored.key, segment.last_row):
+    for rows, documents in reader.texts(record.key, segment.last_row):
         positions.append(np.searchsorted(segment.block.rows, rows))
-        for field in stored.schema.text:
+        for field in record.schema.text:
             lists[field.name].append(Postings.of(terms_of(field, documents)))
     living, count = np.concatenate(positions), len(segment.block.rows)
     empty = Postings.of(Terms.of([]))
-    spread = {name: Postings.joined([empty, *several]).spread(living, count) for name, several in lists.items()}
+    spread = {name: Postings.concatenate([empty, *parts]).spread(living, count) for name, parts in lists.items()}
     return replace(segment.block, postings={**segment.block.postings, **spread})

@@ -1,4 +1,4 @@
-"""Reading a collection as it is at one moment: its view, and the store in a transaction of the same version."""
+"""Reads of one collection: its view, and a transaction of the store at the same version."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,90 +6,83 @@ from typing import Final
 
 import numpy as np
 
-from services.retrieval.domain.documents import Document
+from services.retrieval.domain.documents import Document, page_length
 from services.retrieval.domain.filters import Filter
+from services.retrieval.domain.queries import CascadeQuery, DenseQuery, Found, IsOver, Query
 from services.retrieval.domain.schema import Schema
-from services.retrieval.embedded.catalog import Collection
-from services.retrieval.embedded.search.dense import DenseQuery, together
-from services.retrieval.embedded.search.feedback import moved
-from services.retrieval.embedded.search.scoring import IsOver
-from services.retrieval.embedded.search.search import Candidates, Query, Staged, masks_of, rows_of, search
-from services.retrieval.embedded.storage.row_reader import Reader
+from services.retrieval.embedded.catalog import EmbeddedCollection
+from services.retrieval.embedded.index.filter_masks import masks_of, rows_of
+from services.retrieval.embedded.search.feedback import rocchio
+from services.retrieval.embedded.search.search import search_all
+from services.retrieval.embedded.storage.row_reader import RowReader
 from services.retrieval.lanes import check
 
-# Characters of text in one page, so that it fits into a message of the default limit, 16 MiB.
-_PAGE_BYTES: Final = 4 * 2**20
-# Rows looked at to fill a page when a filter lets few of them through.
-_LISTED: Final = 4096
+# Rows examined at a time to fill a page when a filter matches few of them.
+_PAGE_SCAN_ROWS: Final = 4096
 
 
 @dataclass(frozen=True)
-class Found:
-    """Candidates of each query, every document among them by id, and the version they are of."""
+class EmbeddedReader:
+    """A collection at one version. All results are of that version."""
 
-    candidates: Sequence[Candidates]
-    documents: Sequence[Document]
-    version: int
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A collection at one moment. Every answer is of the same version."""
-
-    collection: Collection
-    reader: Reader
+    collection: EmbeddedCollection
+    rows: RowReader
 
     @property
     def schema(self) -> Schema:
-        """What the collection holds."""
+        """The fields of the collection."""
         return self.collection.schema
 
     def retrieve(
-        self, queries: Sequence[Query | Staged], condition: Filter | None, is_over: IsOver, *, with_documents: bool
+        self,
+        queries: Sequence[Query | CascadeQuery],
+        condition: Filter | None,
+        is_over: IsOver,
+        *,
+        with_documents: bool,
     ) -> Found:
-        """Candidates of each query, with their documents when asked for, or else with their ids.
+        """Find the candidates of each query, with their whole documents or only their ids.
 
-        When the time is over, each query ends early with what it found.
+        If the time is over early, each query returns what it found until then.
         """
         view = self.collection.view
-        masks = masks_of(view, condition, check)
-        candidates = [search(view, query, masks, is_over) for query in together(queries, view, masks)]
+        hits = search_all(view, queries, masks_of(view, condition, check), is_over)
+        candidates = [one.candidates for one in hits]
         if with_documents:
-            rows = {int(row) for found in candidates for row in found.rows}
-            return Found(candidates, self.reader.documents(rows), view.version)
-        ids = sorted({id_ for found in candidates for id_ in found.ids})
+            rows = {int(row) for one in hits for row in one.rows}
+            return Found(candidates, self.rows.documents(rows), view.version)
+        ids = sorted({id_ for one in candidates for id_ in one.ids})
         return Found(candidates, [Document(id_) for id_ in ids], view.version)
 
-    def fed_back(self, query: Query | Staged) -> Query | Staged:
-        """The query, its vector moved by the documents of its feedback."""
-        if isinstance(query, Staged):
-            among = tuple(self._moved(one) for one in query.among)
-            return Staged(among, self._moved(query.then))
-        return self._moved(query)
+    def apply_feedback(self, query: Query | CascadeQuery) -> Query | CascadeQuery:
+        """Return the query with its vector moved by its feedback documents."""
+        if isinstance(query, CascadeQuery):
+            return CascadeQuery(tuple(map(self._apply_feedback, query.among)), self._apply_feedback(query.then))
+        return self._apply_feedback(query)
 
-    def _moved(self, query: Query) -> Query:
+    def _apply_feedback(self, query: Query) -> Query:
         if not isinstance(query, DenseQuery) or not query.feedback:
             return query
-        rows = self.reader.rows_by_id(self.collection.key, [id_ for id_, _ in query.feedback])
-        return moved(query, self.collection.view, rows)
+        rows = self.rows.rows_by_id(self.collection.key, [id_ for id_, _ in query.feedback])
+        return rocchio(query, self.collection.view, rows)
 
     def documents(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids, in their order; unknown ones left out."""
-        found = self.reader.documents_by_id(self.collection.key, ids)
+        """Return the documents with these ids in the given order. Unknown ids are skipped."""
+        found = self.rows.documents_by_id(self.collection.key, ids)
         by_id = {document.document_id: document for document in found}
         return [by_id[id_] for id_ in ids if id_ in by_id]
 
     def count(self, condition: Filter | None) -> int:
-        """Documents that match; all when there is no filter."""
+        """Count the documents that match, or all of them without a filter."""
         view = self.collection.view
         if condition is None:
             return view.document_count
         return sum(int(np.count_nonzero(mask)) for mask in masks_of(view, condition, check))
 
     def page(self, after: str, size: int, condition: Filter | None) -> tuple[list[Document], bool]:
-        """Up to `size` documents with ids above `after` that match, by id; and whether there are more.
+        """Return up to `size` matching documents with ids above `after`, by id, and whether more follow.
 
-        Fewer when they are large; at least one when there is one.
+        Returns fewer documents if they are large, but at least one if there is one.
         """
         matching = None
         if condition is not None:
@@ -97,18 +90,12 @@ class Moment:
         rows: list[int] = []
         while len(rows) <= size:
             check()
-            listed = self.reader.rows_after(self.collection.key, after, _LISTED)
+            listed = self.rows.rows_after(self.collection.key, after, _PAGE_SCAN_ROWS)
             if not listed:
                 break
             after = listed[-1][1]
             here = np.array([row for row, _ in listed], dtype=np.int64)
             rows.extend((here if matching is None else here[np.isin(here, matching)]).tolist())
-        found = self.reader.documents(rows[:size])
-        count = fitting(found)
+        found = self.rows.documents(rows[:size])
+        count = page_length(found)
         return found[:count], len(rows) > count
-
-
-def fitting(found: Sequence[Document]) -> int:
-    """How many of the documents fit into one page: one, if it is large, or more."""
-    sizes = np.cumsum([len(one.text) + len(one.title) for one in found])
-    return max(1, int(np.count_nonzero(sizes <= _PAGE_BYTES)))

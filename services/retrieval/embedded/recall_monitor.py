@@ -1,7 +1,7 @@
-"""Live recall: one search in some hundred is repeated exactly in the background, to see what the fast one missed.
+"""Live recall: repeats a sample of the approximate searches exactly, to measure what they missed.
 
-Rule: it never keeps a search waiting. One repetition runs at a time, at the lowest priority; while it runs no other
-search is sampled.
+Rule: a search never waits for it. One repetition runs at a time, at the lowest priority, and no other search is sampled
+while it runs.
 """
 
 import threading
@@ -10,17 +10,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 
+from services.retrieval.cancellation import Stopped
 from services.retrieval.domain.filters import Filter
-from services.retrieval.embedded.index.ann import Stopped
+from services.retrieval.domain.queries import Candidates, CascadeQuery, DenseQuery, MultiVectorQuery, Query
+from services.retrieval.embedded.index.filter_masks import masks_of
 from services.retrieval.embedded.index.view import View
-from services.retrieval.embedded.search.dense import DenseQuery
-from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
-from services.retrieval.embedded.search.search import Candidates, Query, Staged, masks_of, search
-from services.rpc.observability.metrics import LIVE_CANDIDATES
+from services.retrieval.embedded.search.search import search
+from services.retrieval.metrics import LIVE_CANDIDATES
 from services.rpc.server.priority import LOWEST, lower_priority
 
 
-class LiveRecall:
+class RecallMonitor:
     """Repeats every `every`-th search exactly; 0 repeats none."""
 
     def __init__(self, every: int) -> None:
@@ -32,30 +32,30 @@ class LiveRecall:
             1, thread_name_prefix="recall", initializer=lower_priority, initargs=(LOWEST,)
         )
 
-    def note(
-        self, view: View, queries: Sequence[Query | Staged], condition: Filter | None, found: Sequence[Candidates]
+    def record(
+        self, view: View, queries: Sequence[Query | CascadeQuery], condition: Filter | None, found: Sequence[Candidates]
     ) -> Future[None] | None:
-        """Take note of a search, which may be repeated: its future then."""
+        """Record a search. Returns the future of its repetition if it was sampled."""
         if not self._every or next(self._numbers) % self._every or not self._busy.acquire(blocking=False):
             return None
         return self._executor.submit(self._repeat, view, queries, condition, found)
 
     def close(self) -> None:
-        """Stop the repetition that runs, and end."""
+        """Stop a running repetition and end the thread."""
         self._stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _repeat(
-        self, view: View, queries: Sequence[Query | Staged], condition: Filter | None, found: Sequence[Candidates]
+        self, view: View, queries: Sequence[Query | CascadeQuery], condition: Filter | None, found: Sequence[Candidates]
     ) -> None:
         try:
             masks = masks_of(view, condition, self._check)
             for query, candidates in zip(queries, found, strict=True):
                 if isinstance(query, DenseQuery | MultiVectorQuery) and query.is_approximate:
-                    truth = search(view, replace(query, is_exact=True), masks, self._is_over)
-                    hits = len(set(truth.ids) & set(candidates.ids))
+                    exact = search(view, replace(query, is_exact=True), masks, self._is_over).candidates
+                    hits = len(set(exact.ids) & set(candidates.ids))
                     LIVE_CANDIDATES.labels("found").inc(hits)
-                    LIVE_CANDIDATES.labels("missed").inc(len(truth.ids) - hits)
+                    LIVE_CANDIDATES.labels("missed").inc(len(exact.ids) - hits)
         except Stopped:
             return
         finally:

@@ -1,7 +1,7 @@
-"""Builds segments in the background: one thread that gives coarse indexes to what has only been searched exactly.
+"""Builds segments, which give approximate indexes to documents that are only searched exactly until then.
 
-A collection has at most one segment, its eldest part. It grows by what has gathered behind it, so that every vector
-is put into a graph once; it is made anew when most of its documents are dead.
+A collection has at most one segment, its oldest part. It grows by the parts that follow it, so that every vector is
+added to a graph once. It is rebuilt when most of its documents are dead.
 """
 
 import logging
@@ -13,53 +13,54 @@ from typing import Final
 
 import numpy as np
 
+from services.retrieval.cancellation import IsStopped, Stopped
 from services.retrieval.domain.schema import Schema
-from services.retrieval.embedded.index.ann import CoarseIndex, Form, IsStopped, Stopped
-from services.retrieval.embedded.index.fde import encoded_fields
-from services.retrieval.embedded.index.view import Block, Part, View
-from services.retrieval.embedded.storage.segment_files import mapped, save
+from services.retrieval.embedded.index.ann import AnnIndex, VectorFormat
+from services.retrieval.embedded.index.fde import fde_fields
+from services.retrieval.embedded.index.view import Block, LiveBlock, View
+from services.retrieval.embedded.storage.segment_files import save, with_mapped_vectors
 from services.rpc.server.priority import LOWEST, lower_priority
 
 logger = logging.getLogger(__name__)
 
-# The segment is copied to grow: by at least this share, so that a vector is copied about ten times in all.
+# Growing copies the segment, so it grows by at least this share; each vector is copied about ten times in all.
 _GROWTH_SHARE: Final = 0.1
-# After a disk did not take a segment, the work of building it again is not begun sooner.
+# Pause after the disk rejected a segment.
 _RETRY_S: Final = 60.0
-# A segment with a smaller share of living documents is made anew.
+# A segment with a smaller share of live documents is rebuilt.
 _ALIVE_SHARE_MIN: Final = 0.5
 
 
 def is_due(view: View, minimum: int) -> bool:
-    """Whether a segment is worth building: `minimum` documents without one, or more when there is a large one."""
+    """Return whether to build a segment: for `minimum` documents without one, or more if the segment is large."""
     segment = segment_of(view)
     if segment is None:
         return view.document_count >= minimum
-    behind = view.document_count - segment.count
+    unindexed = view.document_count - segment.count
     is_mostly_dead = segment.count < _ALIVE_SHARE_MIN * len(segment.alive)
-    return is_mostly_dead or behind >= max(minimum, _GROWTH_SHARE * len(segment.alive))
+    return is_mostly_dead or unindexed >= max(minimum, _GROWTH_SHARE * len(segment.alive))
 
 
-def segment_of(view: View) -> Part | None:
-    """The segment of a view; None when it has none."""
+def segment_of(view: View) -> LiveBlock | None:
+    """Return the segment of a view, if it has one."""
     return view.parts[0] if view.parts and view.parts[0].block.is_segment else None
 
 
-def is_merged(view: View, minimum: int) -> bool:
-    """Whether nothing is left to merge: one part at most, without the dead, and a segment if that is worth it."""
+def is_compact(view: View, minimum: int) -> bool:
+    """Return whether nothing is left to compact: at most one part, no dead documents, and a segment if it is due."""
     if len(view.parts) > 1 or view.dead_count:
         return False
     return view.document_count < minimum or segment_of(view) is not None
 
 
-def merge(view: View, schema: Schema, folder: Path, minimum: int, is_stopped: IsStopped) -> tuple[Block, int]:
-    """All living documents of a view as one block, and the last row in it.
+def compact(view: View, schema: Schema, folder: Path, minimum: int, is_stopped: IsStopped) -> tuple[Block, int]:
+    """Join the live documents of a view into one block, and return it with the last row.
 
-    A segment when there is one already, or the documents are `minimum` or more. Raises what `build` raises.
+    The block is a segment if the view has one already or `minimum` documents. Raises what `build` raises.
     """
     if view.document_count >= minimum or segment_of(view) is not None:
         return build(view, schema, folder, is_stopped, alive_share_min=1.0)
-    return Block.joined([part.compacted() for part in view.parts]), int(view.parts[-1].block.rows[-1])
+    return Block.concatenate([part.compact() for part in view.parts]), int(view.parts[-1].block.rows[-1])
 
 
 def build(
@@ -70,69 +71,74 @@ def build(
     *,
     alive_share_min: float = _ALIVE_SHARE_MIN,
 ) -> tuple[Block, int]:
-    """A segment of all documents of a view, saved under the folder of its collection; and the last row in it.
+    """Build and save a segment of all documents of a view, and return it with its last row.
 
-    A segment with a smaller share of living documents than `alive_share_min` is made anew, another one grows.
+    An existing segment is extended if its share of live documents is at least `alive_share_min`, else rebuilt.
 
-    Raises Stopped, and OSError when the disk does not take it.
+    Raises Stopped, and OSError if the disk rejects the files.
     """
     segment = segment_of(view)
     last_row = int(view.parts[-1].block.rows[-1])
     if segment is not None and segment.count >= alive_share_min * len(segment.alive):
-        delta = Block.joined([part.compacted() for part in view.parts[1:]])
-        block = _grown(segment.block, delta, schema, is_stopped)
+        added = Block.concatenate([part.compact() for part in view.parts[1:]])
+        block = _extend(segment.block, added, schema, is_stopped)
     else:
-        block = _made(Block.joined([part.compacted() for part in view.parts]), schema, is_stopped)
-    return mapped(block, save(block, last_row, folder)), last_row
+        block = _index(Block.concatenate([part.compact() for part in view.parts]), schema, is_stopped)
+    return with_mapped_vectors(block, save(block, last_row, folder)), last_row
 
 
-def _made(block: Block, schema: Schema, is_stopped: IsStopped) -> Block:
-    vectors, tokens = dict(block.vectors), dict(block.tokens)
+def _index(block: Block, schema: Schema, is_stopped: IsStopped) -> Block:
+    """Return the block with new approximate indexes."""
+    vectors, multi_vectors = dict(block.vectors), dict(block.multi_vectors)
     for field in schema.dense:
         matrix = vectors[field.name].matrix
-        coarse = CoarseIndex.of(matrix.__getitem__, len(block.rows), Form.of(field), is_stopped)
-        vectors[field.name] = replace(vectors[field.name], coarse=coarse)
-    for encoded in encoded_fields(schema):
-        encodings = encoded.rows(tokens[encoded.name])
-        coarse = CoarseIndex.of(encodings, len(block.rows), encoded.form, is_stopped)
-        tokens[encoded.name] = replace(tokens[encoded.name], coarse=coarse)
-    return replace(block, vectors=vectors, tokens=tokens, is_segment=True)
+        ann = AnnIndex.build(matrix.__getitem__, len(block.rows), VectorFormat.of(field), is_stopped)
+        vectors[field.name] = replace(vectors[field.name], ann=ann)
+    for fde in fde_fields(schema):
+        encodings = fde.encodings(multi_vectors[fde.name])
+        ann = AnnIndex.build(encodings, len(block.rows), fde.format, is_stopped)
+        multi_vectors[fde.name] = replace(multi_vectors[fde.name], ann=ann)
+    return replace(block, vectors=vectors, multi_vectors=multi_vectors, is_segment=True)
 
 
-def _grown(segment: Block, delta: Block, schema: Schema, is_stopped: IsStopped) -> Block:
-    block = Block.joined([segment, delta])
-    vectors, tokens = dict(block.vectors), dict(block.tokens)
-    for name, given in delta.vectors.items():
-        before = segment.vectors[name].coarse
-        assert before is not None
-        coarse = before.grown(given.matrix.__getitem__, len(delta.rows), is_stopped)
-        vectors[name] = replace(vectors[name], coarse=coarse)
-    for encoded in encoded_fields(schema):
-        before = segment.tokens[encoded.name].coarse
-        assert before is not None
-        coarse = before.grown(encoded.rows(delta.tokens[encoded.name]), len(delta.rows), is_stopped)
-        tokens[encoded.name] = replace(tokens[encoded.name], coarse=coarse)
-    return replace(block, vectors=vectors, tokens=tokens, is_segment=True)
+def _extend(segment: Block, added: Block, schema: Schema, is_stopped: IsStopped) -> Block:
+    """Return the segment with more documents at the end."""
+    block = Block.concatenate([segment, added])
+    vectors, multi_vectors = dict(block.vectors), dict(block.multi_vectors)
+    for name, given in added.vectors.items():
+        ann = segment.vectors[name].ann
+        assert ann is not None
+        extended = ann.extend(given.matrix.__getitem__, len(added.rows), is_stopped)
+        vectors[name] = replace(vectors[name], ann=extended)
+    for fde in fde_fields(schema):
+        ann = segment.multi_vectors[fde.name].ann
+        assert ann is not None
+        extended = ann.extend(fde.encodings(added.multi_vectors[fde.name]), len(added.rows), is_stopped)
+        multi_vectors[fde.name] = replace(multi_vectors[fde.name], ann=extended)
+    return replace(block, vectors=vectors, multi_vectors=multi_vectors, is_segment=True)
 
 
 def with_segment(view: View, segment: Block, last_row: int) -> View:
-    """The view with the segment in place of everything up to `last_row`; who died meanwhile is dead in it too."""
+    """Return the view with the segment in place of all documents up to `last_row`.
+
+    Documents that died while the segment was built are dead in it too.
+    """
     alive = np.concatenate([part.block.rows[part.alive] for part in view.parts] or [np.empty(0, dtype=np.int64)])
-    parts = [Part(segment, np.isin(segment.rows, alive, assume_unique=True))]
+    parts = [LiveBlock(segment, np.isin(segment.rows, alive, assume_unique=True))]
     for part in view.parts:
         start = int(np.searchsorted(part.block.rows, last_row, side="right"))
         if start == 0:
             parts.append(part)
         elif start < len(part.alive):
             newer = np.arange(start, len(part.alive), dtype=np.int64)
-            parts.append(Part(part.block.take(newer), part.alive[start:]))
+            parts.append(LiveBlock(part.block.take(newer), part.alive[start:]))
     return View(view.version, tuple(parts))
 
 
-class Builder:
-    """Runs `work` in a thread of its own after every `wake`, until it is closed. `work` asks whether it must stop."""
+class SegmentBuilder:
+    """A thread that runs `work` after every `wake` until it is closed."""
 
-    def __init__(self, work: Callable[[Callable[[], bool]], None]) -> None:
+    def __init__(self, work: Callable[[IsStopped], None]) -> None:
         self._work = work
         self._woken = threading.Event()
         self._stopped = threading.Event()
@@ -140,11 +146,11 @@ class Builder:
         self._thread.start()
 
     def wake(self) -> None:
-        """Let it look whether there is something to build."""
+        """Let the thread check whether a segment is due."""
         self._woken.set()
 
     def close(self) -> None:
-        """Stop what is being built, and end the thread."""
+        """Stop the work and end the thread."""
         self._stopped.set()
         self._woken.set()
         self._thread.join()
@@ -159,5 +165,5 @@ class Builder:
                 return
             # FAISS reports a full disk as a RuntimeError.
             except (OSError, RuntimeError) as error:
-                logger.warning("no segment was built: %s; searches stay exact, tried again later", error)
+                logger.warning("segment not built: %s; searches stay exact, next attempt in %g s", error, _RETRY_S)
                 self._stopped.wait(_RETRY_S)

@@ -1,1 +1,1 @@
-"""What is done with the rankings of an engine: fusion into one, and grouping of documents."""
+"""Hybrid search: fusion of several rankings into one, and grouping of documents. Independent of the engine."""

@@ -1,4 +1,4 @@
-"""The engine for those who outgrow one machine: collections in Milvus, and a service without state before it.
+"""The Milvus engine: collections in a Milvus server, for data that does not fit on one machine.
 
-Rule: pymilvus is imported here alone, and here only when this engine is chosen.
+Rule: only this folder imports pymilvus, and the server imports this folder only if the engine is chosen.
 """

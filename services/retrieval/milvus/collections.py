@@ -1,9 +1,9 @@
-"""Collections in Milvus, and what we keep of them there: their definition as a property, their version as a row.
+"""Collections in Milvus. Their definitions are stored as properties, and their versions as rows of a collection.
 
-Rule: what Milvus knows is not remembered here. Any number of replicas may serve the same collections.
+Rule: nothing that Milvus stores is cached here, so any number of replicas can serve the same collections.
 
-The version is the time of the last write in microseconds, or one more than the last this replica made. A row of a small
-collection of our own keeps it: properties are not made to change with every write.
+A version is the time of the last write in microseconds, or the last version of this replica plus one. Versions are
+rows, because properties are not meant to change with every write.
 """
 
 import json
@@ -15,19 +15,19 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sluice.errors import NotFound
 
+from services.retrieval.domain.collections import NAME, CollectionRecord
+from services.retrieval.domain.errors import dropped_collection, no_collection, unknown_collection
 from services.retrieval.domain.schema import Schema
-from services.retrieval.embedded.catalog import NAME, missing, unknown
-from services.retrieval.embedded.storage.row_reader import Stored
 from services.retrieval.milvus import fields
 from services.retrieval.milvus.connection import STRONG, Connection
 
 PROPERTY: Final = "sluice.definition"
-# It begins with a capital, so no collection of a caller has this name.
+# Names of other collections contain no uppercase letters except D, so they never collide with this one.
 VERSIONS: Final = "SluiceVersions"
 
 
 class Definition(BaseModel):
-    """What a collection is, as its property in Milvus keeps it. `key` is its number, never used again."""
+    """The definition of a collection, as stored in its property. `key` is its number and is never reused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,26 +38,26 @@ class Definition(BaseModel):
     dense_index: str
     definition: Schema
     analysis: int = 1
-    """Version of the analysis that wrote its words; those of earlier releases do not name it."""
+    """Version of the text analysis of the stored words. Definitions of earlier releases do not contain it."""
 
     @property
     def analyzed(self) -> Schema:
-        """What it holds, with the analysis of its words."""
+        """The fields of the collection, with the version of text analysis."""
         analysis = {"analysis": self.analysis}
         text = tuple(field.model_copy(update=analysis) for field in self.definition.text)
         return self.definition.model_copy(update={"text": text})
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much is in a collection now."""
+class CollectionSize:
+    """The size and version of a collection."""
 
     document_count: int
     version: int
 
 
 class MilvusCollection:
-    """A collection; its size is looked up when it is asked for."""
+    """A collection. Its size and version are looked up on access."""
 
     def __init__(self, definition: Definition, connection: Connection, versions: "Versions") -> None:
         self._definition = definition
@@ -65,52 +65,52 @@ class MilvusCollection:
         self._versions = versions
 
     @property
-    def stored(self) -> Stored:
-        """Its name, when it was created, and what it holds."""
-        given = self._definition
-        return Stored(given.key, given.name, given.definition, given.created_us, 0)
+    def record(self) -> CollectionRecord:
+        """The stored facts about the collection."""
+        stored = self._definition
+        return CollectionRecord(stored.key, stored.name, stored.definition, stored.created_us, 0)
 
     @property
     def schema(self) -> Schema:
-        """What it holds, with the analysis of its words."""
+        """The fields of the collection, with the version of text analysis."""
         return self._definition.analyzed
 
     @property
     def key(self) -> int:
-        """Its number, never used again."""
+        """Number of the collection, never reused."""
         return self._definition.key
 
     @property
     def dense_index(self) -> str:
-        """The kind of index that its dense fields have."""
+        """Type of the index of its dense fields."""
         return self._definition.dense_index
 
     @property
-    def place(self) -> str:
-        """Its name in Milvus."""
-        return in_milvus(self._definition.name)
+    def milvus_name(self) -> str:
+        """Name of the collection in Milvus."""
+        return to_milvus(self._definition.name)
 
     @property
     def version(self) -> int:
-        """Number of its last write."""
+        """Number of the last write."""
         return self._versions.of(self.key)
 
     @property
     def document_count(self) -> int:
-        """Documents in it now."""
+        """Number of documents."""
         counted = self._connection.call(
-            "query", self.place, filter="", output_fields=["count(*)"], consistency_level=STRONG
+            "query", self.milvus_name, filter="", output_fields=["count(*)"], consistency_level=STRONG
         )
         return int(counted[0]["count(*)"])
 
     @property
-    def view(self) -> Size:
-        """How much is in it now."""
-        return Size(self.document_count, self.version)
+    def view(self) -> CollectionSize:
+        """The size and version of the collection."""
+        return CollectionSize(self.document_count, self.version)
 
 
-class MilvusCatalogue:
-    """All collections and aliases, as Milvus tells them when it is asked."""
+class MilvusCatalog:
+    """All collections and aliases, looked up in Milvus on access."""
 
     def __init__(self, connection: Connection, versions: "Versions") -> None:
         self._connection = connection
@@ -118,58 +118,57 @@ class MilvusCatalogue:
 
     @property
     def collections(self) -> Mapping[str, MilvusCollection]:
-        """Every collection of ours by its name."""
+        """All collections of Sluice by name."""
         names = self._connection.call("list_collections")
-        found = [self.described(name) for name in names]
-        return {one.stored.name: one for one in found if one is not None}
+        found = [self.describe(name) for name in names]
+        return {one.record.name: one for one in found if one is not None}
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """The name of the collection that each alias means."""
-        meant: dict[str, str] = {}
+        """The collection name of each alias."""
+        aliases: dict[str, str] = {}
         for alias in self._connection.call("list_aliases", "")["aliases"]:
-            place = self._connection.call("describe_alias", alias)["collection_name"]
-            meant[from_milvus(alias)] = from_milvus(place)
-        return meant
+            target = self._connection.call("describe_alias", alias)["collection_name"]
+            aliases[from_milvus(alias)] = from_milvus(target)
+        return aliases
 
     def find(self, name: str) -> MilvusCollection:
-        """The collection of that name or alias. Raises NotFound when there is none."""
-        # Other names are not asked for: Milvus refuses some, and takes a capital for a hyphen of ours.
-        found = self.described(in_milvus(name)) if NAME.fullmatch(name) else None
+        """Return the collection with this name or alias. Raises NotFound."""
+        # Invalid names are not looked up: Milvus rejects some, and an uppercase D would be taken for a hyphen.
+        found = self.describe(to_milvus(name)) if NAME.fullmatch(name) else None
         if found is None:
-            raise missing(name)
+            raise no_collection(name)
         return found
 
-    def own(self, name: str) -> MilvusCollection:
-        """The collection that has that name itself. Raises NotFound when there is none."""
+    def get(self, name: str) -> MilvusCollection:
+        """Return the collection with this name, which is no alias. Raises NotFound."""
         found = self.find(name)
-        if found.stored.name != name:
-            raise unknown(f"no collection {name!r}; it is an alias of {found.stored.name!r}", name)
+        if found.record.name != name:
+            raise unknown_collection(f"no collection {name!r}; it is an alias of {found.record.name!r}", name)
         return found
 
-    def same(self, collection: MilvusCollection) -> None:
-        """Raises NotFound when the collection was dropped, even if another has its name."""
-        name = collection.stored.name
-        present = self.described(collection.place)
+    def check_current(self, collection: MilvusCollection) -> None:
+        """Raise NotFound if the collection was dropped, even if a new collection has its name."""
+        present = self.describe(collection.milvus_name)
         if present is None or present.key != collection.key:
-            raise unknown(f"collection {name!r} was dropped meanwhile", name)
+            raise dropped_collection(collection.record.name)
 
-    def described(self, place: str) -> MilvusCollection | None:
-        """The collection with that name or alias in Milvus; None when there is none, or it is not of ours."""
+    def describe(self, milvus_name: str) -> MilvusCollection | None:
+        """Return the collection with this name or alias in Milvus; None if there is none or it is not from Sluice."""
         try:
-            described = self._connection.call("describe_collection", place)
+            described = self._connection.call("describe_collection", milvus_name)
         except NotFound:
             return None
         definition = _definition(described)
         return None if definition is None else MilvusCollection(definition, self._connection, self._versions)
 
-    def is_taken(self, place: str) -> bool:
-        """Whether Milvus has something of that name, ours or not."""
-        return bool(self._connection.call("has_collection", place))
+    def exists(self, milvus_name: str) -> bool:
+        """Return whether Milvus has a collection with this name, from Sluice or not."""
+        return bool(self._connection.call("has_collection", milvus_name))
 
 
 class Versions:
-    """The version of each collection: a row by its key."""
+    """The versions of all collections, one row each."""
 
     def __init__(self, connection: Connection, now_us: Callable[[], int]) -> None:
         self._connection = connection
@@ -178,32 +177,32 @@ class Versions:
         self._last = 0
 
     def of(self, key: int) -> int:
-        """The version of a collection; 0 before its first write."""
+        """Return the version of a collection, 0 before its first write."""
         found = self._connection.call(
             "query", VERSIONS, filter=_by_key(key), output_fields=["Version"], consistency_level=STRONG
         )
         return int(found[0]["Version"]) if found else 0
 
-    def rise(self, key: int) -> int:
-        """The new version of a collection that was written to, on disk in Milvus."""
+    def advance(self, key: int) -> int:
+        """Store and return the new version of a collection after a write."""
         with self._lock:
             self._last = version = max(self._last + 1, self._now_us())
         self._connection.call("upsert", VERSIONS, [{fields.ID: str(key), "Version": version, "Nothing": [0.0, 0.0]}])
         return version
 
     def forget(self, key: int) -> None:
-        """Delete the version of a collection that was dropped."""
+        """Delete the version of a dropped collection."""
         self._connection.call("delete", VERSIONS, filter=_by_key(key))
 
 
-def in_milvus(name: str) -> str:
-    """A name as Milvus takes it, which knows no hyphens; ours know no capitals."""
+def to_milvus(name: str) -> str:
+    """Return the name in Milvus. Milvus allows no hyphens, and names of Sluice have no uppercase letters."""
     return name.replace("-", "D")
 
 
-def from_milvus(place: str) -> str:
-    """The name that `in_milvus` was given."""
-    return place.replace("D", "-")
+def from_milvus(name: str) -> str:
+    """Return the name in Sluice; the inverse of `to_milvus`."""
+    return name.replace("D", "-")
 
 
 def _by_key(key: int) -> str:
@@ -211,7 +210,7 @@ def _by_key(key: int) -> str:
 
 
 def _definition(described: Mapping[str, Any]) -> Definition | None:
-    """What the collection is by its property; None when it is not ours, or of a newer version of ours."""
+    """Return the definition in the property; None if there is none, or a newer release wrote it."""
     given = dict(described.get("properties") or {}).get(PROPERTY)
     try:
         return None if given is None else Definition.model_validate(json.loads(given))

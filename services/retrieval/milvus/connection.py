@@ -1,7 +1,7 @@
-"""Calls to Milvus: with the time that is left, and with our errors for Milvus's.
+"""Calls to Milvus within the caller's deadline, with errors of Sluice.
 
-Facts about pymilvus 3.0: a call to a Milvus that is away is repeated until its `timeout` is over; without one it has no
-deadline at all. Errors go to its log with their tracebacks, and with what was asked.
+Facts about pymilvus 3.0: a call to an unreachable Milvus is repeated until its `timeout` ends, and without one it has
+no deadline. Its log contains errors with tracebacks and with the content of requests.
 """
 
 import logging
@@ -16,36 +16,38 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 from sluice.errors import BackendFailed, DeadlineExpired, InvalidRequest, SluiceError, Unavailable
 
-from services.retrieval.embedded.catalog import unknown
+from services.retrieval.domain.errors import unknown_collection
 from services.retrieval.lanes import remaining_s
-from services.retrieval.milvus.version import Version, parsed
+from services.retrieval.milvus.version import MilvusVersion, parse_version
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-# A read sees every write that was acknowledged before it began, by whichever replica.
+# A read sees every write that any replica acknowledged before the read started.
 STRONG: Final = "Strong"
 
-# Outside of a lane, which has a deadline: a scrape of the metrics, the start.
-_OTHERWISE_S: Final = 2.0
-# Longest wait for a connection, of the first caller alone: a Milvus that is there takes some ms.
+# Timeout outside of a lane, where there is no deadline: at start, and when metrics are scraped.
+_DEFAULT_S: Final = 2.0
+# Longest wait for a connection. Only the first caller waits; a reachable Milvus takes a few ms.
 _CONNECT_S: Final = 3.0
-# A Milvus that restarts needs some seconds.
+# A restart of Milvus takes a few seconds.
 _RETRY_AFTER_S: Final = 1.0
-# Longest pause between two attempts to connect to a Milvus that is away; gRPC would let it grow to two minutes.
+# Longest pause between two attempts to connect. The default of gRPC is two minutes.
 _OPTIONS: Final = {"grpc.max_reconnect_backoff_ms": 1000, "grpc.min_reconnect_backoff_ms": 1000}
 _NOT_FOUND: Final = 100
 _INVALID: Final = frozenset({6, 1100})
-# Not ready, too busy, out of quota; collections that are not loaded (yet); replicas, channels and nodes that are gone.
+# Not ready, too busy, out of quota; collections that are not loaded; missing replicas, channels and nodes.
 # Source: pkg/util/merr of Milvus 2.3 to 2.6.
-_AWAY: Final = frozenset({2, 3, 4, 7, 8, 9, 101, 103, 104, 106, *range(400, 406), *range(500, 505), *range(901, 912)})
-_AWAY_CODES: Final = frozenset(
+_UNAVAILABLE: Final = frozenset(
+    {2, 3, 4, 7, 8, 9, 101, 103, 104, 106, *range(400, 406), *range(500, 505), *range(901, 912)}
+)
+_UNAVAILABLE_STATUS: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.CANCELLED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        # Our longest wait is over, and not yet the caller's.
+        # The timeout of this call has passed, but not the caller's deadline.
         grpc.StatusCode.DEADLINE_EXCEEDED,
     }
 )
@@ -54,22 +56,22 @@ _TEXT_CHARACTERS: Final = 300
 
 @dataclass(frozen=True)
 class Address:
-    """Where Milvus is, and how to be let in."""
+    """The address, credentials and database of Milvus."""
 
     uri: str
     token: str
     database: str
 
 
-class _Once(float):
-    """Seconds that pymilvus takes to be over when it asks, after a failure, whether it may try again."""
+class _NoRetry(float):
+    """A timeout in seconds that pymilvus considers expired after the first failure, so that it does not retry."""
 
     def __le__(self, _elapsed: float) -> bool:
         return True
 
 
 class Connection:
-    """One connection to Milvus, made when it is first needed. Any thread may use it."""
+    """One connection to Milvus, opened on first use. Any thread may use it."""
 
     def __init__(self, address: Address, *, timeout_s: float) -> None:
         self._address = address
@@ -77,38 +79,38 @@ class Connection:
         self._lock = threading.Lock()
         self._client: Any = None
         self._next_attempt = 0.0
-        self._version: Version | None = None
+        self._version: MilvusVersion | None = None
         self._keys: dict[str, int] = {}
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
     def call(self, method: str, *given: Any, **named: Any) -> Any:
-        """What the method of MilvusClient returns.
+        """Call a method of MilvusClient.
 
-        Raises Unavailable when Milvus is away or busy, NotFound for a collection that is not there, InvalidRequest for
-        what Milvus does not take, DeadlineExpired, and BackendFailed.
+        Raises Unavailable if Milvus is unreachable or busy, NotFound for an unknown collection, InvalidRequest for what
+        Milvus rejects, DeadlineExpired, and BackendFailed.
         """
         client = self._connected()
-        timeout_s = min(remaining_s(otherwise=_OTHERWISE_S), self._timeout_s)
-        return _told(lambda: getattr(client, method)(*given, timeout=_Once(timeout_s), **named))
+        timeout_s = min(remaining_s(otherwise=_DEFAULT_S), self._timeout_s)
+        return _translate_errors(lambda: getattr(client, method)(*given, timeout=_NoRetry(timeout_s), **named))
 
     def call_slow(self, method: str, *given: Any, **named: Any) -> Any:
-        """As `call`, with all the time that the caller has: for what pymilvus waits for, step by step."""
+        """Call a method that waits in several steps, with all the time of the caller. Raises as `call`."""
         client = self._connected()
-        timeout_s = remaining_s(otherwise=_OTHERWISE_S)
-        return _told(lambda: getattr(client, method)(*given, timeout=timeout_s, **named))
+        timeout_s = remaining_s(otherwise=_DEFAULT_S)
+        return _translate_errors(lambda: getattr(client, method)(*given, timeout=timeout_s, **named))
 
     @property
-    def version(self) -> Version:
-        """What Milvus it is. Raises what `call` raises."""
+    def version(self) -> MilvusVersion:
+        """The version of Milvus. Raises as `call`."""
         if self._version is None:
-            self._version = parsed(str(self.call("get_server_version")))
+            self._version = parse_version(str(self.call("get_server_version")))
         return self._version
 
-    def holds(self, place: str, key: int) -> None:
-        """Tell which collection has that name now, so that the client forgets the fields of one that had it before."""
-        if self._keys.get(place) != key:
-            self._connected()._get_connection()._invalidate_schema(place, self._address.database)
-            self._keys[place] = key
+    def refresh_schema(self, milvus_name: str, key: int) -> None:
+        """Drop the client's cached schema of a name if another collection had the name before."""
+        if self._keys.get(milvus_name) != key:
+            self._connected()._get_connection()._invalidate_schema(milvus_name, self._address.database)
+            self._keys[milvus_name] = key
 
     def close(self) -> None:
         """Close the connection."""
@@ -121,12 +123,12 @@ class Connection:
         with self._lock:
             if self._client is None:
                 if monotonic() < self._next_attempt:
-                    raise Unavailable("Milvus is away; try again", retry_after_s=_RETRY_AFTER_S)
-                timeout_s = min(remaining_s(otherwise=_OTHERWISE_S), self._timeout_s, _CONNECT_S)
+                    raise Unavailable("Milvus is unreachable; try again", retry_after_s=_RETRY_AFTER_S)
+                timeout_s = min(remaining_s(otherwise=_DEFAULT_S), self._timeout_s, _CONNECT_S)
                 try:
-                    self._client = _told(lambda: self._connect(timeout_s))
+                    self._client = _translate_errors(lambda: self._connect(timeout_s))
                 finally:
-                    # Those who waited here do not wait for an attempt of their own.
+                    # Callers that waited for the lock fail at once instead of making another attempt.
                     self._next_attempt = monotonic() + _RETRY_AFTER_S
             return self._client
 
@@ -141,46 +143,46 @@ class Connection:
         )
 
 
-def _told(work: Callable[[], R]) -> R:
-    """What the work returns. Raises our error for Milvus's."""
+def _translate_errors(work: Callable[[], R]) -> R:
+    """Run the work, and raise errors of Milvus as errors of Sluice."""
     try:
         return work()
     except (MilvusException, grpc.RpcError) as error:
-        raise _translated(error) from error
+        raise _translate(error) from error
 
 
-def _translated(error: Exception) -> SluiceError:
-    """Our error for one of pymilvus; what is neither the caller's fault nor a Milvus that is away goes to the log."""
+def _translate(error: Exception) -> SluiceError:
+    """Return the error of Sluice for one of pymilvus. Failures inside Milvus are logged."""
     code = error.code() if isinstance(error, grpc.RpcError) else getattr(error, "code", None)
     text = _first_line(error)
     if _is_over():
-        return DeadlineExpired("the time was over before Milvus answered; it may have done what it was asked")
+        return DeadlineExpired("the deadline passed before Milvus responded; the operation may have taken effect")
     if code == _NOT_FOUND:
-        return unknown("the collection is not in Milvus", "")
-    if _is_away(code, error):
-        logger.info("milvus is away: %s", text)
-        return Unavailable("Milvus is away or busy; try again", retry_after_s=_RETRY_AFTER_S)
+        return unknown_collection("the collection is not in Milvus", "")
+    if _is_unavailable(code, error):
+        logger.info("milvus unavailable: %s", text)
+        return Unavailable("Milvus is unreachable or busy; try again", retry_after_s=_RETRY_AFTER_S)
     if code in _INVALID or getattr(error, "is_input_error", False):
-        return InvalidRequest(f"Milvus does not take it: {text}")
+        return InvalidRequest(f"Milvus rejected the request: {text}")
     logger.error("milvus failed: code %s: %s", code, text)
-    return BackendFailed(f"Milvus failed (code {code}); the server's log has its words")
+    return BackendFailed(f"Milvus failed (code {code}); see the log of the retrieval server")
 
 
 def _is_over() -> bool:
     try:
-        return remaining_s(otherwise=_OTHERWISE_S) <= 0
+        return remaining_s(otherwise=_DEFAULT_S) <= 0
     except DeadlineExpired:
         return True
 
 
-def _is_away(code: object, error: Exception) -> bool:
-    if code in _AWAY or code in _AWAY_CODES or getattr(error, "retriable", False):
+def _is_unavailable(code: object, error: Exception) -> bool:
+    if code in _UNAVAILABLE or code in _UNAVAILABLE_STATUS or getattr(error, "retriable", False):
         return True
-    # The client has no code of its own for a server that it did not reach, or lost.
+    # pymilvus has no error code for an unreachable server or a lost connection.
     return "Fail connecting to server" in str(error) or "closed channel" in str(error)
 
 
 def _first_line(error: Exception) -> str:
     text = error.details() if isinstance(error, grpc.Call) else getattr(error, "message", str(error))
-    # What was wrong stands behind that the time is over, which it is not.
+    # The message starts with a timeout that did not happen; the cause follows.
     return str(text).rpartition("message=")[2].partition("\n")[0][:_TEXT_CHARACTERS]

@@ -1,19 +1,28 @@
-"""Filters as Milvus's expressions over the JSON field with the metadata.
+"""Translation of filters into expressions of Milvus over the JSON field with the metadata.
 
-Rule: names of fields come from a checked schema, and values become literals here alone. Templates (`{name}`, since
-Milvus 2.5) would do without literals, but older servers and Milvus Lite do not have them.
+Rule: field names come from a validated schema, and only this module makes literals of values. Templates (`{name}`,
+since Milvus 2.5) would need no literals, but older servers and Milvus Lite do not support them.
 
-Facts: of a document without the field, Milvus 2.3 says true to `!=`, and Milvus Lite neither true nor false to `not`.
-So each condition asks first whether the field is there: it is false then, as ours is, whatever stands around it.
+Facts: for a document without the field, `!=` is true in Milvus 2.3, and `not` is neither true nor false in Milvus Lite.
+So each condition first tests that the field exists. It is then false without the field, as in the embedded engine.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 from services.retrieval.domain.documents import Scalar, Timestamp, kind_of
-from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.filters import (
+    AllOf,
+    AnyOf,
+    Comparison,
+    Contains,
+    Exists,
+    Filter,
+    Membership,
+    NoneOf,
+    Operator,
+)
 from services.retrieval.domain.schema import Kind, Schema
-from services.retrieval.embedded.index.columns import Operator
 from services.retrieval.milvus.fields import ID, METADATA
 
 _OPERATORS: Final = {Operator.EQUAL: "=="}
@@ -21,7 +30,7 @@ _ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\
 
 
 def literal(value: Scalar) -> str:
-    """A value as Milvus reads it: numbers always with a point or an exponent, so that they are never integers."""
+    """Return a value as a literal. Numbers have a decimal point or an exponent, so that they are never integers."""
     match value:
         case str():
             return f'"{value.translate(_ESCAPES)}"'
@@ -33,29 +42,29 @@ def literal(value: Scalar) -> str:
 
 
 def ids_in(ids: Sequence[str]) -> str:
-    """True of the documents with these ids."""
+    """Return the expression for the documents with these ids."""
     return f"{ID} in [{', '.join(map(literal, ids))}]"
 
 
 def ids_after(after: str) -> str:
-    """True of the documents with ids above that."""
+    """Return the expression for the documents with ids above `after`."""
     return f"{ID} > {literal(after)}"
 
 
 def both(first: str, second: str) -> str:
-    """True when both are; an empty one asks nothing."""
+    """Return the conjunction of two expressions. An empty expression is always true."""
     return f"({first}) and ({second})" if first and second else first or second
 
 
 class Expressions:
-    """Writes the filters of one collection."""
+    """Translates the filters of one collection."""
 
     def __init__(self, schema: Schema, *, has_membership: bool) -> None:
         self._schema = schema
         self._has_membership = has_membership
 
     def of(self, condition: Filter | None) -> str:
-        """The expression that is true where the condition is; empty when there is none."""
+        """Return the expression of a filter, empty without one."""
         match condition:
             case None:
                 return ""
@@ -68,35 +77,35 @@ class Expressions:
         return self._leaf(condition)
 
     def _leaf(self, condition: Comparison | Membership | Contains | Exists) -> str:
-        place = self._place(condition.field)
+        path = self._path(condition.field)
         match condition:
             case Exists():
-                return f"exists {place}"
-            case Comparison(_, how, value):
-                test = f"{place} {_OPERATORS.get(how, how)} {literal(value)}"
+                return f"exists {path}"
+            case Comparison(_, operator, value):
+                test = f"{path} {_OPERATORS.get(operator, operator)} {literal(value)}"
             case Membership(_, values):
-                test = self._member(place, [literal(value) for value in values])
+                test = self._member(path, [literal(value) for value in values])
             case Contains(_, value):
-                if kind_of(value) is Kind.TIMESTAMP:  # which no list holds
+                if kind_of(value) is Kind.TIMESTAMP:  # no list contains timestamps
                     return f'{ID} == ""'
-                test = f"json_contains({place}, {literal(value)})"
-        return f"(exists {place}) and ({test})"
+                test = f"json_contains({path}, {literal(value)})"
+        return f"(exists {path}) and ({test})"
 
     def _joined(self, word: str, conditions: Sequence[Filter]) -> str:
         return _balanced(word, [f"({self.of(condition)})" for condition in conditions])
 
-    def _member(self, place: str, values: Sequence[str]) -> str:
+    def _member(self, path: str, values: Sequence[str]) -> str:
         if self._has_membership:
-            return f"{place} in [{', '.join(values)}]"
-        return _balanced("or", [f"({place} == {value})" for value in values])
+            return f"{path} in [{', '.join(values)}]"
+        return _balanced("or", [f"({path} == {value})" for value in values])
 
-    def _place(self, field: str) -> str:
-        place = f'{METADATA}["{field}"]'
-        return f'{place}["us"]' if self._schema.kind(field) is Kind.TIMESTAMP else place
+    def _path(self, field: str) -> str:
+        path = f'{METADATA}["{field}"]'
+        return f'{path}["us"]' if self._schema.kind(field) is Kind.TIMESTAMP else path
 
 
 def _balanced(word: str, parts: Sequence[str]) -> str:
-    """The parts joined by the word, nested as little as can be: parsers recurse."""
+    """Join the parts by the word with minimal nesting, because parsers recurse."""
     if len(parts) == 1:
         return parts[0]
     half = len(parts) // 2

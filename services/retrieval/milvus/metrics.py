@@ -1,19 +1,18 @@
-"""What the collections in Milvus are like. How Milvus holds them, its own metrics tell."""
+"""The gauges of the Milvus engine. Milvus has metrics of its own for everything else."""
 
 from collections.abc import Iterator
 
 from sluice.errors import SluiceError
 
+from services.retrieval.metrics import COLLECTION_DOCUMENTS
 from services.retrieval.milvus.engine import MilvusEngine
-from services.rpc.observability import metrics
 from services.rpc.observability.gauges import GaugeSample
 
 
-def readings(engine: MilvusEngine) -> Iterator[GaugeSample]:
-    """The documents of each collection; nothing when Milvus does not tell in time."""
+def collect(engine: MilvusEngine) -> Iterator[GaugeSample]:
+    """Yield the document count of each collection, or nothing if Milvus does not respond in time."""
     try:
-        found = engine.catalogue.collections
-        counts = {name: one.document_count for name, one in found.items()}
+        counts = {name: one.document_count for name, one in engine.catalog.collections.items()}
     except SluiceError:
         return
-    yield GaugeSample(metrics.COLLECTION_DOCUMENTS, by_collection=counts)
+    yield GaugeSample(COLLECTION_DOCUMENTS, by_collection=counts)

@@ -1,4 +1,4 @@
-"""Documents with their vectors as rows of Milvus, and back."""
+"""Conversion between documents with their vectors and rows of Milvus."""
 
 from base64 import b32hexencode
 from collections.abc import Mapping, Sequence
@@ -10,31 +10,31 @@ from services.core.arrays import I64
 from services.retrieval.domain.analysis import analyzer
 from services.retrieval.domain.documents import Batch, Document, from_plain, to_plain
 from services.retrieval.domain.schema import Schema, TextField
-from services.retrieval.embedded.index.postings import Terms
+from services.retrieval.domain.vectors import Terms
 from services.retrieval.milvus import fields
 from services.rpc.validation import Violations, validating
 
-# Terms of 13 characters with a space between them.
+# Terms have 13 characters and are separated by spaces.
 _WORDS_MAX: Final = (fields.STRING_BYTES + 1) // 14
 
 
-def rows(batch: Batch, schema: Schema) -> list[dict[str, Any]]:
-    """One row a document. Raises InvalidRequest for what Milvus cannot hold."""
-    made = [_document_row(document) for document in batch.documents]
+def rows_of(batch: Batch, schema: Schema) -> list[dict[str, Any]]:
+    """Return one row per document. Raises InvalidRequest for values that Milvus cannot store."""
+    rows = [_document_row(document) for document in batch.documents]
     with validating() as violations:
         _check_texts(batch.documents, violations)
         for text in schema.text:
-            _add_words(made, batch.documents, text, violations)
+            _add_words(rows, batch.documents, text, violations)
         for sparse, terms in zip(schema.sparse, batch.sparse, strict=True):
             _check_terms(sparse.name, terms, violations)
-            _add(made, sparse.name, _sparse_vectors(terms))
+            _add(rows, sparse.name, _sparse_vectors(terms))
     for dense, matrix in zip(schema.dense, batch.dense, strict=True):
-        _add(made, dense.name, list(matrix))
-    return made
+        _add(rows, dense.name, list(matrix))
+    return rows
 
 
-def document(row: Mapping[str, Any]) -> Document:
-    """The document of a row, or what of it the row has."""
+def document_of(row: Mapping[str, Any]) -> Document:
+    """Return the document of a row. Fields that the row lacks are empty."""
     metadata = {name: from_plain(plain) for name, plain in (row.get(fields.METADATA) or {}).items()}
     return Document(
         row[fields.ID], row.get(fields.TITLE, ""), row.get(fields.TEXT, ""), metadata, row.get(fields.HASH, "")
@@ -42,12 +42,12 @@ def document(row: Mapping[str, Any]) -> Document:
 
 
 def words(keys: I64) -> str:
-    """Terms as words that no analyzer of Milvus changes: 13 letters and digits each, from a term's 64 bits."""
+    """Encode terms as words of 13 letters and digits, 64 bits each, which no analyzer of Milvus changes."""
     return " ".join(b32hexencode(key.tobytes())[:13].decode().lower() for key in keys.astype(">i8"))
 
 
 def sparse_vector(keys: I64, weights: Any) -> dict[int, float]:
-    """Weighted terms as pymilvus takes them."""
+    """Return weighted terms as a sparse vector of pymilvus."""
     return dict(zip(keys.tolist(), weights.tolist(), strict=True))
 
 
@@ -61,8 +61,8 @@ def _document_row(document: Document) -> dict[str, Any]:
     }
 
 
-def _add(made: Sequence[dict[str, Any]], name: str, values: Sequence[Any]) -> None:
-    for row, value in zip(made, values, strict=True):
+def _add(rows: Sequence[dict[str, Any]], name: str, values: Sequence[Any]) -> None:
+    for row, value in zip(rows, values, strict=True):
         row[name] = value
 
 
@@ -73,10 +73,10 @@ def _check_texts(documents: Sequence[Document], violations: Violations) -> None:
 
 
 def _add_words(
-    made: Sequence[dict[str, Any]], documents: Sequence[Document], field: TextField, violations: Violations
+    rows: Sequence[dict[str, Any]], documents: Sequence[Document], field: TextField, violations: Violations
 ) -> None:
     analysis = analyzer(field.language, keeps_stop_words=field.keeps_stop_words, version=field.analysis)
-    for i, (row, document) in enumerate(zip(made, documents, strict=True)):
+    for i, (row, document) in enumerate(zip(rows, documents, strict=True)):
         keys = analysis.keys(f"{document.title}\n{document.text}")
         violations.count(f"documents[{i}].text", len(keys), low=0, high=_WORDS_MAX, what="words in Milvus")
         row[fields.words_of(field)] = words(keys)
@@ -84,7 +84,7 @@ def _add_words(
 
 def _check_terms(name: str, terms: Terms, violations: Violations) -> None:
     for i in np.flatnonzero(terms.counts == 0)[:1]:
-        violations.add("sparse", f"expected a term of {name!r} in each document in Milvus, got none in document {i}")
+        violations.add("sparse", f"expected a term of {name!r} in each document with Milvus, got none in document {i}")
 
 
 def _sparse_vectors(terms: Terms) -> list[dict[int, float]]:

@@ -1,1 +1,1 @@
-"""Snapshots of a data folder: what is in one, the folder of all, and restoring one."""
+"""Snapshots: their files, the folder that holds them, and restoring one to a data folder."""

@@ -1,25 +1,24 @@
-"""A snapshot on disk: a data folder of its own, and a manifest with the SHA-256 of every file.
+"""A snapshot on disk: a data folder, and a manifest with the SHA-256 of every file.
 
     NAME/
-        data/                    as in `store` and `segments`
-        manifest.json            format, when, collections, bytes and SHA-256 of every file under data/
-        manifest.json.sha256     that of the manifest, as sha256sum writes and checks it
+        data/                    a data folder: the database and the segments
+        manifest.json            format, creation time, collections, size and SHA-256 of every file below data/
+        manifest.json.sha256     SHA-256 of the manifest, in the format of sha256sum
 
-Rule: the folder appears whole, by a rename after everything in it is on disk. What has no manifest that fits its
-SHA-256 is no snapshot.
+Rule: the folder is renamed to its final name after all its files are on disk. A folder whose manifest is missing or
+does not match its SHA-256 is not a snapshot.
 """
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.retrieval.embedded.index.ann import Stopped
-from services.retrieval.embedded.storage.segment_files import sync
-from services.retrieval.embedded.storage.store import DATABASE, FORMAT_VERSION
+from services.retrieval.cancellation import IsStopped, Stopped
+from services.retrieval.files import DATABASE, FORMAT_VERSION, sync
 
 FORMAT: Final = 1
 DATA: Final = "data"
@@ -29,21 +28,21 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class BadSnapshot(Exception):
-    """A snapshot that cannot be used; the message says what is wrong with it."""
+    """A snapshot cannot be used. The message says why."""
 
 
-class _Part(BaseModel):
+class _Model(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class File(_Part):
+class File(_Model):
     """A file of a snapshot."""
 
     bytes: int
     sha256: str
 
 
-class SavedCollection(_Part):
+class SavedCollection(_Model):
     """A collection in a snapshot."""
 
     name: str
@@ -51,8 +50,8 @@ class SavedCollection(_Part):
     document_count: int
 
 
-class Manifest(_Part):
-    """What a snapshot has. `files` are named by their path under data/."""
+class Manifest(_Model):
+    """The contents of a snapshot. The keys of `files` are paths below data/."""
 
     format: int
     store_format: int
@@ -62,12 +61,12 @@ class Manifest(_Part):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files."""
+        """Total size of all files, in bytes."""
         return sum(file.bytes for file in self.files.values())
 
 
-def write_manifest(folder: Path, created_us: int, is_stopped: Callable[[], bool]) -> None:
-    """Describe what is under data/, and wait until all is on disk. Raises OSError, and Stopped."""
+def write_manifest(folder: Path, created_us: int, is_stopped: IsStopped) -> None:
+    """Write the manifest of the files below data/, and wait until all files are on disk. Raises OSError and Stopped."""
     data = folder / DATA
     collections = _collections(data)
     files = {}
@@ -85,12 +84,12 @@ def write_manifest(folder: Path, created_us: int, is_stopped: Callable[[], bool]
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
-    """The manifest of a snapshot and its SHA-256. Raises BadSnapshot."""
+    """Read and verify the manifest of a snapshot, and return it with its SHA-256. Raises BadSnapshot."""
     try:
         written = (folder / MANIFEST).read_bytes()
         expected = (folder / CHECKSUM).read_text().split()[0]
     except (OSError, ValueError, IndexError) as error:
-        raise BadSnapshot(f"{folder} is not a whole snapshot: {error}") from error
+        raise BadSnapshot(f"{folder} is not a complete snapshot: {error}") from error
     digest = hashlib.sha256(written).hexdigest()
     if digest != expected:
         raise BadSnapshot(f"{folder / MANIFEST}: expected SHA-256 {expected[:64]}, found {digest}")
@@ -99,17 +98,19 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     except ValidationError as error:
         raise BadSnapshot(f"{folder / MANIFEST}: {error}") from error
     if manifest.format > FORMAT:
-        raise BadSnapshot(f"{folder} has format {manifest.format}, this program reads up to {FORMAT}; use a newer one")
+        raise BadSnapshot(
+            f"{folder} has format {manifest.format}, this release reads formats up to {FORMAT}; use a newer release"
+        )
     if manifest.store_format > FORMAT_VERSION:
         raise BadSnapshot(
-            f"{folder} has data of format {manifest.store_format}, this program reads up to {FORMAT_VERSION};"
-            " use a newer one"
+            f"{folder} has data of format {manifest.store_format}, this release reads formats up to {FORMAT_VERSION};"
+            " use a newer release"
         )
     return manifest, digest
 
 
-def digest_of(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> str:
-    """The SHA-256 of a file, in hex. Raises OSError, and Stopped."""
+def digest_of(path: Path, is_stopped: IsStopped = lambda: False) -> str:
+    """Return the SHA-256 of a file in hexadecimal. Raises OSError and Stopped."""
     value = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -120,7 +121,7 @@ def digest_of(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> str
 
 
 def _collections(data: Path) -> list[SavedCollection]:
-    """The collections of a copied store."""
+    """Return the collections in a copied database."""
     connection = sqlite3.connect(f"{(data / DATABASE).resolve().as_uri()}?immutable=1", uri=True)
     try:
         found = connection.execute(

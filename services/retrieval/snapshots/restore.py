@@ -1,6 +1,6 @@
-"""Makes a data folder of a snapshot, without a server: `python -m services.retrieval.restore --help`.
+"""Restores a snapshot to a data folder without a server.
 
-Rule: the data folder appears whole, by a rename after every file was copied, compared with its SHA-256 and is on disk.
+Rule: the data folder is renamed to its final name after all files are copied, match their SHA-256 and are on disk.
 """
 
 import argparse
@@ -12,25 +12,26 @@ from typing import Final
 
 from sluice.signals import stop_on_signals
 
-from services.retrieval.embedded.storage.segment_files import sync
+from services.retrieval.files import sync
 from services.retrieval.snapshots.manifest import DATA, BadSnapshot, File, Manifest, read_manifest
 
 PROGRAM: Final = "sluice-retrieval-restore"
+_DESCRIPTION: Final = "Restore a snapshot to a new data folder. Needs no server."
 _CHUNK_BYTES: Final = 1 << 20
 
 
-class RestoreRefused(Exception):
-    """The data folder is not one to restore to; the message says why."""
+class RestoreError(Exception):
+    """The data folder cannot be the target of a restore. The message says why."""
 
 
 def restore(snapshot: Path, data: Path) -> Manifest:
-    """Copy a snapshot to a data folder that is empty or not there, and return what it has.
+    """Copy a snapshot to a data folder, which must be empty or missing, and return its manifest.
 
-    Raises BadSnapshot, RestoreRefused, and OSError when the disk does not take it; nothing is left of it then.
+    Raises BadSnapshot, RestoreError, and OSError if the disk rejects it. An error leaves no files.
     """
     manifest, _ = read_manifest(snapshot)
     if data.exists() and (not data.is_dir() or any(data.iterdir())):
-        raise RestoreRefused(f"expected an empty folder or none, got {data}: choose another, or move it away")
+        raise RestoreError(f"expected an empty or missing folder, got {data}; choose another one or move its contents")
     draft = data.with_name(f"{data.name}.restoring")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -48,14 +49,14 @@ def restore(snapshot: Path, data: Path) -> Manifest:
 
 
 def _within(folder: Path, name: str) -> Path:
-    """A file of a folder. Raises BadSnapshot when its name leads out of it."""
+    """Return the path of a file in a folder. Raises BadSnapshot if the name leads out of the folder."""
     if ".." in Path(name).parts or Path(name).is_absolute():
-        raise BadSnapshot(f"{folder.parent}: expected names of files within it, found {name[:128]!r}")
+        raise BadSnapshot(f"{folder.parent}: expected names of files within the snapshot, found {name[:128]!r}")
     return folder / name
 
 
 def _copy(source: Path, target: Path, expected: File) -> None:
-    """Copy a file. Raises BadSnapshot when it is not what the manifest says."""
+    """Copy a file. Raises BadSnapshot if it does not match the manifest."""
     target.parent.mkdir(parents=True, exist_ok=True)
     value, size = hashlib.sha256(), 0
     try:
@@ -73,17 +74,17 @@ def _copy(source: Path, target: Path, expected: File) -> None:
 
 
 def main(*, program: str) -> int:
-    """Run the command. Returns 0 when the data folder is there, 1 when it was refused."""
+    """Run the command, and return its exit status: 0 on success, 1 on failure."""
     stop_on_signals()
-    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser = argparse.ArgumentParser(prog=program, description=_DESCRIPTION)
     parser.add_argument("snapshot", type=Path, metavar="SNAPSHOT", help="folder of the snapshot")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FOLDER", help="data folder to make; empty, or not there"
+        "--data", type=Path, required=True, metavar="FOLDER", help="data folder to create; must be empty or missing"
     )
     given = parser.parse_args()
     try:
         manifest = restore(given.snapshot, given.data.resolve())
-    except (BadSnapshot, RestoreRefused, OSError) as error:
+    except (BadSnapshot, RestoreError, OSError) as error:
         sys.stderr.write(f"{PROGRAM}: nothing was restored: {error}\n")
         return 1
     for one in manifest.collections:

@@ -1,1 +1,4 @@
-"""Protos to and from what the engine works with. Rule: every limit of the contract is checked here."""
+"""Translation between protos and the domain.
+
+Rule: every limit of the API is checked here.
+"""

@@ -1,4 +1,4 @@
-"""Documents with their vectors, to and from protos."""
+"""Documents with their vectors, from and to protos."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ _SCALARS: Final[dict[str, Callable[[MetadataValue], Scalar]]] = {
 
 
 def batch(request: pb.UpsertRequest, schema: Schema) -> Batch:
-    """The documents to write. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
+    """Return the documents to write. Raises InvalidRequest, and PreconditionFailed for vectors of another model."""
     with validating() as violations:
         count = len(request.documents)
         violations.limit("documents", count, low=1, high=DOCUMENTS_MAX, what="documents")
@@ -54,9 +54,9 @@ def batch(request: pb.UpsertRequest, schema: Schema) -> Batch:
 
 
 def message(document: Document) -> DocumentMessage:
-    """A document as it is sent."""
+    """Return the message of a document."""
     if not (document.title or document.text or document.metadata):
-        return DocumentMessage(document_id=document.document_id)  # a fourth of the time: most answers are ids alone
+        return DocumentMessage(document_id=document.document_id)  # four times faster; most responses contain only ids
     return DocumentMessage(
         document_id=document.document_id,
         title=document.title,
@@ -66,20 +66,20 @@ def message(document: Document) -> DocumentMessage:
 
 
 def messages(found: Sequence[Document], *, with_documents: bool) -> tuple[list[DocumentMessage], list[str]]:
-    """Documents as they are sent, whole or by their ids alone, and their content hashes."""
+    """Return the messages of documents, whole or with only their ids, and their content hashes."""
     sent = [message(one) if with_documents else DocumentMessage(document_id=one.document_id) for one in found]
     return sent, [document.content_hash for document in found]
 
 
 def check_ids(path: str, ids: Sequence[str], violations: Violations) -> None:
-    """Note ids that are empty, too long, or with a NUL."""
+    """Note ids that are empty, too long, or contain a NUL."""
     for i, id_ in enumerate(ids[:DOCUMENTS_MAX]):
         _check_id(f"{path}[{i}]", id_, violations)
 
 
 def _check_id(path: str, id_: str, violations: Violations) -> None:
     violations.count(path, len(id_.encode()), low=1, high=ID_BYTES_MAX, what="bytes of UTF-8")
-    # SQLite's JSON functions end a string at a NUL: such an id would be taken for another one.
+    # The JSON functions of SQLite end a string at a NUL, so such an id would match another one.
     check_no_nul(path, id_, violations)
 
 
@@ -90,7 +90,7 @@ def check_no_nul(path: str, text: str, violations: Violations) -> None:
 
 
 def scalar(path: str, given: MetadataValue, violations: Violations) -> Scalar:
-    """The value of a string, number, bool or timestamp; what is something else is noted, and "" returned."""
+    """Return a string, number, bool or timestamp. Any other value is noted as a violation, and "" is returned."""
     which = given.WhichOneof("value")
     if which not in _SCALARS:
         violations.add(path, f"expected a string, number, bool or timestamp, got {which or 'nothing'}")
@@ -125,7 +125,7 @@ def _document(path: str, given: DocumentMessage, hash_: str, schema: Schema, vio
     violations.count(f"{path}.text", len(given.text.encode()), low=0, high=_TEXT_BYTES_MAX, what=bytes_)
     violations.count(f"{path}.metadata", len(given.metadata), low=0, high=_METADATA_KEYS_MAX, what="keys")
     metadata: dict[str, Value] = {}
-    # Each element takes a byte or more, so such lists are too large in any case: they are not read.
+    # Each element takes at least one byte, so these lists are too large in any case and are not read.
     if sum(len(value.list_value.values) for value in given.metadata.values()) > _METADATA_BYTES_MAX:
         violations.add(f"{path}.metadata", f"expected at most {_METADATA_BYTES_MAX:,} bytes as JSON, got more")
     elif len(given.metadata) <= _METADATA_KEYS_MAX:
@@ -161,16 +161,16 @@ def _list(path: str, given: MetadataValue, violations: Violations) -> tuple[Scal
 
 
 def value_message(value: Value) -> MetadataValue:
-    """A metadata value as it is sent."""
+    """Return the message of a metadata value."""
     match value:
         case str():
             return MetadataValue(string_value=value)
         case bool():
             return MetadataValue(bool_value=value)
         case Timestamp(us):
-            moment = TimestampMessage()
-            moment.FromMicroseconds(us)
-            return MetadataValue(timestamp_value=moment)
+            timestamp = TimestampMessage()
+            timestamp.FromMicroseconds(us)
+            return MetadataValue(timestamp_value=timestamp)
         case tuple():
             return MetadataValue(list_value=MetadataList(values=[value_message(element) for element in value]))
     return MetadataValue(number_value=value)

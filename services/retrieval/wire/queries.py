@@ -1,4 +1,4 @@
-"""Queries of fields from protos."""
+"""Queries of fields, from protos."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,11 +8,8 @@ from sluice.errors import PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.domain.analysis import analyzer
+from services.retrieval.domain.queries import CascadeQuery, DenseQuery, MultiVectorQuery, Query, SparseQuery, TextQuery
 from services.retrieval.domain.schema import DenseField, MultiVectorField, Schema, SearchField, SparseField, TextField
-from services.retrieval.embedded.search.dense import DenseQuery
-from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
-from services.retrieval.embedded.search.lexical import SparseQuery, TextQuery
-from services.retrieval.embedded.search.search import Query, Staged
 from services.retrieval.wire.vectors import check_lengths, mismatch, read_terms, read_tokens
 from services.rpc.tensor import checked
 from services.rpc.validation import Violations
@@ -24,32 +21,32 @@ _AMONG_MAX: Final = 8
 _OVERSAMPLING_MAX: Final = 100.0
 _FEEDBACK_MAX: Final = 64
 _WEIGHT_MAX: Final = 100
-# What is set in a query of each kind of field.
-_GIVEN: Final = {DenseField: "dense", TextField: "text", SparseField: "sparse", MultiVectorField: "multi_vector"}
+# The part of the message that holds a query of each kind of field.
+_PART: Final = {DenseField: "dense", TextField: "text", SparseField: "sparse", MultiVectorField: "multi_vector"}
 
 
 class QueryReader:
-    """Reads the queries of one request, and notes what is wrong with them."""
+    """Reads the queries of one request, and notes violations."""
 
     def __init__(self, schema: Schema, violations: Violations, *, max_depth: int, is_exact: bool) -> None:
         self._schema = schema
         self._violations = violations
         self._max_depth = max_depth
         self._is_exact = is_exact
-        # Raised only when the request breaks no rule.
+        # Raised only if the request has no violations.
         self.mismatches: list[PreconditionFailed] = []
 
-    def read(self, path: str, given: pb.FieldQuery) -> Query | Staged | None:
-        """The query; None, and noted, when it is refused."""
+    def read(self, path: str, given: pb.FieldQuery) -> Query | CascadeQuery | None:
+        """Return the query; None, with a violation noted, if it is invalid."""
         then = self._read(path, given)
         self._violations.limit(f"{path}.among", len(given.among), low=0, high=_AMONG_MAX, what="queries")
         among = [self._first(f"{path}.among[{i}]", one) for i, one in enumerate(given.among)]
         first = tuple(query for query in among if query is not None)
-        return Staged(first, then) if first and then is not None else then
+        return CascadeQuery(first, then) if first and then is not None else then
 
     def _first(self, path: str, given: pb.FieldQuery) -> Query | None:
         if given.among:
-            self._violations.add(f"{path}.among", f"expected none within another, got {len(given.among)}")
+            self._violations.add(f"{path}.among", f"expected none in a nested query, got {len(given.among)}")
         return self._read(path, given)
 
     def _read(self, path: str, given: pb.FieldQuery) -> Query | None:
@@ -64,10 +61,10 @@ class QueryReader:
                 expected_max=_OVERSAMPLING_MAX,
                 given=given.oversampling,
             )
-        for name in _GIVEN.values():
-            if name != _GIVEN[type(field)] and _is_set(given, name):
+        for name in _PART.values():
+            if name != _PART[type(field)] and _is_set(given, name):
                 self._violations.add(
-                    f"{path}.{name}", f"expected {_GIVEN[type(field)]} for field {field.name!r}, got {name}"
+                    f"{path}.{name}", f"expected {_PART[type(field)]} for field {field.name!r}, got {name}"
                 )
         if (
             not isinstance(field, TextField)
@@ -85,12 +82,12 @@ class QueryReader:
         return readers[type(field)](path, given, field)
 
     def _field(self, path: str, given: pb.FieldQuery) -> SearchField | None:
-        """The field that is asked: by its name, or the only one for what is set."""
+        """Return the field with the given name, or the only field that fits the query."""
         fields = self._schema.search_fields
         if given.field:
             named = [field for field in fields if field.name == given.field]
         else:
-            fitting = [field for field in fields if _is_set(given, _GIVEN[type(field)])]
+            fitting = [field for field in fields if _is_set(given, _PART[type(field)])]
             named = fitting or list(fields)
         if len(named) == 1:
             return named[0]
@@ -149,5 +146,5 @@ def _oversampling(given: pb.FieldQuery) -> float | None:
 
 
 def _is_set(given: pb.FieldQuery, name: str) -> bool:
-    """Whether the query has that part."""
+    """Return whether a part of the message is set."""
     return bool(given.text) if name == "text" else given.HasField(name)  # type: ignore[arg-type]

@@ -1,19 +1,17 @@
-"""Schemas and collections, to and from protos."""
+"""Schemas, from and to protos."""
 
 import re
-from collections.abc import Iterable, Sized
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence, Sized
+from typing import Final, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from sluice.common.v1 import tensor_pb2 as tns
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.domain.analysis import LANGUAGES
-from services.retrieval.domain.engine_protocol import Collection
 from services.retrieval.domain.schema import (
-    Coarse,
+    CoarseType,
     DenseField,
-    Encoding,
+    FdeParameters,
     Kind,
     MetadataField,
     Metric,
@@ -23,9 +21,10 @@ from services.retrieval.domain.schema import (
     TextField,
     TokenType,
 )
-from services.retrieval.embedded.catalog import NAME
-from services.retrieval.embedded.statistics import Statistics
-from services.rpc.validation import Violations, validating
+from services.rpc.validation import Violations
+
+F = TypeVar("F")
+V = TypeVar("V")
 
 _SEARCH_FIELDS_MAX: Final = 8
 _METADATA_FIELDS_MAX: Final = 64
@@ -34,11 +33,10 @@ _TOKEN_DIMENSIONS_MAX: Final = 1024
 _DIGEST_BYTES_MAX: Final = 128
 _REPETITIONS_MAX: Final = 64
 _PARTITION_BITS_MAX: Final = 8
-# Of an encoding: what the coarse index holds, and what it is made from.
+# Dimensions of an encoding in the approximate index, and before the final projection.
 _ENCODED_MAX: Final = 16_384
 _ENCODED_WHOLE_MAX: Final = 65_536
 
-_COLLECTION_NAME_RULE: Final = "a letter and up to 127 of [a-z0-9_-]"
 _FIELD_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 _FIELD_NAME_RULE: Final = "1 to 64 of [a-z0-9_], not starting with a digit"
 
@@ -50,11 +48,11 @@ _METRICS: Final = {
 }
 _METRIC_NUMBERS: Final = {metric: number for number, metric in _METRICS.items()}
 _COARSE: Final = {
-    tns.DATA_TYPE_UNSPECIFIED: Coarse.I8,
-    tns.DATA_TYPE_FLOAT32: Coarse.F32,
-    tns.DATA_TYPE_FLOAT16: Coarse.F16,
-    tns.DATA_TYPE_INT8: Coarse.I8,
-    tns.DATA_TYPE_BITS: Coarse.B1,
+    tns.DATA_TYPE_UNSPECIFIED: CoarseType.I8,
+    tns.DATA_TYPE_FLOAT32: CoarseType.F32,
+    tns.DATA_TYPE_FLOAT16: CoarseType.F16,
+    tns.DATA_TYPE_INT8: CoarseType.I8,
+    tns.DATA_TYPE_BITS: CoarseType.B1,
 }
 _COARSE_NUMBERS: Final = {coarse: number for number, coarse in _COARSE.items()}
 _TOKEN_TYPES: Final = {
@@ -73,86 +71,38 @@ _KINDS: Final = {
 _KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 
 
-def new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Schema]:
-    """Name and schema of the collection to create. Raises InvalidRequest."""
-    with validating() as violations:
-        _name("name", request.name, NAME, _COLLECTION_NAME_RULE, violations)
-        given = request.schema
-        kinds: tuple[Sized, ...] = (
-            given.dense_fields,
-            given.text_fields,
-            given.sparse_fields,
-            given.multi_vector_fields,
-        )
-        count = sum(len(fields) for fields in kinds)
-        violations.limit("schema", count, low=1, high=_SEARCH_FIELDS_MAX, what="fields to search by")
-        violations.limit(
-            "schema.metadata_fields", len(given.metadata_fields), low=0, high=_METADATA_FIELDS_MAX, what="fields"
-        )
-        if count > _SEARCH_FIELDS_MAX or len(given.metadata_fields) > _METADATA_FIELDS_MAX:
-            violations.raise_if_any()  # and nothing is read of so many
-        dense = [_dense(f"schema.dense_fields[{i}]", field, violations) for i, field in enumerate(given.dense_fields)]
-        metadata = [
-            _metadata(f"schema.metadata_fields[{i}]", field, violations)
-            for i, field in enumerate(given.metadata_fields)
-        ]
-        text = [_text(f"schema.text_fields[{i}]", field, violations) for i, field in enumerate(given.text_fields)]
-        sparse = [
-            _sparse(f"schema.sparse_fields[{i}]", field, violations) for i, field in enumerate(given.sparse_fields)
-        ]
-        multi_vector = [
-            _multi_vector(f"schema.multi_vector_fields[{i}]", field, violations)
-            for i, field in enumerate(given.multi_vector_fields)
-        ]
-        unique(_names(given), violations)
-    return request.name, Schema(
-        dense=tuple(dense),
-        metadata=tuple(metadata),
-        text=tuple(text),
-        sparse=tuple(sparse),
-        multi_vector=tuple(multi_vector),
+def read_schema(given: pb.Schema, violations: Violations) -> Schema:
+    """Return the schema, and note what is wrong with it. Raises InvalidRequest at once for too many fields."""
+    kinds: tuple[Sized, ...] = (
+        given.dense_fields,
+        given.text_fields,
+        given.sparse_fields,
+        given.multi_vector_fields,
     )
-
-
-def collection_message(collection: Collection, statistics: Statistics) -> pb.Collection:
-    """A collection as it is sent."""
-    created = Timestamp()
-    created.FromMicroseconds(collection.stored.created_us)
-    held = collection.view
-    return pb.Collection(
-        name=collection.stored.name,
-        schema=_schema_message(collection.schema),
-        document_count=held.document_count,
-        version=held.version,
-        create_time=created,
-        statistics=statistics_message(statistics),
-        text_analysis=min((field.analysis for field in collection.schema.text), default=0),
+    count, metadata_count = sum(len(fields) for fields in kinds), len(given.metadata_fields)
+    violations.limit("schema", count, low=1, high=_SEARCH_FIELDS_MAX, what="fields to search by")
+    violations.limit("schema.metadata_fields", metadata_count, low=0, high=_METADATA_FIELDS_MAX, what="fields")
+    if count > _SEARCH_FIELDS_MAX or metadata_count > _METADATA_FIELDS_MAX:
+        violations.raise_if_any()
+    schema = Schema(
+        dense=_read_fields("dense", given.dense_fields, _dense, violations),
+        metadata=_read_fields("metadata", given.metadata_fields, _metadata, violations),
+        text=_read_fields("text", given.text_fields, _text, violations),
+        sparse=_read_fields("sparse", given.sparse_fields, _sparse, violations),
+        multi_vector=_read_fields("multi_vector", given.multi_vector_fields, _multi_vector, violations),
     )
+    unique(_names(given), violations)
+    return schema
 
 
-def statistics_message(statistics: Statistics) -> pb.CollectionStatistics:
-    """How a collection is held, as it is sent."""
-    return pb.CollectionStatistics(
-        indexed_document_count=statistics.indexed_count,
-        dead_document_count=statistics.dead_count,
-        part_count=statistics.part_count,
-        segment_count=statistics.segment_count,
-        memory_bytes=statistics.memory_bytes,
-        segment_bytes=statistics.segment_bytes,
-        store_bytes=statistics.store_bytes,
-    )
-
-
-def alias(request: pb.SetAliasRequest) -> tuple[str, str]:
-    """The alias, and the name of the collection it is to mean. Raises InvalidRequest."""
-    with validating() as violations:
-        _name("alias.alias", request.alias.alias, NAME, _COLLECTION_NAME_RULE, violations)
-        _name("alias.collection", request.alias.collection, NAME, _COLLECTION_NAME_RULE, violations)
-    return request.alias.alias, request.alias.collection
+def _read_fields(
+    kind: str, given: Sequence[F], read: Callable[[str, F, Violations], V], violations: Violations
+) -> tuple[V, ...]:
+    return tuple(read(f"schema.{kind}_fields[{i}]", field, violations) for i, field in enumerate(given))
 
 
 def unique(named: Iterable[tuple[str, str]], violations: Violations) -> None:
-    """Note every (path, value) whose value an earlier path has."""
+    """Note every (path, value) pair whose value occurs at an earlier path."""
     first: dict[str, str] = {}
     for path, value in named:
         if first.setdefault(value, path) != path:
@@ -160,7 +110,7 @@ def unique(named: Iterable[tuple[str, str]], violations: Violations) -> None:
 
 
 def _names(given: pb.Schema) -> Iterable[tuple[str, str]]:
-    """Path and name of every field."""
+    """Yield the path and the name of every field."""
     kinds = ("dense_fields", "metadata_fields", "text_fields", "sparse_fields", "multi_vector_fields")
     for kind in kinds:
         for i, field in enumerate(getattr(given, kind)):
@@ -168,7 +118,7 @@ def _names(given: pb.Schema) -> Iterable[tuple[str, str]]:
 
 
 def _text(path: str, given: pb.TextField, violations: Violations) -> TextField:
-    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    check_name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     language = given.language or "english"
     if language not in LANGUAGES:
         violations.add(f"{path}.language", f"expected one of {', '.join(sorted(LANGUAGES))}, got {language[:64]!r}")
@@ -180,13 +130,13 @@ def _text(path: str, given: pb.TextField, violations: Violations) -> TextField:
 
 
 def _sparse(path: str, given: pb.SparseField, violations: Violations) -> SparseField:
-    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    check_name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     _digest(path, given.model_digest, violations)
     return SparseField(name=given.name, model_digest=given.model_digest)
 
 
 def _multi_vector(path: str, given: pb.MultiVectorField, violations: Violations) -> MultiVectorField:
-    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    check_name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     _digest(path, given.model_digest, violations)
     violations.count(f"{path}.dimensions", given.dimensions, low=1, high=_TOKEN_DIMENSIONS_MAX, what="dimensions")
     if given.stored not in _TOKEN_TYPES:
@@ -203,9 +153,9 @@ def _multi_vector(path: str, given: pb.MultiVectorField, violations: Violations)
     )
 
 
-def _encoding(path: str, given: pb.FixedDimensionalEncoding, dimensions: int, violations: Violations) -> Encoding:
-    """The encoding with its defaults, whose numbers may not be 0."""
-    encoding = Encoding(
+def _encoding(path: str, given: pb.FixedDimensionalEncoding, dimensions: int, violations: Violations) -> FdeParameters:
+    """Return the parameters of an encoding, with defaults for those that are not set."""
+    encoding = FdeParameters(
         repetitions=given.repetitions or 20,
         partition_bits=given.partition_bits if given.HasField("partition_bits") else 5,
         projected_dimensions=given.projected_dimensions or min(16, dimensions),
@@ -221,9 +171,9 @@ def _encoding(path: str, given: pb.FixedDimensionalEncoding, dimensions: int, vi
         outside |= not low <= value <= high
     if not outside:
         whole = (encoding.repetitions << encoding.partition_bits) * encoding.projected_dimensions
-        violations.count(path, whole, low=1, high=_ENCODED_WHOLE_MAX, what="dimensions before the last are made")
+        violations.count(path, whole, low=1, high=_ENCODED_WHOLE_MAX, what="dimensions before the final projection")
         held = encoding.final_dimensions or whole
-        violations.count(f"{path}.final_dimensions", held, low=1, high=min(whole, _ENCODED_MAX), what="dimensions held")
+        violations.count(f"{path}.final_dimensions", held, low=1, high=min(whole, _ENCODED_MAX), what="dimensions")
     return encoding
 
 
@@ -232,7 +182,7 @@ def _digest(path: str, given: str, violations: Violations) -> None:
 
 
 def _dense(path: str, given: pb.DenseField, violations: Violations) -> DenseField:
-    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    check_name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     dimensions = given.dimensions
     violations.count(f"{path}.dimensions", dimensions, low=1, high=_DIMENSIONS_MAX, what="dimensions")
     _digest(path, given.model_digest, violations)
@@ -243,9 +193,9 @@ def _dense(path: str, given: pb.DenseField, violations: Violations) -> DenseFiel
     violations.count(f"{path}.coarse_dimensions", prefix, low=0, high=most, what="dimensions")
     if given.coarse not in _COARSE:
         violations.add(f"{path}.coarse", f"expected FLOAT32, FLOAT16, INT8 or BITS, got number {given.coarse}")
-    coarse = _COARSE.get(given.coarse, Coarse.I8)
-    if coarse is Coarse.B1 and metric is not Metric.COSINE:
-        expected = "expected FLOAT32, FLOAT16 or INT8, since bits keep directions and no lengths"
+    coarse = _COARSE.get(given.coarse, CoarseType.I8)
+    if coarse is CoarseType.B1 and metric is not Metric.COSINE:
+        expected = "expected FLOAT32, FLOAT16 or INT8, because bits keep directions but not lengths"
         violations.add(f"{path}.coarse", f"{expected}, got BITS with {metric.upper()}")
     return DenseField(
         name=given.name,
@@ -258,18 +208,20 @@ def _dense(path: str, given: pb.DenseField, violations: Violations) -> DenseFiel
 
 
 def _metadata(path: str, given: pb.MetadataField, violations: Violations) -> MetadataField:
-    _name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
+    check_name(f"{path}.name", given.name, _FIELD_NAME, _FIELD_NAME_RULE, violations)
     if given.type not in _KINDS:
         violations.add(f"{path}.type", f"expected STRING, NUMBER, BOOL, TIMESTAMP or LIST, got number {given.type}")
     return MetadataField(name=given.name, kind=_KINDS.get(given.type, Kind.STRING))
 
 
-def _name(path: str, given: str, allowed: re.Pattern[str], expected: str, violations: Violations) -> None:
+def check_name(path: str, given: str, allowed: re.Pattern[str], expected: str, violations: Violations) -> None:
+    """Note a name that does not match the allowed pattern."""
     if not allowed.fullmatch(given):
         violations.add(path, f"expected {expected}, got {given[:64]!r}")
 
 
-def _schema_message(schema: Schema) -> pb.Schema:
+def schema_message(schema: Schema) -> pb.Schema:
+    """Return the message of a schema."""
     return pb.Schema(
         dense_fields=[
             pb.DenseField(

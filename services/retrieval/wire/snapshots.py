@@ -1,4 +1,4 @@
-"""Snapshots, to and from protos."""
+"""Snapshots, from and to protos."""
 
 from typing import Final
 
@@ -11,8 +11,11 @@ from services.rpc.validation import validating
 _KEEP_MAX: Final = 10_000
 
 
-def wanted(request: pb.CreateSnapshotRequest) -> tuple[str, int]:
-    """Name of the snapshot to make, empty for any, and how many to keep, 0 for all. Raises InvalidRequest."""
+def creation(request: pb.CreateSnapshotRequest) -> tuple[str, int]:
+    """Return the name of the new snapshot, empty for a default, and how many to keep, 0 for all.
+
+    Raises InvalidRequest.
+    """
     with validating() as violations:
         if request.name and not NAME.fullmatch(request.name):
             rule = "1 to 64 of [a-z0-9-], starting with a letter or digit"
@@ -22,7 +25,7 @@ def wanted(request: pb.CreateSnapshotRequest) -> tuple[str, int]:
 
 
 def message(snapshot: Snapshot) -> pb.Snapshot:
-    """A snapshot as it is sent."""
+    """Return the message of a snapshot."""
     created = Timestamp()
     created.FromMicroseconds(snapshot.manifest.created_us)
     return pb.Snapshot(

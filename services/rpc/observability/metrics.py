@@ -43,40 +43,6 @@ IN_FLIGHT: Final = Gauge("sluice_calls_in_flight", "Calls in progress.", ["grpc_
 SERVER_INFO: Final = Gauge("sluice_server_info", "1 for the running program.", ["program", "version", "grpc_version"])
 READY: Final = Gauge("sluice_ready", "1 while the server reports itself healthy, else 0.")
 
-LIVE_CANDIDATES: Final = Counter(
-    "sluice_live_candidates",
-    "Candidates of sampled searches repeated exactly: `found` by the approximate search too, or `missed`.",
-    ["outcome"],
-)
-LANE_REFUSED: Final = Counter(
-    "sluice_lane_refused", "Calls of retrieval refused because too many wait: `reads` or `writes`.", ["lane"]
-)
-WORDS_CUT: Final = Counter("sluice_words_cut", "Words of texts and queries that were cut at 255 bytes.")
-RANKINGS: Final = Counter("sluice_rankings", "Rankings of retrieval: `full`, or `cut` by the deadline.", ["outcome"])
-
-# Of each collection, by name: there are at most `max_collections`. Read when they are asked for, never kept.
-COLLECTION_DOCUMENTS: Final = ("sluice_collection_documents", "Documents of a collection.")
-COLLECTION_UNINDEXED: Final = (
-    "sluice_collection_unindexed_documents",
-    "Documents that are compared one by one, because no approximate index has them yet.",
-)
-COLLECTION_DELETED: Final = (
-    "sluice_collection_deleted_documents",
-    "Deleted documents that still take room in the index.",
-)
-COLLECTION_VECTORS: Final = (
-    "sluice_collection_vector_bytes",
-    "Bytes of a collection's vectors, in memory or mapped from its segments.",
-)
-COLLECTION_MEMORY: Final = (
-    "sluice_collection_memory_bytes",
-    "Bytes of memory that a collection takes, about; vectors that are mapped from segments are not counted.",
-)
-COLLECTION_SEGMENTS: Final = ("sluice_collection_segment_bytes", "Bytes of the files of a collection's segments.")
-STORE_LOG: Final = ("sluice_store_log_bytes", "Bytes of the write-ahead log's file.")
-STORE_FREE: Final = ("sluice_store_free_bytes", "Bytes free on the disk of the data folder.")
-STORE_WRITABLE: Final = ("sluice_store_writable", "1 while the data folder takes writes, else 0.")
-
 
 def metrics_page() -> tuple[bytes, str]:
     """Return all metrics of this process in the Prometheus format, and its media type."""

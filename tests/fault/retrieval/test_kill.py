@@ -17,7 +17,7 @@ from sluice.errors import PreconditionFailed, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from services.retrieval.embedded.storage.store import DATABASE, FORMAT_VERSION
+from services.retrieval.files import DATABASE, FORMAT_VERSION
 from services.retrieval.snapshots.restore import restore
 from tests.support.kills import KEPT, kill_in_parallel
 from tests.support.processes import ServerProcess, StartRefused, running, start

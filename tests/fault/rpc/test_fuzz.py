@@ -29,7 +29,7 @@ from services.orchestrator.server import build as orchestrator
 from services.orchestrator.settings import OrchestratorSettings
 from services.reranking import server as reranking
 from services.reranking.settings import RerankingSettings
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.example_requests import RESTORING, WORDS, examples_of

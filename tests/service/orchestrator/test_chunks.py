@@ -16,7 +16,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (

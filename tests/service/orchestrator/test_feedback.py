@@ -12,7 +12,7 @@ from sluice.errors import BackendFailed
 from sluice.search.v1 import search_service_pb2 as pb
 
 from services.orchestrator.pipelines.loader import PipelinesError, parse
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (

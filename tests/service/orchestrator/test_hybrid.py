@@ -14,7 +14,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 from services.core.fusion import weighted_sum
 from services.core.ranking import Ranking
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.domain.schema import ANALYSIS
-from services.retrieval.embedded.engine import Engine
+from services.retrieval.domain.schema import ANALYSIS_VERSION
+from services.retrieval.embedded.engine import EmbeddedEngine
 from services.retrieval.embedded.storage.segment_files import MANIFEST
-from services.retrieval.snapshots.repository import Snapshots
+from services.retrieval.snapshots.repository import SnapshotRepository
 from services.retrieval.snapshots.restore import restore
 from tests.support.retrieval import Stub, in_server
 
@@ -51,7 +51,7 @@ async def is_found(stub: Stub) -> None:
         request = pb.RetrieveRequest(collection="c", queries=[pb.FieldQuery(text=text, depth=10)])
         assert sorted((await stub.Retrieve(request)).rankings[0].document_ids) == expected, text
     described = (await stub.GetCollection(pb.GetCollectionRequest(name="c"))).collection
-    assert (described.text_analysis, described.statistics.segment_count) == (ANALYSIS, 1)
+    assert (described.text_analysis, described.statistics.segment_count) == (ANALYSIS_VERSION, 1)
 
 
 def test_words_of_an_earlier_release_are_analyzed_anew_once(folder: Path) -> None:
@@ -60,7 +60,7 @@ def test_words_of_an_earlier_release_are_analyzed_anew_once(folder: Path) -> Non
     before = vectors.stat().st_ino
     in_server(folder, is_found)
     written = manifest_of(folder)
-    assert written["analysis"] == ANALYSIS
+    assert written["analysis"] == ANALYSIS_VERSION
     assert vectors.stat().st_ino == before
     in_server(folder, is_found)
     assert manifest_of(folder) == written
@@ -81,7 +81,7 @@ def test_a_snapshot_with_the_earlier_analysis_is_restored(folder: Path, tmp_path
     """A copy of the segment as the earlier release wrote it lies in the snapshot, also when it is taken now."""
     earlier = tmp_path / "earlier"
     shutil.copytree(folder / "segments", earlier)
-    engine = Engine(folder, now_us=lambda: 0, max_collections=9, segment_documents=4)
+    engine = EmbeddedEngine(folder, now_us=lambda: 0, max_collections=9, segment_documents=4)
     try:
 
         def copy(target: Path, is_stopped: object) -> None:
@@ -89,7 +89,7 @@ def test_a_snapshot_with_the_earlier_analysis_is_restored(folder: Path, tmp_path
             shutil.rmtree(target / "segments")
             shutil.copytree(earlier, target / "segments")
 
-        Snapshots(tmp_path / "snapshots", copy, lambda: 0).create("old", 0, lambda: False)
+        SnapshotRepository(tmp_path / "snapshots", copy, lambda: 0).create("old", 0, lambda: False)
     finally:
         engine.close()
     restore(tmp_path / "snapshots" / "old", tmp_path / "restored")

@@ -13,16 +13,16 @@ import pytest
 from services.core.arrays import F32, I64
 from services.retrieval.domain.analysis import analyzer
 from services.retrieval.domain.documents import Batch, Document
+from services.retrieval.domain.queries import MultiVectorQuery, Query, SparseQuery, TextQuery
 from services.retrieval.domain.schema import DenseField, Metric, MultiVectorField, Schema, SparseField, TextField
-from services.retrieval.embedded.engine import Engine
-from services.retrieval.embedded.index.multi_vectors import Tokens
-from services.retrieval.embedded.index.postings import Terms
-from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
-from services.retrieval.embedded.search.lexical import SparseQuery, TextQuery
-from services.retrieval.embedded.search.search import Query
-from services.retrieval.embedded.storage.store import DATABASE, FORMAT_VERSION, MIGRATIONS
-from services.retrieval.hybrid import execution
-from services.retrieval.hybrid.execution import Asked, Fused, Fusion, Grouped, Grouping, Rrf
+from services.retrieval.domain.vectors import Terms, TokenVectors
+from services.retrieval.embedded.engine import EmbeddedEngine
+from services.retrieval.embedded.storage.store import MIGRATIONS
+from services.retrieval.files import DATABASE, FORMAT_VERSION
+from services.retrieval.hybrid.execution import execute
+from services.retrieval.hybrid.fusion import FusedRanking, Fusion, Rrf
+from services.retrieval.hybrid.grouping import GroupedRanking
+from services.retrieval.hybrid.search_spec import Grouping, SearchSpec
 
 TEXT = TextField(name="words", language="english", keeps_stop_words=False, k1=1.5, b=0.75)
 OTHER_TEXT = TextField(name="plain", language="none", keeps_stop_words=True, k1=0.9, b=0.4)
@@ -57,8 +57,8 @@ Given = tuple[str, tuple[I64, F32], F32]
 
 
 @contextmanager
-def engine_on(folder: Path, segment_documents: int) -> Iterator[Engine]:
-    engine = Engine(folder, now_us=lambda: 0, max_collections=9, segment_documents=segment_documents)
+def engine_on(folder: Path, segment_documents: int) -> Iterator[EmbeddedEngine]:
+    engine = EmbeddedEngine(folder, now_us=lambda: 0, max_collections=9, segment_documents=segment_documents)
     try:
         yield engine
     finally:
@@ -80,12 +80,12 @@ def batch(ids: Sequence[str], given: Sequence[Given]) -> Batch:
     documents = [Document(id_, text=one[0]) for id_, one in zip(ids, given, strict=True)]
     terms = Terms.of([one[1] for one in given])
     nothing = Terms.of([(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))] * len(given))
-    return Batch(documents, sparse=[terms, nothing], multi_vector=[Tokens.of(tokens, counts)])
+    return Batch(documents, sparse=[terms, nothing], multi_vector=[TokenVectors.of(tokens, counts)])
 
 
-def answer(engine: Engine, query: Query) -> list[tuple[str, float]]:
-    with engine.moment("c") as moment:
-        (found,) = moment.retrieve([query], None, lambda: False, with_documents=False).candidates
+def answer(engine: EmbeddedEngine, query: Query) -> list[tuple[str, float]]:
+    with engine.reader("c") as reader:
+        (found,) = reader.retrieve([query], None, lambda: False, with_documents=False).candidates
     return list(zip(found.ids, found.scores.tolist(), strict=True))
 
 
@@ -115,7 +115,7 @@ def bm25_reference(field: TextField, model: dict[str, Given], text: str) -> dict
     return {id_: float(score) for id_, score, has in zip(model, scores, has_word, strict=True) if has}
 
 
-def check(engine: Engine, model: dict[str, Given], rng: np.random.Generator) -> None:
+def check(engine: EmbeddedEngine, model: dict[str, Given], rng: np.random.Generator) -> None:
     depth = int(rng.choice([1, 5, 100]))
     text = " ".join(rng.choice(WORDS, size=3)) + " unheard"
     for field in (TEXT, OTHER_TEXT):
@@ -145,22 +145,22 @@ def test_scores_equal_the_references_after_any_writes_and_a_restart(tmp_path: Pa
         for _ in range(40):
             ids = [f"{number:02}" for number in rng.choice(90, size=int(rng.integers(1, 20)), replace=False)]
             if model and rng.random() < 0.3:
-                engine.delete(engine.catalogue.find("c"), ids)
+                engine.delete(engine.catalog.find("c"), ids)
                 model = {id_: given for id_, given in model.items() if id_ not in ids}
             else:
                 given = [made(rng) for _ in ids]
-                engine.upsert(engine.catalogue.find("c"), batch(ids, given))
+                engine.upsert(engine.catalog.find("c"), batch(ids, given))
                 model |= dict(zip(ids, given, strict=True))
             check(engine, model, rng)
         engine.build_segments(lambda: False)
         check(engine, model, rng)
     with engine_on(tmp_path, segment_documents) as engine:
-        assert engine.catalogue.find("c").view.parts[0].block.is_segment == (segment_documents == 20)
+        assert engine.catalog.find("c").view.parts[0].block.is_segment == (segment_documents == 20)
         for _ in range(5):
             check(engine, model, rng)
 
 
-def fill_two_parts(engine: Engine) -> None:
+def fill_two_parts(engine: EmbeddedEngine) -> None:
     """Fifty equal documents, 40 in one part and 10 in another."""
     engine.create("c", SCHEMA)
     for size in (40, 10):
@@ -168,7 +168,7 @@ def fill_two_parts(engine: Engine) -> None:
         given: list[Given] = [
             ("queue", (np.array([1]), np.ones(1, np.float32)), np.ones((1, 4), np.float32)) for _ in ids
         ]
-        engine.upsert(engine.catalogue.find("c"), batch(ids, given))
+        engine.upsert(engine.catalog.find("c"), batch(ids, given))
 
 
 def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_covered(tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_co
             SparseQuery(SPARSE, np.array([1]), np.ones(1, dtype=np.float32), 100),
             MultiVectorQuery(TOKENS, rng.standard_normal((2, 4)).astype(np.float32), 100),
         ]
-        with engine.moment("c") as moment:
+        with engine.reader("c") as reader:
             for is_over, count in ((lambda: True, 40), (lambda: False, 50)):
-                found = moment.retrieve(queries, None, is_over, with_documents=False)
+                found = reader.retrieve(queries, None, is_over, with_documents=False)
                 assert [len(one.ids) for one in found.candidates] == [count] * 3
                 assert [one.coverage for one in found.candidates] == [count / 50] * 3
 
@@ -194,18 +194,20 @@ def test_fused_and_grouped_answers_say_how_much_they_covered(tmp_path: Path) -> 
             text_query(TEXT, "queue", 100),
             SparseQuery(SPARSE, np.array([1]), np.ones(1, dtype=np.float32), 100),
         ]
-        fused = Asked(queries, None, with_documents=True, fusion=Fusion(Rrf(60), 100))
-        groups = Asked(queries[:1], None, with_documents=False, grouping=Grouping("none", 60, 1))
-        both = Asked(queries, None, with_documents=False, fusion=Fusion(Rrf(60), 1), grouping=Grouping("none", 60, 1))
-        with engine.moment("c") as moment:
+        fused = SearchSpec(queries, None, with_documents=True, fusion=Fusion(Rrf(60), 100))
+        groups = SearchSpec(queries[:1], None, with_documents=False, grouping=Grouping("none", 60, 1))
+        both = SearchSpec(
+            queries, None, with_documents=False, fusion=Fusion(Rrf(60), 1), grouping=Grouping("none", 60, 1)
+        )
+        with engine.reader("c") as reader:
             for is_over, count in ((lambda: True, 40), (lambda: False, 50)):
-                found = execution.answer(moment, fused, is_over, max_depth=1000)
-                assert isinstance(found.result, Fused)
+                found = execute(reader, fused, is_over, max_depth=1000)
+                assert isinstance(found.result, FusedRanking)
                 assert (len(found.result.ranking), found.result.coverage) == (count, count / 50)
                 assert len(found.documents) == count
                 for asked in (groups, both):
-                    result = execution.answer(moment, asked, is_over, max_depth=1000).result
-                    assert isinstance(result, Grouped)
+                    result = execute(reader, asked, is_over, max_depth=1000).result
+                    assert isinstance(result, GroupedRanking)
                     assert (len(result.groups), result.coverage) == (count, count / 50)
                     assert result.is_incomplete == (count < 50)
 
@@ -217,7 +219,7 @@ def test_words_are_found_in_other_forms_and_stop_words_are_not_looked_for(tmp_pa
         given: list[Given] = [
             (text, made(np.random.default_rng(1))[1], np.ones((1, 4), dtype=np.float32)) for text in texts
         ]
-        engine.upsert(engine.catalogue.find("c"), batch(["a", "b", "c"], given))
+        engine.upsert(engine.catalog.find("c"), batch(["a", "b", "c"], given))
         for text, expected in (
             ("tasks cancelled", ["a"]),
             ("queue", ["b"]),
@@ -247,12 +249,12 @@ def test_a_data_folder_of_the_first_format_is_migrated(tmp_path: Path) -> None:
         connection.execute("INSERT INTO vectors VALUES (1, ?)", (vector,))
     connection.close()
     with engine_on(tmp_path, 20_000) as engine:
-        assert engine.catalogue.find("c").schema == schema
-        with engine.moment("c") as moment:
-            assert moment.documents(["a"]) == [Document("a", "title", "text")]
-        engine.upsert(engine.catalogue.find("c"), Batch([Document("b")], [np.ones((1, 2), dtype=np.float32)]))
+        assert engine.catalog.find("c").schema == schema
+        with engine.reader("c") as reader:
+            assert reader.documents(["a"]) == [Document("a", "title", "text")]
+        engine.upsert(engine.catalog.find("c"), Batch([Document("b")], [np.ones((1, 2), dtype=np.float32)]))
     with engine_on(tmp_path, 20_000) as engine:
-        assert engine.catalogue.find("c").view.document_count == 2
+        assert engine.catalog.find("c").view.document_count == 2
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
     connection.close()

@@ -11,7 +11,7 @@ from sluice.common.v1 import filter_pb2 as flt
 from sluice.errors import Cancelled, DeadlineExpired, InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.lanes import Lane, check
+from services.retrieval.lanes import ThreadLane, check
 from services.retrieval.wire.filters import SIZE_MAX
 from services.rpc.deadline import Deadline
 from services.rpc.server.sizing import FILTER_BYTES_MAX
@@ -95,7 +95,7 @@ def until_stopped(started: Callable[[], object], ended: threading.Event) -> None
 
 def test_work_stops_when_its_caller_has_gone() -> None:
     async def run() -> None:
-        lane = Lane("reads", threads=1, max_waiting=1)
+        lane = ThreadLane("reads", threads=1, max_waiting=1)
         started, ended = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
         work = asyncio.create_task(
@@ -115,7 +115,7 @@ def test_work_stops_when_its_caller_has_gone() -> None:
 
 def test_work_stops_at_its_deadline() -> None:
     async def run() -> None:
-        lane = Lane("reads", threads=1, max_waiting=1)
+        lane = ThreadLane("reads", threads=1, max_waiting=1)
         ended = threading.Event()
         try:
             with pytest.raises(DeadlineExpired):

@@ -20,11 +20,12 @@ from loadtest.bench.in_process import InProcess
 from loadtest.bench.retrieval.vectors import encode
 from services.local.pydocs import corpus
 from services.retrieval.domain.documents import Batch, Document
-from services.retrieval.domain.filters import Comparison
+from services.retrieval.domain.filters import Comparison, Operator
+from services.retrieval.domain.queries import DenseQuery, MultiVectorQuery, Query
 from services.retrieval.domain.schema import (
-    Coarse,
+    CoarseType,
     DenseField,
-    Encoding,
+    FdeParameters,
     Kind,
     MetadataField,
     Metric,
@@ -32,16 +33,12 @@ from services.retrieval.domain.schema import (
     Schema,
     TokenType,
 )
-from services.retrieval.embedded.engine import Engine
-from services.retrieval.embedded.index.columns import Operator
-from services.retrieval.embedded.index.multi_vectors import Tokens
-from services.retrieval.embedded.search.dense import DenseQuery
-from services.retrieval.embedded.search.late_interaction import MultiVectorQuery
-from services.retrieval.embedded.search.search import Query
-from services.retrieval.embedded.storage.segment_files import MANIFEST, Damaged, crc32, load
-from services.retrieval.embedded.storage.store import DATABASE
-from services.retrieval.milvus.fields import refusals
-from services.retrieval.milvus.version import parsed
+from services.retrieval.domain.vectors import TokenVectors
+from services.retrieval.embedded.engine import EmbeddedEngine
+from services.retrieval.embedded.storage.segment_files import MANIFEST, DamagedSegment, load
+from services.retrieval.files import DATABASE, crc32
+from services.retrieval.milvus.fields import unsupported
+from services.retrieval.milvus.version import parse_version
 from services.rpc.tensor import to_tensor
 from tests.support.retrieval import Stub, error_of, in_server, query
 
@@ -52,8 +49,8 @@ QUERIES = 40
 TEXTS = 800
 TOKEN_TEXTS = 300
 SHARES = (1.0, 0.1, 0.01, 0.001)
-FORMS = [*((coarse, 0) for coarse in Coarse), *((coarse, 256) for coarse in Coarse)]
-ENCODING = Encoding(repetitions=16, partition_bits=4, projected_dimensions=24, final_dimensions=0, seed=3)
+FORMS = [*((coarse, 0) for coarse in CoarseType), *((coarse, 256) for coarse in CoarseType)]
+ENCODING = FdeParameters(repetitions=16, partition_bits=4, projected_dimensions=24, final_dimensions=0, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +83,18 @@ def tokens(encoders: Callable[[str], InProcess], texts: list[str]) -> tuple[list
 
 
 @contextmanager
-def engine_on(folder: Path, segment_documents: int = 10**6) -> Iterator[Engine]:
-    engine = Engine(folder, now_us=lambda: 0, max_collections=9, segment_documents=segment_documents)
+def engine_on(folder: Path, segment_documents: int = 10**6) -> Iterator[EmbeddedEngine]:
+    engine = EmbeddedEngine(folder, now_us=lambda: 0, max_collections=9, segment_documents=segment_documents)
     try:
         yield engine
     finally:
         engine.close()
 
 
-def found(engine: Engine, asked: Query, share: float = 1.0) -> list[str]:
+def found(engine: EmbeddedEngine, asked: Query, share: float = 1.0) -> list[str]:
     condition = Comparison("share", Operator.LESS, share) if share < 1 else None
-    with engine.moment("c") as moment:
-        (candidates,) = moment.retrieve([asked], condition, lambda: False, with_documents=False).candidates
+    with engine.reader("c") as reader:
+        (candidates,) = reader.retrieve([asked], condition, lambda: False, with_documents=False).candidates
     return list(candidates.ids)
 
 
@@ -121,14 +118,14 @@ def folder_of_forms(tmp_path_factory: pytest.TempPathFactory, embeddings: tuple[
             for first in range(start, end, 800):
                 chunk = slice(first, first + 800)
                 batch = Batch(documents[chunk], [vectors[chunk]] * len(fields))
-                engine.upsert(engine.catalogue.find("c"), batch)
+                engine.upsert(engine.catalog.find("c"), batch)
         with engine_on(folder, 1200) as engine:
             engine.build_segments(lambda: False)
-            engine.delete(engine.catalogue.find("c"), [document.document_id for document in documents[:100]])
+            engine.delete(engine.catalog.find("c"), [document.document_id for document in documents[:100]])
     return folder
 
 
-def field_of(coarse: Coarse, dimensions: int = 0) -> DenseField:
+def field_of(coarse: CoarseType, dimensions: int = 0) -> DenseField:
     name = f"{coarse}_{dimensions}"
     return DenseField(
         name=name, dimensions=DIMENSIONS, metric=Metric.COSINE, coarse=coarse, coarse_dimensions=dimensions
@@ -136,10 +133,10 @@ def field_of(coarse: Coarse, dimensions: int = 0) -> DenseField:
 
 
 @pytest.fixture(scope="module")
-def engine(folder_of_forms: Path) -> Iterator[Engine]:
+def engine(folder_of_forms: Path) -> Iterator[EmbeddedEngine]:
     """After a restart: nothing is built, all is loaded."""
     with engine_on(folder_of_forms) as engine:
-        (part,) = engine.catalogue.find("c").view.parts
+        (part,) = engine.catalog.find("c").view.parts
         assert part.block.is_segment
         assert part.count == DOCUMENTS - 100
         yield engine
@@ -148,7 +145,7 @@ def engine(folder_of_forms: Path) -> Iterator[Engine]:
 @pytest.mark.parametrize(("coarse", "dimensions"), FORMS)
 @pytest.mark.parametrize("share", SHARES)
 def test_recall_after_exact_scoring_is_kept_in_every_form_and_under_every_filter(
-    engine: Engine, embeddings: tuple[F32, F32], coarse: Coarse, dimensions: int, share: float
+    engine: EmbeddedEngine, embeddings: tuple[F32, F32], coarse: CoarseType, dimensions: int, share: float
 ) -> None:
     field, hits, wanted = field_of(coarse, dimensions), 0, 0
     for vector in embeddings[1]:
@@ -159,8 +156,8 @@ def test_recall_after_exact_scoring_is_kept_in_every_form_and_under_every_filter
     assert hits >= 0.98 * wanted
 
 
-def test_more_oversampling_finds_more_and_none_finds_less(engine: Engine, embeddings: tuple[F32, F32]) -> None:
-    field = field_of(Coarse.B1)
+def test_more_oversampling_finds_more_and_none_finds_less(engine: EmbeddedEngine, embeddings: tuple[F32, F32]) -> None:
+    field = field_of(CoarseType.B1)
     truths = [set(found(engine, DenseQuery(field, vector, 10, is_exact=True))) for vector in embeddings[1]]
     hits = [
         sum(
@@ -173,15 +170,15 @@ def test_more_oversampling_finds_more_and_none_finds_less(engine: Engine, embedd
     assert hits[2] >= 0.99 * 10 * QUERIES
 
 
-def test_queries_of_one_call_find_what_they_find_alone(engine: Engine, embeddings: tuple[F32, F32]) -> None:
+def test_queries_of_one_call_find_what_they_find_alone(engine: EmbeddedEngine, embeddings: tuple[F32, F32]) -> None:
     asked = [DenseQuery(field_of(*form), vector, 10) for vector in embeddings[1][:6] for form in FORMS]
-    with engine.moment("c") as moment:
-        together = moment.retrieve(asked, None, lambda: False, with_documents=False).candidates
+    with engine.reader("c") as reader:
+        together = reader.retrieve(asked, None, lambda: False, with_documents=False).candidates
     assert [list(one.ids) for one in together] == [found(engine, one) for one in asked]
 
 
-def test_full_vectors_of_a_segment_are_mapped_and_not_in_memory(engine: Engine) -> None:
-    for vectors in engine.catalogue.find("c").view.parts[0].block.vectors.values():
+def test_full_vectors_of_a_segment_are_mapped_and_not_in_memory(engine: EmbeddedEngine) -> None:
+    for vectors in engine.catalog.find("c").view.parts[0].block.vectors.values():
         base = vectors.matrix.base
         assert isinstance(base, np.memmap)
         assert not vectors.matrix.flags.writeable
@@ -207,9 +204,9 @@ def folder_of_tokens(tmp_path_factory: pytest.TempPathFactory, tokens: tuple[lis
         # The last has no tokens.
         chosen = [*given[start:end], *([np.empty((0, DIMENSIONS), dtype=np.float32)] if end == 300 else [])]
         counts = np.array([len(one) for one in chosen], dtype=np.int64)
-        columns = [Tokens.stored(np.concatenate(chosen), counts, field.stored) for field in schema.multi_vector]
+        columns = [TokenVectors.quantize(np.concatenate(chosen), counts, field.stored) for field in schema.multi_vector]
         with engine_on(folder, segment_documents) as engine:
-            engine.upsert(engine.catalogue.find("c"), Batch(documents[start:][: len(chosen)], multi_vector=columns))
+            engine.upsert(engine.catalog.find("c"), Batch(documents[start:][: len(chosen)], multi_vector=columns))
             engine.build_segments(lambda: False)
     return folder
 
@@ -219,9 +216,9 @@ def test_token_vectors_in_8_bits_and_encodings_find_what_all_tokens_find(
 ) -> None:
     plain, small, both = multi_vector_schema().multi_vector
     with engine_on(folder_of_tokens) as engine:
-        segment, *others = engine.catalogue.find("c").view.parts
+        segment, *others = engine.catalog.find("c").view.parts
         assert (segment.count, sum(part.count for part in others)) == (280, 21)
-        assert segment.block.tokens["both"].coarse is not None
+        assert segment.block.multi_vectors["both"].ann is not None
         hits = {"small": 0, "both": 0, "exact": 0}
         for asked in tokens[1]:
             truth = set(found(engine, MultiVectorQuery(plain, asked, 10)))
@@ -241,10 +238,10 @@ def test_int8_tokens_come_back_from_the_store_as_they_were_written(
     shutil.copytree(folder_of_tokens, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "segments")
     given = np.concatenate(tokens[0])
-    expected = Tokens.stored(given, np.array([len(one) for one in tokens[0]], dtype=np.int64), TokenType.I8)
+    expected = TokenVectors.quantize(given, np.array([len(one) for one in tokens[0]], dtype=np.int64), TokenType.I8)
     with engine_on(tmp_path / "data") as engine:
-        (part,) = engine.catalogue.find("c").view.parts
-        stored = part.block.tokens["small"]
+        (part,) = engine.catalog.find("c").view.parts
+        stored = part.block.multi_vectors["small"].tokens
         np.testing.assert_array_equal(stored.vectors, expected.vectors)
         np.testing.assert_array_equal(stored.scales, expected.scales)
 
@@ -267,7 +264,7 @@ def harm(folder: Path, name: str, damage: str) -> None:
 
 
 FORM_DAMAGE = [
-    *((f"coarse-{coarse}_0.faiss", damage) for coarse in Coarse for damage in ("flip", "remove")),
+    *((f"coarse-{coarse}_0.faiss", damage) for coarse in CoarseType for damage in ("flip", "remove")),
     ("coarse-b1_0.faiss", "coarse-i8_0.faiss"),
     ("coarse-i8_0.faiss", "coarse-b1_0.faiss"),
     ("coarse-i8_0.faiss", "coarse-i8_256.faiss"),
@@ -286,7 +283,7 @@ def test_a_coarse_index_that_is_damaged_or_of_another_form_is_not_used(
     )
     assert len(load(folder, schema).block.rows) == DOCUMENTS
     harm(folder, name, damage)
-    with pytest.raises(Damaged, match=name):
+    with pytest.raises(DamagedSegment, match=name):
         load(folder, schema)
 
 
@@ -301,11 +298,11 @@ def test_damage_to_a_segment_of_tokens_is_found_and_healed(
     harm(saved, name, damage)
     both = multi_vector_schema().multi_vector[2]
     with engine_on(folder) as engine:
-        assert not any(part.block.is_segment for part in engine.catalogue.find("c").view.parts)
+        assert not any(part.block.is_segment for part in engine.catalog.find("c").view.parts)
     with engine_on(folder, 100) as engine:
         engine.build_segments(lambda: False)
-        (part,) = engine.catalogue.find("c").view.parts
-        assert part.block.tokens["both"].coarse is not None
+        (part,) = engine.catalog.find("c").view.parts
+        assert part.block.multi_vectors["both"].ann is not None
         assert len(found(engine, MultiVectorQuery(both, tokens[1][0], 10))) == 10
 
 
@@ -314,11 +311,11 @@ def test_a_folder_of_a_version_without_forms_loads_with_its_segment(
 ) -> None:
     field = DenseField(name="v", dimensions=DIMENSIONS, metric=Metric.COSINE)
     schema = Schema(dense=(field,), multi_vector=(MultiVectorField(name="t", dimensions=2),))
-    none = Tokens.stored(np.empty((0, 2), dtype=np.float32), np.zeros(300, dtype=np.int64), TokenType.F16)
+    none = TokenVectors.quantize(np.empty((0, 2), dtype=np.float32), np.zeros(300, dtype=np.int64), TokenType.F16)
     with engine_on(tmp_path, 200) as engine:
         engine.create("c", schema)
         batch = Batch(documents_of(300), [embeddings[0][:300]], multi_vector=[none])
-        engine.upsert(engine.catalogue.find("c"), batch)
+        engine.upsert(engine.catalog.find("c"), batch)
         engine.build_segments(lambda: False)
     older = {
         "dense": [{"name": "v", "dimensions": DIMENSIONS, "metric": "cosine", "model_digest": ""}],
@@ -328,7 +325,7 @@ def test_a_folder_of_a_version_without_forms_loads_with_its_segment(
         connection.execute("UPDATE collections SET schema = ?", (json.dumps(older),))
     connection.close()
     with engine_on(tmp_path) as engine:
-        (part,) = engine.catalogue.find("c").view.parts
+        (part,) = engine.catalog.find("c").view.parts
         assert part.block.is_segment
         assert engine.create("c", schema).schema == schema
 
@@ -375,8 +372,8 @@ def test_what_does_not_fit_together_is_refused_with_its_path(tmp_path: Path) -> 
 
 
 def test_milvus_refuses_forms_that_it_does_not_have() -> None:
-    fields = (field_of(Coarse.I8), field_of(Coarse.F32), field_of(Coarse.B1), field_of(Coarse.I8, 256))
-    refused = [one.field for one in refusals(Schema(dense=fields), parsed("v2.6.0"))]
+    fields = (field_of(CoarseType.I8), field_of(CoarseType.F32), field_of(CoarseType.B1), field_of(CoarseType.I8, 256))
+    refused = [one.field for one in unsupported(Schema(dense=fields), parse_version("v2.6.0"))]
     assert refused == ["schema.dense_fields[2].coarse", "schema.dense_fields[3].coarse_dimensions"]
 
 

@@ -11,14 +11,13 @@ from prometheus_client import REGISTRY
 from sluice.common.v1 import tensor_pb2 as tns
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
+from services.retrieval.cancellation import Stopped
 from services.retrieval.domain.documents import Batch, Document, Value
-from services.retrieval.domain.filters import Comparison
+from services.retrieval.domain.filters import Comparison, Operator
+from services.retrieval.domain.queries import DenseQuery
 from services.retrieval.domain.schema import DenseField, Kind, MetadataField, Metric, Schema
-from services.retrieval.embedded.engine import Engine
-from services.retrieval.embedded.index.ann import Stopped
-from services.retrieval.embedded.index.columns import Operator
-from services.retrieval.embedded.recall_monitor import LiveRecall
-from services.retrieval.embedded.search.dense import DenseQuery
+from services.retrieval.embedded.engine import EmbeddedEngine
+from services.retrieval.embedded.recall_monitor import RecallMonitor
 from tests.support.retrieval import Stub, in_server, upsert
 from tests.support.retrieval import document as wire_document
 
@@ -40,11 +39,11 @@ def clustered(rng: np.random.Generator, count: int) -> F32:
     return (centres[rng.integers(0, 200, count)] + 0.4 * noise).astype(np.float32)
 
 
-def fill(engine: Engine, given: Schema, vectors: F32, first: int = 0) -> None:
+def fill(engine: EmbeddedEngine, given: Schema, vectors: F32, first: int = 0) -> None:
     for start in range(0, len(vectors), 1000):
         chunk = vectors[start : start + 1000]
         documents = [document(first + start + i) for i in range(len(chunk))]
-        engine.upsert(engine.catalogue.find("c"), Batch(documents, [chunk]))
+        engine.upsert(engine.catalog.find("c"), Batch(documents, [chunk]))
 
 
 def document(number: int) -> Document:
@@ -54,15 +53,15 @@ def document(number: int) -> Document:
     return Document(f"{number:06}", metadata=metadata)
 
 
-def open_engine(folder: Path, segment_documents: int) -> Engine:
-    return Engine(folder, now_us=lambda: 0, max_collections=9, segment_documents=segment_documents)
+def open_engine(folder: Path, segment_documents: int) -> EmbeddedEngine:
+    return EmbeddedEngine(folder, now_us=lambda: 0, max_collections=9, segment_documents=segment_documents)
 
 
-def ids(engine: Engine, given: Schema, vector: F32, share: float, *, is_exact: bool) -> list[str]:
+def ids(engine: EmbeddedEngine, given: Schema, vector: F32, share: float, *, is_exact: bool) -> list[str]:
     condition = Comparison("share", Operator.LESS, share) if share < 1 else None
     query = DenseQuery(given.dense[0], vector, 10, is_exact=is_exact)
-    with engine.moment("c") as moment:
-        found = moment.retrieve([query], condition, lambda: False, with_documents=False)
+    with engine.reader("c") as reader:
+        found = reader.retrieve([query], condition, lambda: False, with_documents=False)
     return list(found.candidates[0].ids)
 
 
@@ -75,9 +74,9 @@ def test_recall_is_kept_from_all_documents_down_to_one_in_a_thousand(tmp_path: P
     try:
         engine.create("c", given)
         fill(engine, given, clustered(rng, DOCUMENTS))
-        engine.delete(engine.catalogue.find("c"), [f"{number:06}" for number in range(1000)])
+        engine.delete(engine.catalog.find("c"), [f"{number:06}" for number in range(1000)])
         engine.build_segments(lambda: False)
-        assert engine.catalogue.find("c").view.parts[0].block.is_segment
+        assert engine.catalog.find("c").view.parts[0].block.is_segment
         queries = clustered(rng, 60)
         for share in (1.0, 0.9, 0.1, 0.01, 0.001):
             pairs = [
@@ -103,7 +102,7 @@ def test_a_segment_that_the_disk_does_not_take_leaves_searches_exact_and_writes_
         fill(engine, given, clustered(rng, 10), first=300)
         vector = clustered(rng, 1)[0]
         assert ids(engine, given, vector, 1.0, is_exact=False) == ids(engine, given, vector, 1.0, is_exact=True)
-        assert engine.catalogue.find("c").view.document_count == 310
+        assert engine.catalog.find("c").view.document_count == 310
     finally:
         engine.close()
 
@@ -115,19 +114,19 @@ def counted(outcome: str) -> float:
 def test_a_sampled_search_is_repeated_exactly_and_what_it_missed_is_counted(tmp_path: Path) -> None:
     rng = np.random.default_rng(14)
     given = schema(Metric.COSINE)
-    engine, recall, never = open_engine(tmp_path, 200), LiveRecall(every=2), LiveRecall(every=0)
+    engine, recall, never = open_engine(tmp_path, 200), RecallMonitor(every=2), RecallMonitor(every=0)
     try:
         engine.create("c", given)
         fill(engine, given, clustered(rng, 300))
         query = DenseQuery(given.dense[0], clustered(rng, 1)[0], 10)
-        with engine.moment("c") as moment:
-            view = moment.collection.view
-            (found,) = moment.retrieve([query], None, lambda: False, with_documents=False).candidates
+        with engine.reader("c") as reader:
+            view = reader.collection.view
+            (found,) = reader.retrieve([query], None, lambda: False, with_documents=False).candidates
         half = replace(found, ids=found.ids[:7])
         before = counted("found"), counted("missed")
-        assert never.note(view, [query], None, [half]) is None
-        assert recall.note(view, [query], None, [half]) is None
-        repeated = recall.note(view, [query], None, [half])
+        assert never.record(view, [query], None, [half]) is None
+        assert recall.record(view, [query], None, [half]) is None
+        repeated = recall.record(view, [query], None, [half])
         assert repeated is not None
         repeated.result()
         assert (counted("found") - before[0], counted("missed") - before[1]) == (7, 3)
@@ -151,13 +150,13 @@ def test_a_start_loads_the_segment_and_replays_what_is_newer(tmp_path: Path) -> 
 
     engine = open_engine(tmp_path, 400)
     fill(engine, given, vectors[500:], first=450)  # replaces 50 documents of the segment
-    engine.delete(engine.catalogue.find("c"), ["000003"])
+    engine.delete(engine.catalog.find("c"), ["000003"])
     answers = [ids(engine, given, q, 0.5, is_exact=True) for q in vectors[:20]]
     engine.close()
 
     engine = open_engine(tmp_path, 400)
     try:
-        segment, *others = engine.catalogue.find("c").view.parts
+        segment, *others = engine.catalog.find("c").view.parts
         assert segment.block.is_segment
         assert (segment.count, sum(part.count for part in others)) == (449, 200)
         assert saved.stat().st_mtime_ns == made
@@ -175,13 +174,13 @@ def test_a_segment_grows_and_is_made_anew_when_most_of_it_is_dead(tmp_path: Path
         for first in (0, 200, 400):
             fill(engine, given, clustered(rng, 200), first=first)
             engine.build_segments(lambda: False)
-            (part,) = engine.catalogue.find("c").view.parts
+            (part,) = engine.catalog.find("c").view.parts
             assert (part.block.is_segment, len(part.alive)) == (True, first + 200)
-        engine.delete(engine.catalogue.find("c"), Comparison("share", Operator.LESS, 0.6))
+        engine.delete(engine.catalog.find("c"), Comparison("share", Operator.LESS, 0.6))
         engine.build_segments(lambda: False)
-        (part,) = engine.catalogue.find("c").view.parts
+        (part,) = engine.catalog.find("c").view.parts
         assert part.alive.all()
-        assert part.count == engine.catalogue.find("c").view.document_count < 300
+        assert part.count == engine.catalog.find("c").view.document_count < 300
         assert len(list(tmp_path.glob("segments/*/*"))) == 1
         engine.drop("c")
         assert not list(tmp_path.glob("segments/*"))
@@ -198,17 +197,17 @@ def test_waiting_for_what_is_being_built_ends_when_it_must(tmp_path: Path) -> No
     def is_stopped() -> bool:
         """Asked while something is built."""
         with pytest.raises(Stopped):
-            engine.optimize(engine.catalogue.find("c"), lambda: True)
+            engine.optimize(engine.catalog.find("c"), lambda: True)
         asked.append(True)
         return False
 
     try:
         engine.create("c", given)
         fill(engine, given, clustered(rng, 150))
-        engine.delete(engine.catalogue.find("c"), ["000003"])
-        engine.optimize(engine.catalogue.find("c"), is_stopped)
+        engine.delete(engine.catalog.find("c"), ["000003"])
+        engine.optimize(engine.catalog.find("c"), is_stopped)
         assert asked
-        (part,) = engine.catalogue.find("c").view.parts
+        (part,) = engine.catalog.find("c").view.parts
         assert (part.block.is_segment, part.count, len(part.alive)) == (True, 149, 149)
     finally:
         engine.close()
@@ -255,10 +254,10 @@ def test_damage_to_a_segment_is_found_and_healed_from_the_store(
             path.unlink()
     engine = open_engine(folder, 100)
     try:
-        assert any("segment not used" in message for message in caplog.messages)
+        assert any("segment skipped" in message for message in caplog.messages)
         assert ids(engine, given, vector, 1.0, is_exact=False) == whole
         engine.build_segments(lambda: False)
-        assert engine.catalogue.find("c").view.parts[0].block.is_segment
+        assert engine.catalog.find("c").view.parts[0].block.is_segment
     finally:
         engine.close()
 

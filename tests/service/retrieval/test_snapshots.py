@@ -16,9 +16,9 @@ from sluice.common.v1 import filter_pb2 as flt
 from sluice.errors import InvalidRequest, NotFound, PreconditionFailed, Unavailable
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.embedded.storage.store import DATABASE, FORMAT_VERSION
+from services.retrieval.files import DATABASE, FORMAT_VERSION
 from services.retrieval.snapshots.manifest import CHECKSUM, DATA, MANIFEST, BadSnapshot
-from services.retrieval.snapshots.restore import RestoreRefused, restore
+from services.retrieval.snapshots.restore import RestoreError, restore
 from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
 from tests.support.waiting import until
 
@@ -235,7 +235,7 @@ def test_a_snapshot_of_a_newer_format_is_not_restored(snapshot: Path, tmp_path: 
     copy = tmp_path / "copy"
     shutil.copytree(snapshot, copy)
     changed(copy, {field: 1 + FORMAT_VERSION})
-    with pytest.raises(BadSnapshot, match=rf"format {1 + FORMAT_VERSION}, this program reads up to"):
+    with pytest.raises(BadSnapshot, match=rf"format {1 + FORMAT_VERSION}, this release reads formats up to"):
         restore(copy, tmp_path / "data")
 
 
@@ -270,8 +270,8 @@ def test_the_restore_command_says_what_it_did_or_why_not(snapshot: Path, tmp_pat
     assert (data / DATABASE).exists()
     again = run_restore(str(snapshot), "--data", str(data))
     assert again.returncode == 1
-    assert "expected an empty folder" in again.stderr
-    with pytest.raises(RestoreRefused):
+    assert "expected an empty or missing folder" in again.stderr
+    with pytest.raises(RestoreError):
         restore(snapshot, data / DATABASE)
     assert run_restore(str(tmp_path), "--data", str(tmp_path / "new")).returncode == 1
     assert run_restore().returncode == 2
@@ -363,9 +363,9 @@ def test_statistics_tell_living_from_dead_indexed_from_not_memory_from_disk(tmp_
 
 
 async def test_a_caller_that_goes_away_does_not_end_the_work_and_the_next_joins_it(tmp_path: Path) -> None:
-    from services.retrieval.lanes import Jobs
+    from services.retrieval.lanes import SharedJobs
 
-    jobs, ran = Jobs(), []
+    jobs, ran = SharedJobs(), []
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -387,10 +387,10 @@ async def test_a_caller_that_goes_away_does_not_end_the_work_and_the_next_joins_
 
 
 async def test_too_much_long_work_is_refused_and_a_stop_ends_what_runs() -> None:
-    from services.retrieval.embedded.index.ann import Stopped
-    from services.retrieval.lanes import Jobs
+    from services.retrieval.cancellation import Stopped
+    from services.retrieval.lanes import SharedJobs
 
-    jobs = Jobs()
+    jobs = SharedJobs()
     started = []
 
     def work(is_stopped: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from sluice.errors import SluiceError
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.servicer import build
+from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from tests.support.servers import channel_to
 from tests.support.waiting import until

@@ -5,7 +5,7 @@ import random
 import pytest
 from prometheus_client import REGISTRY
 
-from services.retrieval.domain.analysis import WORD_BYTES_MAX, Memory, analyzer, cut, key_of
+from services.retrieval.domain.analysis import WORD_BYTES_MAX, KeyCache, analyzer, cut, key_of
 
 ENGLISH = analyzer("english", keeps_stop_words=False)
 PLAIN = analyzer("none", keeps_stop_words=True)
@@ -101,21 +101,21 @@ def test_a_long_word_is_found_by_itself() -> None:
 
 
 def test_what_is_remembered_stays_within_its_bytes() -> None:
-    memory, rng = Memory(100_000), random.Random(1)
+    cache, rng = KeyCache(100_000), random.Random(1)
     for number in range(20_000):
         language = rng.choice(["english", "german", "none"])
-        memory.add(language, f"{number:0{rng.choice([1, 60, 255])}}", number)
-        assert memory.size_bytes <= 50_000
-    held = sum(len(memory.of(language)) for language in ("english", "german", "none"))
+        cache.add(language, f"{number:0{rng.choice([1, 60, 255])}}", number)
+        assert cache.size_bytes <= 50_000
+    held = sum(len(cache.recent(language)) for language in ("english", "german", "none"))
     assert 0 < held < 1000
 
 
 def test_a_word_that_comes_again_is_remembered() -> None:
-    memory = Memory(10_000)
-    memory.add("english", "cats", 7)
+    cache = KeyCache(10_000)
+    cache.add("english", "cats", 7)
     number = 0
-    while memory.of("english").get("cats"):
+    while cache.recent("english").get("cats"):
         number += 1
-        memory.add("english", f"w{number}", number)
-    assert memory.old("english", "cats") == 7
-    assert memory.old("german", "cats") is None
+        cache.add("english", f"w{number}", number)
+    assert cache.previous("english", "cats") == 7
+    assert cache.previous("german", "cats") is None

@@ -9,9 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.retrieval.domain.documents import Timestamp, Value, from_json, kind_of, to_json
-from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.filters import (
+    AllOf,
+    AnyOf,
+    Comparison,
+    Contains,
+    Exists,
+    Filter,
+    Membership,
+    NoneOf,
+    Operator,
+)
 from services.retrieval.domain.schema import Kind
-from services.retrieval.embedded.index.columns import COMPARE, Column, Operator, column
+from services.retrieval.embedded.index.columns import COMPARE, Column, column_of
+from services.retrieval.embedded.index.filter_masks import evaluate
 
 VALUES: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.STRING: st.sampled_from(["", "a", "b", "é", "z", "𝄞", "\uffff"]),
@@ -71,7 +82,7 @@ def naive_value(condition: Comparison | Membership | Contains, value: Value) -> 
 
 
 def columns_of(documents: Sequence[dict[str, Value]]) -> dict[str, Column]:
-    return {str(kind): column(kind, [document.get(kind) for document in documents]) for kind in Kind}
+    return {str(kind): column_of(kind, [document.get(kind) for document in documents]) for kind in Kind}
 
 
 @settings(max_examples=300)
@@ -80,7 +91,7 @@ def test_a_filter_is_true_where_it_is_true_of_the_document(
     documents: list[dict[str, Value]], condition: Filter
 ) -> None:
     expected = [naive(condition, document) for document in documents]
-    assert condition.matches(columns_of(documents), lambda: None).tolist() == expected
+    assert evaluate(condition, columns_of(documents), lambda: None).tolist() == expected
 
 
 @settings(max_examples=300)
@@ -91,13 +102,13 @@ def test_cutting_and_joining_columns_changes_nothing(
     kept = [sorted(random.sample(range(len(block)), random.randint(0, len(block)))) for block in blocks]
     cut = [columns_of(block) for block in blocks]
     joined: dict[str, Column] = {
-        name: type(first).joined(
+        name: type(first).concatenate(
             [part[name].take(np.array(places, dtype=np.int64)) for part, places in zip(cut, kept, strict=True)]
         )
         for name, first in cut[0].items()
     }
     documents = [block[place] for block, places in zip(blocks, kept, strict=True) for place in places]
-    assert condition.matches(joined, lambda: None).tolist() == [naive(condition, document) for document in documents]
+    assert evaluate(condition, joined, lambda: None).tolist() == [naive(condition, document) for document in documents]
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(SCALARS, LISTS, VALUES[Kind.TIMESTAMP]), max_size=5))
@@ -121,7 +132,7 @@ CASES = [
 @pytest.mark.parametrize(("condition", "expected"), CASES)
 def test_absent_fields_and_types_are_told_apart(condition: Filter, expected: list[bool]) -> None:
     documents: list[dict[str, Value]] = [{"string": "a", "list": (1.0,)}, {"string": "b", "list": (True,)}, {}]
-    assert condition.matches(columns_of(documents), lambda: None).tolist() == expected
+    assert evaluate(condition, columns_of(documents), lambda: None).tolist() == expected
 
 
 class Stop(Exception):
@@ -140,7 +151,7 @@ def test_each_condition_asks_whether_to_stop() -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        many.matches(columns, check)
+        evaluate(many, columns, check)
     left = 21
-    assert many.matches(columns, check).tolist() == [False, False]
+    assert evaluate(many, columns, check).tolist() == [False, False]
     assert left == 1

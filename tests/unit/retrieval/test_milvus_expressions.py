@@ -9,12 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.retrieval.domain.documents import Scalar, Timestamp
-from services.retrieval.domain.filters import AllOf, AnyOf, Comparison, Contains, Exists, Filter, Membership, NoneOf
+from services.retrieval.domain.filters import (
+    AllOf,
+    AnyOf,
+    Comparison,
+    Contains,
+    Exists,
+    Filter,
+    Membership,
+    NoneOf,
+    Operator,
+)
 from services.retrieval.domain.schema import Kind, MetadataField, Schema
-from services.retrieval.embedded.index.columns import Operator
 from services.retrieval.milvus.expressions import Expressions, both, ids_in, literal
 from services.retrieval.milvus.rows import words
-from services.retrieval.milvus.version import Version, parsed
+from services.retrieval.milvus.version import MilvusVersion, parse_version
 
 SCHEMA = Schema(
     metadata=tuple(
@@ -106,12 +115,12 @@ def test_both_and_words() -> None:
 @pytest.mark.parametrize(
     ("text", "version", "sparse"),
     [
-        ("v2.3.5-lite", Version((2, 3), is_lite=False), False),
-        ("2.5.27", Version((2, 5), is_lite=False), True),
-        ("milvus_lite-3.2.2", Version((3, 2), is_lite=True), True),
-        ("something else", Version((99, 0), is_lite=False), True),
+        ("v2.3.5-lite", MilvusVersion((2, 3), is_lite=False), False),
+        ("2.5.27", MilvusVersion((2, 5), is_lite=False), True),
+        ("milvus_lite-3.2.2", MilvusVersion((3, 2), is_lite=True), True),
+        ("something else", MilvusVersion((99, 0), is_lite=False), True),
     ],
 )
-def test_versions(text: str, version: Version, sparse: bool) -> None:
-    assert parsed(text) == version
+def test_versions(text: str, version: MilvusVersion, sparse: bool) -> None:
+    assert parse_version(text) == version
     assert version.has_sparse == sparse

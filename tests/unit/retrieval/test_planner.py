@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.retrieval.domain.schema import Coarse
-from services.retrieval.embedded.index.planner import Plan, fetched, plan
+from services.retrieval.domain.schema import CoarseType
+from services.retrieval.embedded.index.planner import Plan, candidates_to_fetch, plan
 
 CASES = [
     # total, matching, depth, has_graph, expected
@@ -22,5 +22,5 @@ CASES = [
 
 @pytest.mark.parametrize(("total", "matching", "depth", "has_graph", "expected"), CASES)
 def test_plan(total: int, matching: int, depth: int, has_graph: bool, expected: Plan) -> None:
-    fetch = fetched(depth, None, Coarse.I8)
+    fetch = candidates_to_fetch(depth, None, CoarseType.I8)
     assert plan(total=total, matching=matching, fetch=fetch, has_graph=has_graph) == expected

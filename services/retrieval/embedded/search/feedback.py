@@ -1,4 +1,4 @@
-"""Relevance feedback: a query's vector moved by those of stored documents, beside the vectors. Pure.
+"""Relevance feedback: moves the vector of a query by the vectors of stored documents. Pure.
 
 Source: Rocchio, Relevance Feedback in Information Retrieval, 1971.
 """
@@ -10,16 +10,17 @@ import numpy as np
 
 from services.core.arrays import F32
 from services.core.similarity import unit
+from services.retrieval.domain.queries import DenseQuery
 from services.retrieval.domain.schema import Metric
 from services.retrieval.embedded.index.view import View
-from services.retrieval.embedded.search.dense import DenseQuery
 
 
-def moved(query: DenseQuery, view: View, rows: Mapping[str, int]) -> DenseQuery:
-    """The query with its vector + the sum of weight x vector of each of its documents that is there.
+def rocchio(query: DenseQuery, view: View, rows: Mapping[str, int]) -> DenseQuery:
+    """Return the query with its vector plus the sum of weight x vector over its feedback documents.
 
-    rows  of documents by id
-    Of a cosine field, stored vectors have unit length, and the query's is made so first.
+    For a cosine field the query vector is scaled to unit length first, as stored vectors are.
+
+    rows  of documents by id; feedback of other documents is ignored
     """
     vector = unit(query.vector[None])[0] if query.field.metric is Metric.COSINE else query.vector
     weights = {rows[id_]: weight for id_, weight in query.feedback if id_ in rows}
@@ -27,7 +28,7 @@ def moved(query: DenseQuery, view: View, rows: Mapping[str, int]) -> DenseQuery:
     for row, stored in _vectors(view, query.field.name, weights):
         total += weights[row] * stored.astype(np.float64)
     result: F32 = total.astype(np.float32)
-    # A sum of nothing has no direction; as it was, it had one.
+    # A zero vector has no direction, so the original vector is used.
     return replace(query, vector=result if result.any() else vector, feedback=())
 
 

@@ -1,4 +1,4 @@
-"""Writing the store: the statements of one transaction."""
+"""Writes to the store within one transaction."""
 
 import json
 import sqlite3
@@ -10,31 +10,31 @@ import numpy as np
 from services.core.arrays import I64
 from services.retrieval.domain.documents import Batch, to_json
 from services.retrieval.domain.schema import Schema
-from services.retrieval.embedded.storage.codec import packed
+from services.retrieval.embedded.storage.codec import encode
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a write did: the collection's new version, and the rows it added (in the order given) and removed."""
+class RowChanges:
+    """The new version of the collection, and the rows that were added, in the order given, and removed."""
 
     version: int
     added: I64
     removed: I64
 
 
-class Writer:
+class RowWriter:
     """Writes within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def probe(self) -> None:
-        """Write the format version that is there: the least write that goes to the disk."""
+        """Rewrite the format version, which is the smallest write that reaches the disk."""
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         self._connection.execute(f"PRAGMA user_version = {version}")
 
     def create(self, name: str, schema: Schema, created_us: int) -> int:
-        """The key of a new collection."""
+        """Insert a collection and return its key."""
         values = (name, schema.model_dump_json(), created_us)
         statement = "INSERT INTO collections (name, schema, created_us, version) VALUES (?, ?, ?, 0)"
         key = self._connection.execute(statement, values).lastrowid
@@ -42,7 +42,7 @@ class Writer:
         return key
 
     def drop(self, key: int) -> int:
-        """Delete a collection and all in it; how many documents there were."""
+        """Delete a collection with its aliases and documents, and return the document count."""
         mine = "SELECT row FROM documents WHERE collection = ?"
         self._connection.execute(f"DELETE FROM vectors WHERE row IN ({mine})", (key,))  # noqa: S608
         count = self._connection.execute("DELETE FROM documents WHERE collection = ?", (key,)).rowcount
@@ -51,15 +51,15 @@ class Writer:
         return count
 
     def set_alias(self, alias: str, key: int) -> None:
-        """Let the alias mean a collection."""
+        """Point an alias at a collection."""
         self._connection.execute("INSERT OR REPLACE INTO aliases (alias, collection) VALUES (?, ?)", (alias, key))
 
     def delete_alias(self, alias: str) -> None:
-        """Take the alias away, if it is there."""
+        """Delete an alias if it exists."""
         self._connection.execute("DELETE FROM aliases WHERE alias = ?", (alias,))
 
-    def upsert(self, key: int, batch: Batch) -> Written:
-        """Insert documents, replacing those with the same ids."""
+    def upsert(self, key: int, batch: Batch) -> RowChanges:
+        """Insert documents, and replace documents with the same ids."""
         removed = self.rows(key, [document.document_id for document in batch.documents])
         self._delete(removed)
         added = [
@@ -70,18 +70,18 @@ class Writer:
             ).lastrowid
             for one in batch.documents
         ]
-        vectors = zip(added, *packed(batch), strict=True)
+        vectors = zip(added, *encode(batch), strict=True)
         statement = "INSERT INTO vectors (row, dense, sparse, multi_vector) VALUES (?, ?, ?, ?)"
         self._connection.executemany(statement, vectors)
-        return Written(self._next_version(key), np.array(added, dtype=np.int64), removed)
+        return RowChanges(self._next_version(key), np.array(added, dtype=np.int64), removed)
 
-    def delete(self, key: int, rows: I64) -> Written:
-        """Delete the documents of these rows, which must be the collection's."""
+    def delete(self, key: int, rows: I64) -> RowChanges:
+        """Delete the documents of these rows, which must belong to the collection."""
         self._delete(rows)
-        return Written(self._next_version(key), np.empty(0, dtype=np.int64), rows)
+        return RowChanges(self._next_version(key), np.empty(0, dtype=np.int64), rows)
 
     def rows(self, key: int, ids: Iterable[str]) -> I64:
-        """The rows, rising, of the documents with these ids; unknown ids have none."""
+        """Return the rows of the documents with these ids, in ascending order. Unknown ids are skipped."""
         found = self._connection.execute(
             "SELECT row FROM documents WHERE collection = ? AND document_id IN (SELECT value FROM json_each(?))"
             " ORDER BY row",

@@ -1,34 +1,31 @@
-"""The truth about collections, documents and vectors: one SQLite database in one folder.
+"""The durable state of collections, documents and vectors: one SQLite database in a data folder.
 
-Rule: a write is one transaction, on disk when `writing` ends; what is in memory is derived from here.
+Rule: a write is one transaction, which is on disk when `writing` ends. All state in memory is derived from the store.
 
-Facts: WAL lets readers go on during a write, each on the state its first SELECT saw; synchronous=FULL syncs the log
-at every commit. AUTOINCREMENT never gives a row number twice, so what is derived from a row never becomes wrong.
-Checkpoint errors do not fail a commit. Python ignores SIGXFSZ, so a file-size limit is an error, not a death.
+Facts: with WAL, readers continue during a write, each on the state that its first SELECT saw. synchronous=FULL syncs
+the log at every commit. AUTOINCREMENT never reuses a row number, so data derived from a row never becomes wrong.
+Checkpoint errors do not fail a commit. Python ignores SIGXFSZ, so exceeding a file-size limit raises an error.
 """
 
 import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import PreconditionFailed
 
-from services.retrieval.embedded.index.ann import Stopped
-from services.retrieval.embedded.storage.row_reader import Reader
-from services.retrieval.embedded.storage.row_writer import Writer
+from services.retrieval.cancellation import IsStopped, Stopped
+from services.retrieval.domain.errors import storage_unwritable
+from services.retrieval.embedded.storage.row_reader import RowReader
+from services.retrieval.embedded.storage.row_writer import RowWriter
+from services.retrieval.files import DATABASE, FORMAT_VERSION, LOCK
 from services.rpc.server.lifecycle import StartFailed
 
-DATABASE: Final = "retrieval.sqlite3"
-SEGMENTS: Final = "segments"
-LOCK: Final = "LOCK"
-
-# One entry a format version; entry v brings version v to v + 1. An entry that was released never changes.
+# Entry v migrates format version v to v + 1. A released entry never changes.
 MIGRATIONS: Final[Sequence[str]] = (
     """
     CREATE TABLE collections (
@@ -53,7 +50,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     -- float32, little-endian: the dense fields one after the other, in the order of the schema.
     CREATE TABLE vectors (row INTEGER PRIMARY KEY, dense BLOB NOT NULL);
     """,
-    # As `packing` says.
+    # The format is described in `codec`.
     """
     ALTER TABLE vectors ADD COLUMN sparse BLOB NOT NULL DEFAULT x'';
     ALTER TABLE vectors ADD COLUMN multi_vector BLOB NOT NULL DEFAULT x'';
@@ -62,12 +59,15 @@ MIGRATIONS: Final[Sequence[str]] = (
     CREATE TABLE aliases (alias TEXT PRIMARY KEY, collection INTEGER NOT NULL) WITHOUT ROWID;
     """,
 )
-FORMAT_VERSION: Final = len(MIGRATIONS)
+assert len(MIGRATIONS) == FORMAT_VERSION
 
-# Steps of SQLite's machine between two looks at whether to stop copying: some ms.
+DamagedStore = sqlite3.DatabaseError
+"""Raised by reads of a damaged database."""
+
+# Instructions of SQLite's virtual machine between two checks for cancellation: a few ms.
 _STEPS: Final = 100_000
 
-# The disk, not the request or a defect of ours.
+# Errors of the disk. All others are defects.
 _UNWRITABLE: Final = frozenset(
     {
         sqlite3.SQLITE_FULL,
@@ -80,10 +80,10 @@ _UNWRITABLE: Final = frozenset(
 
 
 class Store:
-    """The database of one data folder, held by one process. One thread writes, any number read.
+    """The database of one data folder, locked by one process. One thread writes, any number of threads read.
 
-    Raises StartFailed when the folder cannot be used, another process holds it, or a newer version wrote it. A folder
-    that is not writable is opened for reading; every write then raises PreconditionFailed.
+    Raises StartFailed if the folder cannot be used, another process has locked it, or a newer version wrote it. A
+    folder that is not writable is opened for reading; every write then raises PreconditionFailed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,11 +93,11 @@ class Store:
         self._connections_lock = threading.Lock()
         self._lock_file = -1
         self.write_failure = ""
-        """Why the last write failed, when that was the disk's fault."""
+        """Why the disk rejected the last write; empty if it did not."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.is_writable = os.access(folder, os.W_OK)
-            self._lock_file = lock(folder / LOCK, is_writable=self.is_writable)
+            self._lock_file = lock_file(folder / LOCK, is_writable=self.is_writable)
             self._writer = self._connect()
             self._migrate()
         except (OSError, sqlite3.Error) as error:
@@ -108,7 +108,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Close every connection and let go of the folder. No thread may use the store any more."""
+        """Close all connections and release the folder. The store must not be used afterwards."""
         for connection in self._connections:
             connection.close()
         self._connections.clear()
@@ -117,41 +117,41 @@ class Store:
             self._lock_file = -1
 
     @contextmanager
-    def writing(self) -> Iterator[Writer]:
-        """One transaction, on disk when the block ends; nothing of it when the block raises.
+    def writing(self) -> Iterator[RowWriter]:
+        """Run the block as one transaction, which is on disk when the block ends and rolled back if it raises.
 
-        Raises PreconditionFailed when the disk is full or read-only.
+        Raises PreconditionFailed if the disk is full or read-only.
         """
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            yield Writer(self._writer)
+            yield RowWriter(self._writer)
             self._writer.execute("COMMIT")
             self.write_failure = ""
         except sqlite3.Error as error:
-            found = _unwritable(error)
-            self.write_failure = str(found) if isinstance(found, PreconditionFailed) else self.write_failure
-            raise found from error
+            raised = _translate(error)
+            self.write_failure = str(raised) if isinstance(raised, PreconditionFailed) else self.write_failure
+            raise raised from error
         finally:
-            # SQLite ends the transaction itself on some errors.
+            # After some errors SQLite has already ended the transaction.
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
 
     @contextmanager
-    def reading(self) -> Iterator[Reader]:
-        """One unchanging state of the store, from the first statement to the block's end."""
+    def reading(self) -> Iterator[RowReader]:
+        """Read one unchanging state of the store, from the first statement to the end of the block."""
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
         connection.execute("BEGIN")
         try:
-            yield Reader(connection)
+            yield RowReader(connection)
         finally:
             connection.execute("ROLLBACK")
 
-    def copy_to(self, path: Path, is_stopped: Callable[[], bool]) -> None:
-        """Write the state of this moment into a new database, while reads and writes go on.
+    def copy_to(self, path: Path, is_stopped: IsStopped) -> None:
+        """Copy the current state into a new database while reads and writes continue.
 
-        Raises PreconditionFailed when the disk does not take it, and Stopped.
+        Raises PreconditionFailed if the disk is full or read-only, and Stopped.
         """
         connection = sqlite3.connect(self._uri(), uri=True, isolation_level=None)
         try:
@@ -160,13 +160,13 @@ class Store:
         except sqlite3.Error as error:
             if is_stopped():
                 raise Stopped from error
-            raise _unwritable(error) from error
+            raise _translate(error) from error
         finally:
             connection.close()
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the database with its log: the most that a copy takes."""
+        """Bytes of the database and its log, an upper limit for the size of a copy."""
         log = self._path.with_name(f"{DATABASE}-wal")
         return sum(path.stat().st_size for path in (self._path, log) if path.exists())
 
@@ -185,23 +185,23 @@ class Store:
         path = self._path.resolve().as_uri()
         if self.is_writable:
             return path
-        # `immutable` reads no log: only right when the last writer left none.
+        # `immutable` ignores the log, so it is only correct if there is none.
         log = self._path.with_name(f"{DATABASE}-wal")
         return f"{path}?mode=ro" if log.exists() else f"{path}?immutable=1"
 
     def _migrate(self) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if version > FORMAT_VERSION:
-            message = f"{self._path} has format {version}, this program reads up to {FORMAT_VERSION}; use a newer one"
-            raise StartFailed(message)
+            expected = f"this release reads formats up to {FORMAT_VERSION}; use a newer release"
+            raise StartFailed(f"{self._path} has format {version}, {expected}")
         for number in range(version, FORMAT_VERSION):
             self._writer.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
 
 
-def lock(path: Path, *, is_writable: bool) -> int:
-    """The descriptor of a lock file that this process alone holds until it is closed, also by death; -1 for none.
+def lock_file(path: Path, *, is_writable: bool) -> int:
+    """Lock a file for this process and return its descriptor, or -1 if a read-only folder has no such file.
 
-    Raises StartFailed when another process holds it.
+    The lock ends when the descriptor is closed or the process dies. Raises StartFailed if another process has it.
     """
     if not is_writable and not path.exists():
         return -1
@@ -211,20 +211,12 @@ def lock(path: Path, *, is_writable: bool) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise StartFailed(
-            f"another process uses the data folder {path.parent}; stop it, or choose another folder"
+            f"another process uses the data folder {path.parent}; stop it or choose another folder"
         ) from None
     return descriptor
 
 
-def _unwritable(error: sqlite3.Error) -> Exception:
-    """What to raise for an error of SQLite: the disk's fault is the caller's business, the rest are defects."""
+def _translate(error: sqlite3.Error) -> Exception:
+    """Return PreconditionFailed for errors of the disk, and other errors, which are defects, unchanged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code not in _UNWRITABLE:
-        return error
-    return unwritable(error)
-
-
-def unwritable(why: object) -> PreconditionFailed:
-    """The error for a disk that is full or read-only."""
-    reason = ErrorReason.ERROR_REASON_STORAGE_UNWRITABLE
-    return PreconditionFailed(f"nothing was written: {why}; free space or make the disk writable", reason=reason)
+    return storage_unwritable(error) if code in _UNWRITABLE else error
