@@ -158,6 +158,27 @@ def test_the_servers_have_one_shape() -> None:
         assert sum(map(bool, map(str.strip, lines))) <= LONGEST_MAIN, f"{service}: __main__.py is too long"
 
 
+# What each folder of the gateway may import of the gateway. `server.py` and `app.py` join them.
+GATEWAY_LAYERS = {
+    "http": {"http"},
+    "upstream": {"access", "http", "settings", "upstream"},
+    "routes": {"http", "routes", "upstream"},
+}
+
+
+def test_the_gateway_is_layered() -> None:
+    flat = {path.stem for path in (ROOT / "services/gateway").glob("*.py")}
+    assert flat >= {"__main__", "app", "server", "settings"}
+    broken = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for folder, allowed in GATEWAY_LAYERS.items()
+        for path in sources(f"services/gateway/{folder}")
+        for line, name in imports(path)
+        if is_in(name, {"services.gateway"}) and not is_in(name, {f"services.gateway.{one}" for one in allowed})
+    ]
+    assert not broken, "\n".join(broken)
+
+
 # What each folder of rpc may import of rpc; modules beside the folders import none of them.
 RPC_LAYERS = {
     "server": {"server", "auth", "observability"},

@@ -1,4 +1,4 @@
-"""Every error a server raises reaches a client as the same error, whatever the road."""
+"""Every error that a server raises reaches the client as the same error."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ LEAVES = [cls for cls in CLASSES if cls is not SluiceError]
 
 
 class Received(grpc.aio.AioRpcError):
-    """What a client gets for a status."""
+    """The error that a client gets for a status."""
 
     def __init__(self, code: grpc.StatusCode, message: str, trailing: Sequence[tuple[str, bytes]] = ()) -> None:
         super().__init__(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), message)
@@ -81,7 +81,7 @@ def test_a_status_of_grpc_itself_becomes_the_nearest_error(code: grpc.StatusCode
     assert received.message == "from the transport"
 
 
-def test_details_that_cannot_be_read_are_passed_over() -> None:
+def test_invalid_details_are_ignored() -> None:
     received = from_rpc_error(
         Received(grpc.StatusCode.NOT_FOUND, "gone", (("grpc-status-details-bin", b"\xff\xff not a status"),))
     )
@@ -89,7 +89,7 @@ def test_details_that_cannot_be_read_are_passed_over() -> None:
     assert received.message == "gone"
 
 
-def test_another_systems_reason_is_not_taken_for_ours() -> None:
+def test_a_reason_of_another_system_is_ignored() -> None:
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="example.com"))
     received = from_status(status_pb2.Status(code=5, message="gone", details=[detail]))

@@ -1,4 +1,4 @@
-"""Gateways for tests: in this process over stand-ins, and as a process over a running system."""
+"""Gateways for tests: in this process with fake services, and as a process in front of a running system."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ from tests.support.system import System
 
 @dataclass
 class Gateway:
-    """A gateway over stand-ins, and an HTTP client of it."""
+    """A gateway with fake services, and an HTTP client of it."""
 
     address: str
     http: httpx.AsyncClient
@@ -28,7 +28,7 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(embedder: HashingEmbedder | None = None, **settings: Any) -> AsyncIterator[Gateway]:
-    """A gateway with these settings; nothing serves where its orchestrator and retrieval are said to be."""
+    """Yield a gateway with these settings. By default its orchestrator and retrieval are unreachable."""
     embedder, reranker = embedder or HashingEmbedder(), OverlapReranker()
     async with embedding_server(embedder) as embedding, reranking_server(reranker) as reranking:
         given = {
@@ -48,7 +48,7 @@ async def gateway(embedder: HashingEmbedder | None = None, **settings: Any) -> A
 
 @contextmanager
 def gateway_of(system: System, *arguments: str) -> Iterator[ServerProcess]:
-    """A gateway process in front of a running system."""
+    """Yield a gateway process in front of a running system."""
     places = [f"--{name}={process.address}" for name, process in system.processes.items()]
     ready = {name: process.events() for name, process in system.processes.items()}
     pages = {name: event["metrics"] for name, log in ready.items() for event in log if event.get("metrics")}
@@ -58,7 +58,7 @@ def gateway_of(system: System, *arguments: str) -> Iterator[ServerProcess]:
 
 
 def raw(address: str, *parts: bytes) -> bytes:
-    """All that comes back for these bytes, until the other side closes."""
+    """Send bytes and return the response until the server closes the connection."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         for part in parts:
@@ -70,7 +70,7 @@ def raw(address: str, *parts: bytes) -> bytes:
 
 
 def events(text: str) -> list[tuple[str, Any]]:
-    """Server-sent events: name and JSON of each."""
+    """Return the name and JSON of each server-sent event."""
     found = []
     for block in text.strip().split("\n\n"):
         name, data = block.split("\n")

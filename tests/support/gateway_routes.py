@@ -1,4 +1,4 @@
-"""Every route of the gateway, and a request that each takes."""
+"""Every route of the gateway, with a valid request for each."""
 
 import re
 from typing import Any, Final
@@ -10,7 +10,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.upstream.stubs import Upstream
 
 OPEN: Final = ("/", "/health", "/health/live", "/console/{name:path}")
-# Those that reach the orchestrator and nothing else, or no service at all.
+# Routes that call only the orchestrator, or no service.
 NOT_INNER: Final = ("/search", "/pipelines", "/metrics", "/openapi.json", "DELETE /documents")
 BODIES: Final[dict[str, Any]] = {
     "/v1/embeddings": {"model": "hashing", "input": "some words"},
@@ -29,7 +29,7 @@ BODIES: Final[dict[str, Any]] = {
 
 
 async def routes() -> list[tuple[str, str]]:
-    """Method and path of every route, from the application's own table."""
+    """Return method and path of every route of the application."""
     upstream = Upstream(GatewaySettings())
     app = create_app(upstream.settings, upstream)
     await upstream.close()
@@ -39,7 +39,7 @@ async def routes() -> list[tuple[str, str]]:
 
 
 def flattened(found: Any) -> list[Route]:
-    """The routes of an application, those of its routers among them."""
+    """Return the routes of an application and of its routers."""
     table: list[Route] = []
     for one in found:
         table += [one] if isinstance(one, Route) else flattened(one.original_router.routes)
@@ -47,14 +47,14 @@ def flattened(found: Any) -> list[Route]:
 
 
 def request_of(method: str, path: str) -> dict[str, Any]:
-    """A request that a route takes, as arguments of httpx."""
+    """Return a valid request for a route, as arguments of httpx."""
     url = re.sub(r"\{[^}]+\}", "secret", path)
     body = BODIES.get(path) if method == "POST" else None
     return {"method": method, "url": url, "params": {"collection": "secret"}, "json": body}
 
 
 async def inner_routes() -> list[tuple[str, str]]:
-    """Those that reach a service behind the orchestrator."""
+    """Return the routes that call a service behind the orchestrator."""
     return [
         (method, path)
         for method, path in await routes()

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 
 /** An error of the gateway. */
-export class Refused extends Error {
+export class GatewayError extends Error {
   constructor(status, error) {
     super(error.message);
     this.status = status;
@@ -11,7 +11,7 @@ export class Refused extends Error {
   }
 }
 
-/** Returns the JSON of a path. Throws Refused. `signal` cancels the request. */
+/** Returns the JSON of a path. Throws GatewayError. `signal` cancels the request. */
 export async function get(path, { signal } = {}) {
   return await call(path, { signal });
 }
@@ -38,11 +38,11 @@ async function call(path, options) {
     response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused(0, { message: "the gateway does not respond", reason: "UNAVAILABLE" });
+    throw new GatewayError(0, { message: "the gateway does not respond", reason: "UNAVAILABLE" });
   }
   if (response.status === 401 && (await askToken())) return await call(path, options);
   const value = await response.json().catch(() => ({ error: { message: response.statusText } }));
-  if (!response.ok) throw new Refused(response.status, value.error);
+  if (!response.ok) throw new GatewayError(response.status, value.error);
   return value;
 }
 

@@ -1,7 +1,7 @@
 // The view that indexes a file of JSON lines. The file is sent in parts, so it can have any size, and the progress counts
 // only documents that are on disk.
 
-import { postLines, Refused } from "./api.js";
+import { postLines, GatewayError } from "./api.js";
 import { h, show } from "./dom.js";
 import { count, short } from "./words.js";
 
@@ -62,7 +62,7 @@ async function send(file, path, progress, signal) {
     counts.bytes = file.size;
     show(progress, state(counts, file, "done"));
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    if (!(error instanceof GatewayError)) throw error;
     show(progress, state(counts, file), h("p", { class: "notice error" }, error.message));
   }
 }
@@ -73,7 +73,7 @@ async function patiently(attempt, signal) {
     try {
       return await attempt();
     } catch (error) {
-      if (!(error instanceof Refused) || ![0, 429, 503].includes(error.status) || tries === TRIES) throw error;
+      if (!(error instanceof GatewayError) || ![0, 429, 503].includes(error.status) || tries === TRIES) throw error;
       await new Promise((resolve) => setTimeout(resolve, 500 * 2 ** tries));
       signal.throwIfAborted();
     }

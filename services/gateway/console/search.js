@@ -32,7 +32,7 @@ export async function searchView(main, values, known, signal) {
   );
 }
 
-/** Searches with a pipeline. Throws Refused. */
+/** Searches with a pipeline. Throws GatewayError. */
 export async function search(values, pipeline, known, signal) {
   const body = {
     query: values.q,

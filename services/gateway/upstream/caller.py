@@ -1,6 +1,6 @@
 """Calls to the services on behalf of one HTTP request.
 
-Rule: the gateway never retries. Its clients have their own retries, and `Retry-After` tells them when.
+Rule: the gateway never retries. Its clients have retries of their own, which follow `Retry-After`.
 """
 
 import re

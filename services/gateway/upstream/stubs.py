@@ -66,7 +66,7 @@ class Upstream:
 
 
 class _Methods:
-    """A stand-in for a channel that gives stubs `Method` objects in place of callables."""
+    """A channel for the constructors of stubs, which makes their methods `Method` objects in place of callables."""
 
     def __init__(self, channel: grpc.aio.Channel, *, is_inner: bool) -> None:
         self._channel = channel

@@ -31,7 +31,7 @@ def system(tiny_bi_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @contextmanager
 def fuzzed(system: System, *arguments: str) -> Iterator[str]:
-    """The address of a gateway, whose log must have no defect at the end."""
+    """Yield the address of a gateway, whose log must have no internal error at the end."""
     with gateway_of(system, *arguments) as process:
         yield process.address
     defects = [line for line in process.log if "defect" in line.lower() or "Traceback" in line]

@@ -45,7 +45,7 @@ BOOK = Document("a", "All about queues.", "Queues", {"year": 2024, "tags": ["x",
 
 
 def answering(search: ScriptedSearch, use: Callable[[SearchClient], Any], **options: Any) -> Any:
-    """What a client gives, used against this service."""
+    """Return the result of using a client with this service."""
     with in_background(search.served()) as address, SearchClient(address, **{"retry": QUICK, **options}) as client:
         return use(client)
 
@@ -82,7 +82,7 @@ FULL = pb.SearchResponse(
 )
 
 
-def test_search_sends_the_request_and_reads_the_answer() -> None:
+def test_search_sends_the_request_and_reads_the_response() -> None:
     search = ScriptedSearch(answer=FULL)
     answer = answering(
         search, lambda c: c.search("docs", "q", top_k=3, pipeline="fast", filter="year >= 2020", more_queries=["r"])
@@ -105,13 +105,13 @@ def test_search_sends_the_request_and_reads_the_answer() -> None:
     assert (answer.models, answer.duration_s) == (("m@1",), 1.0)
 
 
-async def test_search_async_gives_what_sync_gives() -> None:
+async def test_async_search_returns_the_same_as_sync() -> None:
     given = await answering_async(ScriptedSearch(answer=FULL), lambda c: c.search("docs", "q"))
     assert given.results[0].document == BOOK
     assert given.stages[0].duration_s == 0.0015
 
 
-def test_search_reads_a_status_that_only_a_newer_server_knows() -> None:
+def test_search_reads_a_status_of_a_newer_server() -> None:
     newer = pb.SearchResponse(stages=[pb.StageReport(stage="x", status=99)])  # type: ignore[arg-type]
     assert answering(ScriptedSearch(answer=newer), lambda c: c.search("docs", "q")).stages[0].status == "unknown"
 
@@ -120,13 +120,13 @@ def refused_twice() -> ScriptedSearch:
     return ScriptedSearch(refusals=[Unavailable("busy", retry_after_s=0.001), Unavailable("busy")])
 
 
-def test_call_is_tried_again_when_refused() -> None:
+def test_call_is_retried_when_rejected() -> None:
     search = refused_twice()
     answering(search, lambda c: c.search("docs", "q"))
     assert len(search.requests) == 3
 
 
-async def test_async_call_is_tried_again_when_refused() -> None:
+async def test_async_call_is_retried_when_rejected() -> None:
     search = refused_twice()
     await answering_async(search, lambda c: c.search("docs", "q"))
     assert len(search.requests) == 3
@@ -139,7 +139,7 @@ def test_call_fails_once_attempts_are_used_up() -> None:
     assert len(search.requests) == 2
 
 
-def test_call_is_not_tried_again_when_the_server_asks_for_more_time_than_there_is() -> None:
+def test_call_is_not_retried_when_the_server_asks_for_more_time_than_there_is() -> None:
     search = ScriptedSearch(refusals=[Unavailable("busy", retry_after_s=60.0)])
     with pytest.raises(Unavailable) as caught:
         answering(search, lambda c: c.search("docs", "q", timeout_s=5.0))
@@ -157,7 +157,7 @@ def test_other_errors_come_back_as_they_were_raised_and_at_once() -> None:
 
 
 def test_retries_stop_while_most_calls_fail() -> None:
-    """Ten tokens: the fifth failure in a row, and those after it, are not tried again."""
+    """With ten tokens, the fifth failure in a row and all later ones are not retried."""
     search = ScriptedSearch(refusals=[Unavailable("busy")] * 100)
 
     def five_calls(client: SearchClient) -> None:
@@ -174,12 +174,12 @@ def test_timeout_ends_a_call_that_hangs() -> None:
         answering(ScriptedSearch(hangs=True), lambda c: c.search("docs", "q", timeout_s=0.1))
 
 
-def test_nobody_there_is_unavailable() -> None:
+def test_an_unreachable_server_is_unavailable() -> None:
     with SearchClient("127.0.0.1:1", retry=QUICK) as client, pytest.raises(Unavailable):
         client.search("docs", "q")
 
 
-def test_bad_filter_is_refused_before_anything_is_sent() -> None:
+def test_invalid_filter_is_rejected_before_anything_is_sent() -> None:
     search = ScriptedSearch()
     with pytest.raises(InvalidRequest, match="column 8"):
         answering(search, lambda c: c.search("docs", "q", filter="year >="))
@@ -258,7 +258,7 @@ def test_index_resumes_on_a_connection_closed_for_age() -> None:
     assert len(search.openings) > 1
 
 
-def test_index_resumes_after_a_source_that_took_longer_than_the_server_and_our_patience() -> None:
+def test_index_resumes_after_a_source_slower_than_all_timeouts() -> None:
     search = ScriptedSearch(breaks=[128])
 
     def pausing() -> Iterator[Document]:
@@ -302,7 +302,7 @@ def test_index_gives_up_when_its_patience_ends() -> None:
             break
 
 
-def test_index_refuses_alone_what_cannot_be_sent() -> None:
+def test_index_rejects_only_documents_that_cannot_be_sent() -> None:
     bad: Any = [Document("a", "x", metadata={"year": None}), Document("b", "x" * 5_000_000), Document("c", "fine")]  # type: ignore[dict-item]
     acks = answering(ScriptedSearch(), lambda c: list(c.index("docs", bad)))
     assert {ack.document_id: ack.outcome for ack in acks} == {"a": "failed", "b": "failed", "c": "indexed"}
@@ -311,7 +311,7 @@ def test_index_refuses_alone_what_cannot_be_sent() -> None:
     assert "expected at most 4,194,304 bytes" in messages["b"]
 
 
-def test_index_lets_the_later_of_equal_ids_win_also_over_a_broken_stream() -> None:
+def test_the_later_of_equal_ids_wins_even_if_a_stream_breaks() -> None:
     search = ScriptedSearch(breaks=[1, 1])
     versions = [Document("same", f"version {number}") for number in range(5)]
     acks = answering(search, lambda c: list(c.index("docs", versions)))
@@ -378,12 +378,12 @@ def test_metadata_comes_back_as_it_was_sent() -> None:
         ([None], r"metadata\.x\[0\]: expected a str"),
     ],
 )
-def test_metadata_that_cannot_be_sent_is_refused(value: Any, message: str) -> None:
+def test_metadata_that_cannot_be_sent_is_rejected(value: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         document_proto(Document("a", "x", metadata={"x": value}))
 
 
-def test_embedding_gives_views_that_numpy_takes_without_a_copy() -> None:
+def test_embeddings_are_views_that_numpy_does_not_copy() -> None:
     with in_background(embedding_server(HashingEmbedder())) as address, EmbeddingClient(address) as client:
         given = client.embed(["one queue", "two locks"], "query")
         assert [model.dimensions for model in client.models()] == [64]
@@ -401,7 +401,7 @@ SCHEMA = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="v", dim
 
 
 def upsert() -> retrieval_pb.UpsertRequest:
-    """Two documents whose vectors are the axes."""
+    """Return a request for two documents whose vectors are the axes."""
     vectors = float32_tensor(np.eye(2, dtype=np.float32), axes=2, field="vectors")
     return retrieval_pb.UpsertRequest(
         collection="docs",
@@ -411,7 +411,7 @@ def upsert() -> retrieval_pb.UpsertRequest:
 
 
 def retrieve() -> retrieval_pb.RetrieveRequest:
-    """The document nearest to the first axis."""
+    """Return a request for the document nearest to the first axis."""
     query = float32_tensor(np.array([1, 0], dtype=np.float32), axes=1, field="query")
     queries = [retrieval_pb.FieldQuery(field="v", dense=query, depth=1)]
     return retrieval_pb.RetrieveRequest(collection="docs", queries=queries)
@@ -471,8 +471,8 @@ async def test_async_retrieval_client_makes_snapshots_and_optimizes(tmp_path: Pa
             await client.delete_snapshot(made.name)
 
 
-def test_a_snapshot_that_takes_longer_than_a_call_may_is_waited_for(tmp_path: Path) -> None:
-    """The server ends every call soon; the work goes on, and the client asks again."""
+def test_a_snapshot_may_take_longer_than_a_call(tmp_path: Path) -> None:
+    """The server ends every call soon, its work continues, and the client calls again."""
     with in_background(retrieval_address(tmp_path / "data")) as address, RetrievalClient(address) as client:
         client.create_collection("docs", SCHEMA)
         client.upsert(upsert())
@@ -506,6 +506,6 @@ async def test_async_reranking_client(tiny_bi_encoder: Path) -> None:
         assert len(await client.models()) == 1
 
 
-def test_tensor_of_something_else_is_refused() -> None:
+def test_tensor_of_another_buffer_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="vectors: expected a contiguous float32 buffer with 2 axes"):
         float32_tensor(np.zeros((2, 2)), axes=2, field="vectors")

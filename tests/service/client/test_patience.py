@@ -30,8 +30,8 @@ def check_end(error: Unavailable, known: int) -> None:
     assert error.metadata["stored"] == str(known)
 
 
-def test_index_into_a_server_that_falls_silent_gives_up_and_says_how_to_go_on() -> None:
-    """The stream stays open, and nothing is acknowledged any more."""
+def test_index_into_a_server_that_stops_acknowledging_gives_up_and_says_how_to_continue() -> None:
+    """The stream stays open, but nothing is acknowledged anymore."""
     search = ScriptedSearch()
     known = []
     with in_background(search.served()) as address, SearchClient(address) as client:
@@ -44,7 +44,7 @@ def test_index_into_a_server_that_falls_silent_gives_up_and_says_how_to_go_on() 
         assert search.ended.wait(30)
 
 
-async def test_async_index_into_a_server_that_falls_silent_gives_up_and_says_how_to_go_on() -> None:
+async def test_async_index_into_a_server_that_stops_acknowledging_gives_up_and_says_how_to_continue() -> None:
     search = ScriptedSearch()
     known = []
     async with search.served() as address, AsyncSearchClient(address) as client:
@@ -66,7 +66,7 @@ def test_patience_does_not_count_the_time_of_the_caller() -> None:
         assert len([first, *acks]) == 200
 
 
-def test_each_retry_of_an_index_stream_is_told() -> None:
+def test_on_retry_is_called_for_each_retry() -> None:
     told: list[tuple[SluiceError, float]] = []
     with SearchClient(NOWHERE) as client, pytest.raises(Unavailable, match="0 were stored before"):
         list(
@@ -76,7 +76,7 @@ def test_each_retry_of_an_index_stream_is_told() -> None:
     assert all(isinstance(error, Unavailable) and 0 <= wait < 0.5 for error, wait in told)
 
 
-def test_a_source_that_times_out_is_not_taken_for_a_silent_server() -> None:
+def test_a_source_that_times_out_is_not_mistaken_for_a_silent_server() -> None:
     def failing() -> Iterator[Document]:
         yield Document("a", "text")
         raise TimeoutError("of the source")
@@ -89,7 +89,7 @@ def test_a_source_that_times_out_is_not_taken_for_a_silent_server() -> None:
         list(client.index("docs", failing()))
 
 
-async def test_an_async_source_that_times_out_is_not_taken_for_a_silent_server() -> None:
+async def test_an_async_source_that_times_out_is_not_mistaken_for_a_silent_server() -> None:
     async def failing() -> AsyncIterator[Document]:
         yield Document("a", "text")
         raise TimeoutError("of the source")

@@ -1,4 +1,4 @@
-"""Who a gateway lets in: by tokens, and by TLS."""
+"""Tokens and TLS at the gateway."""
 
 import ssl
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.gateway import gateway
 OPENAI = {"model": "hashing", "input": "some words"}
 
 
-async def test_a_gateway_with_tokens_asks_for_one_but_for_probes_and_the_page(tmp_path: Path) -> None:
+async def test_a_gateway_with_tokens_requires_one_except_for_probes_and_the_console(tmp_path: Path) -> None:
     token, lines = made("caller", "-c", "*")
     (tmp_path / "tokens.yaml").write_text(lines)
     async with gateway(tokens=tmp_path / "tokens.yaml") as there:

@@ -1,4 +1,4 @@
-"""The gateway's edges: what it refuses, in whose words, and what it passes on. Over stand-ins of the services."""
+"""The gateway in front of fake services: what it rejects, in which format, and what it sends on."""
 
 import asyncio
 import re
@@ -45,7 +45,9 @@ def openai(**changes: Any) -> dict[str, Any]:
         ({"model": "unknown"}, 404, "model"),
     ],
 )
-async def test_openai_is_refused_in_its_own_form(changes: dict[str, Any], status: int, param: str) -> None:
+async def test_openai_requests_are_rejected_in_the_format_of_openai(
+    changes: dict[str, Any], status: int, param: str
+) -> None:
     async with gateway() as there:
         answer = await there.http.post(OPENAI, json=openai(**changes))
         assert answer.status_code == status
@@ -67,7 +69,9 @@ async def test_openai_is_refused_in_its_own_form(changes: dict[str, Any], status
         ("/v1/rerank", {"query": "a", "documents": [{"title": "a"}]}, 400, "documents"),
     ],
 )
-async def test_cohere_is_refused_in_its_own_form(path: str, body: Any, status: int, field: str) -> None:
+async def test_cohere_requests_are_rejected_in_the_format_of_cohere(
+    path: str, body: Any, status: int, field: str
+) -> None:
     async with gateway() as there:
         answer = await there.http.post(path, json=body)
         assert answer.status_code == status
@@ -87,7 +91,7 @@ async def test_cohere_is_refused_in_its_own_form(path: str, body: Any, status: i
         ("/rerank", {"query": "a", "texts": "a"}, 422),
     ],
 )
-async def test_tei_is_refused_in_its_own_form(path: str, body: Any, status: int) -> None:
+async def test_tei_requests_are_rejected_in_the_format_of_tei(path: str, body: Any, status: int) -> None:
     async with gateway() as there:
         answer = await there.http.post(path, json=body)
         assert answer.status_code == status
@@ -95,7 +99,7 @@ async def test_tei_is_refused_in_its_own_form(path: str, body: Any, status: int)
         assert answer.json()["error_type"] == "Validation"
 
 
-async def test_what_is_no_json_and_what_is_no_route_is_told_in_the_form_of_the_path() -> None:
+async def test_invalid_json_and_unknown_routes_are_rejected_in_the_format_of_the_path() -> None:
     async with gateway() as there:
         broken = await there.http.post(OPENAI, content=b"{", headers={"content-type": "application/json"})
         assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
@@ -119,7 +123,7 @@ OVERLOADED = Unavailable("busy", reason=ErrorReason.ERROR_REASON_OVERLOADED, ret
         (Unauthenticated("who?"), (401, 401, 401)),
     ],
 )
-async def test_failures_have_the_status_that_each_shape_knows(raised: SluiceError, statuses: tuple[int, ...]) -> None:
+async def test_failures_have_the_status_of_each_dialect(raised: SluiceError, statuses: tuple[int, ...]) -> None:
     async with gateway(HashingEmbedder(before=always(raised))) as there:
         cohere = {"model": "hashing", "input_type": "search_query", "texts": ["a"]}
         answers = [
@@ -134,7 +138,7 @@ async def test_failures_have_the_status_that_each_shape_knows(raised: SluiceErro
             assert {answer.headers["retry-after-ms"] for answer in answers} == {"1250"}
 
 
-async def test_many_texts_go_in_several_calls_of_the_bulk_lane_and_come_back_in_order() -> None:
+async def test_many_texts_are_sent_in_several_bulk_calls_and_returned_in_order() -> None:
     async with gateway() as there:
         texts = [f"text number {number}" for number in range(600)]
         many = (await there.http.post(OPENAI, json=openai(input=texts))).json()
@@ -146,7 +150,7 @@ async def test_many_texts_go_in_several_calls_of_the_bulk_lane_and_come_back_in_
         assert many["data"][300] == {**one["data"][0], "index": 300}
 
 
-async def test_the_shapes_of_tei_have_rows_of_numbers() -> None:
+async def test_tei_responses_are_lists_of_numbers() -> None:
     async with gateway() as there:
         dense = (await there.http.post("/embed", json={"inputs": ["a b", "c"]})).json()
         assert [len(row) for row in dense] == [64, 64]
@@ -172,13 +176,13 @@ async def test_the_deadline_of_the_header_ends_a_call() -> None:
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-deadline-ms")
 
 
-async def test_the_gateways_own_deadline_is_the_longest() -> None:
+async def test_the_deadline_is_at_most_that_of_the_gateway() -> None:
     async with gateway(HashingEmbedder(before=hang), max_deadline_s=0.1) as there:
         late = await there.http.post(OPENAI, json=openai(), headers={"x-deadline-ms": "600000"})
         assert late.status_code == 504
 
 
-async def test_a_caller_that_goes_away_cancels_the_call() -> None:
+async def test_a_client_that_disconnects_cancels_the_call() -> None:
     arrived = asyncio.Event()
 
     async def before(method: str) -> None:
@@ -193,7 +197,7 @@ async def test_a_caller_that_goes_away_cancels_the_call() -> None:
 
 
 class Listening(HashingEmbedder):
-    """Remembers what came with the last call."""
+    """An embedder that records the metadata of the last call."""
 
     heard: dict[str, Any]
 
@@ -202,7 +206,7 @@ class Listening(HashingEmbedder):
         return await super().Embed(request, context)
 
 
-async def test_credentials_and_trace_travel_on() -> None:
+async def test_credentials_and_trace_are_sent_on() -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     async with gateway(Listening()) as there:
         assert isinstance(there.embedder, Listening)
@@ -213,7 +217,7 @@ async def test_credentials_and_trace_travel_on() -> None:
         assert not {"authorization", "traceparent"} & there.embedder.heard.keys()
 
 
-async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
+async def test_a_body_over_the_limit_is_rejected_before_it_is_read() -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield b"x" * 65_536
@@ -230,7 +234,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
         assert not there.embedder.calls
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+async def test_a_body_that_does_not_arrive_times_out() -> None:
     async with gateway(body_timeout_s=0.2) as there:
         head = f"POST /embed HTTP/1.1\r\nhost: {there.address}\r\ncontent-length: 10\r\nconnection: close\r\n\r\n"
         answer = await asyncio.to_thread(raw, there.address, head.encode(), b"123")
@@ -242,7 +246,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     ("sent", "status"),
     [(b"", b"408"), (b"GET /health HTTP/1.1\r\nx-slow", b"408"), (b"GET / HTTP/1.1\r\nx: " + b"y" * 5000, b"431")],
 )
-async def test_a_head_that_is_slow_or_too_large_is_not_waited_for(sent: bytes, status: bytes) -> None:
+async def test_a_head_that_is_slow_or_too_large_is_rejected(sent: bytes, status: bytes) -> None:
     # A head that is too large is refused by its size; where that is tested, a busy machine has time to read it.
     async with gateway(head_timeout_s=0.3 if status == b"408" else 60, max_head_bytes=4096) as there:
         assert (await asyncio.to_thread(raw, there.address, sent)).startswith(b"HTTP/1.1 " + status)
@@ -271,13 +275,13 @@ async def test_a_page_of_another_site_changes_nothing(headers: dict[str, str]) -
         assert (await there.http.request("OPTIONS", "/documents", headers=headers)).status_code == 405
 
 
-async def test_its_own_page_may() -> None:
+async def test_the_console_may_change_data() -> None:
     async with gateway() as there:
         headers = {"origin": f"http://{there.address}", "sec-fetch-site": "same-origin"}
         assert (await there.http.post("/embed", json={"inputs": "a"}, headers=headers)).status_code == 200
 
 
-async def test_a_name_that_is_not_ours_is_refused_on_a_loopback_address() -> None:
+async def test_other_host_names_are_rejected_on_a_loopback_address() -> None:
     async with gateway() as there:
         assert (await there.http.get("/", headers={"host": "evil.example"})).status_code == 421
         assert (await there.http.get("/", headers={"host": "localhost:8080"})).status_code == 200
@@ -318,7 +322,7 @@ async def test_every_file_of_the_console_is_served_with_a_strict_policy() -> Non
             assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_console_has_no_code_or_style_within_a_page_and_names_no_other_host() -> None:
+def test_the_console_has_no_inline_code_or_style_and_no_other_host() -> None:
     for path in CONSOLE.iterdir():
         text = path.read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text), path
@@ -327,14 +331,14 @@ def test_the_console_has_no_code_or_style_within_a_page_and_names_no_other_host(
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=", page)
 
 
-async def test_a_drained_gateway_answers_what_is_under_way_and_says_that_it_leaves() -> None:
+async def test_a_draining_gateway_finishes_requests_and_closes_connections() -> None:
     for delay_s in longer_and_longer(1.0):
-        if await says_that_it_leaves(delay_s):
+        if await is_draining_announced(delay_s):
             break
 
 
-async def says_that_it_leaves(drain_delay_s: float) -> bool:
-    """Whether a gateway under drain said so; on a busy machine the delay may be over before anybody asks."""
+async def is_draining_announced(drain_delay_s: float) -> bool:
+    """Return whether a draining gateway said so. On a busy machine the delay may be over before the request."""
     arrived, go_on, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def before(method: str) -> None:
@@ -366,7 +370,7 @@ async def says_that_it_leaves(drain_delay_s: float) -> bool:
     return seen
 
 
-async def test_the_description_has_every_route_and_the_metrics_count_them() -> None:
+async def test_openapi_has_every_route_and_the_metrics_count_them() -> None:
     async with gateway() as there:
         description = (await there.http.get("/openapi.json")).json()
         assert {OPENAI, "/v2/embed", "/v1/rerank", "/rerank", "/search", "/documents"} <= description["paths"].keys()
@@ -377,7 +381,7 @@ async def test_the_description_has_every_route_and_the_metrics_count_them() -> N
         assert 'sluice_http_requests_total{route="none",status="404"}' in page
 
 
-async def test_models_of_the_service_that_answers_are_listed() -> None:
+async def test_models_of_the_service_that_responds_are_listed() -> None:
     async with gateway() as there:
         listed = (await there.http.get("/v1/models")).json()
         assert [model["id"] for model in listed["data"]] == ["hashing", "overlap"]
@@ -394,7 +398,7 @@ LINES = {"content-type": "application/jsonl"}
 
 @asynccontextmanager
 async def indexing(script: ScriptedSearch) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway in front of a search service that does as it is told."""
+    """Yield a client of a gateway in front of a scripted search service."""
     retrieval = ExactRetrieval(collections={"books": Stored(Schema())})
     async with (
         script.served() as orchestrator,
@@ -404,7 +408,7 @@ async def indexing(script: ScriptedSearch) -> AsyncIterator[httpx.AsyncClient]:
         yield there.http
 
 
-async def test_a_stream_that_breaks_says_how_far_it_came() -> None:
+async def test_a_stream_that_breaks_reports_its_counts() -> None:
     script = ScriptedSearch(breaks=[100, 100])
     async with indexing(script) as http:
         asked = {"headers": LINES | {"accept": "text/event-stream"}, "content": MANY}
@@ -419,7 +423,7 @@ async def test_a_stream_that_breaks_says_how_far_it_came() -> None:
         assert again["indexed"] + again["unchanged"] == 300
 
 
-async def test_a_caller_that_goes_away_ends_its_index_stream() -> None:
+async def test_a_client_that_disconnects_ends_its_index_stream() -> None:
     script = ScriptedSearch(keeps_silent=True)
     async with indexing(script) as http:
         task = asyncio.create_task(http.post("/documents?collection=books", headers=LINES, content=MANY))
@@ -444,7 +448,7 @@ async def test_a_stream_of_documents_that_stalls_is_ended() -> None:
         assert answer.startswith(b"HTTP/1.1 408")
 
 
-async def test_a_service_that_hangs_hides_no_other() -> None:
+async def test_a_service_that_hangs_does_not_hide_the_others() -> None:
     async with gateway(HashingEmbedder(before=hang)) as there:
         serving = False
         while not serving:  # on a busy machine, one that does not hang may be late too

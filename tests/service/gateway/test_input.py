@@ -1,4 +1,4 @@
-"""Bodies and heads that are wrong, too large or not read: each is refused clearly, and costs no more than it may."""
+"""Bodies and heads that are invalid or too large, and responses that are not read: each has an error and a limit."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ def test_values_and_levels_are_counted_outside_of_strings(text: bytes, expected:
 
 
 @pytest.mark.parametrize("unit", ["1", "1.5", '"a"', '{"a":1}', "[]", "[1]", "null", '{"a":{}}'])
-def test_values_beyond_the_limit_are_refused_whatever_they_are(unit: str) -> None:
+def test_too_many_values_of_any_kind_are_rejected(unit: str) -> None:
     text = f"[{','.join([unit] * 2000)}]".encode()
     with pytest.raises(JsonError, match="1,000 values"):
         memory_bytes(text, max_values=1000)
@@ -65,7 +65,7 @@ def test_values_beyond_the_limit_are_refused_whatever_they_are(unit: str) -> Non
         (b"[" + b"1," * 2000 + b"1]", "values"),
     ],
 )
-async def test_json_that_is_not_taken_is_named(given: bytes, said: str) -> None:
+async def test_the_error_names_what_is_wrong_with_the_json(given: bytes, said: str) -> None:
     async with gateway(max_body_values=1000) as there:
         for key in (EMBED % given, b'{"inputs": "a", "more": %s}' % given):
             answer = await there.http.post("/embed", content=key, headers=JSON)
@@ -74,7 +74,7 @@ async def test_json_that_is_not_taken_is_named(given: bytes, said: str) -> None:
         assert not there.embedder.calls
 
 
-async def test_a_surrogate_in_a_key_is_refused_too() -> None:
+async def test_a_surrogate_in_a_key_is_rejected_too() -> None:
     async with gateway() as there:
         answer = await there.http.post("/embed", content=rb'{"inputs": "a", "\ud800": 1}', headers=JSON)
         assert answer.status_code == 422
@@ -97,7 +97,7 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize("bad", BAD_LINES, ids=lambda line: line[:50].encode("unicode_escape").decode())
-async def test_a_line_that_is_no_document_is_one_failure_and_the_stream_goes_on(bad: str) -> None:
+async def test_an_invalid_line_is_one_failure_and_the_stream_continues(bad: str) -> None:
     async with documents(ScriptedSearch()) as there:
         content = b'{"id": "a", "text": "one"}\n' + bad.encode("latin-1") + b'\n{"id": "b", "text": "two"}\n'
         url = "/documents?collection=books&create=true&filterable=at=timestamp"
@@ -107,7 +107,7 @@ async def test_a_line_that_is_no_document_is_one_failure_and_the_stream_goes_on(
         assert len(told["failures"][0]["message"]) < 500
 
 
-async def test_an_id_with_a_lone_surrogate_is_told_in_every_form_of_the_answer() -> None:
+async def test_an_id_with_a_lone_surrogate_is_reported_in_every_kind_of_response() -> None:
     bad = rb'{"id": "\ud800", "title": "\ud800"}'
     async with documents(ScriptedSearch()) as there:
         url = "/documents?collection=books"
@@ -123,7 +123,7 @@ async def test_an_id_with_a_lone_surrogate_is_told_in_every_form_of_the_answer()
 
 @asynccontextmanager
 async def documents(script: ScriptedSearch, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway in front of a search service that does as it is told."""
+    """Yield a client of a gateway in front of a scripted search service."""
     retrieval = ExactRetrieval(collections={"books": Stored(Schema())})
     async with (
         script.served() as orchestrator,
@@ -154,7 +154,7 @@ async def documents(script: ScriptedSearch, **settings: Any) -> AsyncIterator[ht
         ([f"x{number}: a" for number in range(5000)], 431),
     ],
 )
-async def test_a_head_that_is_wrong_is_refused(headers: list[str], status: int) -> None:
+async def test_an_invalid_head_is_rejected(headers: list[str], status: int) -> None:
     async with gateway() as there:
         own = [f"host: {there.address}", "content-type: application/json", "content-length: 15", "connection: close"]
         head = "\r\n".join(["POST /embed HTTP/1.1", *own, *headers])
@@ -165,7 +165,7 @@ async def test_a_head_that_is_wrong_is_refused(headers: list[str], status: int) 
 
 
 @pytest.mark.parametrize("host", ["[", "[::1", "", "a b", "127.0.0.1:x:y", "evil.example"])
-async def test_a_host_that_is_none_is_refused(host: str) -> None:
+async def test_an_invalid_host_is_rejected(host: str) -> None:
     async with gateway() as there:
         for path in ("/health", "/no/such/path", "/console/none"):
             request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
@@ -176,13 +176,13 @@ async def test_a_host_that_is_none_is_refused(host: str) -> None:
 @pytest.mark.parametrize(
     "target", ["/collections/%ff", "/documents/%ED%A0%80", "/documents/a?collection=%ff", "/documents/a?%c3=1"]
 )
-async def test_percent_escapes_that_are_no_utf8_are_refused(target: str) -> None:
+async def test_percent_escapes_that_are_not_utf8_are_rejected(target: str) -> None:
     async with gateway() as there:
         request = f"GET {target} HTTP/1.1\r\nhost: {there.address}\r\nconnection: close\r\n\r\n"
         assert (await asyncio.to_thread(raw, there.address, request.encode())).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_an_error_shows_a_little_of_what_was_given() -> None:
+async def test_an_error_shows_only_the_beginning_of_the_given_value() -> None:
     async with gateway() as there:
         given = {"inputs": [[{"a": list(range(1000))}] * 10] * 10, "dimensions": {"x": "y" * 10_000}}
         answer = await there.http.post("/embed", json=given)
@@ -190,8 +190,8 @@ async def test_an_error_shows_a_little_of_what_was_given() -> None:
         assert len(answer.text) < 1000
 
 
-async def test_documents_without_acknowledgement_are_held_in_bounds() -> None:
-    """A stream is read no further while what it sent waits; streams beyond the bound get 503."""
+async def test_the_memory_of_unacknowledged_documents_is_limited() -> None:
+    """A stream is not read while its documents wait, and streams beyond the limit get 503."""
     line = json.dumps({"id": "ID", "text": "x" * 200_000})
     content = "\n".join(line.replace("ID", str(number)) for number in range(40))
     async with documents(ScriptedSearch(keeps_silent=True), max_held_bytes=2**20) as http:
@@ -215,7 +215,7 @@ async def test_documents_without_acknowledgement_are_held_in_bounds() -> None:
             assert answer.status_code == 200, answer.text
 
 
-async def test_what_json_becomes_counts_as_held() -> None:
+async def test_parsed_json_counts_as_memory() -> None:
     async with gateway(max_held_bytes=2**20) as there:
         answer = await there.http.post("/embed", content=EMBED % (b"[" + b"[]," * 30_000 + b"[]]"), headers=JSON)
         assert answer.status_code == 413
@@ -227,7 +227,7 @@ ANSWERED = ("sluice_http_requests_total", {"route": "/embed_all", "status": "200
 
 
 def unread(address: str) -> socket.socket:
-    """A connection that asks for 10 MB of vectors, more than the kernel keeps, and reads nothing."""
+    """Return a connection that requested 10 MB of vectors, more than the kernel buffers, and reads nothing."""
     body = json.dumps({"inputs": ["word " * 20] * 2048}).encode()
     host, _, port = address.rpartition(":")
     connection = socket.socket()
@@ -240,7 +240,7 @@ def unread(address: str) -> socket.socket:
 
 
 def rest(connection: socket.socket) -> int:
-    """How many bytes are there until the server ends the connection."""
+    """Return the number of bytes until the server closes the connection."""
     size = 0
     with connection, contextlib.suppress(ConnectionResetError):
         while part := connection.recv(65_536):
@@ -248,7 +248,7 @@ def rest(connection: socket.socket) -> int:
     return size
 
 
-async def test_a_caller_that_does_not_read_its_answer_is_cut() -> None:
+async def test_a_client_that_does_not_read_is_disconnected() -> None:
     async with gateway(write_timeout_s=0.2) as there:
         answered = REGISTRY.get_sample_value(*ANSWERED) or 0
         connection = await asyncio.to_thread(unread, there.address)
@@ -257,7 +257,7 @@ async def test_a_caller_that_does_not_read_its_answer_is_cut() -> None:
         assert await asyncio.to_thread(rest, connection) < 8_000_000
 
 
-async def test_answers_that_nobody_reads_make_room_for_those_that_are_read() -> None:
+async def test_unread_responses_make_room_for_others() -> None:
     async with gateway(max_answer_bytes=60 * 2**20) as there:
         silent = [await asyncio.to_thread(unread, there.address) for _ in range(2)]
         async with asyncio.timeout(60):
@@ -268,7 +268,7 @@ async def test_answers_that_nobody_reads_make_room_for_those_that_are_read() -> 
             connection.close()
 
 
-async def test_an_answer_that_never_fits_is_refused() -> None:
+async def test_a_response_over_the_whole_budget_is_rejected() -> None:
     async with gateway(max_answer_bytes=2**20) as there:
         answer = await there.http.post("/v1/embeddings", json={"model": "hashing", "input": ["word"] * 2048})
         assert answer.status_code == 413

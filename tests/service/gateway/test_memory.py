@@ -1,4 +1,4 @@
-"""What requests leave behind in the gateway: nothing, whatever became of them, also before a garbage collection."""
+"""Requests leave no memory behind in the gateway, whether they succeed or fail, even without a garbage collection."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ REFUSED = {
 
 @contextmanager
 def growth() -> Iterator[Callable[[], int]]:
-    """Trace memory without garbage collection; the block gets what tells the bytes that there are more."""
+    """Trace memory without garbage collection. Yield a function that returns the growth in bytes."""
     gc.collect()
     gc.disable()
     tracemalloc.start()
@@ -55,7 +55,7 @@ def growth() -> Iterator[Callable[[], int]]:
 
 
 def asked(address: str, path: str, kind: str, body: bytes, *, is_reset: bool = False) -> socket.socket:
-    """A connection whose request has been answered with an error."""
+    """Return a connection whose request got an error."""
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)), timeout=60)
     head = f"POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -68,7 +68,7 @@ def asked(address: str, path: str, kind: str, body: bytes, *, is_reset: bool = F
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until the gateway has done what it does after an answer."""
+    """Wait until the gateway has finished its work after a response."""
     async with asyncio.timeout(60):
         while not is_so():  # noqa: ASYNC110 - told by the memory, not by an event
             await asyncio.sleep(0.01)
@@ -76,7 +76,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[str]:
-    """The address of a gateway with a collection."""
+    """Yield the address of a gateway with a collection."""
     retrieval = ExactRetrieval(collections={"books": Stored(Schema())})
     async with (
         retrieval_server(retrieval) as address,
@@ -87,7 +87,7 @@ async def serving() -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_idle_connections_keep_nothing_of_refused_bodies(name: str) -> None:
+async def test_idle_connections_keep_nothing_of_rejected_bodies(name: str) -> None:
     path, kind, body = REFUSED[name]
     async with serving() as address:
         (await asyncio.to_thread(asked, address, path, kind, body)).close()
@@ -108,12 +108,12 @@ async def test_reset_connections_keep_nothing() -> None:
 
 
 def connections() -> int:
-    """The connections of gateways that are alive."""
+    """Return the number of connections of gateways that are in memory."""
     gc.collect()
     return sum(type(one).__name__ == "LimitedConnection" for one in gc.get_objects())
 
 
-async def test_a_caller_that_goes_away_leaves_no_documents() -> None:
+async def test_a_client_that_disconnects_leaves_no_documents() -> None:
     async with serving() as address:
         with growth() as grown:
             for _ in range(REQUESTS):
@@ -122,7 +122,7 @@ async def test_a_caller_that_goes_away_leaves_no_documents() -> None:
 
 
 def send_half(address: str) -> None:
-    """Send half of a body, and go away."""
+    """Send half of a body and disconnect."""
     host, _, port = address.rpartition(":")
     with closing(socket.create_connection((host, int(port)), timeout=60)) as connection:
         head = f"POST {DOCUMENTS} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {JSON}\r\n"
@@ -144,7 +144,7 @@ def send_half(address: str) -> None:
         ("/search", '{"query": "a", "more_queries": ["b", %s]}', "more_queries[1]"),
     ],
 )
-async def test_a_text_that_no_service_takes_is_not_sent_on(path: str, around: str, field: str) -> None:
+async def test_a_text_over_the_limit_is_not_sent_on(path: str, around: str, field: str) -> None:
     script = ScriptedSearch()
     async with script.served() as orchestrator, gateway(orchestrator=orchestrator, max_text_bytes=1000) as there:
         for text in ("x" * 1001, "é" * 501):
@@ -158,7 +158,7 @@ async def test_a_text_that_no_service_takes_is_not_sent_on(path: str, around: st
         assert not [one for one in script.requests if one.DESCRIPTOR.name == "SearchRequest"]
 
 
-async def test_calls_on_tokens_are_bounded() -> None:
+async def test_calls_with_token_ids_are_limited() -> None:
     async with gateway() as there:
         answer = await there.http.post("/decode", json={"ids": [[1], [2] * 262_145]})
         assert (answer.status_code, there.embedder.calls) == (422, [])
@@ -168,7 +168,7 @@ async def test_calls_on_tokens_are_bounded() -> None:
         assert "inputs: expected at most 262,144 characters together, got 300,000" in answer.text
 
 
-async def test_long_filters_are_read_like_short_ones() -> None:
+async def test_long_filters_are_parsed_like_short_ones() -> None:
     script = ScriptedSearch()
     text = "kind in (" + ", ".join(f"'{number}'" for number in range(1000)) + ")"
     async with script.served() as orchestrator, gateway(orchestrator=orchestrator) as there:

@@ -1,4 +1,4 @@
-"""What a token may do through the gateway: the same as at the services, on every route."""
+"""Permissions of tokens at the gateway: the same as at the services, on every route."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,13 +19,13 @@ from tests.support.gateway_routes import OPEN, inner_routes, request_of, routes
 
 
 async def asked(http: httpx.AsyncClient, method: str, path: str, **named: Any) -> httpx.Response:
-    """The answer of a route to a request that it takes."""
+    """Return the response of a route to a valid request."""
     return await http.request(**request_of(method, path), **named)
 
 
 @asynccontextmanager
 async def stored(tmp_path: Path, lines: str = "", **settings: Any) -> AsyncIterator[Gateway]:
-    """A gateway over a retrieval service with the collections `public` and `secret`, with tokens when given."""
+    """Yield a gateway with the collections `public` and `secret`, with tokens if `lines` are given."""
     collections = {name: Stored(Schema(), {"a": Document(document_id="a")}, {"a": ""}) for name in ("public", "secret")}
     if lines:
         (tmp_path / "tokens.yaml").write_text(lines)
@@ -41,7 +41,7 @@ def bearing(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
-async def test_every_route_asks_for_a_token_but_the_open_ones(tmp_path: Path) -> None:
+async def test_every_route_except_the_open_ones_requires_a_token(tmp_path: Path) -> None:
     _, lines = made("caller")
     async with stored(tmp_path, lines) as there:
         for method, path in await routes():
@@ -99,7 +99,7 @@ async def test_a_hundred_texts_do_not_pass_a_quota_of_two(tmp_path: Path, path: 
         assert not there.reranker.calls
 
 
-async def test_a_request_pays_one_call_and_each_text_once(tmp_path: Path) -> None:
+async def test_a_request_is_charged_one_call_and_each_text_once(tmp_path: Path) -> None:
     token, lines = made("caller", "--calls", "0.001", "--texts", "0.001")
     lines += "  calls_burst: 2\n  texts_burst: 1030\n"
     async with stored(tmp_path, lines) as there:
@@ -116,7 +116,7 @@ async def test_a_request_pays_one_call_and_each_text_once(tmp_path: Path) -> Non
         assert REGISTRY.get_sample_value("sluice_token_calls_total", {"token": "caller", "outcome": "over_quota"})
 
 
-async def test_documents_are_paid_for_as_they_flow(tmp_path: Path) -> None:
+async def test_documents_are_charged_while_they_are_streamed(tmp_path: Path) -> None:
     token, lines = made("caller", "--write", "--texts", "100")
     lines += "  texts_burst: 100\n"
     documents = "\n".join(f'{{"id": "d{number}", "text": "text {number}"}}' for number in range(200))
@@ -133,7 +133,7 @@ async def test_documents_are_paid_for_as_they_flow(tmp_path: Path) -> None:
         assert (await there.http.post("/embed", json=texts, headers=bearing(token))).status_code == 429
 
 
-async def test_without_tokens_inner_routes_are_closed_while_the_orchestrator_asks_for_one(tmp_path: Path) -> None:
+async def test_without_tokens_inner_routes_are_closed_while_the_orchestrator_requires_one(tmp_path: Path) -> None:
     token, lines = made("caller")
     (tmp_path / "theirs.yaml").write_text(lines)
     async with (
@@ -158,7 +158,7 @@ async def test_without_tokens_inner_routes_open_when_the_orchestrator_is_open(tm
         assert (await asked(front.http, "POST", "/embed")).status_code == 200
 
 
-async def test_while_nothing_is_known_of_the_orchestrator_inner_routes_are_closed(tmp_path: Path) -> None:
+async def test_inner_routes_are_closed_until_the_orchestrator_responds(tmp_path: Path) -> None:
     async with stored(tmp_path, inner_routes="follow") as front:
         answer = await asked(front.http, "POST", "/v1/embeddings")
         assert answer.status_code == 503
@@ -167,7 +167,7 @@ async def test_while_nothing_is_known_of_the_orchestrator_inner_routes_are_close
         assert {one["name"]: one["health"] for one in services}["embedding"] == "SERVING"
 
 
-async def test_inner_routes_follow_an_orchestrator_that_begins_to_ask_for_tokens(tmp_path: Path) -> None:
+async def test_inner_routes_close_when_the_orchestrator_starts_to_require_tokens(tmp_path: Path) -> None:
     _, lines = made("caller")
     (tmp_path / "theirs.yaml").write_text(lines)
     door = f"unix:{tmp_path}/door"

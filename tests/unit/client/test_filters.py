@@ -81,7 +81,7 @@ MAY = datetime(2024, 5, 1, tzinfo=UTC)
         ("a == 1\n  and b == 2", every(A, B)),
     ],
 )
-def test_where_reads(text: str, expected: Filter) -> None:
+def test_where_parses(text: str, expected: Filter) -> None:
     assert where(text) == expected
 
 
@@ -121,13 +121,13 @@ def test_where_reads(text: str, expected: Filter) -> None:
         ("a == timestamp('9999-12-31T23:59:59-14:00')", "expected a time in the years 1 to 9999 in UTC, got 9999"),
     ],
 )
-def test_where_refuses(text: str, message: str) -> None:
+def test_where_rejects(text: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
         where(text)
     assert [violation.field for violation in caught.value.violations] == ["filter"]
 
 
-def test_nesting_up_to_the_limit_is_read() -> None:
+def test_nesting_up_to_the_limit_is_accepted() -> None:
     assert where("(" * 31 + "a == 1" + ")" * 31) == A
 
 
@@ -140,7 +140,7 @@ def test_limits_are_those_of_the_servers() -> None:
     assert (filters.MAX_CONDITIONS, filters.MAX_VALUES) == (servers.CONDITIONS_MAX, servers.VALUES_MAX)
 
 
-def test_text_of_an_empty_filter_is_refused() -> None:
+def test_text_of_an_empty_filter_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="expected a condition, got none"):
         to_text(Filter())
 
@@ -164,11 +164,11 @@ def combined(parts: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
 
 
 @given(st.recursive(conditions, combined, max_leaves=8))
-def test_text_of_a_filter_reads_back_as_the_same_filter(condition: Filter) -> None:
+def test_text_of_a_filter_parses_to_the_same_filter(condition: Filter) -> None:
     assert where(to_text(condition)) == condition
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     with suppress(InvalidRequest):
         assert where(text).WhichOneof("condition")

@@ -47,7 +47,7 @@ def test_room_is_for_whole_messages_within_the_limit() -> None:
     assert window.room() == MESSAGE_DOCUMENTS
 
 
-def test_limit_below_a_message_is_a_message() -> None:
+def test_the_limit_is_at_least_one_message() -> None:
     assert Window(1).room() == MESSAGE_DOCUMENTS
 
 
@@ -71,13 +71,13 @@ def test_rewind_sends_again_in_order_and_first() -> None:
     assert sent(window) == [["a", "c", "d"]]
 
 
-def test_acknowledgement_of_what_was_not_sent_is_the_servers_failure() -> None:
+def test_acknowledgement_of_an_unsent_document_raises_backend_failed() -> None:
     window = Window(1000)
     with pytest.raises(BackendFailed, match="acknowledged 'x', which was not sent"):
         acknowledge(window, "x")
 
 
-def test_stream_that_ends_with_documents_left_is_the_servers_failure() -> None:
+def test_stream_that_ends_with_unacknowledged_documents_raises_backend_failed() -> None:
     window = Window(1000)
     window.expect_empty()
     list(window.add(documents("a")))

@@ -35,7 +35,7 @@ def test_line_is_a_document(line: str, expected: Document) -> None:
         ('{"id": "a", "text": "x", "metadata": {"on": "soon"}}', 'expected "on" to be a time'),
     ],
 )
-def test_line_that_is_no_document_is_told_with_its_number(line: str, problem: str) -> None:
+def test_invalid_line_is_reported_with_its_number(line: str, problem: str) -> None:
     [found] = documents(["", "\n", line], timestamps=frozenset({"on"}))
     assert isinstance(found, Unreadable)
     assert found.line == 3

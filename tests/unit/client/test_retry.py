@@ -17,7 +17,7 @@ from sluice.errors import NotFound, SluiceError, Unavailable
         (50, 3.0, 1.0, 4.0),
     ],
 )
-def test_wait_doubles_to_its_limit_and_adds_what_the_server_asked_for(
+def test_wait_doubles_to_its_limit_and_adds_the_delay_of_the_server(
     tried: int, asked_s: float | None, jitter: float, expected: float
 ) -> None:
     policy = RetryPolicy(initial_s=0.1, max_s=1.0)
@@ -32,7 +32,7 @@ def test_wait_doubles_to_its_limit_and_adds_what_the_server_asked_for(
         (Unavailable("too late"), 9.99),
     ],
 )
-def test_error_that_is_not_tried_again_is_raised(error: SluiceError, now: float) -> None:
+def test_error_that_is_not_retried_is_raised(error: SluiceError, now: float) -> None:
     attempts = Attempts(RetryPolicy(initial_s=0.1), None, deadline=10.0)
     with pytest.raises(type(error)) as caught:
         attempts.failed(error, now=now, jitter=1.0)
@@ -53,7 +53,7 @@ def test_remaining_time_is_never_negative() -> None:
     assert attempts.remaining_s(11.0) == 0.0
 
 
-def test_throttle_allows_while_more_than_half_its_tokens_are_there() -> None:
+def test_throttle_allows_retries_above_half_of_its_tokens() -> None:
     throttle = Throttle(max_tokens=4.0)
     assert [throttle.failed() for _ in range(6)] == [True, False, False, False, False, False]
     for _ in range(25):

@@ -52,7 +52,7 @@ def test_equal_scores_are_normalized_to_zero(normalization: Normalization) -> No
     assert normalize(Ranking(), normalization) == {}
 
 
-def test_weighted_sum_gives_a_missing_document_the_least_score() -> None:
+def test_weighted_sum_gives_a_missing_document_the_lowest_score() -> None:
     left, right = Ranking(("a", "b"), (1.0, 0.0)), Ranking(("c", "a"), (10.0, 0.0))
     fused = weighted_sum([left, right], [1.0, 2.0], "min_max")
     assert dict(fused.items()) == {"c": 2.0, "a": 1.0, "b": 0.0}
@@ -66,24 +66,24 @@ def test_interpolation_with_weight_1_is_the_second_ranking(first: Ranking, norma
 
 
 @given(RANKINGS, RANKINGS)
-def test_interpolation_ranks_what_the_second_ranked(first: Ranking, second: Ranking) -> None:
+def test_interpolation_ranks_the_documents_of_the_second_ranking(first: Ranking, second: Ranking) -> None:
     shared = second.only(first.ids)
     assert set(interpolate(first, shared, weight=0.5, normalization="z_score").ids) == set(shared.ids)
 
 
-def test_interpolation_refuses_documents_that_were_not_given() -> None:
+def test_interpolation_rejects_documents_that_the_first_ranking_lacks() -> None:
     with pytest.raises(ValueError, match="got 1 others"):
         interpolate(Ranking(("a",), (1.0,)), Ranking(("b",), (1.0,)), weight=0.5, normalization="min_max")
 
 
 @given(RANKINGS, RANKINGS)
-def test_below_puts_scored_documents_first_and_keeps_both_orders(scored: Ranking, rest: Ranking) -> None:
+def test_unscored_documents_follow_and_both_orders_are_kept(scored: Ranking, rest: Ranking) -> None:
     whole = append_unscored(scored, rest)
     assert whole.ids[: len(scored)] == scored.ids
     assert whole.ids[len(scored) :] == tuple(id_ for id_ in rest.ids if id_ not in scored.ids)
 
 
-def test_below_with_nothing_scored_is_the_rest() -> None:
+def test_without_scored_documents_the_rest_is_unchanged() -> None:
     rest = Ranking(("a", "b"), (1.0, 0.5))
     assert append_unscored(Ranking(), rest) == rest
     assert append_unscored(rest, Ranking()) == rest

@@ -1,4 +1,4 @@
-"""Grouping against its definition, written the slow way."""
+"""Grouping compared with a slow implementation of its definition."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ from services.core.ranking import Ranking
 IDS = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=12)
 
 
-def test_groups_are_in_the_order_of_their_best_and_the_valueless_stand_alone() -> None:
+def test_groups_are_ordered_by_their_best_and_documents_without_a_value_are_alone() -> None:
     ranking = Ranking.of([("a", 5), ("b", 4), ("c", 3), ("d", 2), ("e", 1)])
     values = {"a": "x", "c": "y", "d": "x", "e": "x"}
     groups = group_by_value(ranking, values, count=3, size=2)
@@ -17,7 +17,7 @@ def test_groups_are_in_the_order_of_their_best_and_the_valueless_stand_alone() -
     assert [group.ranking.ids for group in group_by_value(ranking, values, count=1, size=9)] == [("a", "d", "e")]
 
 
-def test_a_value_and_an_id_of_the_same_name_do_not_meet() -> None:
+def test_a_value_and_an_equal_id_are_different_groups() -> None:
     ranking = Ranking.of([("x", 2), ("b", 1)])
     assert [group.value for group in group_by_value(ranking, {"b": "x"}, count=5, size=5)] == [None, "x"]
 

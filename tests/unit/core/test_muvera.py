@@ -1,4 +1,4 @@
-"""Laws of fixed dimensional encodings: what the paper proves, on any tokens."""
+"""Laws of fixed dimensional encodings, from the paper, for any tokens."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ DOCUMENT = [-1.22474, -1.22475, -4.89898, 4.08248, -0.08165, -0.08165, -0.08165,
 
 
 def whole(seed: int, repetitions: int = 3, bits: int = 3) -> FixedDimensionalEncoding:
-    """Without projections."""
+    """Return an encoding without projections."""
     return FixedDimensionalEncoding(D, repetitions, bits, D, 0, seed)
 
 
@@ -49,8 +49,8 @@ def test_a_document_of_one_token_is_estimated_exactly(seed: int, asked: int) -> 
 
 @settings(deadline=None)
 @given(SEEDS, st.integers(1, 8))
-def test_a_document_that_has_the_querys_tokens_alone_in_their_parts_is_estimated_exactly(seed: int, asked: int) -> None:
-    """With 256 parts few tokens share one; where none do, each meets itself: MaxSim is their number."""
+def test_a_document_with_the_querys_tokens_alone_in_their_partitions_is_exact(seed: int, asked: int) -> None:
+    """With 256 partitions, few tokens share one. If none do, each token matches itself, and MaxSim is their number."""
     encoding = whole(seed, repetitions=1, bits=8)
     query = drawn(seed, asked)
     parts = encoding._parts_of(query)[:, 0]
@@ -60,7 +60,7 @@ def test_a_document_that_has_the_querys_tokens_alone_in_their_parts_is_estimated
 
 @settings(deadline=None)
 @given(SEEDS, st.lists(st.integers(0, 6), min_size=1, max_size=6))
-def test_an_encoding_depends_on_its_own_tokens_alone(seed: int, counts: list[int]) -> None:
+def test_an_encoding_depends_only_on_its_own_tokens(seed: int, counts: list[int]) -> None:
     encoding = FixedDimensionalEncoding(D, 2, 3, 4, 20, seed)
     tokens = drawn(seed, sum(counts))
     together = encoding.documents(tokens, np.array(counts))
@@ -70,7 +70,7 @@ def test_an_encoding_depends_on_its_own_tokens_alone(seed: int, counts: list[int
         assert count or not one.any()
 
 
-def test_a_part_without_tokens_takes_the_first_of_the_nearest() -> None:
+def test_a_partition_without_tokens_takes_the_first_of_the_nearest() -> None:
     encoding = FixedDimensionalEncoding(2, 1, 1, 2, 0, 7)
     token = np.array([[1.0, 2.0]], dtype=np.float32)
     np.testing.assert_array_equal(encoding.documents(token, np.array([1])), [[1, 2, 1, 2]])
@@ -97,7 +97,7 @@ def test_projections_keep_the_estimate_on_average(projected: int, final: int) ->
 
 
 def test_the_same_seed_gives_the_same_encoding_in_every_version() -> None:
-    """Segments of older versions are searched with encodings of newer ones, so these numbers may never change."""
+    """New versions search segments of old ones, so these numbers must never change."""
     encoding = FixedDimensionalEncoding(D, 2, 2, 3, 8, 42)
     tokens = np.linspace(-1, 1.3, 2 * D, dtype=np.float32).reshape(2, D)
     assert encoding.length == 8

@@ -40,7 +40,7 @@ def test_only_keeps_order_and_scores(scored: dict[str, float], ids: set[str]) ->
         (("b", "a"), (1.0, 1.0), "equal scores by id"),
     ],
 )
-def test_a_ranking_refuses_to_be_wrong(ids: tuple[str, ...], scores: tuple[float, ...], words: str) -> None:
+def test_an_invalid_ranking_is_rejected(ids: tuple[str, ...], scores: tuple[float, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Ranking(ids, scores)
 
@@ -54,5 +54,5 @@ def test_cut_ends_a_ranking_early(min_score: float | None, max_drop: float | Non
     assert ranking.cut(min_score=min_score, max_drop=max_drop) == ranking.top(kept)
 
 
-def test_ranks_begin_with_one() -> None:
+def test_ranks_start_at_one() -> None:
     assert Ranking(("b", "a"), (2.0, 1.0)).ranks() == {"b": 1, "a": 2}

@@ -1,4 +1,4 @@
-"""Shorter, smaller and joined vectors keep what they promise."""
+"""Laws of shorter, quantized, binary and joined vectors."""
 
 import numpy as np
 from hypothesis import given
@@ -20,7 +20,7 @@ def test_int8_is_within_half_a_step_of_the_vector(vectors: F32) -> None:
 
 
 @given(VECTORS)
-def test_a_row_of_int8_does_not_depend_on_the_rows_beside_it(vectors: F32) -> None:
+def test_a_row_of_int8_does_not_depend_on_other_rows(vectors: F32) -> None:
     together, scales = quantize_int8(vectors)
     for position, vector in enumerate(vectors):
         alone, scale = quantize_int8(vector[None])

@@ -1,4 +1,4 @@
-"""Laws of similarities and of choosing the best."""
+"""Laws of similarities and of selecting the highest scores."""
 
 import math
 
@@ -15,7 +15,7 @@ from services.core.similarity import cosine, dot, l2, maxsim, norms, unit
 RNG = np.random.default_rng(7)
 
 
-def test_dot_l2_and_cosine_are_what_their_formulas_say() -> None:
+def test_dot_l2_and_cosine_follow_their_formulas() -> None:
     query = RNG.standard_normal(33).astype(np.float32)
     documents = RNG.standard_normal((50, 33)).astype(np.float32)
     wide_query, wide = query.astype(np.float64), documents.astype(np.float64)
@@ -25,7 +25,7 @@ def test_dot_l2_and_cosine_are_what_their_formulas_say() -> None:
     np.testing.assert_allclose(cosine(query, documents), expected, atol=1e-6)
 
 
-def test_a_score_does_not_depend_on_the_documents_beside_it() -> None:
+def test_a_score_does_not_depend_on_other_documents() -> None:
     query = RNG.standard_normal(384).astype(np.float32)
     documents = RNG.standard_normal((5000, 384)).astype(np.float32)
     documents[[17, 2047, 2048, 4999]] = documents[3]
