@@ -1,4 +1,4 @@
-"""Searches of a name whose collection changes under them: answered, or refused as promised, and never INTERNAL."""
+"""Searches of a name while its collection changes: they are answered or rejected as documented, never INTERNAL."""
 
 import asyncio
 from collections import Counter
@@ -80,7 +80,7 @@ NAMES = {name: name.replace(" ", "-") for name in SCHEMAS}
 
 
 class Running:
-    """A running system with a collection of each schema."""
+    """Yield a running system with a collection of each schema."""
 
     def __init__(self, search: "SearchServiceAsyncStub", retrieval: "RetrievalServiceAsyncStub") -> None:
         self.search = search
@@ -144,7 +144,7 @@ def code(found: pb.SearchResponse | SluiceError) -> str:
 
 
 def test_a_search_is_planned_again_if_the_name_means_another_collection(tmp_path: Path) -> None:
-    """Every pipeline, from every collection to every other, each looked at an hour ago at most."""
+    """Every pipeline, from every collection to every other, with collections that were looked up up to an hour ago."""
 
     async def check(running: Running) -> None:
         for pipeline in ("default", "words", "named", "maxsim"):

@@ -1,4 +1,4 @@
-"""Indexing into a system that is busy: batches get smaller, wait, grow again, and end only when patience does."""
+"""Indexing into a busy system: batches shrink, wait and grow again, and the stream ends only when patience ends."""
 
 import asyncio
 from collections import Counter
@@ -65,7 +65,7 @@ def busy(texts: int, most: int) -> Unavailable:
 
 
 def sizes(running: System) -> list[int]:
-    """Of all batches that the embedding service was sent."""
+    """Return the sizes of all batches that the embedding service received."""
     return [len(request.texts) for method, request in running.embedder.calls if method == "Embed"]
 
 
@@ -178,7 +178,7 @@ def test_a_stream_that_is_always_rejected_ends_with_what_was_stored() -> None:
 
 
 def test_a_stream_that_waits_for_capacity_ends_at_once_when_the_server_drains() -> None:
-    """The service asks for a longer wait than any test has."""
+    """The service asks for a wait that is longer than the time of the test."""
 
     async def ended(**addresses: Any) -> SluiceError:
         settings = OrchestratorSettings(
@@ -214,7 +214,7 @@ def test_a_stream_that_waits_for_capacity_ends_at_once_when_the_server_drains() 
 
 @pytest.mark.slow
 def test_a_slow_model_is_indexed_into_and_nothing_is_lost(tiny_bi_encoder: Path, tmp_path: Path) -> None:
-    """A real server of a model that takes so long for each document that 32 of them never fit its longest call."""
+    """A real server with a model so slow that a call with 32 documents never ends in time."""
     slow = with_slow_word(tiny_bi_encoder, tmp_path / "slow", turns=2_000)
     texts = [Document(f"d{number}", f"the {SLOW_WORD} number {number}") for number in range(48)]
     with running_system(tmp_path, slow, "--max-deadline-s", "1") as running, SearchClient(running.address) as client:

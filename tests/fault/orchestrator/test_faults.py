@@ -1,4 +1,4 @@
-"""What a search promises when a service behind it is in trouble."""
+"""Searches while a service fails, hangs or returns invalid responses."""
 
 import asyncio
 from collections.abc import Callable
@@ -45,7 +45,7 @@ async def ids_of(running: System, pipeline: str) -> list[str]:
 
 
 def sample(name: str, **labels: str) -> float:
-    """A metric's value; 0 when nothing was counted."""
+    """Return the value of a metric; 0 if nothing was counted."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
@@ -320,7 +320,7 @@ def test_an_unavailable_reranker_is_not_called_repeatedly() -> None:
 
 
 def test_retries_of_rejected_searches_are_limited() -> None:
-    """The budget holds 10 retries and is filled by one for ten calls answered."""
+    """The budget holds 10 retries and gains one for ten answered calls."""
 
     async def check(running: System) -> None:
         overloaded = Unavailable("busy", reason=ErrorReason.ERROR_REASON_OVERLOADED)

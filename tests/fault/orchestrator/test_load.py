@@ -1,4 +1,4 @@
-"""Searches while everything is slow, while orchestrators restart, while clocks jump; callers that do not read."""
+"""Searches while everything is slow, orchestrators restart or the clock jumps, and callers that do not read."""
 
 import ast
 import asyncio
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Slow:
-    """A service that takes its time, and knows when it is at nothing."""
+    """A slow service that counts its running calls."""
 
     def __init__(self, seconds: float) -> None:
         self.idle = asyncio.Event()
@@ -101,7 +101,7 @@ def test_a_slow_reranker_scores_what_it_has_time_for() -> None:
 
 
 def test_a_rolling_restart_of_two_orchestrators_fails_no_search(tmp_path: Path) -> None:
-    """As a rollout does it: the next one is stopped when the one before is met again. Stages tell who answered."""
+    """As in a rollout: a replica stops after the previous one answers again. The stages show which replica answered."""
 
     async def main() -> None:
         retrieval, seen = ExactRetrieval(), Seen()
@@ -137,7 +137,7 @@ def test_a_rolling_restart_of_two_orchestrators_fails_no_search(tmp_path: Path) 
 
 
 async def replica(stack: AsyncExitStack, **settings: Any) -> tuple[str, Callable[[], Awaitable[None]]]:
-    """Address of a started orchestrator, and how to stop it before the stack does."""
+    """Return the address of a started orchestrator, and a function that stops it before the stack does."""
     built = OrchestratorSettings(**settings)
     own = await stack.enter_async_context(AsyncExitStack())
     running = await own.enter_async_context(serving(built, lambda: build(built)))
@@ -145,7 +145,7 @@ async def replica(stack: AsyncExitStack, **settings: Any) -> tuple[str, Callable
 
 
 class Seen:
-    """Which replicas have answered."""
+    """The replicas that have answered."""
 
     def __init__(self) -> None:
         self.is_stopped = False
@@ -168,7 +168,7 @@ def documents() -> list[client.Document]:
 
 
 def test_a_caller_that_does_not_read_stops_the_indexing_and_loses_nothing() -> None:
-    """Every other document is refused for its long id, which the acknowledgement repeats: what is not read is much."""
+    """Half of the documents are rejected for long ids, which acknowledgements repeat, so unread ones are large."""
 
     async def check(running: System) -> None:
         call = running.search.Index()
@@ -209,7 +209,7 @@ HOUR = 3600.0
 
 
 def test_a_jump_of_the_clock_ends_running_calls_only() -> None:
-    """As after a machine was suspended: deadlines are over, a breaker asks again, nothing waits for an hour."""
+    """As after a suspended machine resumes: deadlines expire, a breaker probes again, and nothing waits for an hour."""
     deadline = Deadline.after(2.0, now=100.0)
     assert deadline.remaining_s(100.0 + HOUR) < 0
     assert not has_time_for(1, deadline.remaining_s(100.0 + HOUR), 0.0)
@@ -226,7 +226,7 @@ def test_a_jump_of_the_clock_ends_running_calls_only() -> None:
 
 @pytest.mark.parametrize("part", ["core", "rpc", "model", "orchestrator", "embedding", "reranking"])
 def test_no_decision_reads_the_wall_clock(part: str) -> None:
-    """Wall clocks jump, so the monotonic one decides; the other is for logs and for dates of creation and expiry."""
+    """Wall clocks jump, so the monotonic clock decides; the wall clock is for logs and dates of creation and expiry."""
     wall = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"

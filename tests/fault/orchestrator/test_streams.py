@@ -1,4 +1,4 @@
-"""What an index stream, and searches in a rolling restart, promise when services stop or fail."""
+"""Index streams while services stop or fail, and searches during a rolling restart."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -102,7 +102,7 @@ def test_an_index_stream_survives_an_embedding_service_that_restarts() -> None:
 
 
 async def acknowledged(call: Any) -> tuple[list[str], SluiceError]:
-    """Ids that a stream acknowledged until it failed, and how it failed."""
+    """Return the ids that a stream acknowledged until it failed, and its error."""
     known: list[str] = []
     try:
         while isinstance(response := await call.read(), pb.IndexResponse):
@@ -113,7 +113,7 @@ async def acknowledged(call: Any) -> tuple[list[str], SluiceError]:
 
 
 def test_a_server_that_stops_ends_an_index_stream_after_what_was_read() -> None:
-    """Everything that was read is acknowledged; the rest is the caller's to send again."""
+    """Everything that was read is acknowledged; the caller sends the rest again."""
 
     async def stopped(stand_in: ExactRetrieval, **addresses: Any) -> tuple[list[str], SluiceError]:
         stored, go_on = asyncio.Event(), asyncio.Event()
@@ -184,13 +184,13 @@ def test_a_rolling_restart_of_two_replicas_fails_no_search() -> None:
 
 
 async def replica(stack: AsyncExitStack, server: Any) -> tuple[str, Callable[[], Awaitable[None]]]:
-    """Address of a started server, and how to stop it before the stack does."""
+    """Return the address of a started server, and a function that stops it before the stack does."""
     own = await stack.enter_async_context(AsyncExitStack())
     return await own.enter_async_context(server), own.aclose
 
 
 async def search_until(stopped: asyncio.Event, system: System) -> list[pb.SearchResponse]:
-    """The answers of searches made one after another, one at least."""
+    """Return the answers of consecutive searches, at least one."""
     answers: list[pb.SearchResponse] = []
     while not answers or not stopped.is_set():
         answers.append(await system.search.Search(SEARCH, timeout=20.0))

@@ -1,4 +1,4 @@
-"""Documents stored as chunks, over the true retrieval service; words are the stand-in's tokens."""
+"""Documents stored as chunks, with the real retrieval service. The fake embedder counts words as tokens."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -153,7 +153,7 @@ def test_the_surplus_chunks_of_a_shortened_document_are_deleted(tmp_path: Path) 
 
 
 def test_an_interrupted_change_is_repeated(tmp_path: Path) -> None:
-    """What is too much goes first: until the rest is written, the old beginning is there, and found to be old."""
+    """Surplus chunks are deleted first. The first chunk is written last, so the next run sees the old one."""
 
     async def check(running: Chunked) -> None:
         await running.index(book("a", 100))

@@ -1,4 +1,4 @@
-"""Relevance feedback, over the true retrieval service."""
+"""Relevance feedback, with the real retrieval service."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Retrievers of every kind, over the true retrieval service."""
+"""Retrievers of every kind, with the real retrieval service."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

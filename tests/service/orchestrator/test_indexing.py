@@ -63,7 +63,7 @@ def outcomes(acknowledgements: list[pb.Acknowledgement]) -> dict[str, Any]:
 async def ended(
     call: grpc.aio.StreamStreamCall[pb.IndexRequest, pb.IndexResponse],
 ) -> tuple[list[pb.Acknowledgement], SluiceError]:
-    """What a stream acknowledged before it failed, and how it failed."""
+    """Return the acknowledgements of a stream that fails, and its error."""
     known: list[pb.Acknowledgement] = []
     try:
         while isinstance(response := await call.read(), pb.IndexResponse):
@@ -197,7 +197,7 @@ def test_index_keeps_the_last_document_of_an_id() -> None:
 
 
 def test_index_acknowledges_before_the_caller_sends_more() -> None:
-    """A caller that waits for each acknowledgement must not wait for ever."""
+    """A caller that waits for each acknowledgement before it sends more must not wait forever."""
 
     async def check(running: System) -> None:
         call = running.search.Index()
@@ -215,7 +215,7 @@ def test_index_acknowledges_before_the_caller_sends_more() -> None:
 
 
 async def written_until_blocked(call: Any, is_busy: Callable[[], bool]) -> tuple[int, "asyncio.Future[Any]"]:
-    """How many documents were written until a write came to a stop while the server is busy, and that write."""
+    """Return how many documents were written until a write blocked, and that write."""
     await call.write(pb.IndexRequest(collection="books", create_collection=True))
     for sent in range(1, 5000):
         written = asyncio.ensure_future(call.write(pb.IndexRequest(documents=[document(sent, "x " * 5_000)])))
@@ -226,7 +226,7 @@ async def written_until_blocked(call: Any, is_busy: Callable[[], bool]) -> tuple
 
 
 async def acknowledged(call: Any) -> int:
-    """How many documents the rest of a stream acknowledges."""
+    """Return how many documents the rest of a stream acknowledges."""
     count = 0
     while isinstance(response := await call.read(), pb.IndexResponse):
         count += len(response.acknowledgements)
@@ -234,7 +234,7 @@ async def acknowledged(call: Any) -> int:
 
 
 def test_index_stops_reading_while_it_is_busy() -> None:
-    """The caller's writes come to a stop while a batch is being stored, and go on after it."""
+    """The writes of the caller block while a batch is being stored, and continue after it."""
 
     async def check(running: System) -> None:
         hold = asyncio.Event()
@@ -387,7 +387,7 @@ def test_index_with_messages_without_documents_is_idle_too() -> None:
 
 
 def test_a_stream_that_ends_under_a_write_is_unavailable() -> None:
-    """grpc.aio then tells its caller INTERNAL, most of the time."""
+    """Here grpc.aio usually reports INTERNAL to its caller."""
 
     async def endless() -> AsyncIterator[pb.IndexRequest]:
         yield pb.IndexRequest(collection="books", create_collection=True)

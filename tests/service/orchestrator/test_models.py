@@ -1,4 +1,4 @@
-"""Which models answer: bound to the fields of collections, checked against what is served, and told."""
+"""The models of a search: bound to the fields of collections, checked against the served models, and listed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ FAST = pb.SearchRequest(collection="books", query="word3 word4", top_k=5, pipeli
 
 
 async def listed(running: System, name: str, state: pb.Pipeline.State.ValueType) -> pb.Pipeline:
-    """The pipeline, as soon as it is in that state."""
+    """Return the listed pipeline as soon as it has this state."""
     while True:
         pipelines = (await running.search.ListPipelines(pb.ListPipelinesRequest())).pipelines
         [found] = [pipeline for pipeline in pipelines if pipeline.name == name]
@@ -84,7 +84,7 @@ def test_the_orchestrator_starts_while_services_are_unavailable() -> None:
 
 
 def test_a_collection_that_changed_its_model_fails_no_search() -> None:
-    """As when an alias moves: the orchestrator saw the old one, embeds for it, is refused by retrieval, looks again."""
+    """As when an alias moves: retrieval rejects vectors of the old model, and the search is planned again."""
 
     async def check(running: System) -> None:
         assert (await running.search.Search(FAST)).models[0].digest == running.embedder.digest
@@ -101,7 +101,7 @@ def test_a_collection_that_changed_its_model_fails_no_search() -> None:
 
 
 def test_optional_stages_without_a_field_are_left_out_and_the_answer_is_complete() -> None:
-    """The packaged pipelines, on a collection with a dense field alone."""
+    """The packaged pipelines search a collection that has only a dense field."""
 
     async def check(running: System) -> None:
         request = pb.SearchRequest(collection="books", query="word3 word4", top_k=5, pipeline="balanced")

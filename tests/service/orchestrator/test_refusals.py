@@ -1,4 +1,4 @@
-"""Index streams with documents of every odd kind, over the real retrieval service: each is stored or refused alone."""
+"""Unusual documents in index streams, with the real retrieval service: each is stored or rejected on its own."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_only_the_invalid_document_is_rejected(tmp_path: Path, odd: Document, ch
 
 @CHUNKINGS
 def test_only_the_text_that_the_embedding_service_rejects_fails(tmp_path: Path, chunking: pb.Chunking | None) -> None:
-    """Its own limit is below the orchestrator's here."""
+    """Here the limit of the embedding service is below that of the orchestrator."""
 
     async def check(running: Chunked) -> None:
         long = Document(document_id="long", text="x" * 65_540)

@@ -1,4 +1,4 @@
-"""Pipelines bound to collections and models, and checked against what is served: tables."""
+"""Pipelines bound to collections and models, and checked against the served models: tables."""
 
 import pytest
 from sluice.common.v1.model_pb2 import ModelRef

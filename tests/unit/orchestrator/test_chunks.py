@@ -10,7 +10,7 @@ from services.orchestrator.chunks import Chunking, best_of_each_parent, chunk_id
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    """Every run of two letters, every other sign: words of more than one token."""
+    """Return a token for every two letters and for every other sign, so that words have several tokens."""
     return [match.span() for match in re.finditer(r"\w{1,2}|[^\w\s]", text)]
 
 

@@ -45,7 +45,7 @@ def test_the_limit_never_falls_below_its_minimum() -> None:
 
 
 def test_a_limit_finds_the_capacity_of_a_server_that_slows_down() -> None:
-    """A server of 10 at once within the deadline: the limit ends up around it, from above and from below."""
+    """The server finishes 10 searches at once in time. The limit approaches that from above and from below."""
     for start in (64.0, 4.0):
         limit, moment = AimdLimit(value=start), 0.0
         for _ in range(500):

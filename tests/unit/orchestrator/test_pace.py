@@ -1,4 +1,4 @@
-"""How much an index stream sends at once, and how long it waits: a table of refusals and successes."""
+"""The batch sizes and waits of an index stream after rejections and successes: tables."""
 
 from typing import Any
 
