@@ -89,10 +89,13 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
 def _run(checkpoint: str, out: Path, options: Options, *, tensorrt: bool, force: bool) -> None:
     """Run the export; on failure, print the reason and exit with status 1."""
     warnings.simplefilter("ignore")  # warnings of libraries, which the user cannot act on
-    # Importing torch takes seconds; --help should not wait for it.
-    from export.build import export_bundle  # noqa: PLC0415
-    from export.tensorrt import export_engines, required_key  # noqa: PLC0415
-
+    try:
+        # Importing torch takes seconds; --help should not wait for it.
+        from export.build import export_bundle  # noqa: PLC0415
+        from export.tensorrt import export_engines, required_key  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        typer.echo(f"export: {error.name} is not installed: pip install 'sluice-search[export]'", err=True)
+        sys.exit(1)
     try:
         key = required_key() if tensorrt else None
         bundle = export_bundle(checkpoint, out, options, force=force)

@@ -183,6 +183,37 @@ def test_help_teaches(command: str) -> None:
     assert f"sluice {command}" in ran.stdout
 
 
+@pytest.fixture
+def added(tmp_path: Path) -> str:
+    """A path with a package that adds the commands `hello` and `broken` to `sluice`."""
+    (tmp_path / "hello.py").write_text("def hello(name: str = 'you') -> None:\n    print(f'hello, {name}')\n")
+    metadata = tmp_path / "hello-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: hello\nVersion: 1\n")
+    points = "[sluice.commands]\nhello = hello:hello\nbroken = not_there:broken\n"
+    (metadata / "entry_points.txt").write_text(points)
+    return os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+
+
+def test_another_package_adds_a_command_by_an_entry_point(added: str) -> None:
+    assert " hello " in sluice("--help", PYTHONPATH=added).stdout
+    ran = sluice("hello", "--name", "Ada", PYTHONPATH=added)
+    assert (ran.returncode, ran.stdout) == (0, "hello, Ada\n"), ran.stderr
+    assert "--name" in sluice("hello", "--help", PYTHONPATH=added).stdout
+
+
+def test_a_command_that_cannot_be_imported_says_what_it_needs(added: str) -> None:
+    ran = sluice("broken", PYTHONPATH=added)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "`sluice broken` needs not_there, which is not installed" in ran.stderr
+
+
+def test_a_mistyped_command_gets_a_suggestion() -> None:
+    ran = sluice("statu")
+    assert ran.returncode == 2
+    assert "Did you mean 'status'?" in ran.stderr
+
+
 def test_version() -> None:
     assert sluice("--version").stdout.startswith("sluice ")
 
