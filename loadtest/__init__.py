@@ -2,7 +2,7 @@
 
 import os
 
-# Read when the libraries that are measured are loaded, here and in processes that are started from here.
+# The measured libraries read these when they are loaded, in this process and its children.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"

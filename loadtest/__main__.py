@@ -34,7 +34,7 @@ app.command()(compare)
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
     """Run a benchmark. Each answers one question and prints a table and writes a JSON file."""
-    # Imported late: its in-process side needs what servers need, and the other commands do not.
+    # Imported late: its in-process side needs the servers' packages, which the other commands do not.
     from loadtest.bench.commands import app as benchmarks  # noqa: PLC0415
 
     benchmarks(args=context.args, prog_name="python -m loadtest bench")

@@ -47,7 +47,7 @@ def corpus(folder: Path) -> Corpus:
         try:
             document = _document(line)
             if document.document_id in found:
-                raise ValueError(f"expected each _id once, got {document.document_id!r:.80} again; the first counts")
+                raise ValueError(f"expected each _id once, got {document.document_id!r:.80} again; the first is used")
         except ValueError as error:
             refused.append(Refusal("INVALID_REQUEST", str(error), line=number))
         else:
@@ -76,7 +76,7 @@ def qrels(folder: Path, split: str) -> Qrels:
     path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
         have = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
-        raise CollectionError(f"{path}: expected a file of judgements, found none; there is {have}")
+        raise CollectionError(f"{path}: expected a file of judgments, found none; there is {have}")
     found: Qrels = {}
     for number, line in _lines(path):
         where = f"{path}:{number}"
@@ -90,7 +90,7 @@ def qrels(folder: Path, split: str) -> Qrels:
         except ValueError:
             raise CollectionError(f"{where}: expected a whole number as score, got {parts[2]!r:.80}") from None
     if not found:
-        raise CollectionError(f"{path}: expected judgements, found none")
+        raise CollectionError(f"{path}: expected judgments, found none")
     return found
 
 

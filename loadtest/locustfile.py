@@ -21,15 +21,15 @@ from sluice.client import SearchClient
 from sluice.client.credentials import tls_credentials
 from sluice.errors import SluiceError
 
-# Before any channel is made: gRPC waits in gevent's loop then, instead of in threads.
+# Must run before any channel exists: gRPC then waits in gevent's loop instead of in threads.
 gevent.init_gevent()
 
 
 @events.init_command_line_parser.add_listener
 def _options(parser: Any) -> None:
-    parser.add_argument("--data", required=True, help='Folder with queries.jsonl: {"text": …} a line')
+    parser.add_argument("--data", required=True, help='Folder with queries.jsonl, one {"text": …} per line')
     parser.add_argument("--collection", default="docs", help="Collection to search")
-    parser.add_argument("--pipeline", default="", help="Pipeline; the server's default unless given")
+    parser.add_argument("--pipeline", default="", help="Pipeline (default: the server's)")
     parser.add_argument("--deadline-s", type=float, default=2.0, help="Deadline of a search, in seconds")
 
 
@@ -59,11 +59,13 @@ class Searcher(User):
     @task
     def search(self) -> None:
         """Send one search with a random query."""
-        told = self.environment.parsed_options
+        options = self.environment.parsed_options
         query = random.choice(self.environment.queries)  # noqa: S311 - no secret
         failure, found, begun = None, 0, time.perf_counter()
         try:
-            answer = self._client.search(told.collection, query, pipeline=told.pipeline, timeout_s=told.deadline_s)
+            answer = self._client.search(
+                options.collection, query, pipeline=options.pipeline, timeout_s=options.deadline_s
+            )
             found = len(answer.results)
         except SluiceError as error:
             failure = error

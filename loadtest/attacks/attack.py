@@ -1,4 +1,4 @@
-"""What an attack is: steps against a running system, and bounds of what they may cost."""
+"""The interface of an attack: steps against a running system, and bounds of what they may cost."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ class Target:
     max_held_bytes: int
     """The gateway's setting."""
     guarded: Server | None = None
-    """An embedding server that asks for tokens itself, when the attack needs one."""
+    """An embedding server that checks tokens itself, if the attack needs one."""
     quota_token: str = ""
     """A token with a quota, for `guarded`."""
 
@@ -79,7 +79,7 @@ class Attack(Protocol):
         """What everything random is drawn from."""
 
     def bounds(self, target: Target) -> Bounds:
-        """Return what it may cost."""
+        """Return the bounds of its cost."""
 
     def steps(self, target: Target) -> Iterator[Step]:
-        """Yield the steps. Each is run and measured before the next is asked for."""
+        """Yield the steps. Each is run and measured before the next is requested."""

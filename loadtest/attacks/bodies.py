@@ -1,4 +1,4 @@
-"""Large bodies, many at once: whole, stalled before their end, and slow."""
+"""Large concurrent bodies: complete, stalled before their end, and slow."""
 
 import json
 import time
@@ -24,7 +24,7 @@ _LINES: Final = "application/jsonl"
 
 @dataclass(frozen=True)
 class Bodies:
-    """Requests with bodies that are just small enough to be taken."""
+    """Requests with bodies just below the size limit."""
 
     name: ClassVar[str] = "bodies"
     seed: int = 1
@@ -35,7 +35,7 @@ class Bodies:
     """Seconds that a stalled body stays unfinished."""
 
     def bounds(self, target: Target) -> Bounds:
-        """The gateway's own limit of bytes held, and room to parse."""
+        """Allow the gateway's own limit of buffered bytes, and memory for parsing."""
         return Bounds(growth_mb=target.max_held_bytes / _MB + _ROOM_MB)
 
     def steps(self, target: Target) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Many gRPC calls at once, by threads, and what they got."""
+"""Many concurrent gRPC calls, made by threads."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ def call_all(
     address: str, method: str, requests: Iterable[Message | bytes], *, at_once: int, timeout_s: float,
     metadata: Metadata = (),
 ) -> Counter[str]:  # fmt: skip
-    """Make unary calls, so many at once, on one connection. Return how often each code came."""
+    """Make unary calls on one connection, a fixed number at once. Return how often each code was received."""
     with (
         grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
         ThreadPoolExecutor(at_once) as threads,
@@ -42,5 +42,5 @@ def code_of(call: Any, request: bytes, timeout_s: float, metadata: Metadata = ()
 
 
 def repeated(request: Message, count: int) -> Sequence[bytes]:
-    """Return the same request so many times, serialized once."""
+    """Return the same request the given number of times, serialized once."""
     return [request.SerializeToString()] * count

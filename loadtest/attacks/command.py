@@ -1,4 +1,4 @@
-"""What attacks cost: growth of memory, processor time, and how long others wait meanwhile."""
+"""The benchmark of attacks: their cost in memory and processor time, and how long other callers wait meanwhile."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -47,7 +47,7 @@ _NEEDS_GUARDED: Final = ("tensors",)
 
 @dataclass(frozen=True)
 class Row:
-    """An attack, what it cost, and what of that is too much."""
+    """An attack with its measured cost and the bounds that it broke."""
 
     attack: Attack
     bounds: Bounds
@@ -91,15 +91,16 @@ def attacks(  # noqa: PLR0913, PLR0917 - each is a flag
         list[str] | None, typer.Option(help=f"{', '.join(one.name for one in ATTACKS)}; may repeat. (default: all)")
     ] = None,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Of the attacks; may repeat.")
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Parameter of the attacks; may repeat."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that an attack draws.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 1,
     tree: Annotated[
         Path | None, typer.Option(help="Attack the servers of another source tree.", exists=True, file_okay=False)
     ] = None,
-    settle_s: Annotated[float, typer.Option(min=0, help="Longest wait for memory to be given back, seconds.")] = 60.0,
+    settle_s: Annotated[float, typer.Option(min=0, help="Longest wait until memory is released, in seconds.")] = 60.0,
     most_mb: Annotated[
-        float, typer.Option(min=1, help="Growth at which a server is killed, to spare the machine, MB.")
+        float, typer.Option(min=1, help="Growth in MB at which a server is killed, to protect the machine.")
     ] = 4000.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of a table.")] = False,
     out_folder: setup.Out = setup.DEFAULT_OUT,
@@ -151,7 +152,7 @@ def chosen_of(only: Sequence[str], parameters: Sequence[str]) -> list[Attack]:
 
 
 def _with(attack: Attack, name: str, value: str) -> Attack:
-    """The attack with another value of a parameter; the same when it has none of that name."""
+    """Return the attack with another value of a parameter; unchanged if it has no parameter of that name."""
     kind = _types(attack).get(name)
     if kind is None:
         return attack

@@ -1,4 +1,4 @@
-"""Connections that say nothing, say it slowly, or say too much before they come to the point."""
+"""Connections without requests, with slow requests, and with large heads."""
 
 import time
 from collections import Counter
@@ -31,7 +31,7 @@ class Connections:
     head_bytes: int = 1_000_000
 
     def bounds(self, target: Target) -> Bounds:
-        """A connection costs a file descriptor and some 50 KB."""
+        """Allow a file descriptor and about 50 KB per connection."""
         return Bounds(growth_mb=100)
 
     def steps(self, target: Target) -> Iterator[Step]:

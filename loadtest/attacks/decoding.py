@@ -1,4 +1,4 @@
-"""Calls that work on tokens, from thousands of empty sequences to the longest that are taken."""
+"""Calls that process tokens, from thousands of empty sequences to the longest allowed."""
 
 import json
 import random
@@ -38,7 +38,7 @@ class Decoding:
     at_once: int = 4
 
     def bounds(self, target: Target) -> Bounds:
-        """Others wait no longer; memory is that of the largest requests."""
+        """Allow no longer waits, and the memory of the largest requests."""
         return Bounds(growth_mb=200)
 
     def steps(self, target: Target) -> Iterator[Step]:

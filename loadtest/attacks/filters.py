@@ -1,4 +1,4 @@
-"""Filters as large, as deep and as wide as their limits let them be, over few documents."""
+"""Filters as large, deep and wide as the limits allow, over few documents."""
 
 import random
 from collections import Counter
@@ -36,7 +36,7 @@ class Filters:
     """Bytes of a long string value."""
 
     def bounds(self, target: Target) -> Bounds:
-        """What a filter costs is bounded by its size, and its size is limited."""
+        """Allow little: a filter's cost is bounded by its size, which is limited."""
         return Bounds(growth_mb=100)
 
     def steps(self, target: Target) -> Iterator[Step]:
@@ -71,7 +71,7 @@ class Filters:
             found.membership.values.add().string_value = f"{chance.randrange(10**9):x}" + "x" * self.long_value
 
     def _wide(self) -> Filter:
-        """Lists of the largest size in a list of the largest size."""
+        """Return lists of the largest size in a list of the largest size."""
         chance = random.Random(self.seed)  # noqa: S311
         whole = Filter()
         for _ in range(_FILTERS_OF_A_LIST):
@@ -83,7 +83,7 @@ class Filters:
         return whole
 
     def _deep(self) -> Filter:
-        """Branches of the largest depth, as many as a list may have, twice over."""
+        """Return branches of the largest depth, as many as a list may have, twice."""
         whole = Filter()
         for _ in range(_FILTERS_OF_A_LIST):
             one = whole.any_of.filters.add()

@@ -1,4 +1,4 @@
-"""Messages of half a megabyte that unpack to half a gigabyte."""
+"""Messages of half a megabyte that decompress to half a gigabyte."""
 
 import zlib
 from collections import Counter
@@ -32,7 +32,7 @@ class GzipBombs:
     """Each on a connection of its own."""
 
     def bounds(self, target: Target) -> Bounds:
-        """Unpacking must not happen, or be bounded."""
+        """Allow no decompression, or a bounded one."""
         return Bounds(growth_mb=100)
 
     def steps(self, target: Target) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests as bytes: stalled, slow, and without anybody who reads the answer."""
+"""HTTP/1.1 requests as bytes: stalled, slow, or with unread answers."""
 
 import socket
 from collections import Counter
@@ -14,7 +14,7 @@ def connect(address: str, *, receive_buffer: int = 0) -> socket.socket:
     connection = socket.socket()
     connection.settimeout(_TIMEOUT_S)
     if receive_buffer:
-        # Set before connecting: the window is agreed upon then.
+        # Set before connecting, because the window is negotiated then.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.connect((host, int(port)))
     return connection

@@ -123,13 +123,13 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _literal(text: str) -> bytes:
-    """A string of HPACK without Huffman coding (RFC 7541, 5.2)."""
+    """Encode a string in HPACK without Huffman coding (RFC 7541, 5.2)."""
     data = text.encode()
     return _integer(len(data)) + data
 
 
 def _integer(value: int) -> bytes:
-    """An integer with a prefix of seven bits (RFC 7541, 5.1)."""
+    """Encode an integer with a prefix of seven bits (RFC 7541, 5.1)."""
     if value < 127:
         return bytes((value,))
     rest, out = value - 127, bytearray((127,))

@@ -11,7 +11,7 @@ from loadtest.attacks.attack import COLLECTION, Result, Step, Target
 from loadtest.attacks.verdict import Bounds
 
 _ANSWER_S: Final = 60.0
-# The field of each route that takes most; `%s` is the attack's value.
+# The field of each route that accepts the largest value; `%s` is the attack's value.
 _ROUTES: Final = {
     "/v1/embeddings": '{"model": "MODEL", "input": %s}',
     "/v2/rerank": '{"model": "MODEL", "query": "q", "documents": %s}',

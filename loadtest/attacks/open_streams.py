@@ -1,4 +1,4 @@
-"""Calls with a token that take room and do nothing: idle index streams, and searches that nobody can wait for."""
+"""Calls with a token that hold resources and do nothing: idle index streams, and searches with tiny deadlines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class OpenStreams:
     at_once: int = 64
 
     def bounds(self, target: Target) -> Bounds:
-        """A stream is some KB."""
+        """Allow a few KB per stream."""
         return Bounds(growth_mb=100)
 
     def steps(self, target: Target) -> Iterator[Step]:

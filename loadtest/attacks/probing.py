@@ -22,7 +22,7 @@ from loadtest.attacks.verdict import Answer
 from loadtest.channels import CHANNEL_OPTIONS
 
 _EVERY_S: Final = 0.5
-# A legitimate client tries again what an overloaded server refuses, as `sluice.client` does.
+# A legitimate client retries what an overloaded server rejects, as `sluice.client` does.
 _TRIES: Final = 5
 _FIRST_WAIT_S: Final = 0.1
 _RETRIED: Final = ("UNAVAILABLE", "503")
@@ -31,7 +31,7 @@ _CHECK: Final = "/grpc.health.v1.Health/Check"
 
 
 class Probe(Protocol):
-    """A question that is asked again and again. Pickled, and sent to the process that asks."""
+    """A request that is repeated during the attack. Pickled and sent to the probing process."""
 
     name: str
     is_health: bool

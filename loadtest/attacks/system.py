@@ -33,7 +33,7 @@ _TIMEOUT_S: Final = 60.0
 
 @contextmanager
 def target_of(bundle: Path, texts: Texts, tree: Path | None = None, *, guarded: bool = False) -> Iterator[Target]:
-    """A warm system for the block; of another source tree, when given. Raises CommandFailed when it does not start."""
+    """Run a warm system for the block, optionally of another source tree. Raises CommandFailed if it does not start."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-attacks-")))
         token, quota_token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -104,7 +104,7 @@ def index(target: Target, documents: Sequence[document_pb2.Document]) -> None:
         answers = list(call(iter(requests), timeout=_TIMEOUT_S, metadata=target.authorization))
     failed = [one for answer in answers for one in answer.acknowledgements if one.outcome == one.OUTCOME_FAILED]
     if failed:
-        raise CommandFailed(f"document {failed[0].document_id} was refused: {failed[0].message}")
+        raise CommandFailed(f"document {failed[0].document_id} was rejected: {failed[0].message}")
 
 
 def _fill(target: Target, texts: Texts) -> None:
@@ -120,7 +120,7 @@ def _warm(target: Target, texts: Texts) -> None:
     probes.append(HttpProbe("embed", target.address("gateway"), "POST", "/v1/embeddings", body, target.token))
     for probe in [*probes, *probes_of(target, queries[0])]:
         if error := ask_patiently(probe):
-            raise CommandFailed(f"{probe.name} does not work before any attack: {error}")
+            raise CommandFailed(f"{probe.name} failed before any attack: {error}")
 
 
 def _write_tokens(folder: Path, token: str, quota_token: str) -> Path:

@@ -1,4 +1,4 @@
-"""Tensors with shapes that no data fits, sent by the bearer of a token with a quota."""
+"""Tensors whose shapes do not fit their data, sent with a token that has a quota."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Tensors:
     calls: int = 3
 
     def bounds(self, target: Target) -> Bounds:
-        """Shapes cost nothing."""
+        """Allow nothing: shapes alone must not cost memory."""
         return Bounds(growth_mb=20)
 
     def steps(self, target: Target) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Large answers that nobody reads."""
+"""Large answers that the client never reads."""
 
 import json
 import random
@@ -37,7 +37,7 @@ class UnreadAnswers:
     """Seconds that the answers stay unread once each has begun."""
 
     def bounds(self, target: Target) -> Bounds:
-        """Answers wait in buffers of a bounded size, or not for long."""
+        """Allow buffers of a bounded size."""
         return Bounds(growth_mb=200)
 
     def steps(self, target: Target) -> Iterator[Step]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-# Answers that no caller may get, whatever it sends.
+# Answers that no request may cause.
 _DEFECTS: Final = frozenset({"INTERNAL", "UNKNOWN", "500"})
 
 
@@ -81,7 +81,7 @@ class Outcome:
         return [answer for answer in self.probes if answer.error]
 
     def longest_ms(self, *, is_health: bool) -> float:
-        """The longest wait of a probe."""
+        """Return the longest wait of a probe."""
         return 1000 * max((answer.seconds for answer in self.probes if answer.is_health is is_health), default=0.0)
 
 
@@ -136,7 +136,7 @@ def _over_in_steps(
     bound: float | None,
     unit: str,
 ) -> str:
-    """The worst step over the bound, and how many others there are."""
+    """Return a sentence about the worst step over the bound, and how many other steps are over it."""
     if bound is None:
         return ""
     over = [(*_most([value_of(step)]), step.step) for step in steps if _most([value_of(step)])[1] > bound]

@@ -1,4 +1,4 @@
-"""Streams that need no token, and streams that never send what they were opened for."""
+"""Streams that need no token, and streams on which the client sends nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class HealthWatchers:
     hold_s: int = 8
 
     def bounds(self, target: Target) -> Bounds:
-        """Streams without a token have a bound of their own."""
+        """Allow the separate bound of streams without a token."""
         return Bounds(growth_mb=50)
 
     def steps(self, target: Target) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Words that nobody has used before: long ones in documents and queries, then more of them, then many short ones."""
+"""Words that were never used before: long ones in documents and queries, more of them, then many short ones."""
 
 import random
 from collections import Counter
@@ -114,7 +114,7 @@ def _texts(words: Iterator[str], most_bytes: int) -> Iterator[str]:
 
 
 def _written(number: int) -> str:
-    """A number in letters, so that words are of letters alone and no two are the same."""
+    """Return a number in letters, so that words consist of letters and no two are equal."""
     digits: list[str] = []
     while number or not digits:
         number, digit = divmod(number, len(_LETTERS))

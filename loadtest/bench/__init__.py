@@ -1,1 +1,1 @@
-"""Benchmarks: each answers one question with one command, in ratios within one run. BENCHMARKS.md has the answers."""
+"""Benchmarks: each is one question, one command, a table and a JSON file."""

@@ -1,4 +1,4 @@
-"""Closed loops over prepared requests: so many callers, each sending when it has its answer."""
+"""Closed loops over prepared requests: each caller sends its next request when it has the answer."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ _TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class Driven:
-    """What a closed loop gave."""
+    """Result of a closed loop."""
 
     calls: int
     seconds: float
@@ -31,12 +31,12 @@ class Driven:
 
     @property
     def per_second(self) -> float:
-        """Calls a second."""
+        """Calls per second."""
         return self.calls / self.seconds
 
 
 def embed_requests(texts: Sequence[str], batch: int, lane: str, role: str = "document") -> list[bytes]:
-    """Serialised calls of `batch` texts each."""
+    """Return serialized calls of `batch` texts each."""
     return [
         EmbedRequest(
             texts=texts[start : start + batch],
@@ -48,7 +48,7 @@ def embed_requests(texts: Sequence[str], batch: int, lane: str, role: str = "doc
 
 
 def rerank_requests(query: str, documents: Sequence[str], batch: int) -> list[bytes]:
-    """Serialised calls of `batch` documents each, for the bulk lane."""
+    """Return serialized calls of `batch` documents each, for the bulk lane."""
     return [
         RerankRequest(query=query, documents=documents[start : start + batch], lane=Lane.LANE_BULK).SerializeToString()
         for start in range(0, len(documents), batch)
@@ -56,12 +56,12 @@ def rerank_requests(query: str, documents: Sequence[str], batch: int) -> list[by
 
 
 def all_of(address: str, path: str, requests: Sequence[bytes], callers: int) -> Driven:
-    """Every request once. Raises CommandFailed when one fails."""
+    """Send every request once. Raises CommandFailed if one fails."""
     return asyncio.run(_drive(address, path, iter(requests), callers, float("inf")))
 
 
 def for_seconds(address: str, path: str, requests: Sequence[bytes], callers: int, seconds: float) -> Driven:
-    """Requests over and over for so long. Raises CommandFailed when one fails."""
+    """Send the requests repeatedly for a number of seconds. Raises CommandFailed if one fails."""
     return asyncio.run(_drive(address, path, cycle(requests), callers, seconds))
 
 

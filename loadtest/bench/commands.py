@@ -1,4 +1,4 @@
-"""`bench`: the benchmarks by name."""
+"""The command `bench`: all benchmarks by name."""
 
 import typer
 
@@ -16,18 +16,21 @@ from loadtest.bench import (
     tracing,
 )
 from loadtest.bench.retrieval import faiss_comparison, filters, late_interaction, lexical, scaling, writes
+from loadtest.bench.setup import benchmark, benchmark_in_rounds
 
-app = typer.Typer(help="Benchmarks: each is one question, one command, a table and a JSON file.", no_args_is_help=True)
-app.command()(throughput.embed)
-app.command()(throughput.rerank)
-app.command()(throughput.variants)
-app.command()(latency.latency)
-app.command()(gateway.gateway)
-app.command()(scenarios.overload)
-app.command()(scenarios.lanes)
+app = typer.Typer(
+    help="Benchmarks. Each answers one question and writes a table and a JSON file.", no_args_is_help=True
+)
+app.command()(benchmark_in_rounds(throughput.embed))
+app.command()(benchmark_in_rounds(throughput.rerank))
+app.command()(benchmark_in_rounds(throughput.variants, variant="int8"))
+app.command()(benchmark(latency.latency))
+app.command()(benchmark(gateway.gateway))
+app.command()(benchmark(scenarios.overload))
+app.command()(benchmark(scenarios.lanes))
 app.command()(orchestrator.orchestrator)
 app.command()(deadlines.deadlines)
-app.command()(start.start)
+app.command()(benchmark_in_rounds(start.start))
 app.command()(scaling.retrieval)
 app.command()(scaling.retrieval_forms)
 app.command()(faiss_comparison.retrieval_grpc)

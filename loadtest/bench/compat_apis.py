@@ -1,4 +1,4 @@
-"""What the compatible APIs cost, and how other servers that run already compare, each by the API that it speaks."""
+"""Benchmark of the compatible APIs against Sluice's own, and of other servers that have one of these APIs."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ _CALLERS: Final = (1, 8)
 _RUN_S: Final = 4.0
 _WARM_S: Final = 1.0
 _OURS: Final = "sluice"
-# Of the same model; one that computes in half precision stays below it, one that pools otherwise does not.
+# Half precision stays below this distance; other pooling does not.
 _MOST_DISTANCE: Final = 0.02
 
 
@@ -29,19 +29,21 @@ def doors(  # noqa: PLR0913, PLR0917 - each is a flag
     bundle: setup.Bundle,
     data: setup.Data,
     other_kserve: Annotated[str, typer.Option("--kserve", help="HOST:PORT of a KServe v2 or Triton server.")] = "",
-    model: Annotated[str, typer.Option(help="Its name of the model. (default: the bundle's)")] = "",
-    output: Annotated[str, typer.Option(help="Its output, of floats. (default: dense, or score)")] = "",
+    model: Annotated[str, typer.Option(help="Model name on the KServe server. (default: the bundle's)")] = "",
+    output: Annotated[str, typer.Option(help="Its float output. (default: dense, or score)")] = "",
     other_tei: Annotated[str, typer.Option("--tei", help="HOST:PORT of a TEI server's gRPC API.")] = "",
-    with_triton: Annotated[bool, typer.Option("--triton", help="Start NVIDIA Triton with the same graph too.")] = False,
+    with_triton: Annotated[
+        bool, typer.Option("--triton", help="Also start NVIDIA Triton with the same graph.")
+    ] = False,
     cache: Annotated[Path, typer.Option(help="Folder for Triton's environment.")] = Path("~/.cache/sluice-peers"),
     variant: setup.Variant = "fp32",
     rounds: setup.Rounds = None,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Calls a second by Sluice's own API ÷ by tei.v1 and KServe v2 of the same server, and ÷ other servers.
+    """Compare Sluice's own API with tei.v1 and KServe v2 of the same server, and with other servers.
 
-    A bundle of a bi-encoder embeds one text a call, that of a cross-encoder reranks 16 documents a call.
+    With a bi-encoder each call embeds one text; with a cross-encoder each call reranks 16 documents.
     """
     task: Task = "rerank" if is_cross_encoder(bundle) else "embed"
     plan = Setup(f"doors-{task}-{variant}", bundle, data, variant, quick, out, rounds)
@@ -77,7 +79,7 @@ def doors(  # noqa: PLR0913, PLR0917 - each is a flag
 
 
 def own_doors(address: str, work: Work, model: str) -> dict[str, Endpoint]:
-    """All APIs of a Sluice that runs there, its own first."""
+    """Return all APIs of the Sluice server at an address, its own first."""
     return {
         _OURS: work.endpoint(address),
         "sluice tei.v1": tei.endpoint(address, work),
@@ -86,19 +88,19 @@ def own_doors(address: str, work: Work, model: str) -> dict[str, Endpoint]:
 
 
 def distances_of(work: Work, sides: dict[str, Endpoint]) -> dict[str, float]:
-    """How far each answer to the first call is from ours. Raises CommandFailed when one is something else."""
+    """Return how far each side's first answer is from ours. Raises CommandFailed if one is of another model."""
     ours = sides[_OURS].first()
     found = {name: work.distance(ours, side.first()) for name, side in sides.items()}
     for name, distance in found.items():
         if distance > _MOST_DISTANCE:
             raise CommandFailed(
-                f"{name}: expected an answer within {_MOST_DISTANCE} of ours, got {distance:.3f}: another model?"
+                f"{name}: expected an answer within {_MOST_DISTANCE} of ours, got {distance:.3f}; check its model"
             )
     return found
 
 
 def _rows(callers: int, results: dict[str, list[Driven]]) -> Sequence[tuple[list[str], dict[str, Any]]]:
-    """A row of the table and of the file for each side."""
+    """Return a row of the table and of the file for each side."""
     ours = [driven.per_second for driven in results[_OURS]]
     rows = []
     for name, runs in results.items():

@@ -1,4 +1,4 @@
-"""Searches in a hurry beyond capacity: what is answered in time, what is degraded, what is computed for nobody."""
+"""Benchmark of short deadlines beyond capacity: answers in time, degraded answers, and wasted computation."""
 
 from collections import Counter
 from pathlib import Path
@@ -27,12 +27,14 @@ def deadlines(  # noqa: PLR0913, PLR0917 - each is a flag
     bundle: setup.Bundle,
     data: setup.Data,
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Pipeline of the searches.")] = "reranked",
-    reranker: Annotated[Path | None, typer.Option(metavar="FOLDER", help="(default: the bundle itself)")] = None,
+    reranker: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Bundle of the reranker. (default: the same)")
+    ] = None,
     variant: setup.Variant = "fp32",
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Deadlines of 200 ms at twice the capacity: answers in time of those accepted, degraded ones, wasted rows."""
+    """Measure answers in time, degraded answers and wasted rows at twice the capacity, with deadlines of 200 ms."""
     plan = Setup("deadlines", bundle, data, variant, quick, out)
     wanted = scenario.load("deadlines")
     wanted = wanted.sped_up(10) if quick else wanted
@@ -56,7 +58,7 @@ def deadlines(  # noqa: PLR0913, PLR0917 - each is a flag
 
 
 def _rows(before: Sample, after: Sample) -> dict[str, float]:
-    """Rows that were computed in the interactive lane between two samples, and those of them for nobody."""
+    """Return the interactive rows computed between two samples, and how many of them had no caller left."""
 
     def more(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)

@@ -1,4 +1,4 @@
-"""What the places where a trace would be noted cost a call while nothing is traced."""
+"""Cost of the trace hooks per call while tracing is off."""
 
 from time import perf_counter
 
@@ -8,7 +8,7 @@ _METHOD = "/sluice.embedding.v1.EmbeddingService/Embed"
 
 
 def off_s(calls: int) -> float:
-    """Seconds that one call spends at all of them: those of a server, a part, an outgoing call and a batch."""
+    """Return the seconds that one call spends in all hooks: of a server, a part, an outgoing call and a batch."""
     assert not traces.is_on()
     started = perf_counter()
     for _ in range(calls):

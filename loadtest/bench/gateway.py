@@ -1,4 +1,4 @@
-"""What the gateway adds to a call of gRPC, for one query on an idle machine."""
+"""Benchmark of the latency that the gateway adds to a gRPC call, for one query on an idle machine."""
 
 import json
 import random
@@ -23,22 +23,15 @@ _WARM_UP: Final = 20
 _HEADERS: Final = {"content-type": "application/json"}
 
 
-def gateway(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "fp32",
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Time of one query by HTTP - its time by gRPC; query by query, in turn."""
-    plan = Setup("gateway", bundle, data, variant, quick, out)
+def gateway(plan: Setup) -> None:
+    """Measure the time of one query over HTTP minus its time over gRPC, query by query, in turn."""
     queries = list(plan.texts().queries)
     random.Random(1).shuffle(queries)  # noqa: S311
-    queries = setup.enough(queries, 50 if quick else _QUERIES, "queries")
-    name = json.loads((bundle / "bundle.json").read_text())["name"]
+    queries = setup.enough(queries, 50 if plan.quick else _QUERIES, "queries")
+    name = json.loads((plan.bundle / "bundle.json").read_text())["name"]
     with (
-        server("embedding", "--bundles", str(bundle), "--variant", variant, "--cache-entries", "0") as one,
-        server("gateway", f"--embedding={one.address}") as front,
+        server("embedding", "--bundles", str(plan.bundle), "--variant", plan.variant, "--cache-entries", "0") as one,
+        server("gateway", f"--embedding={one.address}", "--inner-routes", "open") as front,
         grpc.insecure_channel(one.address, options=CHANNEL_OPTIONS) as channel,
     ):
         call: Any = channel.unary_unary(EMBED)
@@ -50,7 +43,7 @@ def gateway(
         }
         times: dict[str, list[float]] = {side: [] for side in sides}
         for number, query in enumerate(queries):
-            # Each side goes first as often as the others.
+            # Each side goes first equally often.
             for side in sorted(sides, key=lambda side: (list(sides).index(side) + number) % len(sides)):
                 seconds = sides[side](query)
                 if number >= _WARM_UP:
@@ -63,7 +56,7 @@ def gateway(
 
 
 def _called(call: Any, query: str) -> float:
-    """Seconds that a query took by gRPC."""
+    """Return the seconds of one query over gRPC."""
     [request] = embed_requests([query], 1, "interactive", "query")
     started = perf_counter()
     call(request, timeout=30)
@@ -71,7 +64,7 @@ def _called(call: Any, query: str) -> float:
 
 
 def _asked(connection: HTTPConnection, model: str, query: str, encoding: str) -> float:
-    """Seconds that a query took by HTTP. Raises CommandFailed when it is refused."""
+    """Return the seconds of one query over HTTP. Raises CommandFailed if it is rejected."""
     body = json.dumps({"model": model, "input": query, "input_type": "query", "encoding_format": encoding})
     started = perf_counter()
     connection.request("POST", "/v1/embeddings", body, _HEADERS)
@@ -84,7 +77,7 @@ def _asked(connection: HTTPConnection, model: str, query: str, encoding: str) ->
 
 
 def _added(times: dict[str, list[float]], side: str) -> str:
-    """The median over queries of what a side took more than gRPC did."""
+    """Return the median over queries of the time beyond gRPC's."""
     pairs = zip(times[side], times["gRPC"], strict=True)
     return "" if side == "gRPC" else _ms(median(own - direct for own, direct in pairs))
 

@@ -1,6 +1,6 @@
-"""A bundle's graph driven directly: rows sorted by length, batches on all threads, no queue, no wire.
+"""A bundle's graph run directly: rows sorted by length, batches on all threads, no queue, no network.
 
-What a server could reach at most if batching, scheduling, tokenising and transport cost nothing.
+It is the upper limit of a server if batching, scheduling, tokenization and transport were free.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from services.inference.bundle import TOKENIZER, VariantName, open_bundle
 from services.inference.session import Session
 from services.inference.tokenizer import Input, Tokenizer
 
-# Sizes of batches that are tried, in tokens; the fastest is the limit.
+# Batch sizes to try, in tokens; the fastest is the limit.
 _BATCH_TOKENS: Final = (512, 1024, 2048, 4096)
 _SAMPLE_ROWS: Final = 128
 
@@ -29,12 +29,12 @@ class Pass:
 
     rows: int
     tokens: int
-    """Padding not included."""
+    """Tokens without padding."""
     seconds: float
 
 
 class InProcess:
-    """A graph of a bundle with as many threads as a server would have."""
+    """A graph of a bundle with as many threads as a server has."""
 
     def __init__(self, folder: Path, variant: str, threads: int, outputs: Sequence[str] = ()) -> None:
         bundle = open_bundle(folder)
@@ -48,28 +48,28 @@ class InProcess:
         self.batch_tokens = 0
 
     def texts(self, texts: Sequence[str]) -> list[Input]:
-        """Rows of single texts."""
+        """Return rows of single texts."""
         return [self._tokenizer.single(ids, "end") for ids in self._tokenizer.tokenize(texts)]
 
     def pairs(self, query: str, documents: Sequence[str]) -> list[Input]:
-        """Rows of a query with each document."""
+        """Return rows of a query with each document."""
         query_ids, *others = self._tokenizer.tokenize([query, *documents])
         return [self._tokenizer.pair(query_ids, ids, "end") for ids in others]
 
     def alone(self, row: Input) -> float:
-        """Seconds of one row, on all threads."""
+        """Return the seconds of one row, on all threads."""
         started = perf_counter()
         self._session.run([row], self._outputs, alone=True)
         return perf_counter() - started
 
     def output(self, rows: Sequence[Input]) -> NDArray[np.float32]:
-        """The first output for a batch, on one thread."""
+        """Return the first output for a batch, on one thread."""
         return self._session.run(rows, self._outputs[:1])[self._outputs[0]]
 
     def choose(self, rows: Sequence[Input]) -> float:
-        """Take the size of batches that is fastest on a sample; returns its tokens a second."""
+        """Choose the batch size that is fastest on a sample, and return its tokens per second."""
         sample = list(rows[:_SAMPLE_ROWS])
-        self.run(sample[:16])  # memory is allocated now
+        self.run(sample[:16])  # allocates memory
         speeds = {}
         for size in _BATCH_TOKENS:
             self.batch_tokens = size
@@ -79,7 +79,7 @@ class InProcess:
         return speeds[self.batch_tokens]
 
     def run(self, rows: Sequence[Input]) -> Pass:
-        """One pass over rows, in batches of rows of like length, the longest first."""
+        """Run one pass over rows, in batches of rows of similar length, the longest first."""
         batches = sorted_batches(rows, self.batch_tokens or _BATCH_TOKENS[1], self._threads)
         started = perf_counter()
         for _ in self._pool.map(lambda batch: self._session.run(batch, self._outputs), batches):
@@ -89,7 +89,7 @@ class InProcess:
 
 
 def sorted_batches(rows: Sequence[Input], batch_tokens: int, threads: int) -> list[list[Input]]:
-    """Rows sorted by length, longest first so that threads end together, cut at a number of tokens."""
+    """Return batches of rows sorted by length, longest first so that threads end together, limited in tokens."""
     batches: list[list[Input]] = []
     most_rows = max(1, len(rows) // threads)
     for row in sorted(rows, key=lambda row: -len(row.ids)):
@@ -102,7 +102,7 @@ def sorted_batches(rows: Sequence[Input], batch_tokens: int, threads: int) -> li
 
 
 def gemm_flops(seconds: float = 1.0) -> float:
-    """Floating point operations a second of float32 matrix products on all threads of BLAS: the best of a second."""
+    """Return the best floating point operations per second of float32 matrix products on all BLAS threads."""
     left = np.ones((1024, 1536), dtype=np.float32)
     right = np.ones((1536, 1024), dtype=np.float32)
     flops, best, end = 2.0 * 1024 * 1024 * 1536, 0.0, perf_counter() + seconds
@@ -114,9 +114,9 @@ def gemm_flops(seconds: float = 1.0) -> float:
 
 
 def flops_per_token(folder: Path) -> float | None:
-    """About the floating point operations of a token: two for each weight of fp32.onnx beyond the word embeddings.
+    """Return the floating point operations per token: two per weight of fp32.onnx without word embeddings.
 
-    None for a cross-encoder, whose manifest does not say how wide those are.
+    None for a cross-encoder, whose manifest does not state the width of the embeddings.
     """
     bundle = open_bundle(folder)
     if not bundle.manifest.dimensions:

@@ -1,4 +1,4 @@
-"""What the service adds to the model's own time, for one query on an idle machine."""
+"""Benchmark of the latency that the service adds to the model's own time, for one query on an idle machine."""
 
 import random
 from statistics import median
@@ -19,24 +19,17 @@ _QUERIES = 1000
 _WARM_UP = 20
 
 
-def latency(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "fp32",
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Time of one query over gRPC - the model's own time for it in-process; query by query, in turn."""
-    plan = Setup("latency", bundle, data, variant, quick, out)
+def latency(plan: Setup) -> None:
+    """Measure the time of one query over gRPC minus the model's own time in-process, query by query, in turn."""
     queries = list(plan.texts().queries)
     random.Random(1).shuffle(queries)  # noqa: S311
-    queries = setup.enough(queries, 50 if quick else _QUERIES, "queries")
-    model = InProcess(bundle, variant, plan.threads)
+    queries = setup.enough(queries, 50 if plan.quick else _QUERIES, "queries")
+    model = InProcess(plan.bundle, plan.variant, plan.threads)
     rows = model.texts(queries)
     over_grpc: list[float] = []
     in_process: list[float] = []
     with (
-        server("embedding", "--bundles", str(bundle), "--variant", variant, "--cache-entries", "0") as one,
+        server("embedding", "--bundles", str(plan.bundle), "--variant", plan.variant, "--cache-entries", "0") as one,
         grpc.insecure_channel(one.address, options=CHANNEL_OPTIONS) as channel,
     ):
         call: Any = channel.unary_unary(EMBED)

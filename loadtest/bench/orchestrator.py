@@ -1,4 +1,4 @@
-"""What the orchestrator itself costs: downstreams that answer at once, so that all the time is its own."""
+"""Benchmark of the orchestrator alone: its services are stubs that answer at once."""
 
 import time
 from collections.abc import Sequence
@@ -26,12 +26,14 @@ _SECONDS: Final = 10.0
 
 
 def orchestrator(
-    callers: Annotated[int, typer.Option(min=1, max=256, help="Searches at once, for the rate.")] = 16,
-    pipeline: Annotated[list[str] | None, typer.Option("--pipeline", "-p", help="May repeat.")] = None,
+    callers: Annotated[int, typer.Option(min=1, max=256, help="Concurrent searches, for the rate.")] = 16,
+    pipeline: Annotated[
+        list[str] | None, typer.Option("--pipeline", "-p", help="Pipeline to measure; may repeat.")
+    ] = None,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Processor time of the orchestrator for one search, alone; searches a second of one process under load."""
+    """Measure the orchestrator's processor time per search, and the searches per second of one process."""
     figures: dict[str, Any] = {}
     rows = []
     with server("instant", module="loadtest.bench.stub_services") as instant:
@@ -52,13 +54,13 @@ def orchestrator(
     head = ("pipeline", "own p50 ms", "own p99 ms", "search p50 ms", f"searches/s, {callers} callers")
     terminal.show_table(head, rows, title="orchestrator")
     if quick:
-        err.print("--quick: these figures only show that it runs", style="yellow")
+        err.print("--quick: the figures are not meaningful; they only show that it runs", style="yellow")
     record = {"bench": "orchestrator", "figures": figures, **machine.describe()}
     terminal.write_json(out / f"bench-orchestrator{'-quick' if quick else ''}.json", record)
 
 
 def _check(address: str, request: pb.SearchRequest) -> None:
-    """Raise CommandFailed when a search does not do all its work."""
+    """Raise CommandFailed if a search does not do all its work."""
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         call: Any = channel.unary_unary(
             _SEARCH, request_serializer=pb.SearchRequest.SerializeToString,
@@ -66,11 +68,11 @@ def _check(address: str, request: pb.SearchRequest) -> None:
         )  # fmt: skip
         answer = call(request, timeout=30)
     if answer.degraded or not answer.results:
-        raise CommandFailed(f"{request.pipeline}: expected a full answer of the stand-ins, got {answer.stages}")
+        raise CommandFailed(f"{request.pipeline}: expected a full answer of the stubs, got {answer.stages}")
 
 
 def _alone(pid: int, address: str, request: pb.SearchRequest, count: int) -> tuple[list[float], list[float]]:
-    """Of searches one after another: processor seconds of the orchestrator, and seconds until the answer."""
+    """Run searches one after another. Return the orchestrator's processor seconds and the seconds until each answer."""
     own_s, whole_s = [], []
     sent = request.SerializeToString()
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
@@ -84,13 +86,13 @@ def _alone(pid: int, address: str, request: pb.SearchRequest, count: int) -> tup
 
 
 def _processor_s(pid: int) -> float:
-    """Processor time that all threads of a process have had, to the nanosecond."""
+    """Return the processor time of all threads of a process, in seconds with nanosecond resolution."""
     return sum(_ran_ns(path) for path in Path(f"/proc/{pid}/task").iterdir()) / 1e9
 
 
 def _ran_ns(task: Path) -> int:
     try:
         fields: Sequence[str] = (task / "schedstat").read_text().split()
-    except OSError:  # it ended meanwhile
+    except OSError:  # the thread has ended
         return 0
     return int(fields[0])

@@ -1,4 +1,4 @@
-"""How Sluice compares with other ways to serve the same model: 1 to 64 callers, one machine."""
+"""Benchmark of Sluice against other ways to serve the same model, with 1 to 64 callers on one machine."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +26,8 @@ _CHOOSE_S: Final = 3.0
 _CHOOSE_CALLERS: Final = 16
 _ROUNDS: Final = 2
 _BULK_TEXTS: Final = 512
-# All must do the same work; a wrong pooling is 0.4 away. Infinity's optimum engine approximates GELU, which a wide head
-# makes 0.02 of a score. 8-bit graphs may differ more; how much they do is told.
+# All must do the same work; wrong pooling gives a distance of 0.4. Infinity's optimum engine approximates GELU, which a
+# wide head turns into 0.02 of a score. 8-bit graphs may differ more; the result has their distance.
 _MOST_DISTANCE: Final[dict[Task, float]] = {"embed": 0.02, "rerank": 0.05}
 _OURS: Final = "sluice"
 _ALONE: Final = "sentence-transformers"
@@ -35,7 +35,7 @@ _ALONE: Final = "sentence-transformers"
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to serve: a closed loop of so many callers for so long, its answer to the first call, its memory."""
+    """One way to serve: its closed loop, its answer to the first call, and its memory."""
 
     drive: Callable[[int, float], Driven]
     values: Callable[[], Values]
@@ -55,9 +55,9 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Calls a second of Sluice ÷ infinity-emb (both engines) and ÷ sentence-transformers called once per request.
+    """Compare calls per second with infinity-emb (both engines) and with sentence-transformers called per request.
 
-    A bundle of a bi-encoder embeds one text a call, that of a cross-encoder reranks 16 documents a call.
+    With a bi-encoder each call embeds one text; with a cross-encoder each call reranks 16 documents.
     """
     task: Task = "rerank" if is_cross_encoder(bundle) else "embed"
     what = "pairs" if task == "rerank" else "queries" if queries else "passages"
@@ -85,7 +85,7 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
 def contenders(
     plan: Setup, work: Work, checkpoint: Path, cache: Path
 ) -> Iterator[tuple[dict[str, Contender], dict[str, int], InProcess]]:
-    """All of them, ready, ours first; how many threads are best for each peer; and the one in process itself."""
+    """Yield all contenders, ours first; the best thread count of each peer; and the in-process peer itself."""
     program = infinity.environment(cache)
     folder = infinity.model_folder(checkpoint, cache, work.task)
     chosen: dict[str, int] = {}
@@ -114,7 +114,7 @@ def contenders(
 
 
 def _best_threads(plan: Setup, work: Work, program: Path, folder: Path, engine: infinity.Engine) -> int:
-    """OpenMP threads that give an engine most calls a second."""
+    """Return the number of OpenMP threads with which an engine is fastest."""
     speeds = {}
     for threads in sorted({1, plan.threads}):
         with infinity.serving(program, folder, engine, threads) as peer:
@@ -142,17 +142,19 @@ def _infinity(peer: infinity.Peer, work: Work) -> Contender:
 
 
 def _same_work(work: Work, sides: Mapping[str, Contender], *, strict: bool) -> dict[str, float]:
-    """How far each peer's answer is from ours. Raises CommandFailed when one is something else."""
+    """Return how far each peer's answer is from ours. Raises CommandFailed if one is of another model."""
     ours = sides[_OURS].values()
     found = {name: work.distance(ours, side.values()) for name, side in sides.items()}
     for name, distance in found.items():
         if strict and distance > (most := _MOST_DISTANCE[work.task]):
-            raise CommandFailed(f"{name}: expected an answer within {most} of ours, got {distance:.3f}: other model?")
+            raise CommandFailed(
+                f"{name}: expected an answer within {most} of ours, got {distance:.3f}; check its model"
+            )
     return found
 
 
 def runner(drive: Callable[[int, float], Driven], callers: int, seconds: float) -> Callable[[], Driven]:
-    """A closed loop that is ready to be run."""
+    """Return a closed loop that is ready to run."""
     return lambda: drive(callers, seconds)
 
 
@@ -179,11 +181,11 @@ def _tell(
 
 
 def is_cross_encoder(bundle: Path) -> bool:
-    """Whether a bundle scores pairs."""
+    """Return whether a bundle scores pairs."""
     return bool(json.loads((bundle / "bundle.json").read_text())["task"] == "cross_encoder")
 
 
 def _memory_bytes(pid: int) -> int:
-    """Resident memory of a process and those it started."""
+    """Return the resident memory of a process and its children."""
     process = psutil.Process(pid)
     return sum(int(one.memory_info().rss) for one in (process, *process.children(recursive=True)))

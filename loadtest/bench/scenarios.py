@@ -4,7 +4,6 @@ from typing import Any
 
 from sluice.cli.console import CommandFailed
 
-from loadtest.bench import setup
 from loadtest.bench.setup import Setup
 from loadtest.load import scenario
 from loadtest.load.calls import Summary
@@ -15,15 +14,8 @@ from loadtest.report.writer import Result
 from loadtest.servers import server
 
 
-def overload(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "fp32",
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Goodput at one, two and three times the capacity ÷ its peak; p99 of accepted calls ÷ their deadline."""
-    plan = Setup("overload", bundle, data, variant, quick, out)
+def overload(plan: Setup) -> None:
+    """Measure goodput at one to three times the capacity ÷ its peak, and p99 of accepted calls ÷ their deadline."""
     result = _run(plan, "overload")
     ones = result.outcome.summaries
     peak = max(one.goodput_per_s for one in ones)
@@ -38,15 +30,8 @@ def overload(
     plan.tell(head, rows, {"capacity_per_s": result.outcome.capacity, "phases": figures})
 
 
-def lanes(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "fp32",
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Interactive p99 under full bulk load ÷ idle; bulk throughput with interactive load ÷ without."""
-    plan = Setup("lanes", bundle, data, variant, quick, out)
+def lanes(plan: Setup) -> None:
+    """Measure interactive p99 under full bulk load ÷ idle, and bulk throughput with interactive load ÷ without."""
     by_key = {(one.phase, one.workload): one for one in _run(plan, "mixed").outcome.summaries}
     idle, busy = by_key["idle", "interactive"], by_key["together", "interactive"]
     alone, shared = by_key["bulk-alone", "bulk"], by_key["together", "bulk"]
@@ -65,7 +50,7 @@ def lanes(
 
 
 def _run(plan: Setup, name: str) -> Result:
-    """The scenario against an embedding server of its own; its report lies beside the figures. Raises CommandFailed."""
+    """Run the scenario against an embedding server. Its report is written beside the figures. Raises CommandFailed."""
     wanted = scenario.load(name)
     wanted = wanted.sped_up(10) if plan.quick else wanted
     flags = ("--bundles", str(plan.bundle), "--variant", plan.variant, "--cache-entries", "0", "--max-deadline-s", "60")

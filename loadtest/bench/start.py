@@ -1,27 +1,20 @@
-"""How long a server takes from its start to ready, and how much memory it then uses."""
+"""Benchmark of the time from the start of a server until it is ready, and of its memory then."""
 
+from dataclasses import replace
 from statistics import median
 
-from loadtest.bench import setup
 from loadtest.bench.setup import Setup
 from loadtest.servers import server
 
 
-def start(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "fp32",
-    rounds: setup.Rounds = None,
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Seconds from the start of the process to ready, and its memory; of both model servers."""
-    plan = Setup("start", bundle, data, variant, quick, out, rounds or (1 if quick else 7))
+def start(plan: Setup) -> None:
+    """Measure the seconds from the start of the process to ready, and its memory, for both model servers."""
+    plan = replace(plan, rounds_wanted=plan.rounds_wanted or (1 if plan.quick else 7))
     figures: dict[str, dict[str, list[float]]] = {}
     for name in ("embedding", "reranking"):
         figures[name] = {"ready_s": [], "memory_bytes": []}
         for _ in range(plan.rounds):
-            with server(name, "--bundles", str(bundle), "--variant", variant) as one:
+            with server(name, "--bundles", str(plan.bundle), "--variant", plan.variant) as one:
                 figures[name]["ready_s"].append(one.ready_s)
                 figures[name]["memory_bytes"].append(one.memory_bytes())
     rows = [

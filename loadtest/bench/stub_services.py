@@ -1,4 +1,4 @@
-"""The three services behind an orchestrator, answering at once: prepared bytes of the usual size, no models, no index.
+"""Stubs of the three services behind an orchestrator: prepared answers of the usual size, without models or indexes.
 
 Run: `python -m loadtest.bench.stub_services --listen 127.0.0.1:0`. What remains is the time of the orchestrator.
 """
@@ -43,7 +43,7 @@ def _floats(*shape: int) -> Tensor:
 
 
 def _embed(request: bytes) -> bytes:
-    """Vectors of the kinds that are asked for, one for each text."""
+    """Return vectors of the requested kinds, one for each text."""
     given = embedding_pb.EmbedRequest.FromString(request)
     return _vectors(len(given.texts), list(given.representations) == [embedding_pb.REPRESENTATION_DENSE])
 
@@ -68,7 +68,7 @@ def _vectors(count: int, is_dense: bool) -> bytes:
 
 
 def _retrieve() -> Answer:
-    """The same hundred documents for every query, with their texts or their ids alone."""
+    """Return a handler that answers every query with the same hundred documents, with texts or ids alone."""
     ids = [f"document-{number:03}" for number in range(_DOCUMENTS)]
     ranking = retrieval_pb.Ranking(document_ids=ids, scores=[1 - n / 1000 for n in range(_DOCUMENTS)], coverage=1)
     full = [Document(document_id=id_, title=f"Title of {id_}", text=_TEXT) for id_ in ids]
@@ -90,7 +90,7 @@ def _retrieve() -> Answer:
     prepared: dict[bytes, bytes] = {}
 
     def remembered(request: bytes) -> bytes:
-        # Requests differ in their vectors only by what is prepared above, so there are a few.
+        # Requests come from the prepared vectors above, so there are few distinct ones.
         if request not in prepared:
             prepared[request] = answer(request)
         return prepared[request]
@@ -118,7 +118,7 @@ def _collection() -> bytes:
 
 
 def _answers() -> dict[str, Answer]:
-    """What each method answers, by its full name."""
+    """Return the handler of each method, by its full name."""
     embedders = embedding_pb.ListModelsResponse(
         models=[
             embedding_pb.EmbeddingModel(
@@ -139,7 +139,7 @@ def _answers() -> dict[str, Answer]:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Bytes in, bytes out."""
+    """Generic handlers: bytes in, bytes out."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Any] = {
@@ -147,7 +147,7 @@ class _Handlers(grpc.GenericRpcHandler):
         }
 
     def service(self, handler_call_details: Any) -> Any:
-        """The handler of a method; None for others."""
+        """Return the handler of a method; None for others."""
         return self._handlers.get(handler_call_details.method)
 
 
@@ -170,10 +170,10 @@ async def _serve(listen: str) -> None:
 
 
 def main() -> None:
-    """Serve until it is ended."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen", default="127.0.0.1:0")
-    parser.add_argument("--metrics-listen", help="taken as other servers take it; there are no metrics")
+    parser.add_argument("--metrics-listen", help="accepted like by other servers; there are no metrics")
     asyncio.run(_serve(parser.parse_args().listen))
 
 

@@ -1,20 +1,23 @@
-"""How much of the hardware's limit the model servers reach: over gRPC ÷ in-process with perfectly sorted batches."""
+"""Benchmark of how much of the hardware's limit the model servers reach over gRPC.
+
+The limit is the same graph in-process with perfectly sorted batches.
+"""
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Final
 
 from sluice.cli.console import CommandFailed, err
 
-from loadtest.bench import setup
 from loadtest.bench.closed_loop import EMBED, RERANK, Driven, all_of, embed_requests, rerank_requests
 from loadtest.bench.in_process import InProcess, Pass, flops_per_token, gemm_flops
 from loadtest.bench.setup import Setup, alternate, ratio
 from loadtest.load import scrape
 from loadtest.servers import Server, server
 
-# Calls of this size, so many at once: 256 texts wait, of which a server can form batches of like length.
+# Size and number of concurrent calls: 256 texts wait, enough for batches of similar length.
 _BATCH: Final = 32
 _CALLERS: Final = 8
 _PASS_S: Final = 15.0
@@ -22,21 +25,13 @@ _WARM_UP_TEXTS: Final = 64
 _BULK: Final = ("--max-deadline-s", "600", "--cache-entries", "0")
 
 
-def embed(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "fp32",
-    rounds: setup.Rounds = None,
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Passages embedded a second over gRPC ÷ the same graph in-process with perfectly sorted batches."""
-    plan = Setup("embed", bundle, data, variant, quick, out, rounds)
-    limit = InProcess(bundle, variant, plan.threads)
+def embed(plan: Setup) -> None:
+    """Measure passages embedded per second over gRPC ÷ the same graph in-process with perfectly sorted batches."""
+    limit = InProcess(plan.bundle, plan.variant, plan.threads)
     passages = _shuffled(plan.texts().passages)
     passages = passages[: _count(limit, passages, plan)]
     rows = limit.texts(passages)
-    with server("embedding", "--bundles", str(bundle), "--variant", variant, *_BULK) as one:
+    with server("embedding", "--bundles", str(plan.bundle), "--variant", plan.variant, *_BULK) as one:
         all_of(one.address, EMBED, embed_requests(passages[:_WARM_UP_TEXTS], _BATCH, "bulk"), _CALLERS)
         requests = embed_requests(passages, _BATCH, "bulk")
         before = scrape.read(one.metrics)
@@ -50,29 +45,21 @@ def embed(
         _tell(plan, one, limit, len(rows), sum(len(row.ids) for row in rows), results, before)
 
 
-def rerank(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "fp32",
-    rounds: setup.Rounds = None,
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Pairs scored a second over gRPC ÷ the same graph in-process with perfectly sorted batches.
+def rerank(plan: Setup) -> None:
+    """Measure pairs scored per second over gRPC ÷ the same graph in-process with perfectly sorted batches.
 
-    A bundle of a bi-encoder is served as late interaction: then the limit is that of encoding the documents alone.
+    A bi-encoder is served as late interaction; the limit is then that of encoding the documents.
     """
-    plan = Setup("rerank", bundle, data, variant, quick, out, rounds)
     texts = plan.texts()
-    limit = InProcess(bundle, variant, plan.threads)
+    limit = InProcess(plan.bundle, plan.variant, plan.threads)
     if limit.manifest.task == "bi_encoder":
         if "multi_vector" not in limit.manifest.representations:
-            raise CommandFailed(f"{bundle}: expected a cross-encoder, or a bundle with multi_vector; got neither")
-        limit = InProcess(bundle, variant, plan.threads, ["multi_vector"])
+            raise CommandFailed(f"{plan.bundle}: expected a cross-encoder or a bundle with multi_vector, got neither")
+        limit = InProcess(plan.bundle, plan.variant, plan.threads, ["multi_vector"])
     query, passages = texts.queries[0], _shuffled(texts.passages)
     passages = passages[: _count(limit, passages, plan)]
     rows = limit.pairs(query, passages) if limit.manifest.task == "cross_encoder" else limit.texts(passages)
-    with server("reranking", "--bundles", str(bundle), "--variant", variant, *_BULK) as one:
+    with server("reranking", "--bundles", str(plan.bundle), "--variant", plan.variant, *_BULK) as one:
         all_of(one.address, RERANK, rerank_requests(query, passages[:_WARM_UP_TEXTS], _BATCH), _CALLERS)
         requests = rerank_requests(query, passages, _BATCH)
         before = scrape.read(one.metrics)
@@ -86,22 +73,15 @@ def rerank(
         _tell(plan, one, limit, len(rows), sum(len(row.ids) for row in rows), results, before)
 
 
-def variants(
-    bundle: setup.Bundle,
-    data: setup.Data,
-    variant: setup.Variant = "int8",
-    rounds: setup.Rounds = None,
-    quick: setup.Quick = False,
-    out: setup.Out = setup.DEFAULT_OUT,
-) -> None:
-    """Passages embedded a second over gRPC by one graph of a bundle ÷ by fp32."""
-    plan = Setup(f"variant-{variant}", bundle, data, variant, quick, out, rounds)
+def variants(plan: Setup) -> None:
+    """Measure passages embedded per second over gRPC by one graph of a bundle ÷ by fp32."""
+    plan = replace(plan, name=f"variant-{plan.variant}")
     passages = _shuffled(plan.texts().passages)
-    passages = passages[: _count(InProcess(bundle, "fp32", plan.threads), passages, plan)]
+    passages = passages[: _count(InProcess(plan.bundle, "fp32", plan.threads), passages, plan)]
     requests = embed_requests(passages, _BATCH, "bulk")
-    common = ("--bundles", str(bundle), *_BULK)
+    common = ("--bundles", str(plan.bundle), *_BULK)
     with (
-        server("embedding", *common, "--variant", variant) as ours,
+        server("embedding", *common, "--variant", plan.variant) as ours,
         server("embedding", *common, "--variant", "fp32") as fp32,
     ):
         for one in (ours, fp32):
@@ -109,21 +89,21 @@ def variants(
         results = alternate(
             plan.rounds,
             {
-                variant: lambda: _rows(all_of(ours.address, EMBED, requests, _CALLERS), len(passages)),
+                plan.variant: lambda: _rows(all_of(ours.address, EMBED, requests, _CALLERS), len(passages)),
                 "fp32": lambda: _rows(all_of(fp32.address, EMBED, requests, _CALLERS), len(passages)),
             },
         )
-    speed = ratio(results[variant], results["fp32"])
+    speed = ratio(results[plan.variant], results["fp32"])
     rows = [[name, "texts/s", f"{median(values):.1f}"] for name, values in results.items()]
     plan.tell(
         ("graph", "unit", "median"),
-        [*rows, [f"{variant} ÷ fp32", "", f"{speed:.2f}"]],
+        [*rows, [f"{plan.variant} ÷ fp32", "", f"{speed:.2f}"]],
         {"texts_per_s": results, "ratio": speed},
     )
 
 
 def _count(limit: InProcess, passages: list[str], plan: Setup) -> int:
-    """Passages for a pass of the wanted length; the size of in-process batches is chosen on the way."""
+    """Return the number of passages for a pass of the wanted length, and choose the in-process batch size."""
     sample = limit.texts(passages[:128])
     tokens_per_s = limit.choose(sample)
     rows_per_s = tokens_per_s * len(sample) / sum(len(row.ids) for row in sample)
@@ -181,7 +161,7 @@ def _per_second(done: Pass) -> float:
 
 
 def _shuffled(texts: Sequence[str]) -> list[str]:
-    """The texts in a fixed random order: real text of mixed length, not sorted by topic."""
+    """Return the texts in a fixed random order: mixed lengths, not sorted by topic."""
     listed = list(texts)
     random.Random(1).shuffle(listed)  # noqa: S311
     return listed

@@ -1,4 +1,4 @@
-"""What traces cost a call: off, on, and on with a collector that is away."""
+"""Benchmark of the cost of traces per call: off, on, and on with a collector that is unreachable."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -29,9 +29,9 @@ def tracing(
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Time of a query that the cache answers, one caller: traces off, on, and on with a collector that is away.
+    """Measure a cached query with one caller: traces off, on, and on with an unreachable collector.
 
-    The cheapest call there is, so that what is added shows; on, every call is traced.
+    It is the cheapest call, so added time is visible. When on, every call is traced.
     """
     plan = Setup("tracing", bundle, data, quick=quick, out=out, rounds_wanted=rounds)
     query = plan.texts().queries[0]
@@ -56,7 +56,7 @@ def tracing(
 
 
 def _timed(channel: grpc.Channel, request: bytes, calls: int) -> Callable[[], float]:
-    """Gives the median of so many calls, in seconds."""
+    """Return a function that measures the median of so many calls, in seconds."""
     call: Any = channel.unary_unary(EMBED)
 
     def run() -> float:
@@ -73,7 +73,7 @@ def _timed(channel: grpc.Channel, request: bytes, calls: int) -> Callable[[], fl
 
 @contextmanager
 def _sink() -> Iterator[str]:
-    """The address of a collector that takes everything and reads nothing."""
+    """Yield the address of a collector that accepts everything and parses nothing."""
     take: Any = grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
     export = grpc.method_handlers_generic_handler(
         "opentelemetry.proto.collector.trace.v1.TraceService", {"Export": take}
@@ -90,7 +90,7 @@ def _sink() -> Iterator[str]:
 
 @contextmanager
 def _nobody() -> Iterator[str]:
-    """An address that is taken and not answered at."""
+    """Yield an address that is in use but does not answer."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"

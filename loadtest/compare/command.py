@@ -14,22 +14,22 @@ from sluice.cli.console import CommandFailed, err
 
 from loadtest.bench import setup
 from loadtest.compare.loads import LOADS, Compared, Measure
-from loadtest.compare.regression import Judgement, judge
+from loadtest.compare.regression import SpeedComparison, judge
 from loadtest.load.targets import Texts
 from loadtest.report import machine, terminal
 
 _RUN_S: Final = 3.0
 _WARM_UP_S: Final = 1.0
-_ONLY_HELP: Final = f"Measure this load alone: {', '.join(LOADS)}. May repeat."
+_ONLY_HELP: Final = f"Measure only this load: {', '.join(LOADS)}. May repeat."
 
 
 def compare(  # noqa: PLR0913, PLR0917 - each is a flag
-    old: Annotated[str, typer.Argument(help="Commit, branch or tag.")],
-    new: Annotated[str, typer.Argument(help="Another; `.` is the work tree as it is.")],
+    old: Annotated[str, typer.Argument(help="Old commit, branch or tag.")],
+    new: Annotated[str, typer.Argument(help="New commit, branch or tag; `.` is the current work tree.")],
     bundle: setup.Bundle,
     data: setup.Data,
-    pairs: Annotated[int, typer.Option(min=3, max=100, help="Paired runs.")] = 12,
-    tolerance: Annotated[float, typer.Option(min=0, max=1, help="A change of less is none.")] = 0.05,
+    pairs: Annotated[int, typer.Option(min=3, max=100, help="Number of paired runs.")] = 12,
+    tolerance: Annotated[float, typer.Option(min=0, max=1, help="Smallest change that counts.")] = 0.05,
     only: Annotated[list[str] | None, typer.Option(help=_ONLY_HELP)] = None,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
@@ -49,16 +49,16 @@ def compare(  # noqa: PLR0913, PLR0917 - each is a flag
         for name, load in chosen.items():
             with load(given, old_tree) as before, load(given, new_tree) as after:
                 runs[name] = _pairs(name, before, after, 3 if quick else pairs, 0.5 if quick else _RUN_S)
-    judged = {name: judge([b / a for a, b in own], tolerance) for name, own in runs.items()}
+    comparisons = {name: judge([b / a for a, b in own], tolerance) for name, own in runs.items()}
     rows = [
         [name, one.verdict, _median(runs[name], 0), _median(runs[name], 1), *_cells(one)]
-        for name, one in judged.items()
+        for name, one in comparisons.items()
     ]
     terminal.show_table(("per second", "verdict", old, new, "new ÷ old", "95 %"), rows)
-    figures = {name: {"pairs": runs[name], **asdict(one)} for name, one in judged.items()}
+    figures = {name: {"pairs": runs[name], **asdict(one)} for name, one in comparisons.items()}
     options = {"old": old, "new": new, "tolerance": tolerance, "quick": quick}
     terminal.write_json(out / "compare.json", {"figures": figures, "options": options, **machine.describe()})
-    if slower := [name for name, one in judged.items() if one.verdict == "slower"]:
+    if slower := [name for name, one in comparisons.items() if one.verdict == "slower"]:
         raise CommandFailed(f"{new} is slower than {old}: {', '.join(slower)}")
 
 
@@ -100,5 +100,5 @@ def _median(runs: list[tuple[float, float]], side: int) -> str:
     return f"{median(pair[side] for pair in runs):.1f}"
 
 
-def _cells(one: Judgement) -> list[str]:
+def _cells(one: SpeedComparison) -> list[str]:
     return [f"{one.ratio:.3f}", f"{one.low:.3f} to {one.high:.3f}"]

@@ -17,7 +17,7 @@ _SEED: Final = 1
 
 
 @dataclass(frozen=True)
-class Judgement:
+class SpeedComparison:
     """The ratios new ÷ old of speeds: over 1 is faster."""
 
     ratio: float
@@ -28,7 +28,7 @@ class Judgement:
     verdict: Verdict
 
 
-def judge(ratios: Sequence[float], tolerance: float) -> Judgement:
+def judge(ratios: Sequence[float], tolerance: float) -> SpeedComparison:
     """Judge paired ratios of speeds. A change within `tolerance` (0.05 is a twentieth) is no difference."""
     values = np.array(ratios)
     chance = np.random.default_rng(_SEED)
@@ -39,4 +39,4 @@ def judge(ratios: Sequence[float], tolerance: float) -> Judgement:
         verdict = "slower"
     elif low > 1 + tolerance:
         verdict = "faster"
-    return Judgement(float(np.median(values)), low, high, verdict)
+    return SpeedComparison(float(np.median(values)), low, high, verdict)

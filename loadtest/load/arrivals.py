@@ -30,7 +30,7 @@ def arrivals(kind: Arrivals, rate: float, to_rate: float, duration_s: float, see
     if kind == "constant":
         unit = np.arange(int(np.ceil(expected))) + 0.5
     else:
-        # Six standard deviations more than expected, so that the sum surely passes the end.
+        # Six standard deviations above the mean, so that the sum practically always passes the end.
         count = int(expected + 6 * np.sqrt(expected) + 10)
         unit = np.cumsum(np.random.default_rng(seed).exponential(size=count))
     unit = unit[unit < expected]
@@ -50,6 +50,6 @@ def recorded(lines: Iterable[str], *, source: str) -> F64:
         except ValueError:
             raise ValueError(f"{source}:{number}: expected seconds, got {line.strip()!r:.80}") from None
         if not np.isfinite(time_s) or time_s < (times[-1] if times else 0.0):
-            raise ValueError(f"{source}:{number}: expected seconds that never fall, from 0, got {time_s:g}")
+            raise ValueError(f"{source}:{number}: expected seconds from 0 in ascending order, got {time_s:g}")
         times.append(time_s)
     return np.array(times, dtype=np.float64)

@@ -16,9 +16,9 @@ from hdrh.histogram import HdrHistogram
 
 OK: Final = "OK"
 EXPIRED: Final = "DEADLINE_EXCEEDED"
-# What gRPC itself says when nobody listens: servers of ours give a reason with it.
+# The code of gRPC when no server listens. Sluice's servers add a reason to it.
 GONE: Final = "UNAVAILABLE"
-# 1 us to 1 hour in 3 significant digits.
+# 1 us to 1 hour with 3 significant digits.
 _LARGEST_US: Final = 3_600_000_000
 _DIGITS: Final = 3
 

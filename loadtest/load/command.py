@@ -64,14 +64,16 @@ def load(  # noqa: PLR0913, PLR0917 - each is a flag
     embedding: Annotated[str, typer.Option(metavar="HOST:PORT")] = Addresses.embed,
     retrieval: Annotated[str, typer.Option(metavar="HOST:PORT")] = Addresses.retrieve,
     reranking: Annotated[str, typer.Option(metavar="HOST:PORT")] = Addresses.rerank,
-    rate_factor: Annotated[float, typer.Option(min=0, help="Multiply the rates of all phases.")] = 1.0,
+    rate_factor: Annotated[float, typer.Option(min=0, help="Factor for the rates of all phases.")] = 1.0,
     metrics: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=HOST:PORT", help="Read a server's metrics too; may repeat.")
+        list[str] | None, typer.Option(metavar="NAME=HOST:PORT", help="Also read a server's metrics; may repeat.")
     ] = None,
-    workers_: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that send.")] = max(
+    workers_: Annotated[int, typer.Option("--workers", min=1, max=64, help="Number of sending processes.")] = max(
         1, (os.cpu_count() or 1) // 4
     ),
-    quick: Annotated[bool, typer.Option("--quick", help="A look, not a measurement: a tenth of the time.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Quick check in a tenth of the time, not a measurement.")
+    ] = False,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the results. (default: a new one)")
     ] = None,
@@ -99,9 +101,9 @@ def load(  # noqa: PLR0913, PLR0917 - each is a flag
         err.print(repeat, style="yellow")
     if doubts := result.outcome.doubts:
         writer.write_raw(folder, result, failed="; ".join(doubts))
-        raise CommandFailed("\n".join([*doubts, f"raw data are in {folder}, without a report"]))
+        raise CommandFailed("\n".join([*doubts, f"the raw data is in {folder}, without a report"]))
     out.print(f"report: {writer.write(folder, result)}")
-    err.print("open it in a browser; raw data lie beside it", style="dim")
+    err.print("open it in a browser; the raw data is in the same folder", style="dim")
 
 
 def _scaled(wanted: Scenario, factor: float) -> Scenario:

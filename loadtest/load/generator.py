@@ -23,9 +23,9 @@ from loadtest.load.calls import OK, Call
 from loadtest.load.targets import Calls
 
 _TELL_EVERY_S: Final = 0.25
-# Over this many calls under way the worker sends no more: it would only measure itself.
+# With this many calls in flight the worker pauses: it would only measure itself.
 _MOST_IN_FLIGHT: Final = 20_000
-# How long a caller of a closed loop waits after a failure, so that refusals do not become a storm.
+# Pause of a closed-loop caller after a failure, so that rejections do not cause a request storm.
 _PAUSE_S: Final = 0.05
 
 

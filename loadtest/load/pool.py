@@ -70,7 +70,9 @@ class Pool:
             calls += ended
             progress(ended, time.monotonic() - start)
             if (since := outage.note(ended)) is not None:
-                raise TargetLost(f"the target stopped answering {since:.1f} s after the start: is it running?", calls)
+                raise TargetLost(
+                    f"the target stopped answering {since:.1f} s after the start; check that it is running", calls
+                )
         return Measured(start, calls, max(shares))
 
     def _messages(self) -> Iterator[list[Call] | Finished]:

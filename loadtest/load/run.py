@@ -17,7 +17,7 @@ from loadtest.load.generator import ClosedLoop, OpenLoop
 from loadtest.load.pool import Load, Measured, Pool, TargetLost
 from loadtest.load.scenario import Capacity, Phase, Scenario, Workload
 
-# Calls may be sent so much later than intended, as a part of their deadline, before the generator is the bottleneck.
+# Delay of sending, as a share of the deadline, above which the generator is the bottleneck.
 _MOST_LAG: Final = 0.1
 _MOST_CPU: Final = 0.9
 
@@ -69,7 +69,7 @@ class Outcome:
         sent = Counter(call.workload for call in self.calls)
         return [
             f"{workload.name}: {sent[index]:,} calls of {distinct[workload.name]:,} distinct requests; "
-            "caches may have answered the others"
+            "caches may have answered the repeats"
             for index, workload in enumerate(self.scenario.workloads)
             if sent[index] > distinct[workload.name]
         ]
@@ -82,10 +82,10 @@ class Outcome:
             if one.lag_p99_s > _MOST_LAG * one.deadline_s:
                 found.append(
                     f"{one.phase}/{one.workload}: the generator sent late, p99 {one.lag_p99_s * 1000:.0f} ms at "
-                    f"{one.offered_per_s:.1f} calls/s: give it more --workers or another machine, or lower the rate"
+                    f"{one.offered_per_s:.1f} calls/s: increase --workers, use another machine, or lower the rate"
                 )
         if self.cpu_share > _MOST_CPU:
-            found.append(f"the generator used {self.cpu_share:.0%} of a core: give it more --workers")
+            found.append(f"the generator used {self.cpu_share:.0%} of a core: increase --workers")
         return found
 
 
@@ -121,7 +121,7 @@ def _find_capacity(scenario: Scenario, wanted: Capacity, pool: Pool, watcher: Wa
     if not outcome.capacity:
         raise CommandFailed(
             f"capacity: the service level did not hold at the lowest rate, {wanted.low_rate:g} calls/s: "
-            "lower `low_rate`, or promise less"
+            "lower `low_rate` or relax the objective"
         )
 
 

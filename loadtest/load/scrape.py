@@ -112,7 +112,7 @@ def _watch(series: Series, stop: threading.Event) -> None:
         try:
             sample = read(series.address)
         except CommandFailed:
-            pass  # a gap in the series: the run itself says that the target is gone
+            pass  # a gap in the series; the run itself reports a lost target
         else:
             series.moments.append(now)
             series.samples.append(sample)

@@ -23,7 +23,7 @@ from loadtest import collection
 from loadtest.channels import access, channel, metadata
 from loadtest.load.scenario import Rpc, Scenario, Workload
 
-# Enough that a run of minutes repeats few, and no more memory than this in each worker.
+# Enough that a run of minutes repeats few requests; the bytes limit the memory of each worker.
 _MOST_REQUESTS: Final = 100_000
 _MOST_BYTES: Final = 64 * 2**20
 _FIRST_CALL_S: Final = 10.0
@@ -182,10 +182,12 @@ def check(scenario: Scenario, calls: Sequence[Calls]) -> None:
                     health_pb2.HealthCheckRequest(service=service), timeout=_FIRST_CALL_S, metadata=metadata()
                 )
                 if answer.status != health_pb2.HealthCheckResponse.SERVING:
-                    raise CommandFailed(f"{plan.address}: expected {service} to be SERVING, it is not")
+                    raise CommandFailed(
+                        f"{plan.address}: expected {service} to be SERVING; its health check says otherwise"
+                    )
                 call(plan.requests[0], timeout=max(_FIRST_CALL_S, plan.deadline_s), metadata=metadata())
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
                 raise CommandFailed(
-                    f"{plan.address}: {workload.rpc} does not work: {failure.code.name}: {failure.message}"
+                    f"{plan.address}: {workload.rpc} failed: {failure.code.name}: {failure.message}"
                 ) from None

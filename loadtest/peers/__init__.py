@@ -1,1 +1,1 @@
-"""Other servers and libraries, run here beside ours with the same model, texts and callers."""
+"""Other servers and libraries, run beside Sluice with the same model, texts and callers."""

@@ -1,7 +1,7 @@
-"""infinity-emb (REST): its own environment, its own folder of the model, its server.
+"""infinity-emb (REST): its environment, its model folder, its server.
 
-Facts, of version 0.0.78: it wants torch pinned before it; the optimum engine wants `model.onnx` at the root of the
-model's folder; without `--pooling-method mean` its vectors of mean-pooled models are wrong; `--model-id .` works from
+Facts, of version 0.0.78: torch must be installed and pinned first; the optimum engine needs `model.onnx` at the root of
+the model's folder; without `--pooling-method mean` its vectors of mean-pooled models are wrong; `--model-id .` works
 inside the folder; the number of OpenMP threads matters a lot.
 """
 
@@ -37,7 +37,7 @@ _POLL_S: Final = 0.2
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer that serves."""
+    """A running peer."""
 
     address: str
     """HOST:PORT."""
@@ -45,12 +45,12 @@ class Peer:
 
 
 def environment(cache: Path) -> Path:
-    """The program `infinity_emb` in a virtual environment of its own, made when it is not there."""
+    """Return the program `infinity_emb` in its own virtual environment, created if necessary."""
     program = cache / "infinity" / "bin" / "infinity_emb"
     done = cache / "infinity" / ".installed"
     if done.is_file() and program.is_file():
         return program
-    err.print(f"making an environment for {_INFINITY} in {cache / 'infinity'}: some minutes")
+    err.print(f"creating an environment for {_INFINITY} in {cache / 'infinity'}; this takes minutes")
     venv.create(cache / "infinity", with_pip=True)
     pip = [str(cache / "infinity" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     for package in (_TORCH, _INFINITY):
@@ -60,7 +60,7 @@ def environment(cache: Path) -> Path:
 
 
 def model_folder(checkpoint: Path, cache: Path, task: Task) -> Path:
-    """A copy of the checkpoint with `model.onnx` at its root, exported by optimum as infinity documents it."""
+    """Return a copy of the checkpoint with `model.onnx` at its root, exported by optimum as infinity documents it."""
     folder = cache / "models" / f"{checkpoint.parent.name}-{checkpoint.name}"
     if (folder / "model.onnx").is_file():
         return folder
@@ -74,7 +74,7 @@ def model_folder(checkpoint: Path, cache: Path, task: Task) -> Path:
 
 @contextmanager
 def serving(program: Path, folder: Path, engine: Engine, threads: int) -> Iterator[Peer]:
-    """Infinity with an engine and so many OpenMP threads, for the block. Raises CommandFailed with its last words."""
+    """Run Infinity with an engine and a number of OpenMP threads for the block. Raises CommandFailed with its log."""
     port = free_port()
     flags = ["--engine", engine, "--device", "cpu", "--port", str(port), "--host", "127.0.0.1"]
     command = [str(program), "v2", "--model-id", ".", *flags, "--no-model-warmup", "--no-bettertransformer"]
@@ -110,14 +110,14 @@ def _await_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> 
 
 
 def run(command: Sequence[str]) -> None:
-    """Run a command of a set-up. Raises CommandFailed with its last words."""
+    """Run a command of the setup. Raises CommandFailed with the end of its output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if done.returncode:
         raise CommandFailed(f"{' '.join(command)}: failed:\n{done.stderr[-2000:]}")
 
 
 def free_port() -> int:
-    """A port that is free now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

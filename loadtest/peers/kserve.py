@@ -1,4 +1,4 @@
-"""A server of KServe v2 at an address: Triton, KServe, or Sluice's own. It takes and gives the tensors of NVIDIA's NIM.
+"""A KServe v2 server at an address: Triton, KServe or Sluice. It uses the tensors of NVIDIA's NIM.
 
 embed   text [1, 1] BYTES                            -> the first output of floats, [1, D]
 rerank  query [1, 1] BYTES, passage [N, 1] BYTES     -> the first output of floats, [N, 1]
@@ -18,12 +18,12 @@ _OUTPUTS: Final = {"embed": "dense", "rerank": "score"}
 
 
 def endpoint(address: str, work: Work, model: str, output: str = "") -> Endpoint:
-    """The calls of the work in this protocol's words; `output` is named when it is not ours."""
+    """Return the calls of the work in this protocol. `output` names the output if it differs from ours."""
     wanted = output or _OUTPUTS[work.task]
     requests = []
     for job in work.plain:
         query, passages = job if work.task == "rerank" else (None, [job])
-        # As many queries as passages: Triton wants as many rows in each tensor.
+        # As many queries as passages: Triton needs the same number of rows in each tensor.
         tensors = {"text": passages} if query is None else {"query": [query] * len(passages), "passage": passages}
         requests.append(_request(model, wanted, tensors).SerializeToString())
     return Endpoint(address, PATH, requests, lambda answer: _values(answer, wanted))
@@ -40,7 +40,7 @@ def _request(model: str, output: str, tensors: dict[str, list[str]]) -> pb.Model
 
 
 def _values(answer: bytes, output: str) -> Values:
-    """The elements of the wanted output. Raises CommandFailed when it is not there as floats."""
+    """Return the elements of the wanted output. Raises CommandFailed if it is not there as floats."""
     response = pb.ModelInferResponse.FromString(answer)
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False):
         if tensor.name == output and tensor.datatype in _FLOATS:

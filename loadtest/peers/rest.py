@@ -1,4 +1,4 @@
-"""Closed loops of REST calls: so many threads, each with a connection that stays open."""
+"""Closed loops of REST calls, with a thread and a persistent connection for each caller."""
 
 import http.client
 import threading
@@ -15,7 +15,7 @@ _TIMEOUT_S: Final = 300.0
 
 
 def for_seconds(address: str, path: str, requests: Sequence[bytes], callers: int, seconds: float) -> Driven:
-    """Requests over and over for so long; answers are read and not parsed. Raises CommandFailed when one fails."""
+    """Send the requests repeatedly; answers are read but not parsed. Raises CommandFailed if one fails."""
     latencies_s: list[float] = []
     problems: list[str] = []
     numbers = count()
@@ -48,7 +48,7 @@ def for_seconds(address: str, path: str, requests: Sequence[bytes], callers: int
 
 
 def answer(address: str, path: str, body: bytes) -> bytes:
-    """The answer to one call. Raises CommandFailed when it is not OK."""
+    """Return the answer to one call. Raises CommandFailed if it is not OK."""
     connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
     connection.request("POST", path, body, {"Content-Type": "application/json"})
     given = connection.getresponse()

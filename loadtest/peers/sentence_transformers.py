@@ -1,4 +1,4 @@
-"""sentence-transformers as a peer: a process of its own, so that its torch is not ours."""
+"""sentence-transformers as a peer, in its own process so that its torch is not ours."""
 
 import json
 import os
@@ -18,25 +18,25 @@ from loadtest.peers.work import Task, Work
 
 @dataclass
 class InProcess:
-    """The process, and its work. `memory_bytes` is of the last measurement."""
+    """The process and its work. `memory_bytes` is of the last measurement."""
 
     process: "subprocess.Popen[str]"
     work: Work
     memory_bytes: int = 0
 
     def drive(self, callers: int, seconds: float, threads: int) -> Driven:
-        """The work over and over for so long, with so many torch threads. Raises CommandFailed."""
+        """Repeat the work for so many seconds with so many torch threads. Raises CommandFailed."""
         given = self._ask(jobs=self.work.plain, callers=callers, seconds=seconds, threads=threads)
         self.memory_bytes = given["memory_bytes"]
         return Driven(given["calls"], given["seconds"], given["latencies_s"])
 
     def values(self, threads: int) -> Sequence[float]:
-        """The answer to the first job."""
+        """Return the answer to the first job."""
         values: list[float] = self._ask(one=self.work.plain[0], threads=threads)["values"]
         return values
 
     def bulk_per_second(self, count: int, threads: int) -> float:
-        """Texts a second when so many are given at once, so that the library sorts and batches them: its limit."""
+        """Return the texts per second if `count` are given at once, sorted and batched by the library: its limit."""
         return float(self._ask(bulk=self.work.plain[:count], threads=threads)["per_second"])
 
     def _ask(self, **wanted: Any) -> dict[str, Any]:
@@ -46,14 +46,14 @@ class InProcess:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise CommandFailed("sentence-transformers ended; is the `export` extra installed?")
+            raise CommandFailed("sentence-transformers ended; check that the extra `export` is installed")
         given: dict[str, Any] = json.loads(line)
         return given
 
 
 @contextmanager
 def serving(checkpoint: Path, task: Task, work: Work) -> Iterator[InProcess]:
-    """sentence-transformers with a checkpoint, for the block."""
+    """Run sentence-transformers with a checkpoint for the block."""
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-m", "loadtest.peers.unbatched", str(checkpoint), task],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""A server of text-embeddings-inference's gRPC API at an address: its own, or Sluice's."""
+"""A server with text-embeddings-inference's gRPC API at an address: TEI or Sluice."""
 
 from sluice.tei.v1 import tei_service_pb2 as pb
 
@@ -6,7 +6,7 @@ from loadtest.peers.work import Endpoint, Values, Work
 
 
 def endpoint(address: str, work: Work) -> Endpoint:
-    """The calls of the work in this API's words."""
+    """Return the calls of the work in this API."""
     if work.task == "embed":
         embeds = [pb.EmbedRequest(inputs=text, truncate=True).SerializeToString() for text in work.plain]
         return Endpoint(address, "/tei.v1.Embed/Embed", embeds, _vector)
@@ -21,6 +21,6 @@ def _vector(answer: bytes) -> Values:
 
 
 def _scores(answer: bytes) -> Values:
-    """Scores in the order of the request."""
+    """Return the scores in the order of the request."""
     ranks = pb.RerankResponse.FromString(answer).ranks
     return [rank.score for rank in sorted(ranks, key=lambda rank: rank.index)]

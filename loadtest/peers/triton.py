@@ -1,7 +1,7 @@
-"""NVIDIA Triton by pytriton: its own environment, and a server of the same graph.
+"""NVIDIA Triton by pytriton: its environment, and a server of the same graph.
 
-Facts, of version 0.7.0: it brings the Triton server in its wheel (480 MB with what it needs); its backend of Python
-wants the interpreter's own libpython on LD_LIBRARY_PATH.
+Facts, of version 0.7.0: the wheel includes the Triton server (480 MB with its dependencies); its Python backend needs
+the interpreter's libpython on LD_LIBRARY_PATH.
 """
 
 import os
@@ -32,11 +32,11 @@ _POLL_S: Final = 0.2
 
 
 def environment(cache: Path) -> Path:
-    """A Python with pytriton in a virtual environment of its own, made when it is not there."""
+    """Return a Python with pytriton in its own virtual environment, created if necessary."""
     python = cache / "triton" / "bin" / "python"
     done = cache / "triton" / ".installed"
     if not done.is_file():
-        err.print(f"making an environment for {_PACKAGES[0]} in {cache / 'triton'}: a minute")
+        err.print(f"creating an environment for {_PACKAGES[0]} in {cache / 'triton'}; this takes a minute")
         venv.create(cache / "triton", with_pip=True)
         run([str(python), "-m", "pip", "install", "--quiet", *_PACKAGES])
         done.touch()
@@ -45,7 +45,7 @@ def environment(cache: Path) -> Path:
 
 @contextmanager
 def serving(python: Path, bundle: Path, threads: int) -> Iterator[str]:
-    """The address of a Triton with a bundle's graph, for the block. Raises CommandFailed with its last words."""
+    """Run Triton with a bundle's graph for the block, and yield its address. Raises CommandFailed with its log."""
     ports = [free_port() for _ in range(3)]
     command = [str(python), str(_PROGRAM), str(bundle.absolute()), str(threads), *map(str, ports)]
     library = sysconfig.get_config_var("LIBDIR") or ""
@@ -78,7 +78,7 @@ def _await_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> No
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End it, which ends the server that it started."""
+    """End the process, which ends the server that it started."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(_STOP_S)

@@ -1,4 +1,4 @@
-"""NVIDIA Triton, by pytriton, with a bundle's fp32 graph in ONNX Runtime. Runs in the environment of `triton.py`.
+"""NVIDIA Triton by pytriton, serving a bundle's fp32 graph in ONNX Runtime. Runs in the environment of `triton.py`.
 
     python triton_served.py BUNDLE THREADS GRPC_PORT HTTP_PORT METRICS_PORT
 
@@ -36,7 +36,7 @@ class Graph:
         self._session = onnxruntime.InferenceSession(str(bundle / "fp32.onnx"), options)
 
     def run(self, texts: list[Any], output: str) -> Any:
-        """An output of texts, or of pairs of texts."""
+        """Return an output for texts, or for pairs of texts."""
         encodings = self._tokenizer.encode_batch(texts)
         parts = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         feeds = {
@@ -48,7 +48,7 @@ class Graph:
 
 
 def decoded(column: Any) -> list[str]:
-    """The texts of a tensor [B, 1] of bytes."""
+    """Return the texts of a tensor [B, 1] of bytes."""
     return [value[0].decode() for value in column]
 
 

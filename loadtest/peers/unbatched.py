@@ -1,4 +1,4 @@
-"""sentence-transformers in one process, called once per request, as a service without batching would.
+"""sentence-transformers in one process, called once per request, like a service without batching.
 
     python -m loadtest.peers.unbatched CHECKPOINT embed|rerank
 
@@ -25,7 +25,7 @@ Call = Callable[[Any], Any]
 
 
 def measure(call: Call, wanted: dict[str, Any]) -> dict[str, Any]:
-    """A closed loop of callers with a job at a time."""
+    """Run a closed loop of callers, one job at a time."""
     jobs, latencies_s, numbers = wanted["jobs"], list[float](), count()
     start = time.perf_counter()
 
@@ -50,14 +50,14 @@ def measure(call: Call, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def bulk(model: Any, texts: list[str]) -> dict[str, Any]:
-    """All texts at once: the library's limit."""
+    """Encode all texts at once: the library's limit."""
     start = time.perf_counter()
     model.encode(texts, batch_size=32, show_progress_bar=False)
     return {"per_second": len(texts) / (time.perf_counter() - start)}
 
 
 def main() -> None:
-    """Answer lines until there are none."""
+    """Answer input lines until the input ends."""
     checkpoint, task = sys.argv[1:]
     model: Any = (SentenceTransformer if task == "embed" else CrossEncoder)(checkpoint, device="cpu")
 

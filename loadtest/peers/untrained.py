@@ -1,4 +1,4 @@
-"""A cross-encoder to measure speed with, where no trained one is at hand: a bi-encoder's body, a random head.
+"""An untrained cross-encoder for speed measurements: a bi-encoder's body with a random head.
 
     python -m loadtest.peers.untrained CHECKPOINT FOLDER
 
@@ -18,7 +18,7 @@ def write(checkpoint: Path, folder: Path) -> None:
     """Write the cross-encoder: one logit, the checkpoint's tokenizer."""
     torch.manual_seed(_SEED)
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1, local_files_only=True)
-    # A head as wide as a trained one's, so that texts get scores that differ.
+    # Weights as large as a trained head's, so that scores differ.
     torch.nn.init.normal_(model.classifier.weight, std=0.5)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(checkpoint, local_files_only=True).save_pretrained(folder)

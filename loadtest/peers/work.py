@@ -1,4 +1,4 @@
-"""The same calls for every contender: each asks in its own words for the same texts."""
+"""The same calls for every contender, each in the contender's own API."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Work:
-    """Calls, one after the other in each contender's words."""
+    """A list of calls, in the format of each contender."""
 
     task: Task
     grpc_path: str
@@ -42,17 +42,17 @@ class Work:
     """A text each, or a query with its documents."""
 
     def endpoint(self, address: str) -> "Endpoint":
-        """A Sluice that runs there, by its own API."""
+        """Return the Sluice server at an address, by its own API."""
         return Endpoint(address, self.grpc_path, self.grpc, self.grpc_values)
 
     def grpc_values(self, answer: bytes) -> Values:
-        """The vector, or the scores in the order of the documents, of an answer of Sluice."""
+        """Return the vector, or the scores in the order of the documents, of Sluice's answer."""
         if self.task == "embed":
             return [float(value) for value in np.frombuffer(EmbedResponse.FromString(answer).dense.data, "<f4")]
         return [result.score for result in RerankResponse.FromString(answer).results]
 
     def rest_values(self, answer: bytes) -> Values:
-        """The same of an answer of Infinity."""
+        """Return the vector, or the scores in the order of the documents, of Infinity's answer."""
         content = json.loads(answer)
         if self.task == "embed":
             data = base64.b64decode(content["data"][0]["embedding"])
@@ -61,7 +61,7 @@ class Work:
         return [float(result["relevance_score"]) for result in results]
 
     def distance(self, ours: Values, theirs: Values) -> float:
-        """How far apart two answers are: 1 - cosine of vectors, the largest difference of scores."""
+        """Return the distance of two answers: 1 - cosine of vectors, or the largest difference of scores."""
         if self.task == "rerank":
             return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         dot = sum(a * b for a, b in zip(ours, theirs, strict=True))
@@ -70,16 +70,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A gRPC server at an address, and the same calls in its words."""
+    """A gRPC server at an address, and the same calls in its API."""
 
     address: str
     path: str
     requests: Sequence[bytes]
     values: Callable[[bytes], Values]
-    """The vector, or the scores in the order of the documents, of an answer."""
+    """Converts an answer to its vector, or to the scores in the order of the documents."""
 
     def first(self) -> Values:
-        """Its answer to the first call. Raises CommandFailed when there is none."""
+        """Return the server's answer to the first call. Raises CommandFailed if there is none."""
         with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
             call: Any = channel.unary_unary(self.path)
             try:
@@ -89,12 +89,12 @@ class Endpoint:
                 raise CommandFailed(f"{self.address}{self.path}: {failure.code.name}: {failure.message}") from None
 
     def drive(self, callers: int, seconds: float) -> Driven:
-        """The calls over and over for so long. Raises CommandFailed when one fails."""
+        """Repeat the calls for so many seconds. Raises CommandFailed if one fails."""
         return for_seconds(self.address, self.path, self.requests, callers, seconds)
 
 
 def embed_work(texts: Sequence[str]) -> Work:
-    """One text a call. base64 is the cheapest answer that Infinity gives."""
+    """Return work with one text per call. base64 is Infinity's cheapest answer format."""
     shuffled = random.Random(1).sample(list(texts), len(texts))  # noqa: S311
     bodies = [{"model": ".", "input": [text], "encoding_format": "base64"} for text in shuffled]
     requests = embed_requests(shuffled, 1, "interactive")
@@ -102,7 +102,7 @@ def embed_work(texts: Sequence[str]) -> Work:
 
 
 def rerank_work(texts: Texts) -> Work:
-    """One query with 16 documents a call."""
+    """Return work with one query and 16 documents per call."""
     chance = random.Random(1)  # noqa: S311
     jobs = [
         (chance.choice(texts.queries), chance.sample(list(texts.passages), min(_DOCUMENTS, len(texts.passages))))

@@ -1,1 +1,1 @@
-"""Search quality on judged collections, and the health of embeddings without judgements."""
+"""Search quality on judged collections, and the health of embeddings without judgments."""

@@ -1,4 +1,4 @@
-"""`sluice eval`: search quality of every pipeline on a judged collection, through the real services."""
+"""The command `sluice eval`: search quality of every pipeline on a judged collection, through the real services."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,39 +29,38 @@ _K: Final = 10
 
 def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a collection in BEIR layout.")],
-    split: Annotated[str, typer.Option(help="Judgements: DIR/qrels/SPLIT.tsv.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the judgments, DIR/qrels/SPLIT.tsv.")] = "test",
     training: Annotated[
-        str, typer.Option("--train", metavar="SPLIT", help="Also split queries by nearness to those of this split.")
+        str, typer.Option("--train", metavar="SPLIT", help="Training split: report queries near to and far from it.")
     ] = "",
     pipeline: Annotated[
-        list[str] | None, typer.Option("--pipeline", "-p", help="Pipelines; may repeat. (default: all)")
+        list[str] | None, typer.Option("--pipeline", "-p", help="Pipeline to measure; may repeat. (default: all)")
     ] = None,
     bundle: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Start services of its own with this bundle; may repeat."),
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Start services with this bundle; may repeat.")
     ] = None,
     reranker: Annotated[Path | None, typer.Option(metavar="FOLDER", help="(default: the first bundle)")] = None,
     index_fields: Annotated[
-        str, typer.Option(metavar="KIND,...", help="Of the collection: dense, text, sparse, multi_vector.")
+        str, typer.Option(metavar="KIND,...", help="Fields of the collection: dense, text, sparse, multi_vector.")
     ] = "",
     pipelines_file: Annotated[
-        Path | None, typer.Option("--pipelines", metavar="FILE", help="(default: the packaged ones)")
+        Path | None, typer.Option("--pipelines", metavar="FILE", help="Pipelines file. (default: the packaged one)")
     ] = None,
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the index there for the next time.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the index in this folder.")] = None,
     tuned: Annotated[
-        bool, typer.Option("--tune", help="Find weights by the queries of --train, or by half of all; print YAML.")
+        bool, typer.Option("--tune", help="Tune weights on the --train queries, or on half of all; print YAML.")
     ] = False,
-    search: Annotated[str, typer.Option(metavar="HOST:PORT", help="Else: the orchestrator.")] = Addresses.search,
-    embedding: Annotated[str, typer.Option(metavar="HOST:PORT", help="And embedding.")] = Addresses.embed,
+    search: Annotated[str, typer.Option(metavar="HOST:PORT", help="Running orchestrator.")] = Addresses.search,
+    embedding: Annotated[str, typer.Option(metavar="HOST:PORT", help="Running embedding.")] = Addresses.embed,
     collection_name: Annotated[str, typer.Option("--collection", "-c", help="(default: eval-DIR)")] = "",
-    sample: Annotated[int, typer.Option(min=0, help="Documents for the label-free health; 0 leaves it out.")] = 2000,
+    sample: Annotated[int, typer.Option(min=0, help="Documents for the label-free measures; 0 skips them.")] = 2000,
     patience: options.Patience = DEFAULT_PATIENCE_S,
-    quick: Annotated[bool, typer.Option("--quick", help="A look: 20 queries, few documents.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Quick check: 20 queries, few documents.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = RESULTS,
 ) -> None:
     """Measure nDCG@10, recall, MRR and MAP of every pipeline, where relevant documents are lost, and latency.
 
-    Documents that are refused, such as those with neither title nor text, are left out and reported at the end.
+    Rejected documents, such as those with neither title nor text, are left out and reported at the end.
 
     [bold]Examples[/]
 
@@ -77,8 +76,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
     name = collection_name or f"eval-{folder.resolve().name.lower()}{'-quick' if quick else ''}"
     if tuned:
         if made_of is None:
-            raise CommandFailed("--tune needs a --bundle: it starts services with pipelines that hide nothing")
-        # Imported late: it computes what servers compute, and the other commands do without them.
+            raise CommandFailed("--tune needs --bundle: it starts services with pipelines that return all candidates")
+        # Imported late: tuning needs the servers' packages, which the other commands do not.
         from loadtest.quality import tune  # noqa: PLC0415
 
         chosen = tune.Chosen(name, pipeline or (), out, patience, quick=quick)
@@ -99,7 +98,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
 
 
 def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) -> tuple[Judged, Refusals]:
-    """Index a collection; return it without the documents that were refused, and those."""
+    """Index a collection. Return it without the rejected documents, and the rejections."""
     refused = runs.index(client, name, judged.documents, patience_s=patience_s)
     refusals = Refusals()
     refusals.add(*judged.refused, *refused)
@@ -108,17 +107,17 @@ def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) 
 
 
 def _tell(refusals: Refusals, *, quick: bool) -> None:
-    """Print what the figures do not say: how little they mean, and which documents are not in them."""
+    """Print a warning for quick runs, and the documents that are not part of the figures."""
     if quick:
-        err.print("--quick: these figures only show that it runs", style="yellow")
+        err.print("--quick: the figures are not meaningful; they only show that it runs", style="yellow")
     if refusals.count:
-        err.print(f"{refusals.count:,} documents were refused; all figures are of the others", style="yellow")
+        err.print(f"{refusals.count:,} documents were rejected; all figures exclude them", style="yellow")
         refusals.show()
 
 
 @contextmanager
 def _addresses(made_of: Parts | None, running: Addresses) -> Iterator[Addresses]:
-    """Those of services of our own when there are bundles, else those that run already."""
+    """Yield the addresses of services started here if there are bundles, else those of running services."""
     if made_of is None:
         yield running
         return
@@ -129,10 +128,10 @@ def _addresses(made_of: Parts | None, running: Addresses) -> Iterator[Addresses]
 def _parts(
     bundles: Sequence[Path] | None, reranker: Path | None, fields: str, pipelines: Path | None, data: Path | None
 ) -> Parts | None:
-    """What services of our own are made of; None when there is no bundle. Raises CommandFailed."""
+    """Return the configuration of services to start; None if there is no bundle. Raises CommandFailed."""
     if not bundles:
         if fields or pipelines or data:
-            raise CommandFailed("--index-fields, --pipelines and --data are of services of its own: give a --bundle")
+            raise CommandFailed("--index-fields, --pipelines and --data need --bundle, which starts services")
         return None
     return Parts(
         [bundle.absolute() for bundle in bundles],
@@ -146,14 +145,14 @@ def _parts(
 def _chosen(there: Sequence[Pipeline], wanted: Sequence[str] | None) -> list[Pipeline]:
     by_name = {one.name: one for one in there}
     if unknown := [name for name in wanted or () if name not in by_name]:
-        raise CommandFailed(f"no pipeline {', '.join(unknown)}; there is {', '.join(by_name)}")
+        raise CommandFailed(f"expected pipelines of {', '.join(by_name)}, got {', '.join(unknown)}")
     return [by_name[name] for name in wanted] if wanted else list(there)
 
 
 def _figures(
     judged: Judged, searched: Mapping[str, Searched], embedder: EmbeddingClient, sample: int
 ) -> dict[str, Any]:
-    """All that is measured, told on the way."""
+    """Measure everything, and print it along the way."""
     values = {name: measures.measure(found.rankings, judged.qrels) for name, found in searched.items()}
     figures: dict[str, Any] = {"pipelines": _quality(values, searched)}
     figures["differences"] = _differences(values)
@@ -203,7 +202,7 @@ def _fates(judged: Judged, searched: Mapping[str, Searched]) -> dict[str, dict[s
 
 
 def _nearness(judged: Judged, values: Mapping[str, measures.PerQuery], embedder: EmbeddingClient) -> dict[str, Any]:
-    """nDCG@10 on the half of the queries nearer to training queries, and on the other."""
+    """Return nDCG@10 of the half of the queries nearer to training queries, and of the other half."""
     queries = list(judged.queries)
     vectors = runs.query_vectors(embedder, list(judged.queries.values()))
     near = health.nearer_half(vectors, runs.query_vectors(embedder, judged.training))

@@ -1,6 +1,6 @@
-"""Signs of ill embeddings that need no judgements. Pure.
+"""Signs of unhealthy embeddings that need no judgments. Pure.
 
-Rule: a warning, not a verdict: compare a model with itself (another checkpoint, 8 bits, a shorter prefix).
+Rule: these are warnings, not verdicts. Compare a model with itself: another checkpoint, 8 bits, a shorter prefix.
 """
 
 from typing import Final
@@ -15,9 +15,9 @@ _SEED: Final = 1
 
 
 def effective_rank(vectors: F32) -> float:
-    """RankMe: how many dimensions the vectors [N, D] really use, 1 to min(N, D).
+    """Return RankMe: how many dimensions the vectors [N, D] really use, 1 to min(N, D).
 
-    exp of the entropy of the normalised singular values. Source: Garrido et al., RankMe, ICML 2023, equation 1.
+    exp of the entropy of the normalized singular values. Source: Garrido et al., RankMe, ICML 2023, equation 1.
     """
     values = np.linalg.svd(vectors.astype(np.float64), compute_uv=False)
     shares = values / values.sum() + 1e-12
@@ -25,7 +25,7 @@ def effective_rank(vectors: F32) -> float:
 
 
 def uniformity(vectors: F32) -> float:
-    """How evenly unit vectors [N, D] lie on the sphere: lower is more even, 0 when all are one point.
+    """Return how evenly unit vectors [N, D] cover the sphere: lower is more even, 0 if all are equal.
 
     log of the mean of exp(-2 |x - y|^2) over random pairs. Source: Wang and Isola, ICML 2020.
     """
@@ -37,9 +37,9 @@ def uniformity(vectors: F32) -> float:
 
 
 def hubness(queries: F32, documents: F32, k: int = 10) -> float:
-    """How unevenly documents are retrieved: skewness of how often each is among the k nearest of a query.
+    """Return how unevenly documents are retrieved: skewness of how often each is among a query's k nearest.
 
-    0 is even; far over 1 a few hubs are found for everything. Source: Radovanovic et al., JMLR 2010.
+    0 is even; far over 1, a few hubs are found for everything. Source: Radovanovic et al., JMLR 2010.
 
     queries    float32[Q, D]
     documents  float32[N, D], N over k
@@ -51,9 +51,9 @@ def hubness(queries: F32, documents: F32, k: int = 10) -> float:
 
 
 def nearer_half(queries: F32, training: F32) -> NDArray[np.bool_]:
-    """Which queries [Q, D] lie nearer to a training query [T, D] than the median does.
+    """Return which queries [Q, D] lie nearer to a training query [T, D] than the median does.
 
-    Those are answered by interpolation, the others by extrapolation.
+    These are answered by interpolation, the others by extrapolation.
     Source: Zhan et al., Evaluating Interpolation and Extrapolation Performance of Neural Retrieval Models, CIKM 2022.
     """
     nearest = (queries @ training.T).max(axis=1)

@@ -1,4 +1,4 @@
-"""Judged collections, read and checked as a whole."""
+"""Judged collections, read and validated as a whole."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ _QUICK_DOCUMENTS: Final = 200
 
 @dataclass(frozen=True)
 class Judged:
-    """A judged collection: documents, lines that are none, judged queries, judgements, and training queries."""
+    """A judged collection: documents, rejected lines, judged queries, judgments, and training queries."""
 
     documents: Sequence[Document]
     refused: Sequence[Refusal]
@@ -29,7 +29,7 @@ class Judged:
 
 
 def read(folder: Path, split: str, training: str) -> Judged:
-    """A judged collection, checked as a whole. Raises CommandFailed naming what judgements do not fit."""
+    """Read a judged collection. Raises CommandFailed that names judgments without a query or document."""
     corpus, queries = collection.corpus(folder), collection.queries(folder)
     qrels = collection.qrels(folder, split)
     where = folder / "qrels" / f"{split}.tsv"
@@ -56,7 +56,7 @@ def _known(ids: "Iterator[str] | Mapping[str, object]", known: Mapping[str, obje
 
 
 def fewer(judged: Judged) -> Judged:
-    """Some queries, their judged documents, and some others: easier than the whole, so only a look."""
+    """Return a few queries, their judged documents and some others, for a quick check. It is easier than the whole."""
     queries = dict(list(judged.queries.items())[:_QUICK_QUERIES])
     qrels = {query: judged.qrels[query] for query in queries}
     needed = {id_ for grades in qrels.values() for id_ in grades}

@@ -1,11 +1,11 @@
-"""Where relevant documents were lost, or won, on their way through a pipeline. Pure.
+"""Where a pipeline loses or gains relevant documents. Pure.
 
-What became of a relevant document, with k results looked at:
-    kept                      among the first k all the way
-    won by STAGE              the stage brought it among the first k, where it stayed
-    lost by STAGE             the stage before had it among its first k, this one had not
+The fate of a relevant document within the first k results:
+    kept                      among the first k after every stage
+    won by STAGE              the stage moved it into the first k, where it stayed
+    lost by STAGE             it was among the first k before the stage, and not after it
     a candidate, never within no stage ranked it among its first k
-    never a candidate         it is not in the answer at all, which is as long as the pipeline is deep
+    never a candidate         it is not in the answer, which is as long as the pipeline is deep
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ NEVER_WITHIN = "a candidate, never within"
 
 
 def fate(standings: Standings | None, k: int) -> str:
-    """What became of one relevant document; None when it was not in the answer at all."""
+    """Return the fate of one relevant document; `standings` is None if the answer does not have it."""
     if not standings:
         return NOT_A_CANDIDATE
     ranks = list(standings.items())
@@ -32,7 +32,7 @@ def fate(standings: Standings | None, k: int) -> str:
 
 
 def fates(relevant: Mapping[str, Sequence[str]], found: Mapping[str, Mapping[str, Standings]], k: int) -> Counter[str]:
-    """How many relevant documents of all queries met which fate.
+    """Count the fates of the relevant documents of all queries.
 
     relevant  ids of relevant documents, by query
     found     standings of each document of the answer, by query

@@ -1,4 +1,4 @@
-"""Measures of rankings against judgements, and whether two systems differ. Pure; the measures are ir-measures'."""
+"""Measures of rankings against judgments, and whether two systems differ. Pure; computed by ir-measures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ PerQuery = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of the means of two systems over the same queries."""
+    """Difference of the means of two systems over the same queries."""
 
     mean: float
     """First - second."""
@@ -30,11 +30,11 @@ class Difference:
     high: float
     """Ends of the 95 % interval of the mean, by bootstrap over queries."""
     p_value: float
-    """Share of random sign flips that differ as much: paired randomisation test, two-sided."""
+    """Share of random sign flips that differ as much: two-sided paired randomization test."""
 
 
 def measure(rankings: Rankings, qrels: Qrels) -> PerQuery:
-    """The value of each measure for each judged query; a query without results has 0.
+    """Return the value of each measure for each judged query; a query without results has 0.
 
     Source: nDCG Jarvelin and Kekalainen 2002, as trec_eval computes it.
     """
@@ -47,13 +47,13 @@ def measure(rankings: Rankings, qrels: Qrels) -> PerQuery:
 
 
 def mean(values: Mapping[str, float], queries: Sequence[str] | None = None) -> float:
-    """The mean over some queries, or all."""
+    """Return the mean over some queries, or over all."""
     chosen = list(values.values()) if queries is None else [values[query] for query in queries]
     return sum(chosen) / len(chosen) if chosen else 0.0
 
 
 def difference(first: Mapping[str, float], second: Mapping[str, float]) -> Difference:
-    """How two systems differ over the same queries. Source: Smucker, Allan and Carterette, CIKM 2007."""
+    """Compare two systems over the same queries. Source: Smucker, Allan and Carterette, CIKM 2007."""
     deltas = np.array([first[query] - second[query] for query in first])
     chance = np.random.default_rng(_SEED)
     flips = chance.choice((-1.0, 1.0), size=(_SAMPLES, len(deltas)))

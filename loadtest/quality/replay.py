@@ -1,4 +1,4 @@
-"""A pipeline's ranking computed again from what its stages said, with other weights. Pure."""
+"""Replay of a pipeline from its stages' scores, with other weights. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ Weights = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Probed:
-    """What each stage said of the candidates of one query, by its name; a stage that was left out said nothing."""
+    """The ranking of each stage for one query, by stage name; a skipped stage has none."""
 
     rankings: Mapping[str, Ranking]
 
     @classmethod
     def of(cls, scores: Mapping[str, Mapping[str, float]]) -> "Probed":
-        """From scores by document of each stage."""
+        """Build it from the scores by document of each stage."""
         return cls({stage: Ranking.of(found.items()) for stage, found in scores.items()})
 
 
 def weights_of(pipeline: Pipeline) -> dict[str, float]:
-    """The weights that a pipeline has."""
+    """Return the weights of a pipeline."""
     weights = {}
     if isinstance(pipeline.fuse, WeightedSum):
         weights = {f"fuse.{name}": weight for name, weight in pipeline.fuse.weights.items()}
@@ -32,7 +32,7 @@ def weights_of(pipeline: Pipeline) -> dict[str, float]:
 
 
 def ranked(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
-    """What the pipeline would answer with these weights."""
+    """Return the ranking of the pipeline with these weights."""
     ranking = _fused(pipeline, weights, probed)
     for stage in pipeline.rescoring:
         given = ranking.top(stage.depth)

@@ -1,4 +1,4 @@
-"""Quality's way to the services: index a collection, search it with every query, embed its texts."""
+"""Indexing, searching and embedding of a collection through the services."""
 
 import random
 import time
@@ -25,12 +25,12 @@ _BATCH: Final = 32
 
 @dataclass
 class Searched:
-    """What one pipeline gave for every query."""
+    """Results of one pipeline for every query."""
 
     rankings: dict[str, list[str]] = field(default_factory=dict)
     """Document ids, best first, by query."""
     standings: dict[str, dict[str, Standings]] = field(default_factory=dict)
-    """Rank of each of them after each stage, by query and document."""
+    """Rank of each document after each stage, by query and document."""
     latencies_s: list[float] = field(default_factory=list)
     degraded: int = 0
 
@@ -38,9 +38,9 @@ class Searched:
 def index(
     client: SearchClient, name: str, documents: Sequence[Document], *, patience_s: float = DEFAULT_PATIENCE_S
 ) -> list[Refusal]:
-    """Index documents, and return those that were refused; those that are there already cost nothing.
+    """Index documents, and return the rejected ones. Documents that are stored already cost nothing.
 
-    Raises CommandFailed when all were refused, and Unavailable when `patience_s` ends.
+    Raises CommandFailed if all are rejected, and Unavailable when `patience_s` is over.
     """
     acknowledgements = client.index(name, documents, create=True, patience_s=patience_s)
     refused = [
@@ -49,12 +49,12 @@ def index(
         if one.outcome == "failed"
     ]
     if documents and len(refused) == len(documents):
-        raise CommandFailed(f"all {len(refused):,} documents were refused; the first: {refused[0]}")
+        raise CommandFailed(f"all {len(refused):,} documents were rejected; the first: {refused[0]}")
     return refused
 
 
 def search(client: SearchClient, name: str, pipeline: Pipeline, queries: Mapping[str, str]) -> Searched:
-    """Every query through a pipeline, one after the other: latency is that of an idle system."""
+    """Search every query with a pipeline, one after the other: the latency is that of an idle system."""
     found = Searched()
     top_k = min(stage.depth for stage in pipeline.stages)
     for query_id, text in track(queries.items(), f"searching, {pipeline.name}", console=err):
@@ -72,7 +72,7 @@ def search(client: SearchClient, name: str, pipeline: Pipeline, queries: Mapping
 
 
 def dense_model(client: EmbeddingClient) -> str:
-    """The first model that gives dense vectors. Raises CommandFailed when there is none."""
+    """Return the first model with dense vectors. Raises CommandFailed if there is none."""
     for model in client.models():
         if REPRESENTATION_DENSE in model.representations:
             return model.model.name
@@ -80,13 +80,13 @@ def dense_model(client: EmbeddingClient) -> str:
 
 
 def document_vectors(client: EmbeddingClient, documents: Sequence[Document], most: int) -> F32:
-    """Vectors [N, D] of a fixed random sample of documents."""
+    """Return vectors [N, D] of a fixed random sample of documents."""
     sample = random.Random(1).sample(list(documents), min(most, len(documents)))  # noqa: S311
     return _vectors(client, [passage(document) for document in sample], "document")
 
 
 def query_vectors(client: EmbeddingClient, texts: Sequence[str]) -> F32:
-    """Vectors [Q, D] of queries."""
+    """Return vectors [Q, D] of queries."""
     return _vectors(client, texts, "query")
 
 

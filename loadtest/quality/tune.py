@@ -1,11 +1,11 @@
-"""`sluice eval --tune`: weights of fusions and interpolations, found on training queries and judged on others.
+"""The option `sluice eval --tune`: finds weights of fusions and interpolations on training queries, tests on others.
 
-    probe    every query once, through pipelines that hide nothing: what each stage says of all candidates
-    tune     the pipeline computed again from that, weight by weight over a grid, until none gets better
-    tell     nDCG@10 before and after, on training queries and on the others, and YAML to paste
+    probe    run every query once, with all candidates and the scores of every stage
+    tune     replay the pipeline from these scores, weight by weight over a grid, until none improves
+    print    nDCG@10 before and after, on training queries and on the others, and YAML to paste
 
-Rule: deterministic. What is computed again is the same arithmetic that the orchestrator does (`services.core.fusion`).
-Fact: a reranker scores what reaches it under the weights of before: run again after pasting to see what it could not.
+Rule: deterministic. The replay uses the orchestrator's own arithmetic (`services.core.fusion`).
+Fact: a reranker scores only what reaches it under the old weights. Run again after pasting to include the rest.
 """
 
 import tempfile
@@ -34,7 +34,7 @@ _MEASURE: Final = "nDCG@10"
 _MOST_DEPTH: Final = 1000
 _ROUNDS: Final = 4
 _SEARCH_S: Final = 60.0
-# Weights of a fusion beside the first, which is 1; and of an interpolation.
+# Weights of a fusion except the first, which is 1, and weights of an interpolation.
 _FUSION_GRID: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0)
 _MIX_GRID: Final = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
@@ -45,10 +45,10 @@ class Chosen:
 
     collection: str
     pipelines: Sequence[str]
-    """Names; none means all that have weights."""
+    """Names; empty means all that have weights."""
     out: Path
     patience_s: float
-    """How long indexing goes on without one stored document."""
+    """How long indexing continues without a stored document, in seconds."""
     quick: bool
 
 
@@ -63,7 +63,7 @@ class Tuned:
 
 
 def tune(folder: Path, split: str, training: str, judged: Judged, made_of: Parts, chosen: Chosen) -> None:
-    """Tune the chosen pipelines, and tell. Raises CommandFailed."""
+    """Tune the chosen pipelines and print the result. Raises CommandFailed."""
     known = _tunable(made_of.pipelines or PACKAGED, chosen.pipelines)
     train, test = _sides(folder, split, training, judged, quick=chosen.quick)
     with tempfile.TemporaryDirectory(prefix="sluice-tune-") as scratch:
@@ -94,7 +94,7 @@ def tune(folder: Path, split: str, training: str, judged: Judged, made_of: Parts
 def coordinate_ascent(
     start: Weights, grid: Callable[[str], Sequence[float]], value: Callable[[Weights], float]
 ) -> Weights:
-    """The weights, moved one at a time to the best of their grid, until none gets better. Equals stay as they were."""
+    """Change one weight at a time to the best of its grid until none improves. Ties keep the old value."""
     best, best_value = dict(start), value(start)
     for _ in range(_ROUNDS):
         before = dict(best)
@@ -123,13 +123,13 @@ def _grid(name: str) -> Sequence[float]:
 
 
 def _tunable(path: Path, names: Sequence[str]) -> dict[str, Pipeline]:
-    """The pipelines of a file that have weights. Raises CommandFailed when there is none, or a name is unknown."""
+    """Return the pipelines of a file that have weights. Raises CommandFailed if there is none or a name is unknown."""
     try:
         pipelines = load(path)
     except PipelinesError as error:
         raise CommandFailed(str(error)) from error
     if unknown := [name for name in names if name not in pipelines]:
-        raise CommandFailed(f"no pipeline {', '.join(unknown)}; there is {', '.join(pipelines)}")
+        raise CommandFailed(f"expected pipelines of {', '.join(pipelines)}, got {', '.join(unknown)}")
     found = {name: one for name, one in pipelines.items() if (name in names or not names) and weights_of(one)}
     if not found:
         raise CommandFailed(f"{path}: expected a weighted_sum of retrievers or an interpolate to tune, found none")
@@ -137,13 +137,13 @@ def _tunable(path: Path, names: Sequence[str]) -> dict[str, Pipeline]:
 
 
 def _sides(folder: Path, split: str, training: str, judged: Judged, *, quick: bool) -> tuple[Judged, Judged]:
-    """Training queries and the others: of two splits, or the halves of one by a hash of the query's id."""
+    """Return training queries and the others: of two splits, or the halves of one by a hash of the query's id."""
     if training:
         train = read(folder, training, "")
         return (fewer(train) if quick else train), judged
     sides = [{query for query in judged.queries if sha256(query.encode()).digest()[0] % 2 == half} for half in (0, 1)]
     if not all(sides):
-        raise CommandFailed(f"{folder}: expected several queries in {split}, to tune by one half of them")
+        raise CommandFailed(f"{folder}: expected several queries in {split}: one half of them is for tuning")
     halves = [
         Judged(
             judged.documents,
@@ -158,7 +158,7 @@ def _sides(folder: Path, split: str, training: str, judged: Judged, *, quick: bo
 
 
 def _probing(pipelines: Mapping[str, Pipeline]) -> dict[str, Any]:
-    """The pipelines with every candidate of every retriever all the way, and each stage's own scores."""
+    """Return the pipelines with all candidates of every retriever kept, and each stage's own scores."""
     probes = {}
     for name, pipeline in pipelines.items():
         probe = pipeline.model_dump(exclude_none=True, exclude={"cut_off", "feedback"})
@@ -179,7 +179,7 @@ def _probing(pipelines: Mapping[str, Pipeline]) -> dict[str, Any]:
 def _probed(
     client: SearchClient, collection: str, name: str, pipeline: Pipeline, queries: Mapping[str, str]
 ) -> dict[str, Probed]:
-    """What each stage says of the candidates of every query."""
+    """Return the scores of each stage for the candidates of every query."""
     [probe] = [one for one in client.pipelines() if one.name == name]
     top_k = probe.stages[-1].depth
     found = {}
@@ -213,7 +213,7 @@ def _tell(pipelines: Mapping[str, Pipeline], found: Mapping[str, Tuned], queries
 
 
 def paste(pipeline: Pipeline, weights: Weights) -> str:
-    """The parts of a pipeline that have weights, as YAML."""
+    """Return the parts of a pipeline that have weights, as YAML."""
     lines = []
     if isinstance(pipeline.fuse, WeightedSum):
         own = ", ".join(f"{stage.name}: {weights[f'fuse.{stage.name}']:g}" for stage in pipeline.retrieve)

@@ -10,9 +10,9 @@ from loadtest.report import drift, series
 from loadtest.report.drift import Drift
 from loadtest.report.svg import Axis, Band, Line, chart
 
-# A phase whose rate changes is cut into so many parts, each a point over the rate.
+# A phase with a changing rate is split into this many parts, each a point of the chart.
 _PARTS: Final = 10
-# Without new rows for so long, a queue was not used.
+# A gap longer than this means that the queue was not in use.
 _QUIET_S: Final = 5.0
 _MIB: Final = 2**20
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from loadtest.load.calls import Call, percentile_s
 
-# Fewer in a quarter say nothing.
+# Fewer in a quarter are not significant.
 _LEAST_SAMPLES: Final = 2
 _LEAST_CALLS: Final = 20
 

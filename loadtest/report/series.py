@@ -7,7 +7,7 @@ from typing import Final
 from loadtest.load.calls import OK, Call, percentile_s
 from loadtest.report.svg import Line
 
-# A workload that sends seldom has windows without calls; so many in a row, and it did not send.
+# A rare workload has windows without calls; after this many in a row, it was not sending.
 _GAP_WINDOWS: Final = 6
 
 
@@ -17,7 +17,7 @@ def window_s(duration_s: float) -> float:
 
 
 def latency(calls: Sequence[Call], names: Sequence[str], width_s: float) -> list[Line]:
-    """p50 and p99 of accepted calls in milliseconds, by workload, over windows of the intended send time."""
+    """Return p50 and p99 of accepted calls in milliseconds, by workload and window of the intended send time."""
     lines = []
     for index, name in enumerate(names):
         windows: dict[int, list[float]] = defaultdict(list)

@@ -9,13 +9,13 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Final
 
-COLOURS: Final = ("#2a78d6", "#d9572b", "#1f9d6b", "#a24bc4", "#c9a227", "#5a6b7b", "#c2185b", "#00838f")
+COLORS: Final = ("#2a78d6", "#d9572b", "#1f9d6b", "#a24bc4", "#c9a227", "#5a6b7b", "#c2185b", "#00838f")
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 38, 40
 
-# Powers of ten on an axis below which there is room for 2 and 5 between them.
+# Up to this many powers of ten on an axis, ticks at 2 and 5 fit between them.
 _FEW_POWERS: Final = 4
-# Room that the name of a band needs, in pixels a letter.
+# Width of a letter of a band's name, in pixels.
 _LETTER: Final = 6.5
 
 Points = Sequence[tuple[float, float]]
@@ -83,7 +83,7 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], bands: Sequence[B
         f'<text class="title" x="{_LEFT}" y="16">{escape(title)}</text>',
         *_bands(bands, across),
         *_grid(across, up, x, y),
-        *(_polyline(line, across, up, COLOURS[i % len(COLOURS)]) for i, line in enumerate(lines)),
+        *(_polyline(line, across, up, COLORS[i % len(COLORS)]) for i, line in enumerate(lines)),
         "</svg>",
         _legend(lines),
         "</figure>",
@@ -135,9 +135,9 @@ def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> list[str]:
         parts.append(f'<text x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{value:g}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.label)}</text>')
-    centre = (_TOP + _HEIGHT - _BOTTOM) / 2
+    center = (_TOP + _HEIGHT - _BOTTOM) / 2
     parts.append(
-        f'<text x="14" y="{centre}" text-anchor="middle" transform="rotate(-90 14 {centre})">{escape(y.label)}</text>'
+        f'<text x="14" y="{center}" text-anchor="middle" transform="rotate(-90 14 {center})">{escape(y.label)}</text>'
     )
     return parts
 
@@ -160,15 +160,15 @@ def _bands(bands: Sequence[Band], across: _Scale) -> list[str]:
     return parts
 
 
-def _polyline(line: Line, across: _Scale, up: _Scale, colour: str) -> str:
+def _polyline(line: Line, across: _Scale, up: _Scale, color: str) -> str:
     dash = ' stroke-dasharray="5 4"' if line.dashed else ""
     drawn = []
     for run in _runs(line):
         at = [(across(px), up(py)) for px, py in run]
         if len(at) == 1 or line.marked:
-            drawn += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in at]
+            drawn += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{color}"/>' for px, py in at]
         points = " ".join(f"{px:.1f},{py:.1f}" for px, py in at)
-        drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        drawn.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.8"{dash}/>')
     return "".join(drawn)
 
 
@@ -185,7 +185,7 @@ def _runs(line: Line) -> list[list[tuple[float, float]]]:
 
 def _legend(lines: Sequence[Line]) -> str:
     items = (
-        f'<span><i{" class=dashed" if line.dashed else ""} style="color:{COLOURS[i % len(COLOURS)]}"></i>'
+        f'<span><i{" class=dashed" if line.dashed else ""} style="color:{COLORS[i % len(COLORS)]}"></i>'
         f"{escape(line.name)}</span>"
         for i, line in enumerate(lines)
     )

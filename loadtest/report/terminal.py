@@ -16,7 +16,7 @@ from loadtest.load.calls import OK, Call, Summary, percentile_s
 from loadtest.load.run import Outcome
 from loadtest.report import writer
 
-# The live figures are those of the last so many calls.
+# Number of latest calls that the live figures cover.
 _RECENT: Final = 500
 _WIDE: Final = 160
 
@@ -89,7 +89,7 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = 
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for cells in rows:
         table.add_row(*cells)
-    # A line that wraps is better than figures that are cut off.
+    # Wrapped lines are better than truncated figures.
     Console(file=out.file, width=max(out.width, _WIDE)).print(table)
 
 

@@ -137,7 +137,7 @@ def page(result: Result) -> str:
         )
     body += [
         "<h2>Results</h2>",
-        "<p>Latency counts from the intended send time and is that of accepted calls; good are those answered within "
+        "<p>Latency counts from the intended send time and covers accepted calls. Good calls were answered within "
         f"their deadline. {escape(_cut(outcome.spans))}</p>",
         _table(COLUMNS, [row(one) for one in outcome.summaries]),
         *charts.over_time(outcome, result.scraped),
@@ -169,7 +169,7 @@ def _drift(drifts: Sequence[Drift]) -> list[str]:
     rows = [[one.name, one.unit, f"{one.early:.1f}", f"{one.late:.1f}", f"{one.change:+.1%}"] for one in drifts]
     return [
         "<h2>Drift</h2>",
-        "<p>The first quarter of what was measured, and the last: a leak shows here before it shows above.</p>",
+        "<p>First and last quarter of the measured time. A leak is visible here before it is visible above.</p>",
         _table(("figure", "unit", "first quarter", "last quarter", "change"), rows),
     ]
 
@@ -184,7 +184,7 @@ def _lags(outcome: Outcome) -> str:
 
 def _cut(spans: Sequence[tuple[Phase, float, float]]) -> str:
     cut = [f"{phase.name} ({end_s - start_s:g} s)" for phase, start_s, end_s in spans if not phase.measured]
-    return f"Cut from the table: {', '.join(cut)}." if cut else "Nothing was cut."
+    return f"Excluded from the table: {', '.join(cut)}." if cut else "No phase was excluded."
 
 
 def _configuration(result: Result) -> str:

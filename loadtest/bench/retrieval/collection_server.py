@@ -1,4 +1,4 @@
-"""What benchmarks of retrieval share: a server with a collection in it, and searches of that."""
+"""A retrieval server with a collection, and searches of it, for the benchmarks."""
 
 import tempfile
 import time
@@ -32,7 +32,7 @@ K: Final = 10
 _BATCH: Final = 512
 _TIMEOUT_S: Final = 600.0
 _SETTLED_S: Final = 3.0
-# Building takes about 1 ms of a core a vector, and more for long ones.
+# Building takes about 1 ms of a core per vector, and more for long vectors.
 _SETTLING_S: Final = 1800.0
 
 
@@ -44,7 +44,7 @@ class Served:
     client: RetrievalClient
 
     def upsert(self, requests: Iterator[pb.UpsertRequest]) -> float:
-        """Write them one after the other; the seconds it took."""
+        """Write the requests one after the other, and return the seconds it took."""
         started = time.perf_counter()
         for request in requests:
             self.client.upsert(request)
@@ -52,14 +52,14 @@ class Served:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of its own: without the files that are mapped, whose pages the system may take back at any time."""
+        """Resident memory without mapped files, whose pages the system may reclaim at any time."""
         now = psutil.Process(self.server.pid).memory_info()
         return int(now.rss - now.shared)
 
     def settle(self, expected: int = 0) -> float:
-        """Seconds until the index, built in the background, covers so many documents, or stopped growing.
+        """Wait until the background index covers `expected` documents or stops growing, and return the seconds.
 
-        Raises CommandFailed when it covers fewer.
+        Raises CommandFailed if it covers fewer.
         """
         started = changed = time.monotonic()
         last = -1
@@ -73,7 +73,7 @@ class Served:
         return changed - started
 
     def search(self, requests: Sequence[pb.RetrieveRequest]) -> tuple[list[float], list[list[set[int]]]]:
-        """Latencies of calls one after the other, and the documents in the first K of each ranking."""
+        """Search one call after the other. Return the latencies, and the first K documents of each ranking."""
         latencies_s: list[float] = []
         found: list[list[set[int]]] = []
         with grpc.insecure_channel(self.server.address, options=CHANNEL_OPTIONS) as channel:
@@ -89,7 +89,7 @@ class Served:
 
 @contextmanager
 def served(schema: pb.Schema, *arguments: str, data: str = "", tree: Path | None = None) -> Iterator[Served]:
-    """A server with an empty collection for the block; of another source tree, on an existing folder, when given."""
+    """Run a server with an empty collection for the block, optionally of another source tree or data folder."""
     with tempfile.TemporaryDirectory(prefix="sluice-data-") as folder:
         flags = ("--data", data or folder, "--recall-sample-every", "0", "--max-deadline-s", "600", *arguments)
         with (
@@ -101,12 +101,12 @@ def served(schema: pb.Schema, *arguments: str, data: str = "", tree: Path | None
 
 
 def dense_schema(dimensions: int, **form: Any) -> pb.Schema:
-    """One dense field; its coarse form is given as the fields of DenseField."""
+    """Return a schema with one dense field; its coarse format is given as fields of DenseField."""
     return pb.Schema(dense_fields=[pb.DenseField(name=FIELD, dimensions=dimensions, **form)])
 
 
 def upserts(vectors: F32, first: int = 0, shares: Sequence[float] = ()) -> Iterator[pb.UpsertRequest]:
-    """The vectors as documents, whose ids are their positions, with a number `share` each when given."""
+    """Yield upserts of the vectors. Document ids are positions; `shares` adds a number `share` to each document."""
     for start in range(0, len(vectors), _BATCH):
         part = np.ascontiguousarray(vectors[start : start + _BATCH])
         documents = [Document(document_id=str(first + start + i)) for i in range(len(part))]
@@ -119,7 +119,7 @@ def upserts(vectors: F32, first: int = 0, shares: Sequence[float] = ()) -> Itera
 def retrieve_requests(
     queries: F32, batch: int = 1, condition: Filter | None = None, **asked: Any
 ) -> list[pb.RetrieveRequest]:
-    """Requests of so many queries each, for ids alone; further fields of FieldQuery as given."""
+    """Return requests with `batch` queries each, for ids alone, with additional fields of FieldQuery."""
     asked = {"depth": K, **asked}
     tensors = [float32_tensor(query, axes=1, field=FIELD) for query in queries]
     return [
@@ -134,16 +134,16 @@ def retrieve_requests(
 
 
 def recall(found: Sequence[Sequence[set[int]]], truth: Sequence[set[int]]) -> float:
-    """Mean share of the true nearest that the rankings of all calls, in order, have."""
+    """Return the mean share of the true nearest documents that the rankings of all calls contain."""
     rankings = [one for call in found for one in call]
     return mean(len(near & ids) / len(near) for near, ids in zip(truth, rankings, strict=True) if near)
 
 
 def p(latencies_s: Sequence[float], percent: float) -> float:
-    """A percentile in seconds."""
+    """Return a percentile in seconds."""
     return percentile_s(latencies_s, percent) or 0.0
 
 
 def ms(seconds: float) -> str:
-    """Milliseconds for a table."""
+    """Return milliseconds as text for a table."""
     return f"{1000 * seconds:.2f}"

@@ -1,4 +1,4 @@
-"""What of the raw engine's speed reaches a caller over gRPC."""
+"""Benchmark of retrieval over gRPC against the same engine in-process."""
 
 import time
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from loadtest.bench.retrieval.collection_server import (
 from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup, alternate, ratio
 
-# Its type stubs know no keyword parameters.
+# Its type stubs have no keyword parameters.
 faiss: Any = typed_faiss
 F32 = NDArray[np.float32]
 
@@ -40,7 +40,7 @@ _SECONDS: Final = 10.0
 _LINKS: Final = 16
 _EF_CONSTRUCTION: Final = 128
 _BEAMS: Final = (16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 1024)
-# Beside the default. For depth 10, the beam of the graph is as wide as what is fetched.
+# In addition to the default. At depth 10, the beam of the graph is as wide as the number of fetched candidates.
 _OVERSAMPLING: Final = (5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)
 
 
@@ -53,7 +53,7 @@ def retrieval_grpc(  # noqa: PLR0913, PLR0917 - the options of a command
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Queries a second over gRPC ÷ FAISS HNSW f32 in-process at recall@10 >= 0.99; what one query takes more."""
+    """Compare queries per second and latency over gRPC with FAISS HNSW f32 in-process at recall@10 >= 0.99."""
     plan = Setup("retrieval-grpc", bundle, data, variant, quick, out, rounds)
     vectors = Vectors.of(plan, 2000 if quick else documents)
     truth = vectors.nearest(K)
@@ -109,7 +109,7 @@ def _raw(documents: F32) -> Any:
 
 
 def _beam(index: Any, vectors: Vectors, truth: Sequence[set[int]]) -> int:
-    """The narrowest beam that reaches the recall, left set. Raises CommandFailed when none does."""
+    """Set the narrowest beam that reaches the recall, and return it. Raises CommandFailed if none does."""
     for beam in _BEAMS:
         index.hnsw.efSearch = beam
         if _recall(index, vectors, truth) >= _RECALL:
@@ -123,7 +123,7 @@ def _recall(index: Any, vectors: Vectors, truth: Sequence[set[int]]) -> float:
 
 
 def _asked(one: Served, vectors: Vectors, truth: Sequence[set[int]]) -> tuple[dict[str, Any], float]:
-    """The cheapest way to ask that reaches the recall, and the recall. Raises CommandFailed when none does."""
+    """Return the cheapest query options that reach the recall, and the recall. Raises CommandFailed if none do."""
     ways: list[dict[str, Any]] = [{}, *({"oversampling": value} for value in _OVERSAMPLING)]
     for way in ways:
         _, found = one.search(retrieve_requests(vectors.queries, _BATCH, **way))
@@ -134,12 +134,12 @@ def _asked(one: Served, vectors: Vectors, truth: Sequence[set[int]]) -> tuple[di
 
 
 def _over_grpc(one: Served, requests: Sequence[bytes], queries: int, seconds: float) -> float:
-    """Queries a second."""
+    """Return the queries per second over gRPC."""
     return for_seconds(one.server.address, RETRIEVE, requests, _CALLERS, seconds).per_second * queries / len(requests)
 
 
 def _in_process(index: Any, queries: F32, seconds: float) -> float:
-    """Queries a second, all in one call of FAISS with its threads."""
+    """Return the queries per second of FAISS, all queries in one call with its threads."""
     count, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
         index.search(queries, K)
@@ -150,7 +150,7 @@ def _in_process(index: Any, queries: F32, seconds: float) -> float:
 def _latencies(
     one: Served, index: Any, queries: F32, requests: Sequence[pb.RetrieveRequest]
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each query alone: over gRPC, and in-process."""
+    """Return the seconds of each query alone: over gRPC, and in-process."""
     one.search(requests)  # warm
     over_grpc, _ = one.search(requests)
     in_process = []

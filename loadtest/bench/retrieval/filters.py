@@ -1,4 +1,4 @@
-"""Recall and latency of filtered searches."""
+"""Benchmark of recall and latency of filtered searches."""
 
 from typing import Annotated, Any, Final
 
@@ -28,11 +28,11 @@ def retrieval_filters(
     bundle: setup.Bundle,
     data: setup.Data,
     variant: setup.Variant = "fp32",
-    documents: Annotated[int, typer.Option(min=1000, max=5_000_000, help="Documents.")] = 100_000,
+    documents: Annotated[int, typer.Option(min=1000, max=5_000_000, help="Number of documents.")] = 100_000,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Recall against exact search and latency, when 100, 10, 1 and 0.1 % of the documents match."""
+    """Measure recall against exact search, and latency, if 100, 10, 1 and 0.1 % of the documents match."""
     plan = Setup("retrieval-filters", bundle, data, variant, quick, out)
     vectors = Vectors.of(plan, 2000 if quick else documents)
     shares = np.random.default_rng(2).permutation(len(vectors.documents)) / len(vectors.documents)

@@ -1,4 +1,4 @@
-"""Late interaction by fixed dimensional encodings (MUVERA) against comparing every token, and against PLAID."""
+"""Benchmark of late interaction by fixed dimensional encodings (MUVERA) against comparing every token, and PLAID."""
 
 import importlib
 import tempfile
@@ -21,7 +21,7 @@ from loadtest.bench.setup import Setup
 
 _FIELD: Final = "tokens"
 _BATCH: Final = 64
-# Times `K` are the documents whose tokens are compared.
+# Times `K` is the number of documents whose tokens are compared.
 _OVERSAMPLING: Final = (5, 10, 20, 30, 50, 100)
 
 
@@ -29,12 +29,12 @@ def late(  # noqa: PLR0913, PLR0917 - the options of a command
     bundle: setup.Bundle,
     data: setup.Data,
     variant: setup.Variant = "fp32",
-    documents: Annotated[int, typer.Option(min=100, help="Most documents; the collection may have fewer.")] = 5000,
-    stored: Annotated[str, typer.Option(help="How tokens are stored: float16 or int8.")] = "float16",
+    documents: Annotated[int, typer.Option(min=100, help="Maximum number of documents.")] = 5000,
+    stored: Annotated[str, typer.Option(help="Data type of stored tokens: float16 or int8.")] = "float16",
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Recall@10 against MaxSim of every token of every document, documents compared, and latency of one query."""
+    """Measure recall@10 against exact MaxSim, documents compared, and the latency of one query."""
     plan = Setup("late", bundle, data, variant, quick, out)
     tokens = TokenVectors.of(plan, documents)
     field = pb.MultiVectorField(
@@ -95,12 +95,12 @@ def _requests(tokens: TokenVectors, *, exact: bool, **asked: Any) -> list[pb.Ret
 
 
 def _plaid(tokens: TokenVectors, truth: Sequence[set[int]]) -> dict[str, Any] | None:
-    """The same by fast-plaid, when it is installed (it needs torch, so it is in no extra); None without it."""
+    """Measure the same with fast-plaid if it is installed; None without it. It needs torch, so it is in no extra."""
     try:
         torch: Any = importlib.import_module("torch")
         fast_plaid: Any = importlib.import_module("fast_plaid.search")
     except ImportError as error:
-        err.print(f"  without PLAID: {error}; pip install fast-plaid", style="dim")
+        err.print(f"  skipping PLAID: {error}; pip install fast-plaid", style="dim")
         return None
     with tempfile.TemporaryDirectory(prefix="plaid-") as folder:
         index = fast_plaid.FastPlaid(index=folder, device="cpu")

@@ -1,4 +1,4 @@
-"""BM25 and learned sparse terms against bm25s, a library that scores in memory from precomputed arrays."""
+"""Benchmark of BM25 and learned sparse terms against bm25s, a library that scores precomputed arrays in memory."""
 
 import importlib
 import random
@@ -23,14 +23,14 @@ from services.retrieval.domain.analysis import analyzer
 
 _QUERIES: Final = 500
 _BATCH: Final = 512
-# Share of the words of a passage beyond the real ones that are replaced by words of others.
+# Share of the words that are replaced in passages beyond the real ones.
 _REPLACED: Final = 0.3
 _VOCABULARY: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Passages and queries, with the keys of their words as the service's analyser has them."""
+    """Passages and queries, with the term keys of the service's analyzer."""
 
     passages: list[str]
     queries: list[str]
@@ -39,7 +39,7 @@ class Corpus:
 
     @classmethod
     def of(cls, plan: Setup, count: int) -> "Corpus":
-        """So many passages of the collection; beyond its number, real ones with some words of others."""
+        """Return so many passages of the collection; beyond its size, real ones with some words of others."""
         texts = plan.texts()
         passages, queries = list(texts.passages[:count]), list(texts.queries[:_QUERIES])
         chance = random.Random(1)  # noqa: S311
@@ -55,11 +55,11 @@ class Corpus:
 def lexical(
     bundle: setup.Bundle,
     data: setup.Data,
-    documents: Annotated[int, typer.Option(min=1000, max=2_000_000, help="Passages.")] = 100_000,
+    documents: Annotated[int, typer.Option(min=1000, max=2_000_000, help="Number of passages.")] = 100_000,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Latency of one query by BM25 and by weighted terms over gRPC, and of bm25s in-process on the same words."""
+    """Measure the latency of one query by BM25 and by weighted terms over gRPC, and of bm25s in-process."""
     plan = Setup("lexical", bundle, data, quick=quick, out=out)
     corpus = Corpus.of(plan, 2000 if quick else documents)
     schema = pb.Schema(text_fields=[pb.TextField(name="words")], sparse_fields=[pb.SparseField(name="terms")])
@@ -98,7 +98,7 @@ def _upserts(corpus: Corpus) -> Iterator[pb.UpsertRequest]:
 
 
 def _terms(texts: Sequence[Sequence[int]]) -> tns.SparseVectors:
-    """Words as weighted terms: 1 + ln of how often each is there."""
+    """Return words as weighted terms: 1 + ln of the frequency."""
     counted = [sorted(Counter(key % _VOCABULARY for key in keys).items()) for keys in texts]
     indices = np.array([key for terms in counted for key, _ in terms], dtype="<i4")
     weights = np.array([1 + np.log(count) for terms in counted for _, count in terms], dtype=np.float32)
@@ -122,7 +122,7 @@ def _request(query: pb.FieldQuery) -> pb.RetrieveRequest:
 
 
 def _bm25s(corpus: Corpus) -> tuple[list[float], list[set[int]]]:
-    """Seconds of each query, its words known already, and the best K, but for those without a word of it."""
+    """Return the seconds of each query and its best K documents, for queries as known words."""
     words = [[str(key) for key in keys] for keys in corpus.keys]
     bm25s: Any = importlib.import_module("bm25s")  # of the extra `dev`
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)

@@ -1,4 +1,4 @@
-"""How retrieval scales, and what each form of vectors in its index costs: memory, recall, latency, build and start."""
+"""Benchmarks of retrieval by collection size and by vector format: memory, recall, latency, build and start."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from loadtest.bench.retrieval.collection_server import (
 from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup
 
-# Its type stubs know no keyword parameters.
+# Its type stubs have no keyword parameters.
 faiss: Any = typed_faiss
 F32 = NDArray[np.float32]
 
@@ -46,11 +46,13 @@ def retrieval(
     bundle: setup.Bundle,
     data: setup.Data,
     variant: setup.Variant = "fp32",
-    documents: Annotated[list[int] | None, typer.Option(min=1000, max=5_000_000, help="Sizes, in turn.")] = None,
+    documents: Annotated[
+        list[int] | None, typer.Option(min=1000, max=5_000_000, help="Number of documents; may repeat.")
+    ] = None,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Size by size: writes a second, build, memory, latency and recall, and how soon a server is ready again."""
+    """Measure by collection size: writes per second, build time, memory, latency, recall, and time to restart."""
     plan = Setup("retrieval", bundle, data, variant, quick, out)
     sizes = [_QUICK] if quick else documents or [10_000, 100_000]
     empty = _empty_bytes(16)
@@ -66,11 +68,11 @@ def retrieval_forms(
     bundle: setup.Bundle,
     data: setup.Data,
     variant: setup.Variant = "fp32",
-    documents: Annotated[int, typer.Option(min=1000, max=5_000_000, help="Documents.")] = 100_000,
+    documents: Annotated[int, typer.Option(min=1000, max=5_000_000, help="Number of documents.")] = 100_000,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """Form by form: bytes of memory a vector ÷ those of FAISS HNSW f32, recall after exact scores, latency."""
+    """Measure by vector format: bytes per vector ÷ FAISS HNSW f32, recall after exact rescoring, latency."""
     plan = Setup("retrieval-forms", bundle, data, variant, quick, out)
     vectors = Vectors.of(plan, _QUICK if quick else documents)
     reference = _graph_bytes(vectors.documents)
@@ -87,7 +89,7 @@ def retrieval_forms(
 
 
 def _measured(vectors: Vectors, empty_bytes: int, **form: Any) -> dict[str, Any]:
-    """A collection filled, and measured after a restart: so that memory is what it needs, not what building left."""
+    """Fill a collection and measure it after a restart, so that memory does not include what building needed."""
     count, dimensions = vectors.documents.shape
     schema = dense_schema(dimensions, **form)
     flags = ("--segment-documents", str(count))
@@ -97,7 +99,7 @@ def _measured(vectors: Vectors, empty_bytes: int, **form: Any) -> dict[str, Any]
             built_s = one.settle(count)
         with served(schema, *flags, data=folder) as one:
             requests = retrieve_requests(vectors.queries)
-            one.search(requests)  # pages of the files are read
+            one.search(requests)  # loads the files' pages
             latencies_s, found = one.search(requests)
             ready_s, memory = one.server.ready_s, one.memory_bytes
     return {
@@ -120,7 +122,7 @@ def _cells(one: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _empty_bytes(dimensions: int) -> int:
-    """Memory of a server that has searched a collection of one document."""
+    """Return the memory of a server that has searched a collection of one document."""
     vectors = np.ones((1, dimensions), dtype=np.float32)
     with served(dense_schema(dimensions)) as one:
         one.upsert(upserts(vectors))
@@ -129,7 +131,7 @@ def _empty_bytes(dimensions: int) -> int:
 
 
 def _graph_bytes(documents: F32) -> float:
-    """Bytes a vector of FAISS HNSW f32, as it would be saved: its vectors, and the links of its graph."""
+    """Return the bytes per vector of FAISS HNSW f32 as saved: its vectors and the links of its graph."""
     index = faiss.IndexHNSWFlat(documents.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = 40  # the size does not depend on it
     index.add(documents)

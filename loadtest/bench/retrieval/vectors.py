@@ -1,8 +1,8 @@
-"""Real embeddings of real text for benchmarks of retrieval, grown to any number by a recorded perturbation.
+"""Real embeddings for the retrieval benchmarks, extended to any number by a recorded perturbation.
 
-The texts of a judged collection are embedded once, and kept in a cache file beside the figures. Beyond their number,
-each further vector is a real one, chosen at random, plus Gaussian noise of NOISE times its length, at unit length
-again: near to its original as passages on one subject are, and never equal to it.
+The texts of a judged collection are embedded once and cached in a file beside the figures. Each further vector is a
+random real one plus Gaussian noise of NOISE times its length, scaled to unit length: near to its original, as passages
+on one subject are, and never equal to it.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ class Vectors:
 
     @classmethod
     def of(cls, plan: Setup, count: int) -> "Vectors":
-        """So many documents, and the queries, of a benchmark's collection. Raises CommandFailed."""
+        """Return the documents and queries of a benchmark's collection. Raises CommandFailed."""
         passages, queries = _texts(plan)
         path = plan.out / f"vectors-{_key(plan, 'dense', passages, queries)}.npz"
         if not path.is_file():
             encoder = InProcess(plan.bundle, plan.variant, plan.threads, ["dense"])
-            err.print(f"  embedding {len(passages)} passages once, kept in {path}", style="dim")
+            err.print(f"  embedding {len(passages)} passages once, cached in {path}", style="dim")
             found = [np.array(encode(encoder, texts)) for texts in (passages, queries)]
             _save(path, documents=found[0], queries=found[1])
         with np.load(path) as file:
@@ -51,12 +51,12 @@ class Vectors:
         return cls(grown(real, count), asked, min(len(real), count))
 
     def record(self) -> dict[str, Any]:
-        """What the vectors are, for the figures."""
+        """Describe the vectors, for the figures."""
         count, dimensions = self.documents.shape
         return {"documents": count, "real_documents": self.real, "dimensions": dimensions, "noise": NOISE}
 
     def nearest(self, k: int, among: I64 | None = None) -> list[set[int]]:
-        """The true k nearest documents of each query, of all or among some."""
+        """Return the true k nearest documents of each query, among all or some documents."""
         chosen = np.arange(len(self.documents)) if among is None else among
         found: list[set[int]] = []
         for query in self.queries:
@@ -68,20 +68,20 @@ class Vectors:
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """Token vectors of real text, float16 [P, D] for all documents, and float32 [Q, D] for each query."""
+    """Token vectors of real text, float16 [T, D] for each document and float32 [Q, D] for each query."""
 
     documents: list[NDArray[np.float16]]
     queries: list[F32]
 
     @classmethod
     def of(cls, plan: Setup, count: int) -> "TokenVectors":
-        """Those of up to so many documents. Raises CommandFailed."""
+        """Return those of up to `count` documents. Raises CommandFailed."""
         passages, queries = _texts(plan)
         passages = passages[:count]
         path = plan.out / f"vectors-{_key(plan, 'multi_vector', passages, queries)}.npz"
         if not path.is_file():
             encoder = InProcess(plan.bundle, plan.variant, plan.threads, ["multi_vector"])
-            err.print(f"  embedding the tokens of {len(passages)} passages once, kept in {path}", style="dim")
+            err.print(f"  embedding the tokens of {len(passages)} passages once, cached in {path}", style="dim")
             both = [encode(encoder, texts) for texts in (passages, queries)]
             joined = [np.concatenate(tokens).astype(np.float16) for tokens in both]
             counts = [np.array([len(one) for one in tokens]) for tokens in both]
@@ -93,7 +93,7 @@ class TokenVectors:
 
 
 def grown(real: F32, count: int, noise: float = NOISE, seed: int = 1) -> F32:
-    """So many vectors: the real ones, and beyond them perturbed copies of such."""
+    """Return `count` vectors: the real ones, then perturbed copies."""
     chance = np.random.default_rng(seed)
     copies = max(0, count - len(real))
     result = np.empty((min(count, len(real)) + copies, real.shape[1]), dtype=np.float32)
@@ -108,7 +108,7 @@ def grown(real: F32, count: int, noise: float = NOISE, seed: int = 1) -> F32:
 
 
 def encode(encoder: InProcess, texts: Sequence[str]) -> list[F32]:
-    """What the encoder's one output is for each text: float32[D], or float32[tokens, D]."""
+    """Return the encoder's output for each text: float32[D], or float32[tokens, D]."""
     rows = encoder.texts(texts)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found: list[F32] = [np.empty(0, dtype=np.float32)] * len(rows)
@@ -127,7 +127,7 @@ def _texts(plan: Setup) -> tuple[list[str], list[str]]:
 
 
 def _key(plan: Setup, output: str, passages: Sequence[str], queries: Sequence[str]) -> str:
-    """Names what the vectors were made from."""
+    """Return a name that depends on everything the vectors are made from."""
     made = hashlib.sha256()
     for part in (Path(plan.bundle, "bundle.json").read_text(), plan.variant, output, *passages, "", *queries):
         made.update(part.encode() + b"\0")

@@ -1,4 +1,4 @@
-"""Whether searches stay quick while documents are written."""
+"""Benchmark of search latency while documents are written."""
 
 import threading
 import time
@@ -26,12 +26,14 @@ def retrieval_writes(  # noqa: PLR0913, PLR0917 - the options of a command
     bundle: setup.Bundle,
     data: setup.Data,
     variant: setup.Variant = "fp32",
-    documents: Annotated[int, typer.Option(min=1000, max=5_000_000, help="Documents before.")] = 100_000,
+    documents: Annotated[
+        int, typer.Option(min=1000, max=5_000_000, help="Documents that are stored before.")
+    ] = 100_000,
     rounds: setup.Rounds = None,
     quick: setup.Quick = False,
     out: setup.Out = setup.DEFAULT_OUT,
 ) -> None:
-    """p99 of searches while one caller writes without a pause ÷ on an idle server; and documents written a second."""
+    """Measure p99 of searches while one caller writes without pause ÷ on an idle server."""
     plan = Setup("retrieval-writes", bundle, data, variant, quick, out, rounds)
     size = 2000 if quick else documents
     vectors = Vectors.of(plan, size + size // 4)
@@ -66,7 +68,7 @@ def retrieval_writes(  # noqa: PLR0913, PLR0917 - the options of a command
 
 
 def _searched(one: Served, queries: F32, seconds: float) -> list[float]:
-    """Latencies of one query after the other for so long."""
+    """Return the latencies of queries sent one after the other for so many seconds."""
     requests = retrieve_requests(queries)
     latencies_s: list[float] = []
     end = time.perf_counter() + seconds
@@ -76,7 +78,7 @@ def _searched(one: Served, queries: F32, seconds: float) -> list[float]:
 
 
 def _while_writing(one: Served, queries: F32, new: F32, seconds: float, written: list[float]) -> list[float]:
-    """As `_searched`, while a thread writes; adds the documents it wrote a second to `written`."""
+    """Search like `_searched` while a thread writes. Append the documents that it wrote per second to `written`."""
     stopped = threading.Event()
     done = [0]
 
@@ -99,7 +101,7 @@ def _while_writing(one: Served, queries: F32, new: F32, seconds: float, written:
 
 
 def _without_end(new: F32) -> Iterator[pb.UpsertRequest]:
-    """Writes of new documents, and then of the same again, each of which replaces one."""
+    """Yield upserts of new documents, then of the same ones again, each of which replaces a document."""
     for start in count(0, _WRITTEN):
         place = start % (len(new) - _WRITTEN)
         yield from upserts(new[place : place + _WRITTEN], first=10_000_000 + place)

@@ -145,7 +145,7 @@ def test_a_server_that_dies_ends_the_run_without_a_report(tiny_bi_encoder: Path,
 
 def test_an_unreachable_target_is_named_before_any_load(texts: Texts) -> None:
     wanted = scenario(workloads=[EMBED], phases=[{"name": "p", "duration_s": 1, "rate": 1}])
-    with pytest.raises(CommandFailed, match=r"127\.0\.0\.1:1: embed does not work: UNAVAILABLE"):
+    with pytest.raises(CommandFailed, match=r"127\.0\.0\.1:1: embed failed: UNAVAILABLE"):
         measured("127.0.0.1:1", texts, wanted)
 
 
@@ -194,7 +194,7 @@ def test_the_commands_load_and_evaluate_a_whole_system(tiny_bi_encoder: Path, tm
     figures = json.loads((out / "eval-collection.json").read_text())
     assert (figures["documents"], figures["queries"], figures["failed"]) == (41, 40, 2)
     assert [failure.get("document_id") or failure["line"] for failure in figures["failures"]] == [43, "blank"]
-    assert "2 documents were refused; all figures are of the others" in evaluated.stderr
+    assert "2 documents were rejected; all figures exclude them" in evaluated.stderr
     for one in figures["pipelines"].values():
         assert 0 < one["nDCG@10"] <= 1
         assert one["R@50"] >= one["R@10"]

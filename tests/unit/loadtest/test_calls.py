@@ -94,7 +94,7 @@ def test_a_generator_that_cannot_keep_up_makes_the_figures_doubtful() -> None:
     assert "p/w: the generator sent late, p99 200 ms" in doubt
     busy = outcome_of([])
     busy.cpu_share = 0.95
-    assert busy.doubts == ["the generator used 95% of a core: give it more --workers"]
+    assert busy.doubts == ["the generator used 95% of a core: increase --workers"]
 
 
 def test_requests_that_were_sent_again_are_told() -> None:

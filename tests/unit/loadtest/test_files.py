@@ -34,7 +34,7 @@ def test_a_collection_is_read_plain_or_compressed(tmp_path: Path) -> None:
         (b"[" * 100_000, "nested too deeply"),
         (b'{"text": "no id"}', 'expected an "id" or "_id"'),
         (b'{"_id": "a", "text": 7}', 'expected "text" to be a text, got int'),
-        (b'{"_id": "first", "text": "again"}', "expected each _id once, got 'first' again; the first counts"),
+        (b'{"_id": "first", "text": "again"}', "expected each _id once, got 'first' again; the first is used"),
     ],
 )
 def test_a_line_of_a_corpus_that_is_no_document_is_refused_alone(tmp_path: Path, line: bytes, told: str) -> None:
@@ -69,7 +69,7 @@ def test_a_corpus_that_is_cut_off_or_damaged_is_refused(tmp_path: Path) -> None:
         ("queries.jsonl", "", "expected queries in queries.jsonl, found none"),
         ("qrels/test.tsv", "h\nq0\td\n", "test.tsv:2: expected query, document and score between tabs"),
         ("qrels/test.tsv", "h\nq0\td\thigh\n", "test.tsv:2: expected a whole number as score, got 'high'"),
-        ("qrels/test.tsv", "h\n", "test.tsv: expected judgements, found none"),
+        ("qrels/test.tsv", "h\n", "test.tsv: expected judgments, found none"),
         ("qrels/test.tsv", "h\nq0\tnowhere\t1\n", "test.tsv: document: expected known ids, got 1 unknown ones"),
         ("qrels/test.tsv", "h\nq99\tx\t1\n", "test.tsv: query: expected known ids, got 1 unknown ones, such as q99"),
     ],
@@ -86,7 +86,7 @@ def test_missing_files_are_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match=r"expected corpus\.jsonl or corpus\.jsonl\.gz, found neither"):
         collection.corpus(tmp_path)
     folder = write_collection(tmp_path / "c", 3)
-    with pytest.raises(CollectionError, match=r"dev\.tsv: expected a file of judgements, found none; there is test"):
+    with pytest.raises(CollectionError, match=r"dev\.tsv: expected a file of judgments, found none; there is test"):
         collection.qrels(folder, "dev")
 
 
