@@ -1,18 +1,22 @@
-"""The structure of the source: which module imports which, how deep it goes, and where it runs in circles.
+"""The structure of the source: which module imports which, in how many levels and circles, and the size of functions.
 
 `python -m tests.support.structure [FOLDER ...]` prints a line for each folder: files, the most files side by side,
-arrows (imports between its modules), levels (modules on the longest chain of imports) and circles.
+arrows (imports between its modules), levels (modules on the longest chain of imports), circles, and the median, the
+90th percentile and the maximum of the lines of its functions. The longest functions follow.
 """
 
 import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 _GENERATED: Final = {"v1", "v2"}
+_LONGEST: Final = 20
 # Where the top-level packages are: `sluice` lies below `protos/python`.
 _ROOTS: Final = (ROOT / "protos/python", ROOT)
 
@@ -95,12 +99,36 @@ def levels(graph: Graph) -> int:
     return max(map(deep, merged), default=0)
 
 
+@dataclass(frozen=True, order=True)
+class Function:
+    """A function or method: its lines, from `def` to its end with the docstring, and where it is."""
+
+    lines: int
+    place: str
+
+
+def functions(folder: str) -> list[Function]:
+    """Return the functions below a folder, shortest first; nested ones count by themselves and in the outer one."""
+    return sorted(
+        Function(node.end_lineno - node.lineno + 1, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+        for path in sources(folder)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    )
+
+
+def _sizes(found: list[Function]) -> str:
+    """Return the median, the 90th percentile and the maximum of lines as columns."""
+    lines = [one.lines for one in found] or [0]
+    return f"{median(lines):8.0f}{lines[len(lines) * 9 // 10]:6}{lines[-1]:9}"
+
+
 def describe(folder: str) -> str:
     """Return a line about a folder, and one for each circle in it."""
     graph, files = graph_of(folder), sources(folder)
     flat = max(Counter(path.parent for path in files if path.name != "__init__.py").values(), default=0)
     arrows, rings = sum(map(len, graph.values())), circles(graph)
-    numbers = f"{folder:24}{len(files):7}{flat:13}{arrows:8}{levels(graph):8}{len(rings):9}"
+    numbers = f"{folder:24}{len(files):7}{flat:13}{arrows:8}{levels(graph):8}{len(rings):9}{_sizes(functions(folder))}"
     return "\n".join([numbers, *(f"    circle: {', '.join(ring)}" for ring in rings)])
 
 
@@ -109,7 +137,11 @@ def main() -> None:
     services = sorted(f"services/{path.parent.name}" for path in (ROOT / "services").glob("*/__init__.py"))
     folders = sys.argv[1:] or [*services, "export", "loadtest", "protos/python/sluice"]
     head = f"{'folder':24}{'files':>7}{'side by side':>13}{'arrows':>8}{'levels':>8}{'circles':>9}"
-    sys.stdout.write("\n".join([head, *map(describe, folders)]) + "\n")
+    head += f"{'median':>8}{'p90':>6}{'longest':>9}"
+    every = sorted(function for folder in folders for function in functions(folder))
+    total = f"{'all':69}{_sizes(every)}"
+    longest = [f"{one.lines:5}  {one.place}" for one in reversed(every[-_LONGEST:])]
+    sys.stdout.write("\n".join([head, *map(describe, folders), total, "", "longest functions:", *longest]) + "\n")
 
 
 if __name__ == "__main__":
