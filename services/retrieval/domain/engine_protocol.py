@@ -137,7 +137,7 @@ class Engine(Protocol[C]):
         """
 
     def drop(self, name: str) -> int:
-        """Delete a collection and its aliases, and return its document count. `name` is no alias. Raises NotFound."""
+        """Delete a collection, not an alias, with its aliases, and return its document count. Raises NotFound."""
 
     def set_alias(self, alias: str, name: str) -> None:
         """Point an alias at a collection.

@@ -39,7 +39,7 @@ class EmbeddedCatalog:
         return self.get(self.aliases.get(name, name))
 
     def get(self, name: str) -> EmbeddedCollection:
-        """Return the collection with this name, which is no alias. Raises NotFound."""
+        """Return the collection with this name; aliases are not resolved. Raises NotFound."""
         found = self.collections.get(name)
         if found is None:
             raise no_collection(name)

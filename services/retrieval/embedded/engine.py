@@ -117,7 +117,7 @@ class EmbeddedEngine:
         return existing
 
     def drop(self, name: str) -> int:
-        """Delete a collection and its aliases, and return its document count. `name` is no alias. Raises NotFound."""
+        """Delete a collection, not an alias, with its aliases, and return its document count. Raises NotFound."""
         with self._lock:
             collection = self._catalog.get(name)
             with self._store.writing() as writer:

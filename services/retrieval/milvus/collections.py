@@ -141,7 +141,7 @@ class MilvusCatalog:
         return found
 
     def get(self, name: str) -> MilvusCollection:
-        """Return the collection with this name, which is no alias. Raises NotFound."""
+        """Return the collection with this name; aliases are not resolved. Raises NotFound."""
         found = self.find(name)
         if found.record.name != name:
             raise unknown_collection(f"no collection {name!r}; it is an alias of {found.record.name!r}", name)

@@ -89,13 +89,13 @@ class Connection:
         Raises Unavailable if Milvus is unreachable or busy, NotFound for an unknown collection, InvalidRequest for what
         Milvus rejects, DeadlineExpired, and BackendFailed.
         """
-        client = self._connected()
+        client = self._open_client()
         timeout_s = min(remaining_s(otherwise=_DEFAULT_S), self._timeout_s)
         return _translate_errors(lambda: getattr(client, method)(*given, timeout=_NoRetry(timeout_s), **named))
 
     def call_slow(self, method: str, *given: Any, **named: Any) -> Any:
         """Call a method that waits in several steps, with all the time of the caller. Raises as `call`."""
-        client = self._connected()
+        client = self._open_client()
         timeout_s = remaining_s(otherwise=_DEFAULT_S)
         return _translate_errors(lambda: getattr(client, method)(*given, timeout=timeout_s, **named))
 
@@ -109,7 +109,7 @@ class Connection:
     def refresh_schema(self, milvus_name: str, key: int) -> None:
         """Drop the client's cached schema of a name if another collection had the name before."""
         if self._keys.get(milvus_name) != key:
-            self._connected()._get_connection()._invalidate_schema(milvus_name, self._address.database)
+            self._open_client()._get_connection()._invalidate_schema(milvus_name, self._address.database)
             self._keys[milvus_name] = key
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class Connection:
                 self._client.close()
                 self._client = None
 
-    def _connected(self) -> Any:
+    def _open_client(self) -> Any:
         with self._lock:
             if self._client is None:
                 if monotonic() < self._next_attempt:

@@ -100,7 +100,7 @@ class MilvusEngine:
         return found
 
     def drop(self, name: str) -> int:
-        """Delete a collection and its aliases, and return its document count. `name` is no alias. Raises NotFound."""
+        """Delete a collection, not an alias, with its aliases, and return its document count. Raises NotFound."""
         collection = self._catalog.get(name)
         count = collection.document_count
         for alias in self._connection.call("list_aliases", collection.milvus_name)["aliases"]:

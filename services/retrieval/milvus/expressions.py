@@ -69,11 +69,11 @@ class Expressions:
             case None:
                 return ""
             case AllOf(conditions):
-                return self._joined("and", conditions)
+                return self._join("and", conditions)
             case AnyOf(conditions):
-                return self._joined("or", conditions)
+                return self._join("or", conditions)
             case NoneOf(conditions):
-                return f"not ({self._joined('or', conditions)})"
+                return f"not ({self._join('or', conditions)})"
         return self._leaf(condition)
 
     def _leaf(self, condition: Comparison | Membership | Contains | Exists) -> str:
@@ -91,22 +91,22 @@ class Expressions:
                 test = f"json_contains({path}, {literal(value)})"
         return f"(exists {path}) and ({test})"
 
-    def _joined(self, word: str, conditions: Sequence[Filter]) -> str:
-        return _balanced(word, [f"({self.of(condition)})" for condition in conditions])
+    def _join(self, word: str, conditions: Sequence[Filter]) -> str:
+        return _join_balanced(word, [f"({self.of(condition)})" for condition in conditions])
 
     def _member(self, path: str, values: Sequence[str]) -> str:
         if self._has_membership:
             return f"{path} in [{', '.join(values)}]"
-        return _balanced("or", [f"({path} == {value})" for value in values])
+        return _join_balanced("or", [f"({path} == {value})" for value in values])
 
     def _path(self, field: str) -> str:
         path = f'{METADATA}["{field}"]'
         return f'{path}["us"]' if self._schema.kind(field) is Kind.TIMESTAMP else path
 
 
-def _balanced(word: str, parts: Sequence[str]) -> str:
+def _join_balanced(word: str, parts: Sequence[str]) -> str:
     """Join the parts by the word with minimal nesting, because parsers recurse."""
     if len(parts) == 1:
         return parts[0]
     half = len(parts) // 2
-    return f"({_balanced(word, parts[:half])} {word} {_balanced(word, parts[half:])})"
+    return f"({_join_balanced(word, parts[:half])} {word} {_join_balanced(word, parts[half:])})"

@@ -70,7 +70,10 @@ def _unsupported_fields(schema: Schema, version: MilvusVersion) -> Iterable[tupl
 
 
 def _unsupported_formats(schema: Schema) -> Iterable[tuple[str, str]]:
-    """Milvus stores float32. The default, int8, applies to the embedded engine only and is accepted."""
+    """Yield the coarse formats of dense fields that Milvus does not support.
+
+    Milvus stores float32. The default, int8, applies to the embedded engine only and is accepted.
+    """
     for i, field in enumerate(schema.dense):
         if field.coarse in {CoarseType.F16, CoarseType.B1}:
             yield f"schema.dense_fields[{i}].coarse", f"expected FLOAT32 or unset with Milvus, got {field.coarse}"

@@ -62,7 +62,7 @@ class SnapshotRepository:
         name = name or default_name(created_us)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with _lock(folder):
                 if not (folder / name).exists():
                     self._write(folder, name, created_us, is_stopped)
                 snapshot = _read(folder / name)
@@ -84,7 +84,7 @@ class SnapshotRepository:
         if name not in {one.name for one in _complete(folder)}:
             raise NotFound(f"no snapshot {name[:64]!r}", metadata={"snapshot": name[:64]})
         try:
-            with _locked(folder):
+            with _lock(folder):
                 _remove(folder / name)
         except OSError as error:
             raise storage_unwritable(error) from error
@@ -149,7 +149,7 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Lock the folder for the block, also against other processes. Raises Unavailable."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:

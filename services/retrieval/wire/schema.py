@@ -172,8 +172,8 @@ def _encoding(path: str, given: pb.FixedDimensionalEncoding, dimensions: int, vi
     if not outside:
         whole = (encoding.repetitions << encoding.partition_bits) * encoding.projected_dimensions
         violations.count(path, whole, low=1, high=_ENCODED_WHOLE_MAX, what="dimensions before the final projection")
-        held = encoding.final_dimensions or whole
-        violations.count(f"{path}.final_dimensions", held, low=1, high=min(whole, _ENCODED_MAX), what="dimensions")
+        final = encoding.final_dimensions or whole
+        violations.count(f"{path}.final_dimensions", final, low=1, high=min(whole, _ENCODED_MAX), what="dimensions")
     return encoding
 
 

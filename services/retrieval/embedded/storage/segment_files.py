@@ -165,19 +165,19 @@ def load(folder: Path, schema: Schema) -> Segment:
 def with_mapped_vectors(block: Block, folder: Path) -> Block:
     """Return the block with vectors mapped from its saved segment, in the page cache instead of process memory."""
     vectors = {
-        name: replace(given, matrix=_mapped(folder / f"vectors-{name}.npy")) for name, given in block.vectors.items()
+        name: replace(given, matrix=_map(folder / f"vectors-{name}.npy")) for name, given in block.vectors.items()
     }
     multi_vectors = {
-        name: replace(given, tokens=_mapped_tokens(given.tokens, folder, name))
+        name: replace(given, tokens=_map_tokens(given.tokens, folder, name))
         for name, given in block.multi_vectors.items()
     }
     return replace(block, vectors=vectors, multi_vectors=multi_vectors)
 
 
-def _mapped_tokens(tokens: TokenVectors, folder: Path, name: str) -> TokenVectors:
-    vectors = _mapped(folder / f"tokens-{name}.npy")
+def _map_tokens(tokens: TokenVectors, folder: Path, name: str) -> TokenVectors:
+    vectors = _map(folder / f"tokens-{name}.npy")
     return replace(
-        tokens, vectors=vectors, scales=None if tokens.scales is None else _mapped(folder / f"scales-{name}.npy")
+        tokens, vectors=vectors, scales=None if tokens.scales is None else _map(folder / f"scales-{name}.npy")
     )
 
 
@@ -215,7 +215,7 @@ def _read(folder: Path, schema: Schema) -> Block:
         arrays = dict(file)
     vectors = {
         field.name: DenseVectors(
-            _mapped(folder / f"vectors-{field.name}.npy"),
+            _map(folder / f"vectors-{field.name}.npy"),
             arrays[f"lengths-{field.name}"],
             AnnIndex.load(folder / f"coarse-{field.name}.faiss", VectorFormat.of(field), len(arrays["rows"])),
         )
@@ -230,9 +230,9 @@ def _read(folder: Path, schema: Schema) -> Block:
     multi_vectors = {
         field.name: MultiVectors(
             TokenVectors(
-                _mapped(folder / f"tokens-{field.name}.npy"),
+                _map(folder / f"tokens-{field.name}.npy"),
                 arrays[f"tokens-{field.name}"],
-                _mapped(folder / f"scales-{field.name}.npy") if field.stored is TokenType.I8 else None,
+                _map(folder / f"scales-{field.name}.npy") if field.stored is TokenType.I8 else None,
             )
         )
         for field in schema.multi_vector
@@ -247,7 +247,8 @@ def _parts(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray
     return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def _map(path: Path) -> NDArray[Any]:
+    """Map an array of a file into memory."""
     # As a plain array: with np.memmap itself every selection takes about 10 us longer.
     return np.asarray(np.load(path, mmap_mode="r"))
 
