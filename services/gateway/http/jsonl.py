@@ -31,7 +31,7 @@ async def read_lines(receive: Receive, memory: StreamMemory, *, max_bytes: int) 
     """Yield the lines of a body, without line ends. Raises HttpError for a line over `max_bytes`."""
     rest = bytearray()
     async for part in body_parts(receive):
-        memory.read(len(rest) + len(part))
+        memory.set_body_bytes(len(rest) + len(part))
         whole, newline, tail = part.rpartition(b"\n")
         if newline:
             rest += whole
@@ -83,11 +83,11 @@ async def _read_body(receive: Receive, memory: StreamMemory, *, max_bytes: int, 
     try:
         async for part in body_parts(receive):
             body += part
-            memory.read(len(body))
+            memory.set_body_bytes(len(body))
             if len(body) > max_bytes:
                 raise HttpError(413, f"expected at most {max_bytes:,} bytes of JSON, got more; send JSON lines instead")
         measure = partial(memory_bytes, body, max_values=max_values)
-        memory.read(len(body) + await run_in_thread(measure))
+        memory.set_body_bytes(len(body) + await run_in_thread(measure))
         return parse(body)
     except JsonError as error:
         raise HttpError(400, f"body: {error}") from None

@@ -62,20 +62,20 @@ class StreamMemory:
     def __init__(self, share: MemoryShare) -> None:
         self._share = share
         self._first_bytes = share.held_bytes
-        self._read_bytes = self._waiting_bytes = 0
+        self._body_bytes = self._unacknowledged_bytes = 0
 
-    def read(self, held_bytes: int) -> None:
+    def set_body_bytes(self, held_bytes: int) -> None:
         """Set the bytes of the body that are in memory. Raises Unavailable or HttpError."""
-        self._read_bytes = held_bytes
+        self._body_bytes = held_bytes
         self._resize()
 
-    def wait(self, held_bytes: int) -> None:
+    def set_unacknowledged_bytes(self, held_bytes: int) -> None:
         """Set the bytes of unacknowledged documents. Raises Unavailable or HttpError."""
-        self._waiting_bytes = held_bytes
+        self._unacknowledged_bytes = held_bytes
         self._resize()
 
     def _resize(self) -> None:
-        self._share.resize(self._first_bytes + self._read_bytes + self._COPIES * self._waiting_bytes)
+        self._share.resize(self._first_bytes + self._body_bytes + self._COPIES * self._unacknowledged_bytes)
 
 
 @dataclass(eq=False)

@@ -4,11 +4,10 @@ Facts: OpenAI's Python client requests base64 by default, and reads the floats f
 """
 
 import base64
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import Field
-from sluice.common.v1 import model_pb2
 from sluice.embedding.v1 import embedding_service_pb2
 from sluice.errors import SluiceError
 from sluice.reranking.v1 import reranking_service_pb2
@@ -19,15 +18,9 @@ from services.gateway.http.json_route import JsonRoute
 from services.gateway.http.models import ERRORS, Body, ResponseBody, described
 from services.gateway.http.responses import json_response
 from services.gateway.upstream.caller import Called
-from services.gateway.upstream.embedding import EmbedOptions, Inputs, embed, to_texts
+from services.gateway.upstream.embedding import ROLES, EmbedOptions, Inputs, embed, to_texts
 
 router = APIRouter(tags=["OpenAI"], responses=ERRORS, route_class=JsonRoute)
-
-_ROLES: Final = {
-    "query": model_pb2.TEXT_ROLE_QUERY,
-    "document": model_pb2.TEXT_ROLE_DOCUMENT,
-    "passage": model_pb2.TEXT_ROLE_DOCUMENT,
-}
 
 
 class EmbeddingsRequest(Body):
@@ -106,7 +99,7 @@ class ModelsResponse(ResponseBody):
 async def embeddings(body: EmbeddingsRequest, caller: Called) -> Response:
     """Embed texts."""
     texts = await to_texts(caller, body.input, field="input", model=body.model)
-    options = EmbedOptions(body.model, _ROLES[body.input_type], dimensions=body.dimensions)
+    options = EmbedOptions(body.model, ROLES[body.input_type], dimensions=body.dimensions)
     embeddings = await embed(caller, texts, options)
     encode = _base64 if body.encoding_format == "base64" else _unchanged
     data = [

@@ -23,6 +23,7 @@ from services.gateway.upstream.embedding import (
     CALL_TOKENS,
     DENSE,
     MULTI_VECTOR,
+    ROLES,
     SPARSE,
     Embeddings,
     EmbedOptions,
@@ -36,12 +37,7 @@ from services.gateway.upstream.reranking import RerankInput, rerank
 router = APIRouter(tags=["TEI"], responses=ERRORS, route_class=JsonRoute)
 
 Direction = Literal["left", "right", "Left", "Right"]
-_ROLES: Final = {
-    "query": model_pb2.TEXT_ROLE_QUERY,
-    "document": model_pb2.TEXT_ROLE_DOCUMENT,
-    "passage": model_pb2.TEXT_ROLE_DOCUMENT,
-}
-_PROMPTS: Final = {"": model_pb2.TEXT_ROLE_UNSPECIFIED, **_ROLES}
+_PROMPTS: Final = {"": model_pb2.TEXT_ROLE_UNSPECIFIED, **ROLES}
 _UNIT_LENGTH_TOLERANCE: Final = 1e-3
 
 
@@ -218,7 +214,7 @@ async def tokenize(body: TokenizeRequest, caller: Called) -> Response:
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     role = _PROMPTS.get(body.prompt_name or "")
     if role is None:
-        raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
+        raise unfit("prompt_name", f"expected {', '.join(ROLES)}, got {body.prompt_name!r}")
     if (size := sum(map(len, texts))) > CALL_TOKENS:
         raise unfit("inputs", f"expected at most {CALL_TOKENS:,} characters in all texts together, got {size:,}")
     request = pb.TokenizeRequest(texts=texts, role=role, add_special_tokens=body.add_special_tokens)
@@ -272,9 +268,9 @@ async def _embed(body: EmbedRequest, caller: Caller, kind: pb.Representation.Val
     most = caller.upstream.settings.max_inputs
     if not isinstance(body.inputs, str) and len(body.inputs) > most:
         raise HttpError(413, f"inputs: expected at most {most:,} texts, got {len(body.inputs):,}")
-    role = _ROLES.get(body.prompt_name or "document")
+    role = ROLES.get(body.prompt_name or "document")
     if role is None:
-        raise unfit("prompt_name", f"expected {', '.join(_ROLES)}, got {body.prompt_name!r}")
+        raise unfit("prompt_name", f"expected {', '.join(ROLES)}, got {body.prompt_name!r}")
     texts = await to_texts(caller, body.inputs, field="inputs")
     return await embed(caller, texts, EmbedOptions("", role, kind, body.truncation(), body.dimensions))
 

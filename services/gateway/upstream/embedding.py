@@ -22,6 +22,12 @@ from services.gateway.upstream.caller import Caller
 DENSE: Final = pb.REPRESENTATION_DENSE
 SPARSE: Final = pb.REPRESENTATION_SPARSE
 MULTI_VECTOR: Final = pb.REPRESENTATION_MULTI_VECTOR
+ROLES: Final = {
+    "query": model_pb2.TEXT_ROLE_QUERY,
+    "document": model_pb2.TEXT_ROLE_DOCUMENT,
+    "passage": model_pb2.TEXT_ROLE_DOCUMENT,
+}
+"""Roles of texts, by their names in the APIs of OpenAI and TEI."""
 CALL_TOKENS: Final = 262_144
 """Most token ids in one call to Decode, and most characters in one call to Tokenize."""
 # The services' default limit of texts in one call. The bytes are well below the limit of a message.

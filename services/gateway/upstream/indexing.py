@@ -91,7 +91,9 @@ async def index(
     call = await caller.stream(caller.upstream.indexing.Index, first)
     window = Window(_MAX_UNACKNOWLEDGED, max_bytes=_MAX_UNACKNOWLEDGED_BYTES)
     documents = _documents(source, progress)
-    acknowledgements = index_stream(call, first, window, documents, lambda _: memory.wait(window.byte_count))
+    acknowledgements = index_stream(
+        call, first, window, documents, lambda _: memory.set_unacknowledged_bytes(window.byte_count)
+    )
     try:
         # Close each generator explicitly. Otherwise its memory is only freed by the next garbage collection.
         async with aclosing(source), aclosing(documents), aclosing(acknowledgements):

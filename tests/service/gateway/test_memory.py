@@ -162,10 +162,10 @@ async def test_calls_with_token_ids_are_limited() -> None:
     async with gateway() as there:
         answer = await there.http.post("/decode", json={"ids": [[1], [2] * 262_145]})
         assert (answer.status_code, there.embedder.calls) == (422, [])
-        assert "ids: expected at most 262,144 token ids of a text, got 262,145" in answer.text
+        assert "ids: expected at most 262,144 token ids per text, got 262,145" in answer.text
         answer = await there.http.post("/tokenize", json={"inputs": ["a" * 60_000] * 5})
         assert (answer.status_code, there.embedder.calls) == (422, [])
-        assert "inputs: expected at most 262,144 characters together, got 300,000" in answer.text
+        assert "inputs: expected at most 262,144 characters in all texts together, got 300,000" in answer.text
 
 
 async def test_long_filters_are_parsed_like_short_ones() -> None:
