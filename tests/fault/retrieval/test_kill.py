@@ -162,7 +162,7 @@ def test_a_snapshot_that_would_fill_the_disk_is_refused_before_it_is_begun(tmp_p
             fill(stub, 150)
             large = pb.CreateSnapshotRequest(name="large", keep=1)
             message = expect_unwritable(lambda: stub.CreateSnapshot(large, timeout=60))
-            assert "bytes of room" in message
+            assert "bytes of free space" in message
             (kept,) = stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=20).snapshots
             assert kept.name == "small"
             assert sorted(path.name for path in (disk / "snapshots").iterdir()) == ["LOCK", "small"]
