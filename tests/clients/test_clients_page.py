@@ -1,4 +1,4 @@
-"""What `protos/CLIENTS.md` says works as it is written, with the real libraries, against a running system."""
+"""The examples of `protos/CLIENTS.md` work as written, with the real libraries, against a running system."""
 
 import os
 import re
@@ -66,7 +66,7 @@ def test_the_javascript_of_the_page_works(system: System, tmp_path: Path) -> Non
     assert lines[1:] == ["[ 'Sluice' ] false", "true UNKNOWN_COLLECTION"], result.stdout
 
 
-def test_encode_gives_what_embed_gives(system: System) -> None:
+def test_encode_returns_the_vectors_of_embed(system: System) -> None:
     texts = [f"{QUERY} {number}" for number in range(150)]
     with EmbeddingClient(system.processes["embedding"].address) as client:
         vectors = client.encode(texts)

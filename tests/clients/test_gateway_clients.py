@@ -1,4 +1,4 @@
-"""The gateway against clients that nobody here wrote: the packages of OpenAI and Cohere, as they are."""
+"""The gateway with third-party clients: the packages of OpenAI and Cohere, unchanged."""
 
 import asyncio
 import base64
@@ -69,7 +69,7 @@ def test_openai_embeds_as_grpc_does(base: str, model: str, system: System) -> No
         assert [one.id for one in client.models.list()] == [model]
 
 
-def test_openai_asks_for_base64_unless_told_otherwise(base: str, model: str) -> None:
+def test_openai_asks_for_base64_by_default(base: str, model: str) -> None:
     sent: list[Any] = []
     with openai.OpenAI(base_url=f"{base}/v1", api_key="none") as client:
         real = client.post
@@ -95,7 +95,7 @@ def test_openai_asks_for_base64_unless_told_otherwise(base: str, model: str) -> 
         ({"input": [[101]] * 300 + [[99_999]]}, openai.BadRequestError, "input[300][0]"),
     ],
 )
-def test_openai_raises_what_it_raises_elsewhere(
+def test_openai_raises_its_usual_errors(
     base: str, model: str, changes: dict[str, Any], raised: type[openai.APIStatusError], param: str
 ) -> None:
     with openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client:
@@ -115,7 +115,7 @@ def test_openai_from_asyncio(base: str, model: str) -> None:
     assert asyncio.run(embed()) == 20
 
 
-def test_cohere_embeds_in_all_its_forms(base: str, model: str, system: System) -> None:
+def test_cohere_embeds_in_each_type(base: str, model: str, system: System) -> None:
     forms = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
     with httpx.Client(trust_env=False) as own:
         client = cohere.ClientV2(api_key="none", base_url=base, httpx_client=own)
@@ -166,7 +166,7 @@ def test_cohere_of_version_1_and_jina_share_a_path(base: str, model: str, http: 
     assert jina["model"] == model
 
 
-def test_tei_speaks_as_it_does_elsewhere(http: httpx.Client, system: System) -> None:
+def test_tei_routes_answer_as_tei_does(http: httpx.Client, system: System) -> None:
     vectors = native(system, DOCUMENTS)
     np.testing.assert_allclose(http.post("/embed", json={"inputs": DOCUMENTS}).json(), vectors, atol=1e-6)
     np.testing.assert_allclose(http.post("/embed", json={"inputs": DOCUMENTS[0]}).json(), vectors[:1], atol=1e-6)
@@ -181,7 +181,7 @@ def test_tei_speaks_as_it_does_elsewhere(http: httpx.Client, system: System) -> 
     assert (info["model_id"], info["max_input_length"]) == ("all-MiniLM-L6-v2", 256)
 
 
-def test_token_ids_mean_their_text(base: str, model: str, http: httpx.Client) -> None:
+def test_token_ids_are_embedded_as_their_text(base: str, model: str, http: httpx.Client) -> None:
     told = http.post("/tokenize", json={"inputs": [DOCUMENTS[0], "tea"], "add_special_tokens": True}).json()
     assert [token["text"] for token in told[1]] == ["[CLS]", "tea", "[SEP]"]
     assert told[1][1] == {"id": told[1][1]["id"], "text": "tea", "special": False, "start": 0, "stop": 3}
@@ -244,7 +244,7 @@ def test_documents_are_indexed_found_and_deleted(http: httpx.Client) -> None:
     assert http.delete("/documents", params={"collection": "mining"}).status_code == 400
 
 
-def test_documents_for_nowhere_are_refused_before_they_are_read(http: httpx.Client) -> None:
+def test_documents_for_a_missing_collection_are_rejected_before_they_are_read(http: httpx.Client) -> None:
     for accept in ("application/json", "text/event-stream"):
         answer = http.post("/documents?collection=nowhere", json=LINES, headers={"accept": accept})
         assert (answer.status_code, answer.json()["error"]["reason"]) == (404, "UNKNOWN_COLLECTION")
@@ -257,7 +257,7 @@ def test_documents_for_nowhere_are_refused_before_they_are_read(http: httpx.Clie
     assert endless.status_code == 413
 
 
-def test_the_services_tell_their_health_and_models(http: httpx.Client) -> None:
+def test_the_services_report_their_health_and_models(http: httpx.Client) -> None:
     services = {one["name"]: one for one in http.get("/services").json()["services"]}
     assert {name: one["health"] for name, one in services.items()} == dict.fromkeys(
         ("orchestrator", "embedding", "retrieval", "reranking"), "SERVING"

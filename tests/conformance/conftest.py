@@ -1,4 +1,4 @@
-"""A place for each engine: a folder, Milvus Lite in this process, a Milvus server of its own."""
+"""Fixtures of each engine: the embedded one, Milvus Lite in this process, and a Milvus server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ MILVUS = ("milvus-lite", "milvus")
 
 @pytest.fixture(scope="package")
 def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    """A Milvus server, one for all tests here. It ends with them: it takes a fifth of a core while it waits."""
+    """A Milvus server for all tests of this folder. Idle, it uses a fifth of a core, so it stops after them."""
     server = Standalone(tmp_path_factory.mktemp("milvus"))
     try:
         server.start()
@@ -38,7 +38,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(params=MILVUS)
 def milvus_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Each engine that is a Milvus."""
+    """Each kind of Milvus."""
     return _place(request.param, request, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The engines that the suite runs against, and what each of them can do."""
+"""The engines that the suite runs against, and their capabilities."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _numbers: Final = count(1)
 
 @dataclass(frozen=True)
 class Can:
-    """What an engine can do."""
+    """The capabilities of an engine."""
 
     sparse: bool = True
     text: bool = True
@@ -74,7 +74,7 @@ ENGINES: Final = {
 
 @dataclass(frozen=True)
 class Place:
-    """An engine with its documents somewhere, and a service before it for each test."""
+    """An engine with its storage. Each test starts a service on it."""
 
     name: str
     can: Can
@@ -82,7 +82,7 @@ class Place:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def run(self, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
-        """What the test returns, run against a new service before the same documents."""
+        """Run a test against a new service on the same storage, and return its result."""
         return in_server(self.folder, test, **self.settings, **settings)
 
 
@@ -91,7 +91,7 @@ SHARED: Final = "shared-zoo"
 
 
 async def empty(stub: Stub) -> None:
-    """Make SHARED an empty collection with a dense field and metadata of each type; a new one takes Milvus 3 s."""
+    """Empty the collection SHARED, with a dense field and metadata of each type. Creating one takes Milvus 3 s."""
     await stub.CreateCollection(new_collection(SHARED))
     absent = pb_filter.Filter(none_of=pb_filter.FilterList(filters=[pb_filter.Filter(exists="year")]))
     both = pb_filter.FilterList(filters=[pb_filter.Filter(exists="year"), absent])
@@ -99,5 +99,5 @@ async def empty(stub: Stub) -> None:
 
 
 def new_name() -> str:
-    """A name that no collection of this session has."""
+    """Return a name that no collection of this session has."""
     return f"zoo-{next(_numbers)}"

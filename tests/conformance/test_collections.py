@@ -1,4 +1,4 @@
-"""Collections and aliases: made, described, listed, pointed elsewhere, dropped."""
+"""Collections and aliases: create, describe, list, move and drop."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.support.retrieval import DIMENSIONS, Stub, document, error_of, new_co
 AXES = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
 
 
-def test_created_described_listed_dropped_and_created_anew(place: Place) -> None:
+def test_a_collection_is_created_described_listed_dropped_and_created_again(place: Place) -> None:
     name = new_name()
 
     async def check(stub: Stub) -> None:
@@ -65,7 +65,7 @@ def _declared(name: str) -> pb.Schema:
     return schema
 
 
-def test_an_alias_moves_to_another_collection_and_goes_with_it(place: Place) -> None:
+def test_an_alias_moves_to_another_collection_and_is_dropped_with_it(place: Place) -> None:
     blue, green, alias = new_name(), new_name(), new_name()
 
     async def names(stub: Stub) -> dict[str, str]:
@@ -116,7 +116,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_a_field_is_held_or_refused_with_its_path(place: Place, kind: str) -> None:
+def test_a_field_is_supported_or_rejected_with_its_path(place: Place, kind: str) -> None:
     path, schema = FIELDS[kind]
 
     async def check(stub: Stub) -> None:
@@ -133,7 +133,7 @@ def test_a_field_is_held_or_refused_with_its_path(place: Place, kind: str) -> No
     place.run(check)
 
 
-def test_there_are_at_most_so_many_collections(place: Place) -> None:
+def test_the_number_of_collections_is_limited(place: Place) -> None:
     async def count(stub: Stub) -> int:
         return len((await stub.ListCollections(pb.ListCollectionsRequest())).collections)
 
@@ -148,7 +148,7 @@ def test_there_are_at_most_so_many_collections(place: Place) -> None:
     place.run(check, max_collections=max(1, there))
 
 
-def test_a_collection_is_merged_on_request_or_that_is_refused(place: Place) -> None:
+def test_a_collection_is_compacted_on_request_or_the_request_is_rejected(place: Place) -> None:
     async def check(stub: Stub) -> None:
         await empty(stub)
         call = stub.OptimizeCollection(pb.OptimizeCollectionRequest(name=SHARED))

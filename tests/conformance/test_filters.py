@@ -1,4 +1,4 @@
-"""Every operator of filters against the words of the contract, written here in Python."""
+"""Every filter operator, compared with the same condition in Python."""
 
 import operator
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def test_every_operator_finds_what_python_finds(place: Place) -> None:
     place.run(check)
 
 
-def test_no_value_is_read_as_a_part_of_the_expression(place: Place) -> None:
+def test_values_cannot_inject_expressions(place: Place) -> None:
     name = SHARED
 
     async def check(stub: Stub) -> None:

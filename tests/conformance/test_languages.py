@@ -65,5 +65,5 @@ async def is_refused(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("language", SENTENCES)
-def test_a_word_in_the_middle_of_a_clause_is_found(place: Place, language: str) -> None:
+def test_a_word_within_a_sentence_without_spaces_is_found(place: Place, language: str) -> None:
     place.run(partial(check, language) if place.can.text else is_refused)

@@ -1,4 +1,4 @@
-"""What only a service before Milvus has: replicas, a Milvus that goes away, credentials, collections of others."""
+"""Tests of the Milvus engine alone: replicas, an unavailable Milvus, credentials, foreign collections."""
 
 import asyncio
 import signal
@@ -67,8 +67,8 @@ def test_a_write_of_one_replica_is_seen_by_the_next_read_of_another(milvus_place
     asyncio.run(check())
 
 
-def test_milvus_goes_away_and_comes_back(tmp_path: Path) -> None:
-    """Away, every call is refused at once and may be repeated; back, everything acknowledged is there."""
+def test_calls_fail_while_milvus_is_away_and_work_again_afterwards(tmp_path: Path) -> None:
+    """While Milvus is away, calls fail at once with UNAVAILABLE. Afterwards, all acknowledged documents are there."""
     name = new_name()
     milvus = Standalone(tmp_path / "milvus")
 
@@ -105,7 +105,7 @@ def test_milvus_goes_away_and_comes_back(tmp_path: Path) -> None:
 
 
 async def _check_stopped(milvus: Standalone, name: str, folder: Path) -> None:
-    """A Milvus that does not answer counts as away after a while, though the caller would wait longer."""
+    """A Milvus that does not answer counts as unavailable after a timeout, even if the caller would wait longer."""
     settings = {"engine": "milvus", "milvus_uri": milvus.uri, "milvus_timeout_s": 1}
     async with channel_to_retrieval(folder, **settings) as channel:
         milvus.signal(signal.SIGSTOP)
@@ -117,7 +117,7 @@ async def _check_stopped(milvus: Standalone, name: str, folder: Path) -> None:
 
 
 async def _once_back(stub: Stub, name: str) -> pb.RetrieveResponse:
-    """The answer, once there is one: collections load for some seconds after a start."""
+    """Return the first answer. Collections load for some seconds after a start."""
     async with asyncio.timeout(180):
         while True:
             try:
@@ -128,7 +128,7 @@ async def _once_back(stub: Stub, name: str) -> pb.RetrieveResponse:
                 await asyncio.sleep(error.retry_after_s or 1)
 
 
-def test_it_starts_without_milvus_and_refuses(tmp_path: Path) -> None:
+def test_a_server_starts_without_milvus_and_rejects_calls(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         for _ in range(2):
             error = await error_of(stub.ListCollections(pb.ListCollectionsRequest()))
@@ -151,7 +151,7 @@ def test_the_callers_deadline_ends_the_call_to_milvus(milvus_place: Place) -> No
     milvus_place.run(check)
 
 
-def test_collections_of_others_are_left_alone(milvus_place: Place) -> None:
+def test_foreign_collections_are_not_touched(milvus_place: Place) -> None:
     theirs = f"theirs{new_name().removeprefix('zoo-')}"
     client = MilvusClient(uri=milvus_place.settings["milvus_uri"], dedicated=True)
     try:
@@ -171,7 +171,7 @@ def test_collections_of_others_are_left_alone(milvus_place: Place) -> None:
         client.close()
 
 
-def test_the_metrics_tell_the_documents_of_each_collection(milvus_place: Place) -> None:
+def test_the_metrics_count_the_documents_of_each_collection(milvus_place: Place) -> None:
     name = SHARED
 
     async def check(stub: Stub) -> None:
@@ -189,7 +189,7 @@ def test_the_metrics_tell_the_documents_of_each_collection(milvus_place: Place) 
     milvus_place.run(check)
 
 
-def test_the_token_is_never_told(tmp_path: Path) -> None:
+def test_the_token_is_in_no_log_and_no_error(tmp_path: Path) -> None:
     environment = {"SLUICE_RETRIEVAL_MILVUS_TOKEN": SECRET}
     arguments = ["--engine", "milvus", "--milvus-uri", NOWHERE, "--milvus-timeout-s", "1", "--data", str(tmp_path)]
     with running("services.retrieval", *arguments, environment=environment) as server:
@@ -213,7 +213,7 @@ def test_the_token_is_never_told(tmp_path: Path) -> None:
         ({"engine": "other"}, "'embedded' or 'milvus'"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], expected: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected) as refused:
         RetrievalSettings(**settings)
     assert expected in str(refused.value)

@@ -1,4 +1,4 @@
-"""Bad calls get the same code, reason and paths from every engine."""
+"""Invalid requests get the same code, reason and field paths from every engine."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def _calls(stub: Stub, name: str) -> list[tuple[Any, str]]:
     ]
 
 
-def test_bad_calls_are_refused_with_the_path_of_the_field(place: Place) -> None:
+def test_invalid_requests_are_rejected_with_the_path_of_the_field(place: Place) -> None:
     name = SHARED
 
     async def check(stub: Stub) -> None:
@@ -69,7 +69,7 @@ def test_bad_calls_are_refused_with_the_path_of_the_field(place: Place) -> None:
     place.run(check)
 
 
-def test_the_deepest_and_widest_filter_is_understood(place: Place) -> None:
+def test_the_largest_filter_is_accepted(place: Place) -> None:
     name = SHARED
     many = [value(f"author {number}") for number in range(1024)]
 
@@ -87,7 +87,7 @@ def test_the_deepest_and_widest_filter_is_understood(place: Place) -> None:
     place.run(check)
 
 
-def test_a_text_of_the_greatest_length(place: Place) -> None:
+def test_a_text_of_the_maximum_length_is_stored_or_rejected(place: Place) -> None:
     name = SHARED
 
     async def check(stub: Stub) -> None:

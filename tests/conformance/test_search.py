@@ -1,4 +1,4 @@
-"""Searches: dense, sparse and text fields against truths of numpy, pages, and several queries in one call."""
+"""Searches: dense, sparse and text fields compared with numpy, pages, and several queries in one call."""
 
 from functools import partial
 from typing import Any
@@ -56,7 +56,7 @@ def test_dense_rankings_are_those_of_numpy(place: Place, metric: pb.Metric.Value
     place.run(check)
 
 
-def test_exact_is_exact_or_refused(place: Place) -> None:
+def test_an_exact_search_is_exact_or_rejected(place: Place) -> None:
     name = SHARED
 
     async def check(stub: Stub) -> None:
@@ -212,8 +212,8 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("parameters", [(1.5, 0.75), (1.2, 0.6)])
-def test_text_scores_are_bm25_in_the_form_of_lucene(place: Place, parameters: tuple[float, float]) -> None:
-    """Also in Milvus, whose own form has one factor more: the same terms, the same ranking, the same scores."""
+def test_text_scores_are_those_of_bm25_in_lucene(place: Place, parameters: tuple[float, float]) -> None:
+    """The same terms, ranking and scores with Milvus, whose own BM25 has one more factor."""
     k1, b = parameters
     name = new_name()
     words = analyzer("english", keeps_stop_words=False)
@@ -259,7 +259,7 @@ async def _asked(stub: Stub, name: str, asked: pb.FieldQuery) -> pb.Ranking:
     return (await stub.Retrieve(_retrieve(name, asked))).rankings[0]
 
 
-def test_several_queries_and_those_among_what_others_found(place: Place) -> None:
+def test_several_queries_and_a_cascade_are_answered_in_one_call(place: Place) -> None:
     name = SHARED
 
     async def check(stub: Stub) -> None:
@@ -284,7 +284,7 @@ def test_several_queries_and_those_among_what_others_found(place: Place) -> None
 
 
 def test_rankings_are_fused_and_documents_grouped(place: Place) -> None:
-    """The work above the engines needs only what each of them can do."""
+    """Fusion and grouping work with every engine."""
     name = SHARED
     authors = ["a", "a", "a", "b", "b", "c", None, "b"]
 
@@ -308,8 +308,8 @@ def test_rankings_are_fused_and_documents_grouped(place: Place) -> None:
 
 
 @pytest.mark.parametrize("metric", SIMILARITIES)
-def test_equal_vectors_score_equally_wherever_they_lie(place: Place, metric: pb.Metric.ValueType) -> None:
-    """Also among many, in several dimensions, and at the end of a ranking."""
+def test_equal_vectors_have_equal_scores_in_every_position(place: Place, metric: pb.Metric.ValueType) -> None:
+    """In large collections, in several dimensions, and at the end of a ranking."""
     rng = np.random.default_rng(11)
     name, width = new_name(), 100
     create = new_collection(name, metric)

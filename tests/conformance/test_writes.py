@@ -1,4 +1,4 @@
-"""Writes: inserted or replaced, whole or not at all, found by whoever asks next."""
+"""Writes insert or replace, are atomic, and are visible to the next read."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
     place.run(check)
 
 
-def test_a_call_with_one_bad_document_writes_none(place: Place) -> None:
+def test_a_request_with_one_invalid_document_writes_none(place: Place) -> None:
     name = SHARED
 
     async def check(stub: Stub) -> None:
@@ -113,7 +113,7 @@ def test_delete_by_ids_and_by_filter(place: Place) -> None:
     place.run(check)
 
 
-def test_vectors_of_another_model_are_refused_also_by_the_next_process(place: Place) -> None:
+def test_vectors_of_another_model_are_rejected_also_after_a_restart(place: Place) -> None:
     create = new_collection(new_name())
     create.schema.dense_fields[0].model_digest = "abc"
 

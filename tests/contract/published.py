@@ -1,4 +1,4 @@
-"""The names that users of Sluice write down, gathered from the outside: flags, metrics, JSON fields, names of files.
+"""The published names of Sluice, gathered from its programs and files: flags, metrics, JSON fields, names of files.
 
 `python -m tests.contract.published` writes them to `published.json` beside this file. Names of the protos are not here:
 `buf breaking` guards them.
@@ -52,7 +52,7 @@ _COLLECTIONS: Final = {"docs", "notes"}
 _DIGITS: Final = re.compile(r"[0-9a-f]{8,}|\d+")
 
 Published = dict[str, dict[str, list[str]]]
-"""Kinds of names, such as `metrics`; of each kind the things that have names, and of each thing its names."""
+"""Names by kind, such as `metrics`, and within a kind by what has them, such as one metric with its labels."""
 
 
 def gather() -> Published:
@@ -99,7 +99,7 @@ def _help(program: list[str]) -> str:
 
 
 def _metrics() -> dict[str, list[str]]:
-    """Return the labels of each metric: of the table, which another test compares with what servers expose."""
+    """Return the labels of each metric in METRICS.md. Another test compares that table with what servers expose."""
     (table,) = (ROOT / "services").rglob("METRICS.md")
     rows = [line.split("|")[1:4] for line in table.read_text().splitlines() if line.startswith("| `")]
     return {name.strip(" `"): re.findall(r"`(\w+)`", labels) for name, _, labels in rows}
@@ -127,7 +127,7 @@ async def _openapi() -> dict[str, Any]:
 
 
 def _properties(body: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
-    """Yield the fields of a body, those of alternatives and of lists included."""
+    """Yield the fields of a body, including those of alternatives and of list items."""
     if "$ref" in body:
         yield from _properties(schema["components"]["schemas"][body["$ref"].rpartition("/")[2]], schema)
     for name, one in body.get("properties", {}).items():
@@ -138,7 +138,7 @@ def _properties(body: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
 
 
 def _pipelines() -> dict[str, list[str]]:
-    """Return the keys of a file of pipelines, and the names of those that are packaged with their stages'."""
+    """Return the keys of a pipelines file, and the names of the packaged pipelines and their stages."""
     packaged = {
         name: sorted(_values(pipeline, "name")) for name, pipeline in yaml.safe_load(PACKAGED.read_text()).items()
     }
@@ -146,7 +146,7 @@ def _pipelines() -> dict[str, list[str]]:
 
 
 def _values(tree: Any, key: str) -> Iterator[str]:
-    """Yield what stands under a key anywhere in a tree of dictionaries and lists."""
+    """Yield the values of a key anywhere in a tree of dictionaries and lists."""
     if isinstance(tree, dict):
         yield from (value for name, value in tree.items() if name == key)
     for one in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
@@ -154,7 +154,7 @@ def _values(tree: Any, key: str) -> Iterator[str]:
 
 
 def _keys_of(model: type[BaseModel]) -> dict[str, list[str]]:
-    """Return the keys of a file that a model reads, of all its parts together: parts have names of classes only."""
+    """Return the keys of a file that a Pydantic model reads, at all levels together."""
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
     return {"keys": sorted({key for part in parts for key in part.get("properties", {})})}

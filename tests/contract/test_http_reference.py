@@ -5,7 +5,7 @@ import re
 from services.gateway.reference import FILE, openapi, page
 
 
-async def test_the_reference_of_the_http_api_is_what_the_gateway_says() -> None:
+async def test_the_reference_of_the_http_api_is_up_to_date() -> None:
     document = await openapi()
     text = page(document)
     assert FILE.read_text() == text, "run `make protos`"

@@ -1,4 +1,4 @@
-"""services/rpc/METRICS.md and what is exposed are the same list."""
+"""METRICS.md lists exactly the metrics that servers expose."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Metric:
 
 @cache
 def documented() -> dict[Metric, tuple[str, ...]]:
-    """The rows of the table: metrics and their labels."""
+    """Return the metrics of the table with their labels."""
     rows = [line.split("|")[1:4] for line in TABLE.read_text().splitlines() if line.startswith("| `")]
     return {Metric(name.strip(" `"), kind.strip()): tuple(re.findall(r"`(\w+)`", names)) for name, kind, names in rows}
 
@@ -46,7 +46,7 @@ def defined() -> Iterator[MetricWrapperBase]:
 
 
 def of_ours(folder: Path) -> set[Metric]:
-    """The metrics that a retrieval server exposes, but for those of Python and of the process."""
+    """Return the metrics that a retrieval server exposes, without those of Python and of the process."""
     engine = EmbeddedEngine(folder, now_us=lambda: 0, max_collections=1, segment_documents=2)
     try:
         with registered(lambda: collect(engine, folder)):
@@ -67,11 +67,11 @@ def test_the_table_names_the_labels() -> None:
 
 
 @pytest.mark.parametrize("metric", documented(), ids=lambda metric: metric.name)
-def test_names_end_in_a_base_unit_or_say_a_state(metric: Metric) -> None:
+def test_names_end_in_a_base_unit_or_a_state(metric: Metric) -> None:
     assert metric.name.endswith(UNITS + STATES)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
 
 
-def test_the_gauges_of_an_engine_end_with_it(tmp_path: Path) -> None:
+def test_closing_an_engine_removes_its_gauges(tmp_path: Path) -> None:
     of_ours(tmp_path)
     assert "sluice_store_free_bytes" not in {family.name for family in REGISTRY.collect()}

@@ -42,7 +42,7 @@ def test_the_baseline_has_every_name(tmp_path: Path) -> None:
     assert current.read_bytes() == (PROTOS / "baseline.binpb").read_bytes(), "run `make protos`"
 
 
-def test_the_generated_code_is_what_the_protos_give(tmp_path: Path) -> None:
+def test_the_generated_code_is_up_to_date(tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, str(PROTOS / "generate.py"), "--out", str(tmp_path)]
     subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -65,7 +65,7 @@ def test_the_sync_clients_are_generated_from_the_async_ones() -> None:
     assert not stale, f"run `make protos`: {stale}"
 
 
-def test_the_api_reference_is_what_the_protos_say(tmp_path: Path) -> None:
+def test_the_api_reference_is_up_to_date(tmp_path: Path) -> None:
     fresh = tmp_path / "API.md"
     subprocess.run([sys.executable, str(PROTOS / "reference.py"), "--out", str(fresh)], check=True, capture_output=True)
     text = fresh.read_text()
@@ -101,8 +101,8 @@ OURS = "from sluice.kserve.v2 import inference_service_pb2 as a, model_config_pb
 TRITONS = "from tritonclient.grpc import service_pb2 as a, model_config_pb2 as b"
 
 
-def test_kserve_is_what_tritonclient_speaks() -> None:
-    """Every name, number and type of ours is theirs; each in a process of its own, as both have one package."""
+def test_kserve_protos_equal_those_of_tritonclient() -> None:
+    """Names, numbers and types are equal. Each runs in its own process, because both use one proto package."""
     ours, theirs = (
         json.loads(subprocess.check_output([sys.executable, "-c", f"{DESCRIBE}\n{imports}\ndescribed(a, b)"]))
         for imports in (OURS, TRITONS)

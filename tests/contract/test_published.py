@@ -1,4 +1,4 @@
-"""Names that users write down stay: flags, metrics and labels, keys of files, fields of JSON, names in data folders."""
+"""Published names stay: flags, metrics and labels, keys of files, fields of JSON, names in data folders."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.published import FILE, Published, gather
 
-UPDATE = "a new name stays for ever: write it to the list by `python -m tests.contract.published`"
+UPDATE = "new names, which can never be removed: add them with `python -m tests.contract.published`"
 
 
 def lines(published: Published) -> set[str]:

@@ -1,4 +1,4 @@
-"""No component calls out: telemetry of the libraries it uses is off before they are loaded."""
+"""No component sends telemetry: that of the libraries is turned off before they are loaded."""
 
 import json
 import os
@@ -57,8 +57,8 @@ def test_telemetry_is_off_before_the_library_is_loaded(module: str, expected: st
     assert "None" not in ran.stdout
 
 
-def test_a_server_that_served_leaves_no_trace_of_telemetry(tiny_bi_encoder: Path, tmp_path: Path) -> None:
-    """ONNX Runtime keeps what it will report in the user's cache: nothing is there when it reports nothing."""
+def test_a_server_stores_no_telemetry(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+    """ONNX Runtime stores its reports in the user's cache before it sends them, so the cache must stay empty."""
     command = [sys.executable, "-m", "services.embedding", "--bundles", str(tiny_bi_encoder), "--listen", "127.0.0.1:0"]
     environment = CLEAN | {"HOME": str(tmp_path)}
     with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:

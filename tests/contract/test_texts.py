@@ -1,4 +1,4 @@
-"""What counts as a text, field by field, for every request of every service."""
+"""Which fields of each request count as texts for quotas."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -28,7 +28,7 @@ NO_TEXTS_IN_A_QUERY: Final = {"dense", "feedback", "field", "model_digest", "mul
 
 
 def requests() -> Iterator[Any]:
-    """The request messages of all methods of all services, once each, and the message of a query in them."""
+    """Yield the request message of each method of each service once, and `FieldQuery`."""
     services = [service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()]
     found = {method.input_type.full_name: method.input_type for service in services for method in service.methods}
     yield from found.values()
@@ -43,8 +43,8 @@ def fields() -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize(("message", "field"), list(fields()), ids=lambda one: one.full_name)
-def test_a_field_is_counted_or_known_to_hold_no_texts(message: Any, field: Any) -> None:
-    """A new field of a request fails here until it is counted, or named above."""
+def test_a_field_is_counted_or_listed_as_having_no_texts(message: Any, field: Any) -> None:
+    """A new field of a request fails this test until it is counted or added to NOT_TEXTS."""
     request = message_factory.GetMessageClass(message)()
     others = NO_TEXTS_IN_A_QUERY if message is retrieval.FieldQuery.DESCRIPTOR else NOT_TEXTS
     if field.name in others:
@@ -60,7 +60,7 @@ def is_list_of_texts(field: Any) -> bool:
 
 
 def fill(request: Any, field: Any) -> None:
-    """Put two things into a list, else one. Two tensors stand side by side: of one tensor with two rows."""
+    """Fill a field: a list with two elements, any other with one. Two tensors have two rows each, which count once."""
     value = getattr(request, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         value["a"].SetInParent()
@@ -105,7 +105,7 @@ def test_texts_are_counted_wherever_they_are(request_: Any, texts: int) -> None:
 
 @pytest.mark.parametrize("shape", [[2**62, 1], [2**63 - 1], [-1, 5], [], [0], [2**32, 2**32]])
 @pytest.mark.parametrize("raw", [(), (b"\1\0\0\0a",)], ids=["typed", "raw"])
-def test_a_shape_is_not_believed_beyond_what_the_request_holds(shape: list[int], raw: tuple[bytes, ...]) -> None:
+def test_the_count_is_limited_by_the_bytes_of_the_request(shape: list[int], raw: tuple[bytes, ...]) -> None:
     contents = kserve.InferTensorContents(bytes_contents=[b"a"]) if not raw else None
     tensor = kserve.ModelInferRequest.InferInputTensor(shape=shape, contents=contents)
     request = kserve.ModelInferRequest(inputs=[tensor, tensor], raw_input_contents=raw)
