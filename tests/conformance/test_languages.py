@@ -1,4 +1,4 @@
-"""Words in Chinese, Japanese and Korean sentences are found, by both engines: their document ranks first."""
+"""Both engines find words in Chinese, Japanese and Korean sentences and rank their document first."""
 
 from functools import partial
 

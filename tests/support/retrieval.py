@@ -1,4 +1,4 @@
-"""A real retrieval server for a test, and short ways to say what is sent to it."""
+"""A real retrieval server for tests, and short forms of its requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -31,7 +31,7 @@ DIMENSIONS = 4
 
 @asynccontextmanager
 async def channel_to_retrieval(folder: Path, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server on a free port, with its data in `folder`."""
+    """Yield a channel to a server on a free port, with its data in `folder`."""
     chosen = RetrievalSettings(listen="127.0.0.1:0", data=folder, **settings)
     async with (
         serving(chosen, partial(build, chosen)) as running,
@@ -41,7 +41,7 @@ async def channel_to_retrieval(folder: Path, **settings: Any) -> AsyncIterator[g
 
 
 def in_server(folder: Path, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
-    """What the test returns, run against a new server on the folder."""
+    """Run a test against a new server on the folder, and return its result."""
 
     async def run() -> R:
         async with channel_to_retrieval(folder, **settings) as channel:
@@ -51,7 +51,7 @@ def in_server(folder: Path, test: Callable[[Stub], Coroutine[Any, Any, R]], **se
 
 
 async def error_of(call: Awaitable[Any]) -> SluiceError:
-    """The error that the call ends with."""
+    """Return the error that the call ends with."""
     try:
         await call
     except grpc.aio.AioRpcError as error:
@@ -60,7 +60,7 @@ async def error_of(call: Awaitable[Any]) -> SluiceError:
 
 
 def value(given: Any) -> doc.MetadataValue:
-    """A metadata value from Python's: str, bool, number, list, or a MetadataValue as it is."""
+    """Return the metadata value of a str, bool, number or list; return a MetadataValue as it is."""
     match given:
         case doc.MetadataValue():
             return given
@@ -74,7 +74,7 @@ def value(given: Any) -> doc.MetadataValue:
 
 
 def document(document_id: str, text: str = "", **metadata: Any) -> doc.Document:
-    """A document."""
+    """Return a document."""
     return doc.Document(
         document_id=document_id,
         title=f"title of {document_id}",
@@ -84,7 +84,7 @@ def document(document_id: str, text: str = "", **metadata: Any) -> doc.Document:
 
 
 def new_collection(name: str = "books", metric: pb.Metric.ValueType = pb.METRIC_COSINE) -> pb.CreateCollectionRequest:
-    """A collection with a dense field, and a metadata field of each type."""
+    """Return a request for a collection with a dense field and a metadata field of each type."""
     types = {
         "author": pb.METADATA_TYPE_STRING,
         "year": pb.METADATA_TYPE_NUMBER,
@@ -104,11 +104,11 @@ def new_collection(name: str = "books", metric: pb.Metric.ValueType = pb.METRIC_
 def upsert(
     documents: Sequence[doc.Document], vectors: NDArray[Any] | Sequence[Sequence[float]], **others: Any
 ) -> pb.UpsertRequest:
-    """An upsert of the documents to `books`."""
+    """Return an upsert of documents into `books`."""
     column = pb.DenseColumn(field="dense", vectors=to_tensor(np.asarray(vectors, dtype=np.float32)))
     return pb.UpsertRequest(**{"collection": "books", "documents": documents, "dense": [column], **others})
 
 
 def query(vector: Sequence[float] | NDArray[Any], depth: int = 10, **others: Any) -> pb.FieldQuery:
-    """A query of the only dense field."""
+    """Return a query of the only dense field."""
     return pb.FieldQuery(dense=to_tensor(np.asarray(vector, dtype=np.float32)), depth=depth, **others)

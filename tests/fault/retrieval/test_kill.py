@@ -1,4 +1,4 @@
-"""A real retrieval process that is killed, crowded out, or has no room to write: nothing acknowledged is ever lost."""
+"""A retrieval process that is killed, started twice, or runs out of disk space never loses an acknowledged write."""
 
 import json
 import os
@@ -37,14 +37,14 @@ def client(server: ServerProcess) -> Iterator[RetrievalServiceStub]:
         yield RetrievalServiceStub(channel)
 
 
-def test_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_no_halves(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_loses_no_acknowledged_write_and_leaves_no_partial_one(tmp_path: Path) -> None:
     tally = kill_in_parallel(tmp_path, SEED, CYCLES, JOBS)
     assert tally.kills >= CYCLES
     assert tally.acknowledged > 0
     assert tally.snapshots >= JOBS * KEPT
 
 
-def test_stopping_kindly_ends_with_status_0_and_leaves_no_log_behind(tmp_path: Path) -> None:
+def test_a_graceful_stop_exits_with_status_0_and_leaves_no_log(tmp_path: Path) -> None:
     server = start(MODULE, "--data", str(tmp_path))
     with client(server) as stub:
         stub.CreateCollection(new_collection(), timeout=20)
@@ -52,7 +52,7 @@ def test_stopping_kindly_ends_with_status_0_and_leaves_no_log_behind(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LOCK", DATABASE]
 
 
-def test_a_second_process_on_the_folder_does_not_start_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_process_on_the_folder_does_not_start_and_the_first_continues(tmp_path: Path) -> None:
     with running(MODULE, "--data", str(tmp_path)) as server, client(server) as stub:
         with pytest.raises(StartRefused, match="another process uses the data folder") as refused:
             start(MODULE, "--data", str(tmp_path))
@@ -60,7 +60,7 @@ def test_a_second_process_on_the_folder_does_not_start_and_the_first_goes_on(tmp
         stub.CreateCollection(new_collection(), timeout=20)
 
 
-def test_a_full_disk_refuses_writes_and_reads_go_on(tmp_path: Path) -> None:
+def test_with_a_full_disk_writes_are_rejected_and_reads_continue(tmp_path: Path) -> None:
     """A limit on the size of files makes SQLite's writes fail as a full disk does."""
     server = start(MODULE, "--data", str(tmp_path), prefix=("prlimit", f"--fsize={600_000}"))
     with client(server) as stub:
@@ -110,7 +110,7 @@ def expect_unwritable(call: Callable[[], object]) -> str:
     return refused.message
 
 
-def test_a_snapshot_and_a_merge_that_the_disk_does_not_take_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_snapshot_and_a_compaction_on_a_full_disk_are_rejected_and_leave_no_files(tmp_path: Path) -> None:
     data, snapshots = tmp_path / "data", tmp_path / "snapshots"
     with running(MODULE, "--data", str(data)) as server, client(server) as stub:
         fill(stub, 20)
@@ -140,7 +140,7 @@ def test_a_snapshot_and_a_merge_that_the_disk_does_not_take_are_refused_and_noth
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A disk of that size. Skips the test where nothing may be mounted."""
+    """Mount a disk of this size. Skips the test if mounting is not allowed."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -153,7 +153,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_snapshot_that_would_fill_the_disk_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+def test_a_snapshot_that_would_fill_the_disk_is_rejected_before_it_starts(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "70m") as disk:
         arguments = ("--data", str(tmp_path / "data"), "--snapshots", str(disk / "snapshots"))
         with running(MODULE, *arguments) as server, client(server) as stub:
@@ -170,7 +170,7 @@ def test_a_snapshot_that_would_fill_the_disk_is_refused_before_it_is_begun(tmp_p
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that other users may enter. Every run of pytest closes the parent of `tmp_path` to them again."""
+    """Return a folder that other users can enter, unlike `tmp_path`, whose parent pytest closes in every run."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -178,7 +178,7 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, whom the folder does not let write")
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_read_only_disk_refuses_writes_and_reads_go_on(open_folder: Path, killed: bool) -> None:
+def test_with_a_read_only_disk_writes_are_rejected_and_reads_continue(open_folder: Path, killed: bool) -> None:
     data, snapshots = open_folder / "data", open_folder / "snapshots"
     server = start(MODULE, "--data", str(data))
     with client(server) as stub:
@@ -203,7 +203,7 @@ def test_a_read_only_disk_refuses_writes_and_reads_go_on(open_folder: Path, kill
     server.terminate()
 
 
-def test_a_folder_of_a_newer_format_is_refused_and_says_so(tmp_path: Path) -> None:
+def test_a_folder_of_a_newer_format_is_rejected_with_the_reason(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION + 1}")
     connection.close()
@@ -211,7 +211,7 @@ def test_a_folder_of_a_newer_format_is_refused_and_says_so(tmp_path: Path) -> No
         start(MODULE, "--data", str(tmp_path))
 
 
-def test_a_truncated_store_is_refused_and_a_snapshot_takes_its_place(tmp_path: Path) -> None:
+def test_a_truncated_store_is_rejected_and_a_snapshot_replaces_it(tmp_path: Path) -> None:
     data, snapshots = tmp_path / "data", tmp_path / "snapshots"
     with running(MODULE, "--data", str(data), "--snapshots", str(snapshots)) as server, client(server) as stub:
         fill(stub, 20)
@@ -226,7 +226,7 @@ def test_a_truncated_store_is_refused_and_a_snapshot_takes_its_place(tmp_path: P
         expect_documents(stub, 20)
 
 
-def test_a_file_that_is_no_database_is_refused_and_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_rejected_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / DATABASE).write_text("no database " * 1000)
     with pytest.raises(StartRefused, match="file is not a database") as refused:
         start(MODULE, "--data", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Aliases that move without a failed call, and documents listed a page at a time."""
+"""Aliases that move without a failed call, and pages of documents."""
 
 import asyncio
 from pathlib import Path
@@ -16,14 +16,14 @@ def alias(name: str, collection: str) -> pb.SetAliasRequest:
 
 
 async def fill(stub: Stub, name: str, dimensions: int) -> None:
-    """A collection with a document that has the name of the collection as its id."""
+    """Create a collection with a document whose id is the name of the collection."""
     create = new_collection(name)
     create.schema.dense_fields[0].dimensions = dimensions
     await stub.CreateCollection(create)
     await stub.Upsert(upsert([document(name)], np.ones((1, dimensions)), collection=name))
 
 
-def test_an_alias_means_its_collection_for_every_call_also_after_a_restart(tmp_path: Path) -> None:
+def test_every_call_resolves_an_alias_also_after_a_restart(tmp_path: Path) -> None:
     async def use(stub: Stub) -> None:
         described = (await stub.GetCollection(pb.GetCollectionRequest(name="live"))).collection
         assert described.name == "blue"
@@ -56,7 +56,7 @@ def test_an_alias_means_its_collection_for_every_call_also_after_a_restart(tmp_p
     in_server(tmp_path, end)
 
 
-def test_names_of_aliases_and_collections_never_meet(tmp_path: Path) -> None:
+def test_an_alias_and_a_collection_cannot_have_the_same_name(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await fill(stub, "blue", 4)
         assert isinstance(await error_of(stub.SetAlias(alias("blue", "blue"))), AlreadyExists)
@@ -148,7 +148,7 @@ def test_a_page_of_large_documents_is_cut_to_fit_into_a_message(tmp_path: Path) 
     in_server(tmp_path, check)
 
 
-def test_pages_list_what_stays_once_while_others_are_written_and_deleted(tmp_path: Path) -> None:
+def test_pages_list_each_remaining_document_once_during_writes_and_deletions(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         staying = [document(f"{number:03}-stays") for number in range(200)]

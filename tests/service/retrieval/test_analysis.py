@@ -1,4 +1,4 @@
-"""Data of an earlier release, whose words were analyzed another way: they are analyzed anew when it is opened.
+"""A data folder with words analyzed by an earlier release, which are analyzed again when it is opened.
 
 `tests/data/retrieval-analysis-1.tar.xz` is a data folder of the release before bigrams: a collection of seven documents
 with a dense and a text field, six of them in a segment and one of these deleted.
@@ -33,7 +33,7 @@ QUERIES = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The data folder of the earlier release."""
+    """Unpack the data folder of the earlier release."""
     target = tmp_path / "data"
     with tarfile.open(DATA) as archive:
         archive.extractall(target, filter="data")
@@ -54,7 +54,7 @@ async def is_found(stub: Stub) -> None:
     assert (described.text_analysis, described.statistics.segment_count) == (ANALYSIS_VERSION, 1)
 
 
-def test_words_of_an_earlier_release_are_analyzed_anew_once(folder: Path) -> None:
+def test_words_of_an_earlier_release_are_analyzed_again_once(folder: Path) -> None:
     assert "analysis" not in manifest_of(folder)
     (vectors,) = folder.glob("segments/*/*/vectors-v.npy")
     before = vectors.stat().st_ino
@@ -78,7 +78,7 @@ def test_a_read_only_folder_of_an_earlier_release_is_searched(folder: Path) -> N
 
 
 def test_a_snapshot_with_the_earlier_analysis_is_restored(folder: Path, tmp_path: Path) -> None:
-    """A copy of the segment as the earlier release wrote it lies in the snapshot, also when it is taken now."""
+    """The snapshot contains the segment as the earlier release wrote it, even if the snapshot is created now."""
     earlier = tmp_path / "earlier"
     shutil.copytree(folder / "segments", earlier)
     engine = EmbeddedEngine(folder, now_us=lambda: 0, max_collections=9, segment_documents=4)

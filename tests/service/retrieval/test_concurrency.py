@@ -1,4 +1,4 @@
-"""Searches that run while documents are written see one moment each; too many calls are refused at once."""
+"""Concurrent searches and writes: each search sees one state, and too many calls are rejected at once."""
 
 import asyncio
 from pathlib import Path
@@ -19,7 +19,7 @@ def generation(number: int) -> pb.UpsertRequest:
     return upsert(documents, np.full((DOCUMENTS, 4), [1, number, 0, 0]))
 
 
-def test_a_search_sees_one_moment_while_all_documents_are_replaced_and_deleted(tmp_path: Path) -> None:
+def test_a_search_sees_one_state_while_all_documents_are_replaced_and_deleted(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection(metric=pb.METRIC_DOT))
         await stub.Upsert(generation(0))
@@ -53,7 +53,7 @@ def test_a_search_sees_one_moment_while_all_documents_are_replaced_and_deleted(t
     in_server(tmp_path, check, search_threads=3)
 
 
-def test_writes_beyond_the_queue_are_refused_with_nothing_done(tmp_path: Path) -> None:
+def test_writes_beyond_the_queue_are_rejected_before_any_work(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         calls = (stub.Upsert(upsert([document(f"{i}")], np.ones((1, 4)))) for i in range(50))

@@ -1,4 +1,4 @@
-"""The engine against a dictionary: after any writes, and after loading again, both give the same answers."""
+"""The engine against a dictionary: both give the same results after any writes and after a restart."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def engine_on(folder: Path, segment_documents: int = 20_000) -> Iterator[Embedde
 
 
 def ranked(model: Model, metric: Metric, vector: F32, depth: int, *, only_small: bool) -> list[tuple[str, float]]:
-    """The answer by the words of the contract."""
+    """Return the result by the rules of the API."""
     kept = {id_: given for id_, (given, size) in model.items() if not only_small or size < 0.3}
     if not kept:
         return []
@@ -48,7 +48,7 @@ def ranked(model: Model, metric: Metric, vector: F32, depth: int, *, only_small:
 
 
 def agree(engine: EmbeddedEngine, model: Model, metric: Metric, vector: F32) -> None:
-    """Check every answer about one query."""
+    """Check all results of one query."""
     given = schema(metric)
     for only_small in (False, True):
         for depth in (1, 7, 1000):
@@ -67,7 +67,7 @@ def agree(engine: EmbeddedEngine, model: Model, metric: Metric, vector: F32) -> 
 @pytest.mark.parametrize("segment_documents", [20, 20_000])
 @pytest.mark.parametrize("metric", Metric)
 def test_writes_in_any_order_then_a_restart(tmp_path: Path, metric: Metric, segment_documents: int) -> None:
-    """With 20, segments are built, grow and are made anew in the background all the time."""
+    """With 20, segments are built, extended and rebuilt in the background all the time."""
     rng = np.random.default_rng(3)
     model: Model = {}
     given = schema(metric)

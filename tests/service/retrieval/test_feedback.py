@@ -1,4 +1,4 @@
-"""Queries whose vector is moved by stored documents."""
+"""Relevance feedback: queries whose vector is moved by stored documents."""
 
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ def test_a_vector_is_moved_by_unit_vectors_of_a_cosine_field(tmp_path: Path) -> 
     assert found == pytest.approx({"a": moved[0], "b": moved[1], "c": 0.6 * moved[1]}, abs=1e-6)
 
 
-def test_a_vector_is_moved_by_vectors_as_they_are_elsewhere(tmp_path: Path) -> None:
+def test_a_vector_is_moved_by_unscaled_vectors_of_other_fields(tmp_path: Path) -> None:
     found = scores(tmp_path, query([5, 0, 0, 0], **moving(b=0.5, a=-1)), pb.METRIC_DOT)
     assert found == pytest.approx({"a": 6.0, "b": 4.5, "c": 0.9}, abs=1e-5)
 
 
-def test_a_vector_that_feedback_cancels_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_vector_that_feedback_cancels_is_unchanged(tmp_path: Path) -> None:
     found = scores(tmp_path, query([1, 0, 0, 0], **moving(a=-1)))
     assert found["a"] == pytest.approx(1.0)
 
@@ -62,7 +62,7 @@ def test_feedback_has_limits(tmp_path: Path, feedback: list[pb.Feedback], field:
     in_server(tmp_path, test)
 
 
-def test_words_take_no_feedback(tmp_path: Path) -> None:
+def test_text_fields_have_no_feedback(tmp_path: Path) -> None:
     async def test(stub: Stub) -> None:
         schema = pb.Schema(text_fields=[pb.TextField(name="words")])
         await stub.CreateCollection(pb.CreateCollectionRequest(name="books", schema=schema))

@@ -1,4 +1,4 @@
-"""Text, sparse and multi-vector fields against references, while documents come, change and go, and after a restart."""
+"""Text, sparse and multi-vector fields against reference implementations, after any writes and after a restart."""
 
 import hashlib
 import sqlite3
@@ -66,7 +66,7 @@ def engine_on(folder: Path, segment_documents: int) -> Iterator[EmbeddedEngine]:
 
 
 def made(rng: np.random.Generator) -> Given:
-    """A random document; some have no words, no terms or no tokens."""
+    """Return a random document. Some have no words, no terms or no tokens."""
     text = " ".join(rng.choice(WORDS, size=int(rng.integers(0, 30))))
     keys = np.sort(rng.choice(40, size=int(rng.integers(0, 8)), replace=False)).astype(np.int64)
     weights = (rng.integers(1, 5, size=len(keys)) / 2).astype(np.float32)
@@ -171,7 +171,7 @@ def fill_two_parts(engine: EmbeddedEngine) -> None:
         engine.upsert(engine.catalog.find("c"), batch(ids, given))
 
 
-def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_covered(tmp_path: Path) -> None:
+def test_a_search_whose_time_is_over_returns_partial_results_with_their_coverage(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     with engine_on(tmp_path, 20_000) as engine:
         fill_two_parts(engine)
@@ -187,7 +187,7 @@ def test_a_search_whose_time_is_over_gives_what_it_found_and_says_how_much_it_co
                 assert [one.coverage for one in found.candidates] == [count / 50] * 3
 
 
-def test_fused_and_grouped_answers_say_how_much_they_covered(tmp_path: Path) -> None:
+def test_fused_and_grouped_rankings_have_a_coverage(tmp_path: Path) -> None:
     with engine_on(tmp_path, 20_000) as engine:
         fill_two_parts(engine)
         queries: list[Query] = [
@@ -212,7 +212,7 @@ def test_fused_and_grouped_answers_say_how_much_they_covered(tmp_path: Path) -> 
                     assert result.is_incomplete == (count < 50)
 
 
-def test_words_are_found_in_other_forms_and_stop_words_are_not_looked_for(tmp_path: Path) -> None:
+def test_words_are_stemmed_and_stop_words_are_ignored(tmp_path: Path) -> None:
     with engine_on(tmp_path, 20_000) as engine:
         engine.create("c", SCHEMA)
         texts = ["How to CANCEL a running task", "Locks and queues", "ÉCOLE in 東京"]
@@ -232,7 +232,7 @@ def test_words_are_found_in_other_forms_and_stop_words_are_not_looked_for(tmp_pa
 
 
 def test_released_migrations_never_change() -> None:
-    """Folders of each format are out there: a format is changed by one more entry."""
+    """Users have folders of each format, so a format is changed by a new entry."""
     digests = [hashlib.sha256(entry.encode()).hexdigest()[:16] for entry in MIGRATIONS]
     assert digests[:3] == ["6008b8735baa0c05", "2623b5d38c607266", "4cbd93310b2a3d96"]
 

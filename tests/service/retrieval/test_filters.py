@@ -1,4 +1,4 @@
-"""The size of filters: too large ones are refused before they are read, and the others stop with their caller."""
+"""Large filters: too large ones are rejected before they are read, and others stop when their caller disconnects."""
 
 import asyncio
 import threading
@@ -58,7 +58,7 @@ async def fill(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
-def test_a_filter_that_is_too_large_is_refused_wherever_filters_are_taken(tmp_path: Path, name: str) -> None:
+def test_a_filter_that_is_too_large_is_rejected_by_every_rpc(tmp_path: Path, name: str) -> None:
     async def check_all(stub: Stub) -> None:
         await fill(stub)
         for call in calls(stub, TOO_LARGE[name]):
@@ -93,7 +93,7 @@ def until_stopped(started: Callable[[], object], ended: threading.Event) -> None
         raise
 
 
-def test_work_stops_when_its_caller_has_gone() -> None:
+def test_work_stops_when_its_caller_disconnects() -> None:
     async def run() -> None:
         lane = ThreadLane("reads", threads=1, max_waiting=1)
         started, ended = asyncio.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Each form in which an index holds vectors, on embeddings of real text: recall, a restart, damage, what is refused."""
+"""Each vector format of an approximate index, with embeddings of real text: recall, restart, damage and rejections."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def encoders(minilm_bundle: Path) -> Callable[[str], InProcess]:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """The beginnings of passages of the standard library's documentation, all different."""
+    """Return distinct passages of the standard library's documentation, shortened."""
     return [" ".join(document.text.split()[:14]) for document in islice(corpus(), TEXTS + QUERIES)]
 
 
@@ -106,7 +106,7 @@ def documents_of(count: int) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def folder_of_forms(tmp_path_factory: pytest.TempPathFactory, embeddings: tuple[F32, F32]) -> Path:
-    """A data folder with one collection, one dense field for each form, and a segment grown once."""
+    """Create a data folder with a dense field of each format and a segment that was extended once."""
     folder = tmp_path_factory.mktemp("forms")
     fields = tuple(field_of(coarse, dimensions) for coarse, dimensions in FORMS)
     schema = Schema(dense=fields, metadata=(MetadataField(name="share", kind=Kind.NUMBER),))
@@ -144,7 +144,7 @@ def engine(folder_of_forms: Path) -> Iterator[EmbeddedEngine]:
 
 @pytest.mark.parametrize(("coarse", "dimensions"), FORMS)
 @pytest.mark.parametrize("share", SHARES)
-def test_recall_after_exact_scoring_is_kept_in_every_form_and_under_every_filter(
+def test_recall_of_every_format_with_every_filter(
     engine: EmbeddedEngine, embeddings: tuple[F32, F32], coarse: CoarseType, dimensions: int, share: float
 ) -> None:
     field, hits, wanted = field_of(coarse, dimensions), 0, 0
@@ -170,7 +170,7 @@ def test_more_oversampling_finds_more_and_none_finds_less(engine: EmbeddedEngine
     assert hits[2] >= 0.99 * 10 * QUERIES
 
 
-def test_queries_of_one_call_find_what_they_find_alone(engine: EmbeddedEngine, embeddings: tuple[F32, F32]) -> None:
+def test_joint_queries_find_the_same_as_single_ones(engine: EmbeddedEngine, embeddings: tuple[F32, F32]) -> None:
     asked = [DenseQuery(field_of(*form), vector, 10) for vector in embeddings[1][:6] for form in FORMS]
     with engine.reader("c") as reader:
         together = reader.retrieve(asked, None, lambda: False, with_documents=False).candidates
@@ -194,7 +194,7 @@ def multi_vector_schema() -> Schema:
 
 @pytest.fixture(scope="module")
 def folder_of_tokens(tmp_path_factory: pytest.TempPathFactory, tokens: tuple[list[F32], list[F32]]) -> Path:
-    """A data folder with token vectors in three forms, in a segment that has grown, and some behind it."""
+    """Create a data folder with token vectors in three formats, in an extended segment and after it."""
     folder = tmp_path_factory.mktemp("tokens")
     schema, given = multi_vector_schema(), tokens[0]
     documents = documents_of(len(given) + 1)
@@ -232,7 +232,7 @@ def test_token_vectors_in_8_bits_and_encodings_find_what_all_tokens_find(
     assert hits["both"] >= 0.9 * 10 * QUERIES
 
 
-def test_int8_tokens_come_back_from_the_store_as_they_were_written(
+def test_int8_tokens_are_read_from_the_store_unchanged(
     folder_of_tokens: Path, tmp_path: Path, tokens: tuple[list[F32], list[F32]]
 ) -> None:
     shutil.copytree(folder_of_tokens, tmp_path / "data")
@@ -247,7 +247,7 @@ def test_int8_tokens_come_back_from_the_store_as_they_were_written(
 
 
 def harm(folder: Path, name: str, damage: str) -> None:
-    """Damage a file of a segment; put in place of it, with a manifest that agrees, one of another form."""
+    """Damage a file of a segment, or replace it by a file of another format with a matching manifest."""
     path = folder / name
     content = path.read_bytes()
     match damage:
@@ -273,7 +273,7 @@ FORM_DAMAGE = [
 
 
 @pytest.mark.parametrize(("name", "damage"), FORM_DAMAGE)
-def test_a_coarse_index_that_is_damaged_or_of_another_form_is_not_used(
+def test_an_approximate_index_that_is_damaged_or_of_another_format_is_not_used(
     folder_of_forms: Path, tmp_path: Path, name: str, damage: str
 ) -> None:
     (saved,) = folder_of_forms.glob("segments/*/*")
@@ -289,7 +289,7 @@ def test_a_coarse_index_that_is_damaged_or_of_another_form_is_not_used(
 
 @pytest.mark.parametrize("damage", ["flip", "remove"])
 @pytest.mark.parametrize("name", ["coarse-both.faiss", "scales-both.npy", "tokens-both.npy"])
-def test_damage_to_a_segment_of_tokens_is_found_and_healed(
+def test_a_damaged_segment_of_tokens_is_detected_and_rebuilt(
     folder_of_tokens: Path, tmp_path: Path, tokens: tuple[list[F32], list[F32]], name: str, damage: str
 ) -> None:
     folder = tmp_path / "data"
@@ -306,7 +306,7 @@ def test_damage_to_a_segment_of_tokens_is_found_and_healed(
         assert len(found(engine, MultiVectorQuery(both, tokens[1][0], 10))) == 10
 
 
-def test_a_folder_of_a_version_without_forms_loads_with_its_segment(
+def test_a_folder_of_a_release_without_formats_is_loaded_with_its_segment(
     tmp_path: Path, embeddings: tuple[F32, F32]
 ) -> None:
     field = DenseField(name="v", dimensions=DIMENSIONS, metric=Metric.COSINE)
@@ -361,7 +361,7 @@ REFUSED = [
 ]
 
 
-def test_what_does_not_fit_together_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_invalid_combinations_are_rejected_with_their_path(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         for schema, path in REFUSED:
             error = await error_of(stub.CreateCollection(pb.CreateCollectionRequest(name="bad", schema=schema)))
@@ -371,13 +371,13 @@ def test_what_does_not_fit_together_is_refused_with_its_path(tmp_path: Path) -> 
     in_server(tmp_path, check)
 
 
-def test_milvus_refuses_forms_that_it_does_not_have() -> None:
+def test_milvus_rejects_unsupported_formats() -> None:
     fields = (field_of(CoarseType.I8), field_of(CoarseType.F32), field_of(CoarseType.B1), field_of(CoarseType.I8, 256))
     refused = [one.field for one in unsupported(Schema(dense=fields), parse_version("v2.6.0"))]
     assert refused == ["schema.dense_fields[2].coarse", "schema.dense_fields[3].coarse_dimensions"]
 
 
-def test_forms_are_described_and_oversampling_has_a_limit(tmp_path: Path) -> None:
+def test_formats_are_described_and_oversampling_is_limited(tmp_path: Path) -> None:
     schema = dense(coarse=tns.DATA_TYPE_BITS, coarse_dimensions=5, metric=pb.METRIC_COSINE)
     schema.MergeFrom(multi_vector(4, stored=tns.DATA_TYPE_INT8, repetitions=3, seed=2**64 - 1))
     tokens = to_tensor(np.eye(2, 4, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Several queries fused in one call, and documents in groups, against fusion and grouping done by hand."""
+"""Fusion of several queries and grouping of documents, against fusion and grouping outside of the service."""
 
 import math
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def expect(sent: pb.Ranking, expected: Ranking) -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_the_fused_ranking_is_that_of_the_rankings_apart(tmp_path: Path, exact: bool) -> None:
+def test_a_fused_ranking_equals_the_fusion_of_single_rankings(tmp_path: Path, exact: bool) -> None:
     queries = [query(VECTOR, depth=60), words("queue lock", 40), query([-1, 0, 0, 1], depth=30)]
 
     async def check(stub: Stub) -> None:
@@ -110,7 +110,7 @@ def test_the_fused_ranking_is_that_of_the_rankings_apart(tmp_path: Path, exact: 
 
 
 def truth(scored: Ranking, count: int, size: int, *, field: str = "author") -> list[tuple[Any, list[str]]]:
-    """The groups of an exhaustive ranking."""
+    """Return the groups of an exhaustive ranking."""
     values: dict[str, Any] = {}
     for one in documents():
         if field in one.metadata:
@@ -120,7 +120,7 @@ def truth(scored: Ranking, count: int, size: int, *, field: str = "author") -> l
 
 
 def told(found: pb.RetrieveResponse) -> list[tuple[Any, list[str]]]:
-    """The groups of an answer."""
+    """Return the groups of a response."""
     groups = []
     for group in found.grouped.groups:
         assert list(group.scores) == sorted(group.scores, reverse=True)
@@ -174,7 +174,7 @@ def test_groups_of_fused_rankings_are_those_of_a_deeper_fusion(tmp_path: Path) -
     in_server(tmp_path, check)
 
 
-def test_groups_that_the_limit_of_depth_leaves_unfilled_say_so(tmp_path: Path) -> None:
+def test_groups_that_the_depth_limit_leaves_unfilled_are_marked_incomplete(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         grouping = pb.Grouping(field="author", group_count=5, group_size=2)
@@ -188,7 +188,7 @@ def test_groups_that_the_limit_of_depth_leaves_unfilled_say_so(tmp_path: Path) -
     in_server(tmp_path, check, max_depth=10)
 
 
-def test_a_query_among_candidates_is_grouped_too(tmp_path: Path) -> None:
+def test_a_cascade_is_grouped(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         staged = query(VECTOR, depth=400, among=[words("lock", 400)])
@@ -230,7 +230,7 @@ BAD: Sequence[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-def test_bad_fusions_and_groupings_are_refused(tmp_path: Path) -> None:
+def test_invalid_fusions_and_groupings_are_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         for others, fields in BAD:
@@ -242,7 +242,7 @@ def test_bad_fusions_and_groupings_are_refused(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
-def test_fewer_documents_than_asked_for_are_all_of_them(tmp_path: Path) -> None:
+def test_a_small_collection_returns_all_documents(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         found = await stub.Retrieve(ask(query(VECTOR, depth=1000)))
@@ -253,7 +253,7 @@ def test_fewer_documents_than_asked_for_are_all_of_them(tmp_path: Path) -> None:
     in_server(tmp_path, check, segment_documents=100)
 
 
-def test_nothing_found_fuses_and_groups_to_nothing(tmp_path: Path) -> None:
+def test_no_candidates_give_no_groups_and_an_empty_ranking(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         fused = await stub.Retrieve(ask(words("nowhere", 5), words("neither", 5), fusion=RRF))

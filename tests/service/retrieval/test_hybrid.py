@@ -1,4 +1,4 @@
-"""Text, sparse and multi-vector fields over the wire: good calls and every refusal."""
+"""Text, sparse and multi-vector fields through the API: valid calls and every rejection."""
 
 import math
 from pathlib import Path
@@ -67,7 +67,7 @@ def ask(**given: Any) -> pb.FieldQuery:
 TOKENS = to_tensor(np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32))
 
 
-def test_one_call_asks_every_kind_of_field_by_what_is_set(tmp_path: Path) -> None:
+def test_one_call_searches_every_kind_of_field(tmp_path: Path) -> None:
     async def check(stub: Stub) -> pb.RetrieveResponse:
         created = await stub.CreateCollection(new_collection())
         assert created.collection.schema.text_fields[0] == pb.TextField(
@@ -102,7 +102,7 @@ def test_one_call_asks_every_kind_of_field_by_what_is_set(tmp_path: Path) -> Non
     assert in_server(tmp_path, look) == found
 
 
-def test_a_query_scores_only_what_earlier_queries_find(tmp_path: Path) -> None:
+def test_a_cascade_scores_only_candidates_of_its_earlier_queries(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         await stub.Upsert(upsert())
@@ -200,7 +200,7 @@ async def fields_of(call: Any) -> list[str]:
     return [violation.field for violation in error.violations]
 
 
-def test_bad_fields_columns_and_queries_are_refused(tmp_path: Path) -> None:
+def test_invalid_fields_columns_and_queries_are_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         for create, fields in BAD_CREATES:
             assert await fields_of(stub.CreateCollection(create)) == fields
@@ -216,7 +216,7 @@ def test_bad_fields_columns_and_queries_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "s2"])
-def test_terms_of_another_model_are_refused(tmp_path: Path, digest: str) -> None:
+def test_terms_of_another_model_are_rejected(tmp_path: Path, digest: str) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         request = upsert()

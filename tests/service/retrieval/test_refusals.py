@@ -1,4 +1,4 @@
-"""What the retrieval service refuses, with the fields it names: nothing stored is changed by it."""
+"""Requests that the retrieval service rejects, with the fields in the error. They change nothing."""
 
 import asyncio
 import math
@@ -176,14 +176,14 @@ BAD_FILTERS = [
 
 
 async def fields_of(call: Any) -> list[str]:
-    """The fields an InvalidRequest names."""
+    """Return the fields that an InvalidRequest names."""
     error = await error_of(call)
     assert isinstance(error, InvalidRequest), error
     assert all(" got " in violation.description for violation in error.violations)
     return [violation.field for violation in error.violations]
 
 
-def test_bad_schemas_are_refused(tmp_path: Path) -> None:
+def test_invalid_schemas_are_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         for request, fields in BAD_CREATES:
             assert await fields_of(stub.CreateCollection(request)) == fields
@@ -192,7 +192,7 @@ def test_bad_schemas_are_refused(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
-def test_bad_documents_and_vectors_are_refused_and_change_nothing(tmp_path: Path) -> None:
+def test_invalid_documents_and_vectors_are_rejected_and_change_nothing(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         await stub.Upsert(upsert([document("a")], ONES))
@@ -204,7 +204,7 @@ def test_bad_documents_and_vectors_are_refused_and_change_nothing(tmp_path: Path
     in_server(tmp_path, check)
 
 
-def test_bad_queries_are_refused(tmp_path: Path) -> None:
+def test_invalid_queries_are_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         for queries, fields in BAD_QUERIES:
@@ -216,7 +216,7 @@ def test_bad_queries_are_refused(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
-def test_bad_filters_are_refused_wherever_a_filter_is_taken(tmp_path: Path) -> None:
+def test_invalid_filters_are_rejected_by_every_rpc(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         queries = [query([1, 0, 0, 0])]
@@ -232,7 +232,7 @@ def test_bad_filters_are_refused_wherever_a_filter_is_taken(tmp_path: Path) -> N
     in_server(tmp_path, check)
 
 
-def test_bad_ids_are_refused(tmp_path: Path) -> None:
+def test_invalid_ids_are_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         condition = compare("year", 1)
@@ -253,8 +253,8 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
-def test_what_is_wrong_fits_into_the_answer_however_much_it_is(tmp_path: Path) -> None:
-    """gRPC refuses metadata above 8 KiB, and the caller would see another error."""
+def test_many_violations_fit_into_one_error(tmp_path: Path) -> None:
+    """gRPC rejects metadata above 8 KiB, and the caller would get another error."""
 
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
@@ -287,7 +287,7 @@ def test_an_unknown_collection_is_not_found_by_any_rpc(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
-def test_more_collections_than_allowed_are_refused(tmp_path: Path) -> None:
+def test_too_many_collections_are_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection("a"))
         assert isinstance(await error_of(stub.CreateCollection(new_collection("b"))), QuotaExceeded)
@@ -296,7 +296,7 @@ def test_more_collections_than_allowed_are_refused(tmp_path: Path) -> None:
     in_server(tmp_path, check, max_collections=1)
 
 
-def test_a_message_over_the_limit_is_refused_and_leaves_the_server_unharmed(tmp_path: Path) -> None:
+def test_a_message_over_the_limit_is_rejected_and_does_not_harm_the_server(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         large = upsert([document(f"{i}", "x" * 65_000) for i in range(2)], np.ones((2, 4)))
@@ -306,8 +306,8 @@ def test_a_message_over_the_limit_is_refused_and_leaves_the_server_unharmed(tmp_
     in_server(tmp_path, check, max_message_bytes=2**16)
 
 
-def test_a_filter_nested_ten_thousand_deep_leaves_the_server_unharmed(tmp_path: Path) -> None:
-    """protobuf itself refuses to decode it, as it refuses to build it: the bytes are made by hand."""
+def test_a_filter_nested_ten_thousand_deep_does_not_harm_the_server(tmp_path: Path) -> None:
+    """protobuf neither decodes nor builds such a message, so the bytes are encoded here."""
     condition = nested(1).SerializeToString()
     for _ in range(10_000):
         condition = tagged(3, tagged(1, condition))
@@ -325,7 +325,7 @@ def test_a_filter_nested_ten_thousand_deep_leaves_the_server_unharmed(tmp_path: 
 
 
 def tagged(number: int, content: bytes) -> bytes:
-    """A length-delimited field as protobuf encodes it."""
+    """Return a length-delimited field as protobuf encodes it."""
     length, size = bytearray(), len(content)
     while size > 0x7F:
         length.append(size & 0x7F | 0x80)
@@ -334,7 +334,7 @@ def tagged(number: int, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["max_waiting_writes", "search_threads", "max_depth"])
-def test_settings_out_of_range_are_refused(tmp_path: Path, name: str) -> None:
+def test_settings_out_of_range_are_rejected(tmp_path: Path, name: str) -> None:
     from pydantic import ValidationError
 
     from services.retrieval.settings import RetrievalSettings
@@ -366,7 +366,7 @@ TOO_MANY: list[tuple[str, Callable[[], Any], list[str]]] = [
 
 
 @pytest.mark.parametrize("number", range(len(TOO_MANY)))
-def test_what_is_far_over_a_limit_is_refused_by_its_number(tmp_path: Path, number: int) -> None:
+def test_values_far_over_a_limit_are_rejected_by_count(tmp_path: Path, number: int) -> None:
     method, request, fields = TOO_MANY[number]
 
     async def check(stub: Stub) -> None:

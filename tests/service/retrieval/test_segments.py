@@ -1,4 +1,4 @@
-"""Segments: recall under filters, a start that loads instead of building, and damage that is found and healed."""
+"""Segments: recall with filters, loading at start, and detection and repair of damage."""
 
 import shutil
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_recall_is_kept_from_all_documents_down_to_one_in_a_thousand(tmp_path: P
         engine.close()
 
 
-def test_a_segment_that_the_disk_does_not_take_leaves_searches_exact_and_writes_going(tmp_path: Path) -> None:
+def test_if_the_disk_rejects_a_segment_searches_stay_exact_and_writes_continue(tmp_path: Path) -> None:
     rng = np.random.default_rng(15)
     given = schema(Metric.COSINE)
     (tmp_path / "segments").write_text("a file where a folder belongs")
@@ -111,7 +111,7 @@ def counted(outcome: str) -> float:
     return REGISTRY.get_sample_value("sluice_live_candidates_total", {"outcome": outcome}) or 0.0
 
 
-def test_a_sampled_search_is_repeated_exactly_and_what_it_missed_is_counted(tmp_path: Path) -> None:
+def test_a_sampled_search_is_repeated_exactly_and_its_misses_are_counted(tmp_path: Path) -> None:
     rng = np.random.default_rng(14)
     given = schema(Metric.COSINE)
     engine, recall, never = open_engine(tmp_path, 200), RecallMonitor(every=2), RecallMonitor(every=0)
@@ -136,7 +136,7 @@ def test_a_sampled_search_is_repeated_exactly_and_what_it_missed_is_counted(tmp_
         never.close()
 
 
-def test_a_start_loads_the_segment_and_replays_what_is_newer(tmp_path: Path) -> None:
+def test_a_start_loads_the_segment_and_newer_documents(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     given = schema(Metric.COSINE)
     vectors = clustered(rng, 700)
@@ -165,7 +165,7 @@ def test_a_start_loads_the_segment_and_replays_what_is_newer(tmp_path: Path) -> 
         engine.close()
 
 
-def test_a_segment_grows_and_is_made_anew_when_most_of_it_is_dead(tmp_path: Path) -> None:
+def test_a_segment_grows_and_is_rebuilt_when_most_documents_are_dead(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     given = schema(Metric.L2)
     engine = open_engine(tmp_path, 200)
@@ -188,14 +188,14 @@ def test_a_segment_grows_and_is_made_anew_when_most_of_it_is_dead(tmp_path: Path
         engine.close()
 
 
-def test_waiting_for_what_is_being_built_ends_when_it_must(tmp_path: Path) -> None:
+def test_waiting_for_another_build_can_be_cancelled(tmp_path: Path) -> None:
     rng = np.random.default_rng(16)
     given = schema(Metric.COSINE)
     engine = open_engine(tmp_path, 100)
     asked = []
 
     def is_stopped() -> bool:
-        """Asked while something is built."""
+        """Check for cancellation while a segment is built."""
         with pytest.raises(Stopped):
             engine.optimize(engine.catalog.find("c"), lambda: True)
         asked.append(True)
@@ -230,7 +230,7 @@ FILES = ["manifest.json", "ids.json", "arrays.npz", "vectors-v.npy", "coarse-v.f
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 @pytest.mark.parametrize("name", FILES)
-def test_damage_to_a_segment_is_found_and_healed_from_the_store(
+def test_a_damaged_segment_is_detected_and_rebuilt_from_the_store(
     folder_with_segment: Path, tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "data"

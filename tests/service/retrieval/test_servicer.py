@@ -1,4 +1,4 @@
-"""Every RPC of the retrieval service, over a real server."""
+"""Every RPC of the retrieval service, against a real server."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_collection_is_created_once_described_listed_and_dropped(tmp_path: Path)
     in_server(tmp_path, check)
 
 
-def test_create_is_refused_when_the_schema_differs(tmp_path: Path) -> None:
+def test_creating_a_collection_with_another_schema_is_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         other = await error_of(stub.CreateCollection(new_collection(metric=pb.METRIC_L2)))
@@ -65,7 +65,7 @@ def test_create_is_refused_when_the_schema_differs(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
-def test_upsert_tells_new_from_replaced_and_get_returns_what_was_stored(tmp_path: Path) -> None:
+def test_upsert_counts_new_and_replaced_documents_and_get_returns_them(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await fill(stub)
         moment = doc.MetadataValue(timestamp_value=Timestamp(seconds=-62_135_596_800, nanos=123_456_789))
@@ -174,7 +174,7 @@ def test_count_all_and_with_a_filter(tmp_path: Path) -> None:
     in_server(tmp_path, check)
 
 
-def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
+def test_a_restart_keeps_all_data(tmp_path: Path) -> None:
     async def look(stub: Stub) -> tuple[pb.RetrieveResponse, pb.GetCollectionResponse]:
         found = await stub.Retrieve(
             pb.RetrieveRequest(collection="books", queries=[query([3, 2, 1, 0])], filter=SINCE_1970)
@@ -191,7 +191,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
     assert in_server(tmp_path, write) == in_server(tmp_path, look)
 
 
-def test_a_field_bound_to_a_model_refuses_vectors_of_another(tmp_path: Path) -> None:
+def test_a_field_bound_to_a_model_rejects_vectors_of_another(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         create = new_collection()
         create.schema.dense_fields[0].model_digest = "abc"

@@ -1,4 +1,4 @@
-"""Snapshots, restoring them, optimising and statistics, over the wire."""
+"""Snapshots, restoring, compaction and statistics, through the API."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ def generation(number: int, count: int = 60) -> pb.UpsertRequest:
 
 
 async def contents(stub: Stub) -> list[Any]:
-    """All that a client can see of `books`."""
+    """Return everything that a client can read from `books`."""
     described = (await stub.GetCollection(pb.GetCollectionRequest(name="books"))).collection
     described.ClearField("statistics")
     listed = await stub.ListDocuments(pb.ListDocumentsRequest(collection="books", page_size=1024))
@@ -50,7 +50,7 @@ async def filled(stub: Stub) -> None:
     await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["07"]))
 
 
-def test_a_snapshot_restored_elsewhere_is_all_there_was_at_its_moment(tmp_path: Path) -> None:
+def test_a_restored_snapshot_contains_everything_written_before_it(tmp_path: Path) -> None:
     async def check(stub: Stub) -> list[Any]:
         await filled(stub)
         await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
@@ -82,8 +82,8 @@ def test_a_snapshot_restored_elsewhere_is_all_there_was_at_its_moment(tmp_path: 
     assert in_server(elsewhere, look, segment_documents=SEGMENT) == before
 
 
-def test_rows_of_documents_that_were_deleted_are_not_used_again_after_restoring(tmp_path: Path) -> None:
-    """The segment still has the deleted document at its row; a new one there would be taken for it."""
+def test_rows_of_deleted_documents_are_not_reused_after_restoring(tmp_path: Path) -> None:
+    """The segment still contains the deleted document, so a new document must not get its row."""
 
     async def make(stub: Stub) -> None:
         await filled(stub)
@@ -102,7 +102,7 @@ def test_rows_of_documents_that_were_deleted_are_not_used_again_after_restoring(
     assert in_server(tmp_path / "restored", contents, segment_documents=SEGMENT) == written
 
 
-def test_snapshots_made_during_writes_each_hold_one_moment(tmp_path: Path) -> None:
+def test_a_snapshot_created_during_writes_is_consistent(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         await stub.Upsert(generation(0))
@@ -135,7 +135,7 @@ def test_snapshots_made_during_writes_each_hold_one_moment(tmp_path: Path) -> No
         in_server(tmp_path / f"restored-{name}", look)
 
 
-def test_only_as_many_snapshots_stay_as_are_to_be_kept(tmp_path: Path) -> None:
+def test_old_snapshots_are_deleted_beyond_the_number_to_keep(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         names = [(await stub.CreateSnapshot(pb.CreateSnapshotRequest())).snapshot.name for _ in range(3)]
@@ -164,7 +164,7 @@ async def listed(stub: Stub) -> list[str]:
     return [one.name for one in (await stub.ListSnapshots(pb.ListSnapshotsRequest())).snapshots]
 
 
-def test_snapshots_without_a_folder_are_refused_with_what_to_set(tmp_path: Path) -> None:
+def test_snapshots_without_a_folder_are_rejected_with_the_missing_setting(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         for call in (
             stub.CreateSnapshot(pb.CreateSnapshotRequest()),
@@ -178,7 +178,7 @@ def test_snapshots_without_a_folder_are_refused_with_what_to_set(tmp_path: Path)
     in_server(tmp_path, check)
 
 
-def test_bad_requests_for_snapshots_are_refused(tmp_path: Path) -> None:
+def test_invalid_requests_for_snapshots_are_rejected(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         for name, keep, fields in (("../a", 0, ["name"]), ("A", -1, ["name", "keep"]), ("a" * 65, 0, ["name"])):
             error = await error_of(stub.CreateSnapshot(pb.CreateSnapshotRequest(name=name, keep=keep)))
@@ -191,7 +191,7 @@ def test_bad_requests_for_snapshots_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A snapshot with a segment."""
+    """Create a snapshot with a segment."""
     folder = tmp_path_factory.mktemp("snapshots")
 
     async def make(stub: Stub) -> None:
@@ -261,7 +261,7 @@ def run_restore(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_the_restore_command_says_what_it_did_or_why_not(snapshot: Path, tmp_path: Path) -> None:
+def test_the_restore_command_reports_success_and_failure(snapshot: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     done = run_restore(str(snapshot), "--data", str(data))
@@ -277,7 +277,7 @@ def test_the_restore_command_says_what_it_did_or_why_not(snapshot: Path, tmp_pat
     assert run_restore().returncode == 2
 
 
-def test_optimising_leaves_one_segment_without_the_dead(tmp_path: Path) -> None:
+def test_compaction_leaves_one_segment_without_dead_documents(tmp_path: Path) -> None:
     async def check(stub: Stub) -> list[Any]:
         await filled(stub)
         await stub.Upsert(generation(3, count=5))
@@ -300,7 +300,7 @@ def test_optimising_leaves_one_segment_without_the_dead(tmp_path: Path) -> None:
     assert in_server(tmp_path, contents, segment_documents=SEGMENT) == before
 
 
-def test_a_collection_too_small_for_a_segment_is_merged_in_memory(tmp_path: Path) -> None:
+def test_a_collection_too_small_for_a_segment_is_compacted_in_memory(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         nothing = await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="empty"))
@@ -315,7 +315,7 @@ def test_a_collection_too_small_for_a_segment_is_merged_in_memory(tmp_path: Path
     in_server(tmp_path, check)
 
 
-def test_nothing_is_left_of_a_segment_when_all_its_documents_are_gone(tmp_path: Path) -> None:
+def test_a_segment_without_live_documents_is_removed(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await filled(stub)
         await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
@@ -327,7 +327,7 @@ def test_nothing_is_left_of_a_segment_when_all_its_documents_are_gone(tmp_path: 
     in_server(tmp_path, check, segment_documents=SEGMENT)
 
 
-def test_a_filter_that_nothing_in_a_segment_matches_finds_what_is_beside_it(tmp_path: Path) -> None:
+def test_a_filter_that_matches_nothing_in_a_segment_finds_documents_outside_it(tmp_path: Path) -> None:
     comparison = flt.Comparison(field="year", operator=flt.Comparison.OPERATOR_EQUAL, value=value(3))
 
     async def check(stub: Stub) -> None:
@@ -343,7 +343,7 @@ def test_a_filter_that_nothing_in_a_segment_matches_finds_what_is_beside_it(tmp_
     in_server(tmp_path, check, segment_documents=SEGMENT)
 
 
-def test_statistics_tell_living_from_dead_indexed_from_not_memory_from_disk(tmp_path: Path) -> None:
+def test_statistics_count_live_dead_and_indexed_documents_and_bytes(tmp_path: Path) -> None:
     async def check(stub: Stub) -> None:
         await stub.CreateCollection(new_collection())
         documents = [document(f"{i}", "x" * 1000) for i in range(100)]
@@ -362,7 +362,7 @@ def test_statistics_tell_living_from_dead_indexed_from_not_memory_from_disk(tmp_
     in_server(tmp_path, check)
 
 
-async def test_a_caller_that_goes_away_does_not_end_the_work_and_the_next_joins_it(tmp_path: Path) -> None:
+async def test_a_job_continues_when_its_caller_disconnects_and_the_next_call_joins_it(tmp_path: Path) -> None:
     from services.retrieval.lanes import SharedJobs
 
     jobs, ran = SharedJobs(), []
@@ -386,7 +386,7 @@ async def test_a_caller_that_goes_away_does_not_end_the_work_and_the_next_joins_
     jobs.close()
 
 
-async def test_too_much_long_work_is_refused_and_a_stop_ends_what_runs() -> None:
+async def test_too_many_jobs_are_rejected_and_a_shutdown_stops_running_ones() -> None:
     from services.retrieval.cancellation import Stopped
     from services.retrieval.lanes import SharedJobs
 

@@ -1,4 +1,4 @@
-"""Analysis of text as a table: words, bigrams of languages without spaces, long words, and what is remembered."""
+"""Tables of text analysis: words, bigrams of languages without spaces, long words, and the cache of keys."""
 
 import random
 
@@ -60,13 +60,13 @@ def test_terms_of_a_query(text: str, terms: list[str]) -> None:
     assert sorted(PLAIN.query_keys(text).tolist()) == keys(*terms)
 
 
-def test_words_are_stemmed_and_stop_words_left_out_beside_bigrams() -> None:
+def test_words_are_stemmed_and_stop_words_skipped_beside_bigrams() -> None:
     assert sorted(ENGLISH.query_keys("The running 機械学習 of cats").tolist()) == keys(
         "run", "cat", "機械", "械学", "学習"
     )
 
 
-def test_the_earlier_analysis_takes_a_run_of_letters_for_a_word() -> None:
+def test_version_1_treats_a_run_of_letters_as_a_word() -> None:
     earlier = analyzer("none", keeps_stop_words=True, version=1)
     long = "x" * 300
     assert earlier.keys(f"我是中国人。 ＡＢＣ {long}").tolist() == [
@@ -100,7 +100,7 @@ def test_a_long_word_is_found_by_itself() -> None:
     assert PLAIN.query_keys(word).tolist() == PLAIN.keys(f" {word}, ").tolist() == [key_of("y" * 255)]
 
 
-def test_what_is_remembered_stays_within_its_bytes() -> None:
+def test_the_cache_stays_within_its_bytes() -> None:
     cache, rng = KeyCache(100_000), random.Random(1)
     for number in range(20_000):
         language = rng.choice(["english", "german", "none"])
@@ -110,7 +110,7 @@ def test_what_is_remembered_stays_within_its_bytes() -> None:
     assert 0 < held < 1000
 
 
-def test_a_word_that_comes_again_is_remembered() -> None:
+def test_a_word_moves_to_the_previous_generation() -> None:
     cache = KeyCache(10_000)
     cache.add("english", "cats", 7)
     number = 0

@@ -1,4 +1,4 @@
-"""Filters over columns give what a naive evaluation of each document gives, also after blocks were cut and joined."""
+"""Filters over columns equal a naive evaluation of each document, also after columns were split and joined."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -60,7 +60,7 @@ FILTERS: st.SearchStrategy[Filter] = st.recursive(
 
 
 def naive(condition: Filter, document: dict[str, Value]) -> bool:
-    """Whether the condition is true of one document, by the words of the contract."""
+    """Return whether the condition is true of one document, by the rules of the API."""
     if isinstance(condition, AllOf | AnyOf | NoneOf):
         inner = [naive(one, document) for one in condition.conditions]
         return all(inner) if isinstance(condition, AllOf) else any(inner) == isinstance(condition, AnyOf)
@@ -70,7 +70,7 @@ def naive(condition: Filter, document: dict[str, Value]) -> bool:
 
 
 def naive_value(condition: Comparison | Membership | Contains, value: Value) -> bool:
-    """Whether the condition is true of the value."""
+    """Return whether the condition is true of the value."""
     match condition:
         case Comparison(_, how, other):
             return bool(COMPARE[how](value, other))
@@ -112,7 +112,7 @@ def test_cutting_and_joining_columns_changes_nothing(
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(SCALARS, LISTS, VALUES[Kind.TIMESTAMP]), max_size=5))
-def test_metadata_comes_back_from_its_stored_form(metadata: dict[str, Value]) -> None:
+def test_stored_metadata_is_read_unchanged(metadata: dict[str, Value]) -> None:
     back = from_json(to_json(metadata))
     assert back == metadata
     assert [kind_of(value) for value in back.values()] == [kind_of(value) for value in metadata.values()]
@@ -130,7 +130,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("condition", "expected"), CASES)
-def test_absent_fields_and_types_are_told_apart(condition: Filter, expected: list[bool]) -> None:
+def test_absent_fields_and_types_are_distinguished(condition: Filter, expected: list[bool]) -> None:
     documents: list[dict[str, Value]] = [{"string": "a", "list": (1.0,)}, {"string": "b", "list": (True,)}, {}]
     assert evaluate(condition, columns_of(documents), lambda: None).tolist() == expected
 
@@ -139,7 +139,7 @@ class Stop(Exception):
     pass
 
 
-def test_each_condition_asks_whether_to_stop() -> None:
+def test_each_condition_checks_for_cancellation() -> None:
     many = AnyOf(tuple(AllOf((Exists("bool"), Membership("number", (1.0, 2.0)))) for _ in range(10)))
     columns = columns_of([{"number": 1.0}, {"bool": True}])
     left = 15

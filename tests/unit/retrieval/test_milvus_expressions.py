@@ -1,4 +1,4 @@
-"""Filters as Milvus's expressions: every value stays one literal, every condition asks first for the field."""
+"""Filters as expressions of Milvus: each value is one literal, each condition first tests that the field exists."""
 
 from importlib import import_module
 from typing import Any
@@ -63,17 +63,17 @@ YEAR_SAYS = '(exists Metadata["year"]) and (Metadata["year"] < 1900.0)'
         (NoneOf((YEAR, YEAR)), f"not ((({YEAR_SAYS}) or ({YEAR_SAYS})))"),
     ],
 )
-def test_what_a_filter_becomes(condition: Filter | None, expected: str) -> None:
+def test_expression_of_a_filter(condition: Filter | None, expected: str) -> None:
     assert Expressions(SCHEMA, has_membership=True).of(condition) == expected
 
 
-def test_membership_where_json_has_none() -> None:
+def test_membership_without_support_in_json() -> None:
     condition = Membership("year", (1.0, 2.0, 3.0))
     expected = '((Metadata["year"] == 1.0) or ((Metadata["year"] == 2.0) or (Metadata["year"] == 3.0)))'
     assert Expressions(SCHEMA, has_membership=False).of(condition) == f'(exists Metadata["year"]) and ({expected})'
 
 
-def test_many_conditions_are_nested_little() -> None:
+def test_many_conditions_have_little_nesting() -> None:
     wide = Expressions(SCHEMA, has_membership=False).of(AnyOf((YEAR,) * 256))
     depth = deepest = 0
     for character in wide:
@@ -84,13 +84,13 @@ def test_many_conditions_are_nested_little() -> None:
 
 @pytest.fixture(scope="module")
 def tokens() -> Any:
-    """The module by which Milvus Lite reads expressions."""
+    """Return the module of Milvus Lite that parses expressions."""
     return import_module("milvus_lite.search.filter.tokens")
 
 
 @pytest.mark.slow
 @given(value=st.one_of(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
-def test_a_literal_is_one_token_and_says_the_value(tokens: Any, value: Scalar) -> None:
+def test_a_literal_is_one_token_with_the_value(tokens: Any, value: Scalar) -> None:
     read = [one for one in tokens.tokenize(literal(value)) if one.kind is not tokens.TokenKind.EOF]
     negative = len(read) == 2 and read[0].kind is tokens.TokenKind.SUB
     assert len(read) == 1 + negative

@@ -1,4 +1,4 @@
-"""How a segment is searched, as a table."""
+"""A table of search plans for segments."""
 
 import pytest
 

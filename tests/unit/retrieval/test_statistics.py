@@ -1,4 +1,4 @@
-"""Sizes of a collection's files, whatever else happens to them."""
+"""Sizes of a collection's files while segments are replaced."""
 
 import shutil
 import threading
@@ -17,7 +17,7 @@ def test_files_are_summed_by_name(tmp_path: Path) -> None:
     assert folder_bytes(tmp_path / "nothing") == 0
 
 
-def test_segments_that_are_replaced_meanwhile_are_no_trouble(tmp_path: Path) -> None:
+def test_segments_may_be_replaced_during_the_count(tmp_path: Path) -> None:
     ended = threading.Event()
 
     def replace() -> None:
