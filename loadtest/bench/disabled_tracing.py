@@ -12,7 +12,7 @@ def off_s(calls: int) -> float:
     assert not traces.is_on()
     started = perf_counter()
     for _ in range(calls):
-        span = traces.served(_METHOD, ())
+        span = traces.start_server_span(_METHOD, ())
         with traces.part("stage") as part:
             part.set({})
         with traces.call("embedding", "Embed"):

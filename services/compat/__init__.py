@@ -1,5 +1,5 @@
-"""APIs of other systems, served beside our own on the same port: what is theirs in form, and ours in numbers.
+"""gRPC APIs of other systems, served on the same port as Sluice's own, with the same numbers.
 
-What both servers of models have of such an API is here. What it asks of texts or of pairs is in `embedding` and
-`reranking`, as another servicer over the same catalog: there is no second queue, and no second copy of a model.
+This package has what both model servers need for such an API. What it does with texts or pairs is in `embedding` and
+`reranking`, in additional servicers over the same catalog. There is no second queue and no second copy of a model.
 """

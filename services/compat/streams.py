@@ -14,9 +14,9 @@ from services.rpc.server.interceptor import Context
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# Most requests of one stream under way: with so many it is read no further, and flow control tells the client. Enough
-# to fill a batch of short texts.
-_AT_ONCE: Final = 64
+# Most concurrent requests of one stream, enough to fill a batch of short texts. Beyond it the stream is not read, and
+# flow control slows the client down.
+_MAX_CONCURRENT: Final = 64
 # Longest time that the rest of a failed stream is read, in seconds.
 _REST_S: Final = 5.0
 
@@ -28,41 +28,41 @@ async def in_order(
     *,
     idle_s: float,
 ) -> AsyncIterator[Response]:
-    """The answer to each request, in the order of the requests.
+    """Yield the response to each request, in the order of the requests.
 
-    The first request that fails ends the stream with its error, after the answers before it. Raises Unavailable
-    (STREAM_IDLE) when no message came for so long and no answer is awaited.
+    The first request that fails ends the stream with its error, after the responses before it. Raises Unavailable
+    (STREAM_IDLE) if no message arrives for `idle_s` seconds while no response is in progress.
     """
-    under_way: deque[asyncio.Future[Response]] = deque()
+    in_progress: deque[asyncio.Future[Response]] = deque()
     reading: asyncio.Future[list[Request]] | None = asyncio.ensure_future(_next(requests))
 
-    def leave(_: Any = None) -> None:
-        for task in (*under_way, reading):
+    def cancel_all(_: Any = None) -> None:
+        for task in (*in_progress, reading):
             if task is not None and not task.cancel() and not task.cancelled():
-                task.exception()  # it failed too, and the first failure has been told
+                task.exception()  # consume the error: only the first one is reported
 
-    # A caller that goes while an answer is being written leaves this generator suspended: stop without it.
-    on_end: Any = leave
+    # If the caller disconnects while a response is written, this generator stays suspended, so the callback cancels.
+    on_end: Any = cancel_all
     context.add_done_callback(on_end)
     try:
-        while reading or under_way:
-            if under_way and under_way[0].done():
-                yield under_way.popleft().result()
-            elif reading and reading.done() and len(under_way) < _AT_ONCE:
+        while reading or in_progress:
+            if in_progress and in_progress[0].done():
+                yield in_progress.popleft().result()
+            elif reading and reading.done() and len(in_progress) < _MAX_CONCURRENT:
                 message = reading.result()
-                under_way.extend(asyncio.ensure_future(answer(request)) for request in message)
+                in_progress.extend(asyncio.ensure_future(answer(request)) for request in message)
                 reading = asyncio.ensure_future(_next(requests)) if message else None
             else:
-                await _progress(under_way, reading, idle_s)
+                await _progress(in_progress, reading, idle_s)
     except SluiceError:
         await discard_rest(_rest(requests, reading), quiet_s=QUIET_S, at_most_s=_REST_S)
         raise
     finally:
-        leave()
+        cancel_all()
 
 
 async def _next(requests: AsyncIterator[Request]) -> list[Request]:
-    """The next request; none at the end."""
+    """Return the next request in a list, which is empty at the end."""
     async for request in requests:
         return [request]
     return []
@@ -81,13 +81,13 @@ async def _rest(
 
 
 async def _progress(
-    under_way: "deque[asyncio.Future[Any]]", reading: "asyncio.Future[Any] | None", idle_s: float
+    in_progress: "deque[asyncio.Future[Any]]", reading: "asyncio.Future[Any] | None", idle_s: float
 ) -> None:
-    """Wait until the oldest answer is there, or another request when there is room for it."""
-    awaited: set[asyncio.Future[Any]] = {under_way[0]} if under_way else set()
-    if reading and len(under_way) < _AT_ONCE:
+    """Wait for the oldest response, or for another request if there is room for it."""
+    awaited: set[asyncio.Future[Any]] = {in_progress[0]} if in_progress else set()
+    if reading and len(in_progress) < _MAX_CONCURRENT:
         awaited.add(reading)
-    done, _ = await asyncio.wait(awaited, timeout=None if under_way else idle_s, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(awaited, timeout=None if in_progress else idle_s, return_when=asyncio.FIRST_COMPLETED)
     if not done:
         message = f"expected a message or the end of the stream within {idle_s:g} s, got none"
         raise Unavailable(message, reason=ErrorReason.ERROR_REASON_STREAM_IDLE)

@@ -1,1 +1,1 @@
-"""The embedding service: text to vectors. Knows nothing of documents and collections."""
+"""The embedding service: text to vectors. It knows neither documents nor collections."""

@@ -1,4 +1,4 @@
-"""Encodes texts: prompt, tokens, windows, one pass of the model, vectors."""
+"""Encoding of texts: prompt, tokens, windows, one run of the model, vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,44 +16,44 @@ from services.inference.scheduler import Output, Schedule
 from services.inference.tokenizer import Input, Truncation
 
 _Parts = tuple[Sequence[Input], Sequence[Output]]
-"""The rows of a text and their outputs."""
+"""The rows of a text, and their outputs."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How texts over the model's limit are read whole."""
+    """How texts over the model's limit are read as a whole."""
 
     overlap: int
-    """Tokens that a window shares with the one before."""
+    """Tokens that a window shares with the previous one."""
     aggregation: Aggregation
-    """How their dense vectors become one."""
+    """Aggregation of the windows' dense vectors."""
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How texts are to be encoded."""
+    """Options of encoding."""
 
     role: Role
     representations: frozenset[Representation]
     truncation: Truncation
     windows: Windows | None = None
-    """Read longer texts in windows; None truncates them."""
+    """Read long texts in windows; None truncates them."""
     dimensions: int = 0
-    """Prefix of the dense vectors; 0 means all."""
+    """Length of the prefix of dense vectors; 0 for the whole vectors."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What the model made of N texts, in their order. A representation that was not wanted is empty."""
+    """The vectors of N texts, in their order. Representations that were not requested are empty."""
 
     inputs: Sequence[Sequence[Input]]
-    """What the model was given for each text: one row, or its windows."""
+    """Input of the model for each text: one row, or its windows."""
     dense: Sequence[F32] = ()
     """N vectors [D]."""
     sparse: Sequence[tuple[NDArray[np.int32], F32]] = ()
-    """N pairs of vocabulary indices [K], rising, and weights [K]."""
+    """N pairs of vocabulary indices [K], ascending, and weights [K]."""
     multi_vector: Sequence[F32] = ()
-    """N matrices [T, D], special tokens left out."""
+    """N matrices [T, D], without special tokens."""
 
     @property
     def byte_count(self) -> int:
@@ -65,10 +65,10 @@ class Embeddings:
 async def encode(
     model: Model, texts: Sequence[str], options: EncodeOptions, schedule: Schedule, *, field: str = "texts[{}]"
 ) -> Embeddings:
-    """The wanted vectors of each text. `field` is the path of a text in the request, with its position.
+    """Return the wanted vectors of each text. `field` is the path of a text in the request, with its position.
 
-    Raises InvalidRequest when texts are over the model's limit and truncation is refused, or when windows overlap too
-    far, and what BatchScheduler.run raises.
+    Raises InvalidRequest if texts exceed the model's limit and truncation is refused, or if windows overlap too far,
+    and the errors of `BatchScheduler.run`.
     """
     prompt = model.bundle.manifest.prompt_of(options.role)
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts, schedule)
@@ -86,17 +86,17 @@ async def encode_rows(
 ) -> Embeddings:
     """Return the wanted vectors of each text, which is given as one row or as its windows.
 
-    Raises what `BatchScheduler.run` raises.
+    Raises the errors of `BatchScheduler.run`.
     """
     idf = model.query_idf if options.role == "query" and "sparse" in options.representations else None
-    modelled = options.representations if idf is None else options.representations - {"sparse"}
-    outputs = iter(await model.scheduler.run(list(chain(*inputs)), sorted(modelled), schedule) if modelled else ())
-    texts_outputs = [[next(outputs) for _ in rows] if modelled else [] for rows in inputs]
+    computed = options.representations if idf is None else options.representations - {"sparse"}
+    outputs = iter(await model.scheduler.run(list(chain(*inputs)), sorted(computed), schedule) if computed else ())
+    texts_outputs = [[next(outputs) for _ in rows] if computed else [] for rows in inputs]
     joined = [(rows, parts) for rows, parts in zip(inputs, texts_outputs, strict=True)]
     return Embeddings(
         inputs,
         dense=_dense(model, joined, options) if "dense" in options.representations else (),
-        sparse=[_sparse(parts) if idf is None else _weighed(rows, idf) for rows, parts in joined]
+        sparse=[_sparse(parts) if idf is None else _query_terms(rows, idf) for rows, parts in joined]
         if "sparse" in options.representations
         else (),
         multi_vector=[_multi_vector(model, parts, options) for _, parts in joined]
@@ -121,24 +121,27 @@ def _dense(model: Model, joined: Sequence[_Parts], options: EncodeOptions) -> Se
 
 
 def _sparse(parts: Sequence[Output]) -> tuple[NDArray[np.int32], F32]:
-    """Terms of all windows, each with its largest weight."""
+    """Return the terms of all windows, each with its largest weight."""
     if len(parts) == 1:
         return parts[0]["sparse_indices"], parts[0]["sparse"]
-    indices, places = np.unique(np.concatenate([part["sparse_indices"] for part in parts]), return_inverse=True)
+    indices, positions = np.unique(np.concatenate([part["sparse_indices"] for part in parts]), return_inverse=True)
     weights = np.zeros(len(indices), dtype=np.float32)
-    np.maximum.at(weights, places, np.concatenate([part["sparse"] for part in parts]))
+    np.maximum.at(weights, positions, np.concatenate([part["sparse"] for part in parts]))
     return indices.astype(np.int32), weights
 
 
-def _weighed(rows: Sequence[Input], idf: F32) -> tuple[NDArray[np.int32], F32]:
-    """Terms of a query, each once, as the bundle's table weighs them. Special tokens weigh 0 there."""
+def _query_terms(rows: Sequence[Input], idf: F32) -> tuple[NDArray[np.int32], F32]:
+    """Return the terms of a query, each once, with the weights of the bundle's table.
+
+    Special tokens have the weight 0.
+    """
     indices = np.unique(np.fromiter(chain(*(row.ids for row in rows)), dtype=np.int32))
     indices = indices[idf[indices] > 0]
     return indices, idf[indices]
 
 
 def _multi_vector(model: Model, parts: Sequence[Output], options: EncodeOptions) -> F32:
-    """Token vectors of all windows, special tokens and what windows share left out."""
+    """Return the token vectors of all windows, without special tokens and without the tokens that windows share."""
     overlap = options.windows.overlap if options.windows else 0
     tokens = [model.tokenizer.content(part["multi_vector"]) for part in parts]
     return np.concatenate([rows[overlap if position else 0 :] for position, rows in enumerate(tokens)])

@@ -1,6 +1,7 @@
 """Embedding models as functions of tensors, for clients of KServe v2 and Triton.
 
-Ragged outputs are padded on the right, with zeros, to the longest row of the request, and their counts lie beside them.
+Rows of different lengths are padded with zeros on the right, to the longest row of the request. Another output has
+their lengths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from services.inference.loader import Model
 from services.inference.tokenizer import Input
 from services.inference.wire import INLINE_BYTES
 from services.rpc.server.lifecycle import Service
-from services.rpc.server.offloading import offloaded
+from services.rpc.server.offloading import offload
 from services.rpc.validation import Violations
 
 _INPUTS: Final = (
@@ -46,13 +47,13 @@ _TYPES: Final = {"float": np.dtype(np.float32), "float16": np.dtype(np.float16)}
 
 
 def kserve_service(catalog: Catalog, settings: EmbeddingSettings) -> Service:
-    """The service of this API that an embedding server has."""
+    """Return the service of this API for an embedding server."""
     inference = InferenceBackend(_signature, partial(_infer, settings), _PARAMETERS, settings.max_texts)
     return KserveServicer(catalog, settings, inference).service
 
 
 def _signature(model: Model) -> Signature:
-    """Texts or ids in, all that the model gives out."""
+    """Return texts or ids as inputs, and all representations of the model as outputs."""
     manifest = model.bundle.manifest
     outputs = {
         "dense": Spec("dense", "FP32", (manifest.dimensions,)),
@@ -69,7 +70,10 @@ def _signature(model: Model) -> Signature:
 async def _infer(
     settings: EmbeddingSettings, model: Model, call: InferCall, violations: Violations
 ) -> tuple[Outputs, int]:
-    """The outputs of texts, or of their ids, and how many rows. Raises InvalidRequest, and what `encode` raises."""
+    """Return the outputs of texts, or of their ids, and the number of rows.
+
+    Raises InvalidRequest, and the errors of `encode`.
+    """
     options = _options(model, call, violations)
     dtype = call.parameters.choice("embedding_type", _TYPES, "float")
     text, ids = (call.tensors.get(name) for name in ("text", "input_ids"))
@@ -82,16 +86,16 @@ async def _infer(
     rows = [] if ids is None else _rows(ids, mask, model, violations)
     violations.raise_if_any()
     if text is not None:
-        encoded = await encode(model, texts, options, call.schedule, field=f"{text.field}[{{}}]")
+        embeddings = await encode(model, texts, options, call.schedule, field=f"{text.field}[{{}}]")
     else:
-        encoded = await encode_rows(model, rows, options, call.schedule)
-    _check_size(encoded, settings.max_message_bytes)
-    outputs = await offloaded(partial(_outputs, encoded, dtype), size=encoded.byte_count, inline=INLINE_BYTES)
+        embeddings = await encode_rows(model, rows, options, call.schedule)
+    _check_size(embeddings, settings.max_message_bytes)
+    outputs = await offload(partial(_outputs, embeddings, dtype), size=embeddings.byte_count, inline=INLINE_BYTES)
     return outputs, count
 
 
 def _options(model: Model, call: InferCall, violations: Violations) -> EncodeOptions:
-    """How to encode; what is wrong with the parameters is noted."""
+    """Return how to encode; add violations of the parameters."""
     parameters, manifest = call.parameters, model.bundle.manifest
     role = parameters.choice("input_type", _ROLES, "")
     named = parameters.read("input_type", str, "")
@@ -105,7 +109,7 @@ def _options(model: Model, call: InferCall, violations: Violations) -> EncodeOpt
 
 
 def _rows(ids: InputTensor, mask: InputTensor | None, model: Model, violations: Violations) -> list[list[Input]]:
-    """The rows of token ids, special tokens included, as the model takes them; what it cannot take is noted."""
+    """Return the rows of token ids, including special tokens; add violations for ids that the model does not accept."""
     values = np.asarray(ids.values)
     lengths = _lengths(values, mask, violations)
     most, size = model.bundle.manifest.max_token_count, model.tokenizer.vocabulary_size
@@ -126,7 +130,7 @@ def _rows(ids: InputTensor, mask: InputTensor | None, model: Model, violations: 
 
 
 def _lengths(ids: NDArray[Any], mask: InputTensor | None, violations: Violations) -> I64:
-    """How many tokens each row has; a mask that is not ones and then zeros, or of another shape, is noted."""
+    """Return the number of tokens in each row; add a violation unless a mask has ones and then zeros in each row."""
     if mask is None:
         return np.full(len(ids), ids.shape[1], dtype=np.int64)
     values = np.asarray(mask.values)
@@ -135,43 +139,46 @@ def _lengths(ids: NDArray[Any], mask: InputTensor | None, violations: Violations
         return np.ones(len(ids), dtype=np.int64)
     lengths: I64 = (values == 1).sum(axis=1)
     if not (values == (np.arange(values.shape[1]) < lengths[:, None])).all():
-        violations.add(mask.field, "expected rows of ones and then zeros, as padding on the right gives them")
+        violations.add(mask.field, "expected rows of ones and then zeros, as for padding on the right")
     return lengths
 
 
-def _check_size(encoded: Embeddings, most_bytes: int) -> None:
-    """Raise InvalidRequest when rows that differ much in length would be padded to more than a message holds."""
-    for name, parts in (("multi_vector", encoded.multi_vector), ("sparse", [weights for _, weights in encoded.sparse])):
+def _check_size(embeddings: Embeddings, most_bytes: int) -> None:
+    """Raise InvalidRequest if rows of different lengths would exceed the size of a message once they are padded."""
+    for name, parts in (
+        ("multi_vector", embeddings.multi_vector),
+        ("sparse", [weights for _, weights in embeddings.sparse]),
+    ):
         size = len(parts) * max((part.nbytes for part in parts), default=0)
         if size > most_bytes:
             description = f"expected rows of {name} that take at most {most_bytes:,} bytes when padded, got {size:,}"
             raise InvalidRequest(f"outputs: {description}", violations=[Violation("outputs", description)])
 
 
-def _outputs(encoded: Embeddings, dtype: "np.dtype[Any]") -> Outputs:
-    """All tensors of what was encoded; vectors of the type that is wanted."""
+def _outputs(embeddings: Embeddings, dtype: "np.dtype[Any]") -> Outputs:
+    """Return all tensors of the embeddings, with vectors of the requested type."""
     outputs: dict[str, NDArray[Any]] = {}
-    if encoded.dense:
-        outputs["dense"] = np.stack(encoded.dense).astype(dtype, copy=False)
-    if encoded.sparse:
-        indices, weights = zip(*encoded.sparse, strict=True)
-        outputs["sparse_indices"] = _padded(indices)
-        outputs["sparse_weights"] = _padded(weights).astype(dtype, copy=False)
+    if embeddings.dense:
+        outputs["dense"] = np.stack(embeddings.dense).astype(dtype, copy=False)
+    if embeddings.sparse:
+        indices, weights = zip(*embeddings.sparse, strict=True)
+        outputs["sparse_indices"] = _pad(indices)
+        outputs["sparse_weights"] = _pad(weights).astype(dtype, copy=False)
         outputs["sparse_counts"] = _counts(indices)
-    if encoded.multi_vector:
-        outputs["multi_vector"] = _padded(encoded.multi_vector).astype(dtype, copy=False)
-        outputs["multi_vector_counts"] = _counts(encoded.multi_vector)
+    if embeddings.multi_vector:
+        outputs["multi_vector"] = _pad(embeddings.multi_vector).astype(dtype, copy=False)
+        outputs["multi_vector_counts"] = _counts(embeddings.multi_vector)
     return outputs
 
 
-def _padded(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Rows [K] or [K, D] of different lengths as one array [N, largest K] or [N, largest K, D], filled with zeros."""
+def _pad(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return rows [K] or [K, D] as one array [N, largest K] or [N, largest K, D], padded with zeros."""
     padded = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), dtype=rows[0].dtype)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = row
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
     return padded
 
 
 def _counts(rows: Sequence[F32]) -> NDArray[np.int32]:
-    """The length of each row [N, 1]."""
+    """Return the length of each row [N, 1]."""
     return np.array([[len(row)] for row in rows], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Proto to domain and back for the embedding service."""
+"""Conversion between the messages of the embedding service and the values of its domain."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -74,7 +74,7 @@ _TOKEN_TYPES: Final = (
 
 
 def encode_options(request: pb.EmbedRequest, model: Model, violations: Violations) -> EncodeOptions:
-    """How to encode; what is wrong with the request is noted."""
+    """Return how to encode; add violations of the request."""
     manifest = model.bundle.manifest
     wanted = _representations(request, manifest, violations)
     if request.role == model_pb2.TEXT_ROLE_UNSPECIFIED and manifest.query_prompt != manifest.document_prompt:
@@ -89,7 +89,7 @@ def encode_options(request: pb.EmbedRequest, model: Model, violations: Violation
 
 
 def check_dimensions(dimensions: int, model: Model, violations: Violations) -> None:
-    """Note it when the model has no dense vectors of this length; 0 means all of it."""
+    """Add a violation if the model has no dense vectors of this length; 0 stands for the whole vector."""
     manifest = model.bundle.manifest
     allowed = (0, *manifest.matryoshka_dimensions, manifest.dimensions)
     if dimensions not in allowed:
@@ -116,29 +116,29 @@ def _windows(request: pb.EmbedRequest, violations: Violations) -> Windows | None
     if not request.HasField("windows"):
         return None
     if request.truncation:
-        violations.add("truncation", "expected none beside windows, which drop nothing, got one")
+        violations.add("truncation", "expected none together with windows, which drop nothing, got one")
     if request.windows.aggregation not in _AGGREGATIONS:
         violations.add("windows.aggregation", f"expected MEAN or MAX, got number {request.windows.aggregation}")
         return None
     return Windows(request.windows.overlap_token_count, _AGGREGATIONS[request.windows.aggregation])
 
 
-def check_size(encoded: Embeddings, data_type: int, *, most_bytes: int) -> None:
-    """Raise InvalidRequest when the vectors take more than a message holds."""
-    size = encoded.byte_count * _BITS[data_type] // 32
+def check_size(embeddings: Embeddings, data_type: int, *, most_bytes: int) -> None:
+    """Raise InvalidRequest if the vectors exceed the size of a message."""
+    size = embeddings.byte_count * _BITS[data_type] // 32
     if size > most_bytes:
         advice = "send fewer texts, or ask for a smaller data_type"
         description = f"expected texts with at most {most_bytes:,} bytes of vectors, got {size:,}: {advice}"
         raise InvalidRequest(f"texts: {description}", violations=[Violation("texts", description)])
 
 
-def response_of(model: Model, encoded: Embeddings, data_type: int) -> pb.EmbedResponse:
-    """The answer, with vectors of the type that is asked for."""
-    response = pb.EmbedResponse(model=model_ref(model), usage=map(usage, encoded.inputs))
-    if encoded.dense:
-        response.dense.CopyFrom(_TENSORS[data_type](np.stack(encoded.dense)))
-    if encoded.sparse:
-        indices, weights = zip(*encoded.sparse, strict=True)
+def response_of(model: Model, embeddings: Embeddings, data_type: int) -> pb.EmbedResponse:
+    """Return the response, with vectors of the requested type."""
+    response = pb.EmbedResponse(model=model_ref(model), usage=map(usage, embeddings.inputs))
+    if embeddings.dense:
+        response.dense.CopyFrom(_TENSORS[data_type](np.stack(embeddings.dense)))
+    if embeddings.sparse:
+        indices, weights = zip(*embeddings.sparse, strict=True)
         response.sparse.CopyFrom(
             tensor_pb2.SparseVectors(
                 indices=to_tensor(np.concatenate(indices)),
@@ -146,15 +146,15 @@ def response_of(model: Model, encoded: Embeddings, data_type: int) -> pb.EmbedRe
                 term_counts=map(len, indices),
             )
         )
-    if encoded.multi_vector:
-        tokens = _TENSORS[data_type](np.concatenate(encoded.multi_vector))
-        counts = map(len, encoded.multi_vector)
+    if embeddings.multi_vector:
+        tokens = _TENSORS[data_type](np.concatenate(embeddings.multi_vector))
+        counts = map(len, embeddings.multi_vector)
         response.multi_vector.CopyFrom(tensor_pb2.MultiVectors(tokens=tokens, token_counts=counts))
     return response
 
 
 def describe(model: Model) -> pb.EmbeddingModel:
-    """A model, as ListModels tells it."""
+    """Return the entry of a model in the response of ListModels."""
     manifest = model.bundle.manifest
     return pb.EmbeddingModel(
         model=model_ref(model),
@@ -171,14 +171,14 @@ def describe(model: Model) -> pb.EmbeddingModel:
 
 
 def role_of(number: int, violations: Violations) -> Role:
-    """The role whose prompt is wanted, plain for none; an unknown one is noted."""
+    """Return the role whose prompt is wanted, plain for none; add a violation for an unknown one."""
     if number not in _ROLES:
         violations.add("role", f"expected QUERY, DOCUMENT or none, got number {number}")
     return _ROLES.get(number, "plain")
 
 
-def tokenized(text: str, tokens: Sequence[Token]) -> pb.TokenizedText:
-    """The tokens of a text, as they are sent."""
+def tokenized_text(text: str, tokens: Sequence[Token]) -> pb.TokenizedText:
+    """Return the tokens of a text as a message."""
     at = byte_positions(text)
     return pb.TokenizedText(
         tokens=[

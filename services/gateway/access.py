@@ -91,7 +91,7 @@ class TokenRights:
 
     def throttle(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Yield the messages no faster than the token's quota allows."""
-        return self._authorizer.checked(self._token, messages)
+        return self._authorizer.throttle(self._token, messages)
 
     def may_see(self, collection: str) -> bool:
         """Return whether the token may use the collection."""

@@ -1,1 +1,4 @@
-"""Running exported models: bundles, tokenisers, sessions, batches. Rule: no torch, no transformers, no gRPC calls."""
+"""Inference with exported models: bundles, tokenizers, sessions and batches.
+
+Rule: no torch, no transformers, no gRPC calls.
+"""

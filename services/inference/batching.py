@@ -1,15 +1,15 @@
-"""Which waiting rows run together: a pure queue, fed with time.
+"""A queue that decides which rows run together. It has no clock and no threads.
 
-Policy: the row that waited longest goes first. Around it the batch grows by the rows nearest in length among those
-that waited longest (the window), as long as that raises useful tokens per cost:
+Policy: a batch starts with the row that waited longest. It grows by the rows of nearest length among those that waited
+longest (the window), as long as that raises the efficiency:
 
     efficiency = sum of lengths / (overhead_tokens + longest * count)
 
-So batches are formed where sharing a run's fixed cost saves more than padding wastes, and no further; and a row is
-overtaken by at most a window of tokens, so that the wait it was admitted with stays true. Rows that nobody waits for,
-or that cannot be done in time, are dropped here, before they cost anything.
+A batch thus grows while sharing a run's fixed cost saves more than padding wastes. A row is overtaken by at most a
+window of tokens, so the wait that was estimated at its admission holds. Rows that nobody waits for any more, or that
+cannot be done in time, are dropped before they are computed.
 
-Rule: no clock, no threads; `now` and deadlines are seconds on one monotonic clock.
+Rule: `now` and deadlines are seconds on one monotonic clock.
 """
 
 from collections import deque
@@ -29,31 +29,31 @@ class Row(Generic[T]):
     length: int
     """Tokens."""
     arrived: float
-    """When it was queued, in seconds."""
+    """Time at which it was queued, in seconds."""
     deadlines: list[float] = field(default_factory=list)
-    """When those who wait for it give up, in seconds; empty when nobody waits any more."""
+    """Deadlines of the callers that wait for it, in seconds; empty if none does."""
 
     def alive(self, finish: float) -> bool:
-        """Whether somebody still wants it who can have it by `finish`."""
+        """Return whether a caller still waits for the row whose deadline is not before `finish`."""
         return any(deadline >= finish for deadline in self.deadlines)
 
 
 @dataclass(frozen=True)
 class BatchDecision(Generic[T]):
-    """What to run next, and what to give up."""
+    """The rows to run next, and the rows to drop."""
 
     batch: list[Row[T]]
-    """Rows to run, longest last; empty when nothing waits."""
+    """Rows to run, longest last; empty if no row waits."""
     expired: list[Row[T]]
-    """Rows that cannot be done in time, or that nobody waits for."""
+    """Rows that cannot be done in time, or that no caller waits for."""
 
 
 class BatchQueue(Generic[T]):
-    """Rows that wait for one lane of a model.
+    """The rows that wait for one lane of a model.
 
-    max_batch_tokens  most tokens of one batch, padding included; a longer single row runs alone
-    max_batch_rows    most rows of one batch
-    window_tokens     how many tokens of those that waited longest a batch is chosen from
+    max_batch_tokens  most tokens of a batch, including padding; a longer single row runs alone
+    max_batch_rows    most rows of a batch
+    window_tokens     tokens of the longest-waiting rows from which a batch is chosen
     """
 
     def __init__(self, *, max_batch_tokens: int, max_batch_rows: int, window_tokens: int) -> None:
@@ -62,18 +62,18 @@ class BatchQueue(Generic[T]):
         self._window_tokens = window_tokens
         self._rows: deque[Row[T]] = deque()
         self.tokens = 0
-        """Tokens that wait."""
+        """Tokens of all waiting rows."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def push(self, row: Row[T]) -> None:
-        """Add a row to the end of the queue."""
+        """Append a row."""
         self._rows.append(row)
         self.tokens += row.length
 
     def take(self, now: float, cost: Cost) -> BatchDecision[T]:
-        """Take the next batch and the rows given up on the way to it."""
+        """Remove and return the next batch, and the rows dropped on the way to it."""
         window, expired = self._take_window(now, cost)
         if not window:
             return BatchDecision([], expired)
@@ -85,7 +85,7 @@ class BatchQueue(Generic[T]):
         return BatchDecision(batch, expired)
 
     def _take_window(self, now: float, cost: Cost) -> tuple[list[Row[T]], list[Row[T]]]:
-        """The rows that waited longest, taken out of the queue, up to the window's tokens; and those given up."""
+        """Remove and return the longest-waiting rows, up to the window's tokens, and the dropped rows."""
         window: list[Row[T]] = []
         expired: list[Row[T]] = []
         tokens = 0
@@ -100,7 +100,7 @@ class BatchQueue(Generic[T]):
         return window, expired
 
     def _grow(self, window: list[Row[T]], now: float, cost: Cost) -> list[Row[T]]:
-        """The batch around the first row, longest last. Rows that it would make late are left for one of their own."""
+        """Return the batch around the first row, longest last. Rows that would be late in it stay for a later batch."""
         by_length = sorted(window, key=lambda row: row.length)
         low = next(position for position, row in enumerate(by_length) if row is window[0])
         high = low + 1
@@ -123,7 +123,7 @@ class BatchQueue(Generic[T]):
 
 
 def _nearer(rows: list[Row[T]], left: int, right: int, shortest: int, longest: int) -> int | None:
-    """Which neighbour of a batch is nearer in length: the position of one of them, or None when there is none."""
+    """Return the position of the neighbor that is nearer in length to a batch; None if there is none."""
     if left < 0 and right >= len(rows):
         return None
     if left < 0:

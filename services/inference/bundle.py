@@ -2,23 +2,24 @@
 
     NAME/VERSION/
         bundle.json      the manifest below
-        tokenizer.json   of the tokenizers library, without truncation and padding: the server sets both
-        fp32.onnx ...    one graph a variant, pooling and normalisation inside
-        golden.npz       real inputs and what the original framework made of them
-        idf.npz          perhaps: `idf` float32 [V], weights of a sparse query's terms, which then needs no model
+        tokenizer.json   for the tokenizers library, without truncation and padding, which the server sets
+        fp32.onnx ...    one graph for each variant, including pooling and normalization
+        golden.npz       real inputs and the original framework's outputs
+        idf.npz          optional: `idf` float32 [V], term weights of sparse queries, which then need no model
 
-Graphs take int64 [B, T] `input_ids`, `attention_mask` and, when the model has them, `token_type_ids`; rows are padded
-on the right, on which the fused attention relies. They give
-    dense         float32 [B, D], unit length when similarity is cosine
+Graphs take int64 [B, T] `input_ids`, `attention_mask` and, if the model has them, `token_type_ids`. Rows are padded on
+the right; the fused attention relies on it. Outputs:
+
+    dense         float32 [B, D], unit length if the similarity is cosine
     sparse        float32 [B, V], zero where a term is absent
-    multi_vector  float32 [B, T, D], unit length; rows of padding mean nothing
+    multi_vector  float32 [B, T, D], unit length; rows of padding are undefined
     logits        float32 [B, L], of a cross-encoder
 
-golden.npz holds (never pickled) for a bi-encoder `texts` [N], given as they are, without prompt, and one array for
-each representation: `dense` [N, D], `sparse` [N, V], `multi_vector` [sum(counts), D] with `counts` [N], special
-tokens counted; for a cross-encoder `queries` [N], `documents` [N] and `logits` [N, L].
+golden.npz is never pickled. For a bi-encoder it holds `texts` [N], used without a prompt, and one array for each
+representation: `dense` [N, D], `sparse` [N, V], `multi_vector` [sum(counts), D] with `counts` [N], including special
+tokens. For a cross-encoder it holds `queries` [N], `documents` [N] and `logits` [N, L].
 
-Rule: bundles are read-only. Nothing is written into one after export but engines under `tensorrt/`.
+Rule: bundles are read-only. After the export, nothing is written into a bundle except engines under `tensorrt/`.
 """
 
 import hashlib
@@ -39,19 +40,19 @@ QUERY_IDF: Final = "idf.npz"
 Representation = Literal["dense", "sparse", "multi_vector"]
 VariantName = Literal["fp32", "fp16", "int8"]
 Role = Literal["query", "document", "plain"]
-"""What a text is to the model, which wants another prompt before each; plain: none."""
+"""Role of a text, which determines its prompt; plain: no prompt."""
 
 
-# Far more than any bundle needs: the manifest of a model with two variants takes 3 KiB.
+# Far more than any bundle needs: the manifest of a model with two variants has 3 KiB.
 _MAX_MANIFEST_BYTES: Final = 2**20
 
 
 class BundleError(Exception):
-    """A bundle that cannot be served. As a text, for whoever runs the server, it names the folder and all details.
+    """A bundle that cannot be served. Its text, for operators, has the folder and all details.
 
-    folder   of the bundle
-    problem  for callers: which file of the bundle, what was expected and what was found; no paths
-    detail   for the log, where it helps beyond that
+    folder   folder of the bundle
+    problem  message for callers, without paths: the file, what was expected and what was found
+    detail   additional text for the log
     """
 
     def __init__(self, folder: Path, problem: str, detail: object = "") -> None:
@@ -59,12 +60,12 @@ class BundleError(Exception):
         self.problem = problem
 
 
-# Most characters of the name of a model, and of a version.
+# Most characters of a model's name and version.
 MAX_NAME: Final = 128
 MAX_VERSION: Final = 64
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,254}$")]
-"""A file directly in the folder of its manifest."""
+"""Name of a file in the same folder as the manifest."""
 
 
 class _Part(BaseModel):
@@ -72,129 +73,130 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """Where a bundle comes from."""
+    """The origin of a bundle."""
 
     checkpoint: str
     """Hub id or name of the checkpoint."""
     revision: str
     """Commit of the checkpoint, or `sha256:` and the hash of its weights."""
     licence: str
-    """SPDX name as the checkpoint states it; `unknown` when it states none."""
+    """SPDX name that the checkpoint states; `unknown` if it states none."""
     options: dict[str, str]
-    """What the export was asked for: the same again gives the same bundle."""
+    """Options of the export. The same options give the same bundle."""
     versions: dict[str, str]
-    """Versions of the packages that exported it."""
+    """Versions of the packages that exported the bundle."""
 
 
 class Parity(_Part):
-    """How near a variant is to the original framework, measured at export on real text."""
+    """Agreement of a variant with the original framework, measured on real text at export."""
 
     min_cosine: float | None = None
-    """Bi-encoders: least cosine between a vector and the original's."""
+    """Bi-encoders: lowest cosine between a vector and the original's."""
     max_score_difference: float | None = None
     """Cross-encoders: largest absolute difference of a logit."""
     rank_agreement: float
     """Mean share of the original's 10 nearest documents that the variant also ranks among its 10 nearest."""
     batch_invariance: float
-    """Least cosine (bi-encoder), or 1 - largest difference (cross-encoder), between a text alone and in a batch."""
+    """Lowest cosine (bi-encoder), or 1 - largest difference (cross-encoder), between a text alone and in a batch."""
 
 
 class QueryIdf(_Part):
-    """Weights of a sparse query's terms."""
+    """Term weights of sparse queries."""
 
     file: FileName
-    """Array `idf`, float32 [V], >= 0; 0 for special tokens."""
+    """File with the array `idf`, float32 [V], >= 0; 0 for special tokens."""
     source: str
-    """What they were computed from, and how."""
+    """Data and method from which the weights were computed."""
 
 
 class Variant(_Part):
     """One graph of a bundle."""
 
     file: FileName
-    """Its file name."""
+    """Name of the graph's file."""
     parity: Parity
-    """How near it is to the original."""
+    """Agreement with the original."""
     tolerance: float = Field(gt=0)
-    """Largest distance from golden.npz a server accepts: 1 - cosine for vectors, absolute for logits."""
+    """Largest distance from golden.npz that a server accepts: 1 - cosine for vectors, absolute difference for logits.
+    """
     relative_speed: float = Field(gt=0)
-    """Throughput on the exporting machine ÷ that of fp32."""
+    """Throughput on the exporting machine divided by that of fp32."""
 
 
 class Manifest(_Part):
-    """What a bundle holds: `bundle.json`."""
+    """The manifest of a bundle, `bundle.json`."""
 
     format_version: Literal[1] = FORMAT_VERSION
-    """Version of this layout."""
+    """Version of this format."""
     name: str = Field(pattern=f"^{_NAME}$", max_length=MAX_NAME)
-    """Name that clients use in requests."""
+    """Name of the model in requests."""
     version: str = Field(pattern=f"^{_NAME}$", max_length=MAX_VERSION)
     """Version of the bundle."""
     task: Literal["bi_encoder", "cross_encoder"]
-    """Text to vectors, or a pair of texts to logits."""
+    """Text to vectors, or pairs of texts to logits."""
     representations: tuple[Representation, ...] = ()
     """Bi-encoders: outputs of the graph."""
     dimensions: int = Field(0, ge=0)
-    """Length of a dense vector, or of a token's where there is no dense one; 0 without both."""
+    """Length of a dense vector, or of a token vector if there is no dense one; 0 without both."""
     matryoshka_dimensions: tuple[int, ...] = ()
-    """Prefixes of a dense vector that the model was trained to be used alone."""
+    """Lengths of prefixes of a dense vector that can be used alone, because the model was trained for it."""
     similarity: Literal["cosine", "dot", "l2"] = "cosine"
-    """How dense vectors are compared."""
+    """Similarity of dense vectors."""
     query_prompt: str = ""
-    """Prepended to queries."""
+    """Text that is prepended to queries."""
     document_prompt: str = ""
-    """Prepended to documents."""
+    """Text that is prepended to documents."""
     max_token_count: int = Field(ge=8)
-    """Longest input, special tokens and prompt included."""
+    """Longest input, including special tokens and prompt."""
     pad_token_id: int = Field(ge=0)
-    """Token that fills short rows."""
+    """Token that pads short rows."""
     query_idf: QueryIdf | None = None
-    """What weighs the terms of sparse queries in place of the model; None: the model does."""
+    """Term weights of sparse queries, used instead of the model; None: the model computes them."""
     inputs: tuple[str, ...]
     """Inputs of the graph, in order."""
     labels: tuple[str, ...] = ()
     """Cross-encoders: names of the logits; one for a plain reranker."""
     relevant_label: int = Field(0, ge=0)
-    """Cross-encoders: which logit says that the document answers the query."""
+    """Cross-encoders: index of the logit that is the relevance."""
     source: Source
-    """Where it comes from."""
+    """Origin of the bundle."""
     variants: dict[VariantName, Variant]
-    """The graphs."""
+    """Graphs."""
     default_variant: VariantName
-    """The fastest on the exporting machine among those that keep parity and do not depend on the batch."""
+    """Fastest variant on the exporting machine among those that keep parity and do not depend on the batch."""
     files: dict[FileName, str]
-    """SHA-256 in hex of every other file of the bundle."""
+    """SHA-256, in hexadecimal, of every other file of the bundle."""
 
     def prompt_of(self, role: Role) -> str:
-        """What goes before a text of this role."""
+        """Return the prompt of a role."""
         return {"query": self.query_prompt, "document": self.document_prompt, "plain": ""}[role]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose files are what its manifest says."""
+    """A bundle on disk whose files match its manifest."""
 
     folder: Path
     manifest: Manifest
     digest: str
-    """SHA-256 of bundle.json, in hex."""
+    """SHA-256 of bundle.json, in hexadecimal."""
 
 
 def is_name(text: str, most: int) -> bool:
-    """Return whether a text may be a name or a version of so many characters, and so is one folder of a repository."""
+    """Return whether a text is a valid name or version of at most `most` characters, and so the name of one folder."""
     return len(text) <= most and re.fullmatch(_NAME, text) is not None
 
 
 def open_bundle(folder: Path, *, expected: tuple[str, str] | None = None) -> Bundle:
-    """Read a bundle and check every file's hash. Raises BundleError, also when it has another name and version.
+    """Read a bundle and check the hash of every file. Raises BundleError.
 
-    expected  name and version; None for any
+    expected  name and version that the bundle must have; None for any
     """
     text = _read(folder)
     manifest = _parse(folder, text)
     found = (manifest.name, manifest.version)
     if expected not in {None, found}:
-        raise BundleError(folder, f"{MANIFEST}: expected name and version as asked for, found {' '.join(found)}")
+        raise BundleError(folder, f"{MANIFEST}: expected name and version of the request, found {' '.join(found)}")
     check_files(folder, manifest.files)
     needed = {TOKENIZER, GOLDEN, *(variant.file for variant in manifest.variants.values())}
     if manifest.query_idf:
@@ -205,18 +207,23 @@ def open_bundle(folder: Path, *, expected: tuple[str, str] | None = None) -> Bun
 
 
 def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Raise BundleError unless files of a folder have these hashes, and lie in it: links that lead away are refused."""
+    """Raise BundleError unless the files of a folder have these hashes and lie in it.
+
+    Links out of the folder are rejected.
+    """
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file() or path.resolve().parent != folder.resolve():
-            raise BundleError(folder, f"{name}: expected a file of the bundle, found none, or a link to another place")
+            raise BundleError(
+                folder, f"{name}: expected a file in the bundle's folder, found none or a link to another folder"
+            )
         found = sha256(path)
         if found != expected:
             raise BundleError(folder, f"{name}: expected SHA-256 {expected}, found {found}: damaged or changed")
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex. Raises BundleError when it cannot be read."""
+    """Return the SHA-256 of a file, in hexadecimal. Raises BundleError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -225,7 +232,7 @@ def sha256(path: Path) -> str:
 
 
 def _read(folder: Path) -> bytes:
-    """The text of a manifest."""
+    """Return the text of a manifest. Raises BundleError."""
     try:
         with (folder / MANIFEST).open("rb") as file:
             text = file.read(_MAX_MANIFEST_BYTES + 1)
@@ -241,5 +248,5 @@ def _parse(folder: Path, text: bytes) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
+        where = ".".join(map(str, first["loc"])) or "the whole file"
         raise BundleError(folder, f"{MANIFEST}: {where}: {first['msg']}, found {first['input']!r:.80}") from error

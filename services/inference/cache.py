@@ -1,4 +1,4 @@
-"""A cache with a limit on entries and on bytes; the least recently used goes first."""
+"""A cache with limits on entries and bytes, which evicts the least recently used entries."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -16,13 +16,13 @@ class Cache(Generic[K, V]):
         self._max_bytes = max_bytes
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.bytes = 0
-        """Sum of the sizes of what is kept."""
+        """Total size of the entries."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """The value, now the most recently used; None when it is not there."""
+        """Return a value and mark it as the most recently used; None if there is none."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -30,7 +30,7 @@ class Cache(Generic[K, V]):
         return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keep a value, and let go of the oldest until the limits hold. One larger than the limit is not kept."""
+        """Store a value, and evict others until the limits hold. A value larger than the limit is not stored."""
         if size > self._max_bytes:
             return
         self._forget(key)

@@ -1,4 +1,4 @@
-"""The models of one server, by name; loaded and ended while it runs."""
+"""The models of one server, by name, which can be loaded and unloaded while it runs."""
 
 import asyncio
 import logging
@@ -18,19 +18,19 @@ from services.inference.loader import Model, load_model
 from services.inference.settings import ModelServerSettings
 from services.rpc.server.lifecycle import StartFailed
 from services.rpc.server.memory import trim
-from services.rpc.validation import shown, validating
+from services.rpc.validation import quote, validating
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Served:
-    """A loaded model, and the calls that use it."""
+    """A loaded model, and the number of calls that use it."""
 
     model: Model
     users: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a model that was ended has no user left."""
+    """Set once an unloaded model has no user."""
 
 
 class Catalog:
@@ -44,22 +44,22 @@ class Catalog:
 
     @property
     def models(self) -> list[Model]:
-        """All models, by name."""
+        """All models, sorted by name."""
         return [self._served[name].model for name in sorted(self._served)]
 
     def problem(self) -> str:
-        """What keeps a model from answering, or from answering rightly; empty when nothing does."""
+        """Return why models cannot answer, or not correctly; empty if all can."""
         return self._checks.problem()
 
     async def watch(self) -> None:
-        """Check the models from time to time, until cancelled."""
+        """Check the models periodically, until cancelled."""
         await self._checks.watch()
 
     @contextmanager
     def using(self, name: str) -> Iterator[Model]:
-        """The model of a name, which stays loaded for the block; the empty name means the only one.
+        """Yield the model of a name, which stays loaded in the block. An empty name stands for the only model.
 
-        Raises NotFound for an unknown name, InvalidRequest for an empty one when there are several.
+        Raises NotFound for an unknown name, InvalidRequest for an empty name if there are several models.
         """
         served = self._find(name)
         served.users += 1
@@ -71,9 +71,9 @@ class Catalog:
                 served.unused.set()
 
     async def add(self, folder: Path, *, expected: tuple[str, str] | None = None) -> Model:
-        """Load a bundle and serve it, in place of a loaded one of its name. Raises BundleError.
+        """Load a bundle and serve it, instead of a loaded one of the same name. Raises BundleError.
 
-        expected  name and version that it must have; None for any
+        expected  name and version that the bundle must have; None for any
         """
         model = await asyncio.to_thread(
             load_model, folder, variant=self._settings.variant, limits=self._settings.limits, expected=expected
@@ -84,19 +84,18 @@ class Catalog:
         if replaced:
             if _info(replaced.model) != _info(model):
                 metrics.MODEL_INFO.remove(*_info(replaced.model))
-            await _ended(replaced)
+            await _unload(replaced)
         return model
 
     async def load(self, name: str, version: str) -> Model:
-        """Load NAME/VERSION of the repository, which its manifest must agree with; do nothing when that is loaded.
+        """Load NAME/VERSION from the repository. Does nothing if it is loaded already.
 
-        Raises PreconditionFailed without a repository or when the bundle cannot be served, NotFound when there is none.
+        Raises PreconditionFailed without a repository or if the bundle cannot be served, NotFound if there is no such
+        bundle.
         """
         repository = self._settings.repository
         if repository is None:
-            raise PreconditionFailed(
-                "this server was started without --repository, so it loads no models while it runs"
-            )
+            raise PreconditionFailed("cannot load models: this server was started without --repository")
         _check_name(name, version)
         folder = repository / name / version
         if not await asyncio.to_thread(folder.is_dir):
@@ -109,21 +108,21 @@ class Catalog:
             try:
                 return await self.add(folder, expected=(name, version))
             except BundleError as error:
-                logger.warning("bundle refused", extra={"model": f"{name}@{version}", "problem": str(error)})
+                logger.warning("bundle rejected", extra={"model": f"{name}@{version}", "problem": str(error)})
                 raise PreconditionFailed(f"bundle {name} {version} cannot be served: {error.problem}") from error
 
     async def unload(self, name: str) -> None:
-        """End a model once its calls are answered. Raises NotFound, and InvalidRequest for an empty name."""
+        """Unload a model once its calls have ended. Raises NotFound, and InvalidRequest for an empty name."""
         if not name:
             description = "expected the name of a model, got none"
             raise InvalidRequest(f"name: {description}", violations=[Violation("name", description)])
         async with self._changing:
             metrics.MODEL_INFO.remove(*_info(self._find(name).model))
-            await _ended(self._served.pop(name))
+            await _unload(self._served.pop(name))
         logger.info("model unloaded", extra={"model": name})
 
     async def close(self) -> None:
-        """End all models."""
+        """Stop all models."""
         for served in list(self._served.values()):
             metrics.MODEL_INFO.remove(*_info(served.model))
             await asyncio.to_thread(served.model.scheduler.close)
@@ -133,7 +132,7 @@ class Catalog:
         if name in self._served:
             return self._served[name]
         if name or not self._served:
-            message = f"no model {shown(name)} here; there is {names}"
+            message = f"no model {quote(name)} here; loaded models: {names}"
             raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name[:80]})
         if len(self._served) > 1:
             description = f"expected one of {names}, got none"
@@ -142,13 +141,13 @@ class Catalog:
 
 
 def _info(model: Model) -> tuple[str, ...]:
-    """The labels of a loaded model."""
+    """Return the labels of a loaded model."""
     manifest, session = model.bundle.manifest, model.session
     return manifest.name, manifest.version, model.bundle.digest, session.variant, session.execution_provider
 
 
-async def _ended(served: _Served) -> None:
-    """Wait for a model's last call, stop its threads, and give its memory back."""
+async def _unload(served: _Served) -> None:
+    """Wait for a model's last call, stop its threads, and return its memory to the operating system."""
     if served.users:
         served.unused.clear()
         await served.unused.wait()
@@ -158,25 +157,25 @@ async def _ended(served: _Served) -> None:
 
 
 def _check_name(name: str, version: str) -> None:
-    """Raise InvalidRequest unless a bundle may have this name and version. Such names are folders of the repository."""
+    """Raise InvalidRequest unless the name and version are valid for a bundle, and so for folders of the repository."""
     with validating() as violations:
         for field_name, value, most in (("name", name, MAX_NAME), ("version", version, MAX_VERSION)):
             if not is_name(value, most):
                 characters = "letters, digits, ., _ and -, the first a letter or digit"
-                violations.add(field_name, f"expected 1 to {most} {characters}, got {shown(value)}")
+                violations.add(field_name, f"expected 1 to {most} {characters}, got {quote(value)}")
 
 
 def model_ref(model: Model) -> ModelRef:
-    """The identity of a model, as it is sent."""
+    """Return the identity of a model, as responses carry it."""
     manifest = model.bundle.manifest
     return ModelRef(name=manifest.name, version=manifest.version, digest=model.bundle.digest)
 
 
 @asynccontextmanager
 async def open_catalog(settings: ModelServerSettings) -> AsyncIterator[Catalog]:
-    """Load the configured bundles, and end all models with the block.
+    """Load the configured bundles, yield them as a catalog, and stop all models at the end.
 
-    Raises StartFailed when a bundle cannot be served, or two have one name.
+    Raises StartFailed if a bundle cannot be served, or if two have the same name.
     """
     catalog = Catalog(settings)
     try:

@@ -1,6 +1,7 @@
-"""From a bundle on disk to a model that answers: hashes, tokenizer, graph, golden check, speed.
+"""Loading of a bundle: hashes, tokenizer, graph, golden check and speed.
 
-A server that cannot reproduce the golden outputs on its own hardware refuses to serve. That run is its warm-up too.
+A server that cannot reproduce the golden outputs on its own hardware refuses to serve the bundle. The golden check is
+also the warm-up.
 """
 
 import logging
@@ -20,19 +21,19 @@ from services.inference.cost import Cost
 from services.inference.scheduler import BatchScheduler, Limits, Schedule
 from services.inference.session import Session
 from services.inference.tokenizer import Ids, Input, Tokenizer
-from services.rpc.server.offloading import offloaded
+from services.rpc.server.offloading import offload
 
 logger = logging.getLogger(__name__)
 
-# Two run lengths to measure the speed at: a query and a passage.
+# Tokens of the two runs that measure the speed: a query and a passage.
 _SHORT_TOKENS: Final = 4
 _LONG_TOKENS: Final = 128
 _SPEED_RUNS: Final = 3
 
-# Fact: tokenising takes about 0.1 ms for 1,000 characters; a thread and back takes about as long.
+# Fact: tokenizing 1,000 characters takes about 0.1 ms, as long as a switch to a thread and back.
 INLINE_CHARACTERS: Final = 1000
 
-# What a kept text costs beside its characters and ids: the objects around them.
+# Bytes of the objects around a cached text and its ids.
 _KEPT_BYTES: Final = 300
 
 _Seen = Cache[str, Ids]
@@ -40,36 +41,36 @@ _Seen = Cache[str, Ids]
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle that is loaded and checked."""
+    """A loaded and checked bundle."""
 
     bundle: Bundle
     tokenizer: Tokenizer
     session: Session
     scheduler: BatchScheduler
     query_idf: NDArray[np.float32] | None = None
-    """Weights of a sparse query's terms, float32 [V]; None: the model gives them."""
+    """Term weights of sparse queries, float32 [V]; None: the model computes them."""
     seen: _Seen = field(default_factory=lambda: Cache(max_entries=0, max_bytes=0))
-    """Token ids of texts that came lately in the interactive lane."""
+    """Token ids of recent texts of the interactive lane."""
 
     @property
     def name(self) -> str:
-        """What clients call it."""
+        """Name of the model in requests."""
         return self.bundle.manifest.name
 
     async def tokenize(self, texts: Sequence[str], schedule: Schedule) -> list[Ids]:
-        """Return the token ids of each text, without special tokens; long texts off the event loop.
+        """Return the token ids of each text, without special tokens. Long texts are tokenized off the event loop.
 
-        Raises Unavailable (OVERLOADED) at once when the model's queue alone is too long for texts that are new: no
-        cache can have their outputs, and refusing them before they are tokenised costs a third less.
+        Raises Unavailable (OVERLOADED) immediately if there are new texts and the model's queue alone is too long: no
+        cache can have their outputs, and rejecting them before they are tokenized costs a third less.
         """
         started = perf_counter()
         known = [self.seen.get(text) for text in texts]
         absent = [text for text, ids in zip(texts, known, strict=True) if ids is None]
         if absent:
             self.scheduler.admit(schedule)
-            fresh = iter(await self._tokenized(absent))
+            fresh = iter(await self._tokenize_new(absent))
             result = [next(fresh) if ids is None else ids for ids in known]
-            if schedule.lane == "interactive":  # queries come again; a corpus would only push them out
+            if schedule.lane == "interactive":  # queries repeat; a corpus would only evict them
                 self._keep(texts, result)
         else:
             result = [ids for ids in known if ids is not None]
@@ -78,9 +79,9 @@ class Model:
         schedule.times.tokenize_s += seconds
         return result
 
-    async def _tokenized(self, texts: Sequence[str]) -> list[Ids]:
+    async def _tokenize_new(self, texts: Sequence[str]) -> list[Ids]:
         size = sum(map(len, texts))
-        return await offloaded(lambda: self.tokenizer.tokenize(texts), size=size, inline=INLINE_CHARACTERS)
+        return await offload(lambda: self.tokenizer.tokenize(texts), size=size, inline=INLINE_CHARACTERS)
 
     def _keep(self, texts: Sequence[str], token_ids: Sequence[Ids]) -> None:
         for text, ids in zip(texts, token_ids, strict=True):
@@ -90,23 +91,24 @@ class Model:
 def load_model(
     folder: Path, *, variant: VariantName | Literal["auto"], limits: Limits, expected: tuple[str, str] | None = None
 ) -> Model:
-    """Load, check and warm up a bundle. `auto` takes the variant that export found fastest.
+    """Load, check and warm up a bundle. `auto` selects the variant that the export found fastest.
 
-    expected  name and version that it must have; None for any
-    Raises BundleError when a file is missing or damaged, or when the golden outputs are not reproduced.
+        expected  name and version that the bundle must have; None for any
+
+    Raises BundleError if a file is missing or damaged, or if the golden outputs are not reproduced.
     """
     bundle = open_bundle(folder, expected=expected)
     try:
-        return _loaded(bundle, variant, limits)
+        return _load(bundle, variant, limits)
     except BundleError:
         raise
-    except Exception as error:  # of any library that reads a file whose hash is right and whose content is not
-        message = "its files are as the manifest says, but cannot be loaded; the server's log tells why"
+    except Exception as error:  # of any library that reads a file with a correct hash and unusable contents
+        message = "its files match the manifest but cannot be loaded; see the server's log"
         raise BundleError(folder, message, f"{type(error).__name__}: {error}") from error
 
 
-def _loaded(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
-    """A bundle, loaded, checked and warm."""
+def _load(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limits) -> Model:
+    """Return a bundle as a loaded, checked and warm model."""
     started = perf_counter()
     manifest = bundle.manifest
     tokenizer = Tokenizer(bundle.folder / TOKENIZER, max_token_count=manifest.max_token_count)
@@ -133,7 +135,10 @@ def _loaded(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limi
 
 
 def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] | None:
-    """The bundle's weights of query terms, float32 [V]; None when it has none. Raises BundleError when malformed."""
+    """Return a bundle's term weights of queries, float32 [V]; None if it has none.
+
+    Raises BundleError if they are malformed.
+    """
     stated = bundle.manifest.query_idf
     if stated is None:
         return None
@@ -151,10 +156,10 @@ def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] 
 
 
 def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> float:
-    """The largest distance from the golden outputs. Raises BundleError when it is over the variant's tolerance.
+    """Return the largest distance from the golden outputs. Raises BundleError if it exceeds the variant's tolerance.
 
     Distance: 1 - cosine for vectors, absolute difference for logits. Rows run one by one, so that padding and other
-    rows play no part.
+    rows have no influence.
     """
     tolerance = session.graph.tolerance
     with np.load(bundle.folder / GOLDEN, allow_pickle=False) as file:
@@ -168,7 +173,7 @@ def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> floa
         raise BundleError(
             bundle.folder,
             f"{session.variant} on {session.execution_provider} is {distance:.3g} away from the golden outputs, "
-            f"expected at most {tolerance:.3g}: wrong graph, tokenizer or runtime; not served",
+            f"expected at most {tolerance:.3g}: wrong graph, tokenizer or runtime; the bundle is not served",
         )
     return distance
 
@@ -190,7 +195,7 @@ def _golden_distance(bundle: Bundle, tokenizer: Tokenizer, session: Session, gol
 
 
 def _largest_angle(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """1 - the least cosine between rows [N, D] that belong together; two rows of zeros are equal."""
+    """Return 1 - the lowest cosine between corresponding rows [N, D]; two rows of zeros are equal."""
     if given.shape != expected.shape:
         return float("inf")
     norms = np.linalg.norm(given, axis=1) * np.linalg.norm(expected, axis=1)
@@ -199,7 +204,7 @@ def _largest_angle(given: NDArray[np.float32], expected: NDArray[np.float32]) ->
 
 
 def measure_cost(session: Session, *, longest: int) -> Cost:
-    """The cost of runs on this machine: the best of a few runs of a short row and of one of `longest` tokens."""
+    """Return the cost of runs on this machine, from a few runs of a short row and of a row of `longest` tokens."""
     return Cost.fit(*((tokens, _best_run_s(session, tokens)) for tokens in (_SHORT_TOKENS, longest)))
 
 

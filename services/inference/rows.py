@@ -1,25 +1,28 @@
-"""The rows of a call's texts, and what is wrong with them."""
+"""The rows of a call's texts, and the violations of texts that are too long."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.inference.tokenizer import Input, TooLong
-from services.rpc.server.offloading import offloaded
+from services.rpc.server.offloading import offload
 from services.rpc.validation import validating
 
-# Cutting 10,000 ids into rows takes about as long as a thread and back.
+# Cutting 10,000 ids into rows takes about as long as a switch to a thread and back.
 _INLINE_IDS: Final = 10_000
 
 
 async def rows_of(
     texts: Sequence[Sequence[int]], rows: Callable[[Sequence[int]], list[Input]], field: Callable[[int], str]
 ) -> list[list[Input]]:
-    """Return the rows of each text, given as token ids: one, or its windows. Many are made off the event loop.
+    """Return the rows of each text, which is given as token ids: one row, or its windows.
 
-    field  path of a text in the request, by its position
-    Raises InvalidRequest naming every text that is too long, or the overlap when windows share too much.
+    Many are made off the event loop.
+
+        field  returns the path of a text in the request, by its position
+
+    Raises InvalidRequest with every text that is too long, or with the overlap if windows share too much.
     """
-    return await offloaded(lambda: _rows(texts, rows, field), size=sum(map(len, texts)), inline=_INLINE_IDS)
+    return await offload(lambda: _rows(texts, rows, field), size=sum(map(len, texts)), inline=_INLINE_IDS)
 
 
 def _rows(

@@ -1,15 +1,16 @@
-"""Runs rows of many callers through one model: two lanes, batches, coalescing, a cache.
+"""The scheduler of one model's rows: two lanes, batches, coalescing and a cache.
 
-    lane         threads                      for
-    interactive  one a core, behind the loop  queries: somebody waits
-    bulk         one a core, behind both      indexing: takes what interactive leaves, and never nothing
+    lane         threads                                    for
+    interactive  one per core, lower priority than the      queries, whose callers wait
+                 event loop
+    bulk         one per core, lower priority than both     indexing, which uses the remaining capacity, never none
 
-A batch of the interactive lane that finds it empty, and leaves it so, is computed by all cores; else each batch has a
-thread of its own, which gives more texts a second. Both lanes run on the same cores. The kernel, not a scheduler of
-ours, takes the core away from a bulk batch when an interactive one arrives, in the middle of it: so the size of bulk
-batches does not show in the latency of queries, and bulk keeps the small share that its priority gives it.
+If an interactive batch finds its lane empty and leaves it empty, all cores compute it. Otherwise each batch has one
+thread, which gives a higher throughput. Both lanes use the same cores. When an interactive batch arrives, the kernel
+preempts a running bulk batch, so the size of bulk batches does not affect the latency of queries. The bulk lane keeps
+the small share that its priority gives it.
 
-Rule: all state belongs to the event loop; threads only run the session.
+Rule: all state belongs to the event loop. Threads only run the session.
 """
 
 import asyncio
@@ -41,19 +42,19 @@ logger = logging.getLogger(__name__)
 Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
 
-# Nice values of the threads that run batches. The event loop, at 0, goes before both: else calls that are to be refused
-# at once wait behind the work that makes them be refused. The kernel weighs 5 against 15 as 335 : 36, so a busy
-# interactive lane leaves bulk a tenth of the machine: it never starves, and a query is slowed by at most that tenth.
+# Nice values of the threads that run batches. The event loop, at 0, has priority over both, because calls that are
+# rejected must not wait for the work that overloads the server. The kernel weighs 5 to 15 as 335 to 36, so a busy
+# interactive lane leaves a tenth of the machine to bulk: bulk never starves, and queries are at most a tenth slower.
 _NICE: Final[dict[Lane, int]] = {"interactive": 5, "bulk": 15}
 
-# How many batches' worth of rows a batch is chosen from. More find nearer lengths, and overtake longer.
+# Batches of rows from which a batch is chosen. A larger window finds nearer lengths, and delays other rows longer.
 _WINDOW_BATCHES: Final[dict[Lane, int]] = {"interactive": 4, "bulk": 32}
 
-# What is expected to take a second may take so much more: speeds of single batches differ by about as much.
+# Factor on expected times, because the speeds of single batches differ by about as much.
 _CAUTION: Final = 1.25
 
-# How long an answer takes from the model to the caller, in seconds: at least so long; and when the event loop is busy,
-# so many times what the loop took to notice a batch that had ended. Peaks are forgotten within some 50 batches.
+# Seconds that a response takes from the model to the caller: at least _ANSWER_LEAST_S, and if the event loop is busy,
+# _ANSWER_LAGS times its delay in noticing the end of a batch. Peaks decay within about 50 batches.
 _ANSWER_LEAST_S: Final = 0.002
 _ANSWER_LAGS: Final = 3
 _FORGET: Final = 0.95
@@ -61,74 +62,74 @@ _FORGET: Final = 0.95
 Output = dict[str, NDArray[Any]]
 """One row's part of each wanted output, without batch axis and padding. Read-only, because callers share it.
 
-    dense [D]   multi_vector [T, D], special tokens included   logits [L]
-    sparse [K] weights, and with it sparse_indices int32 [K], rising
+    dense [D]   multi_vector [T, D], including special tokens   logits [L]
+    sparse [K] weights, and with it sparse_indices int32 [K], ascending
 """
 
 _Key = tuple[bytes, tuple[str, ...]]
-"""`Input.key`, and the outputs that are wanted of it."""
+"""`Input.key`, and the names of the wanted outputs."""
 
 
 @dataclass
 class Timings:
-    """Where a call's time went, in seconds: filled in while it runs. What came from the cache took none."""
+    """Seconds that a call spent in each step, recorded while it runs. Cached rows take none."""
 
     tokenize_s: float = 0.0
-    """Splitting its texts into tokens."""
+    """Splitting the texts into tokens."""
     queue_s: float = 0.0
-    """The longest that a row of it waited for its batch."""
+    """Longest time that one of its rows waited for its batch."""
     inference_s: float = 0.0
-    """The longest batch with a row of it."""
+    """Longest batch with one of its rows."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a call's rows may run."""
+    """The lane and the deadline of a call's rows."""
 
     lane: Lane
-    """Whose threads run them."""
+    """Lane whose threads run the rows."""
     deadline: float
-    """On the monotonic clock, in seconds: rows that would be done later are not computed."""
+    """Deadline on the monotonic clock, in seconds. Rows that would be done later are not computed."""
     times: Timings = field(default_factory=Timings)
-    """What the call is told of where its time went."""
+    """Receives the timings of the call."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How one model uses the machine."""
+    """Limits of one model's use of the machine."""
 
     threads: int
-    """Batches that run at once in each lane."""
+    """Concurrent batches of each lane."""
     max_batch_tokens: int
-    """Most tokens of a batch, padding included."""
+    """Most tokens of a batch, including padding."""
     max_batch_rows: int
     """Most rows of a batch."""
     cache_entries: int
-    """Most outputs that are kept."""
+    """Most cached outputs."""
     cache_bytes: int
-    """Most bytes of outputs that are kept."""
+    """Most bytes of cached outputs."""
     token_cache_bytes: int = 0
-    """Most bytes of texts and their token ids that are kept."""
+    """Most bytes of cached texts and their token ids."""
     stuck_s: float = 5.0
-    """A batch that takes longer, and ten times longer than expected, counts as stuck."""
+    """A batch counts as stuck if it takes longer than this, and ten times longer than expected."""
 
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """What one caller waits for."""
+    """The rows that one call waits for."""
 
     deadline: float
     outputs: list[Output | None]
     done: asyncio.Future[None]
     missing: int
     times: Timings
-    place: SpanReference | None
-    """Where in a trace the caller is."""
+    span: SpanReference | None
+    """Current span of the call."""
 
 
 @dataclass(eq=False, slots=True)
 class _Work:
-    """A row's input, and whom its output goes to: jobs, each with the positions it fills."""
+    """A row's input, and the jobs that wait for its output, each with the position that it fills."""
 
     key: _Key
     input: Input
@@ -137,7 +138,10 @@ class _Work:
 
 
 class BatchScheduler:
-    """One model that serves many callers. `run` belongs to the event loop the engine was made in."""
+    """Schedules the rows of all callers of one model.
+
+    `run` belongs to the event loop in which the scheduler was created.
+    """
 
     def __init__(self, session: Session, cost: Cost, limits: Limits, *, model: str) -> None:
         self._session = session
@@ -147,16 +151,16 @@ class BatchScheduler:
         self._outcomes = {outcome: metrics.CACHE.labels(model, outcome) for outcome in ("hit", "coalesced", "miss")}
         self._rows: dict[tuple[Lane, _Key], Row[_Work]] = {}
         self.is_suspect = False
-        """A batch failed, and nobody has looked since whether the model still answers rightly."""
+        """Whether a batch has failed since the last golden check."""
         self._cache: Cache[_Key, Output] = Cache(max_entries=limits.cache_entries, max_bytes=limits.cache_bytes)
         self.batch_count = 0
-        """Batches that were run."""
+        """Batches that have run."""
 
     async def run(self, inputs: Sequence[Input], wanted: Sequence[str], schedule: Schedule) -> list[Output]:
-        """The wanted outputs of each input, in order.
+        """Return the wanted outputs of each input, in order.
 
-        Raises Unavailable (OVERLOADED) at once when it cannot be done in time, DeadlineExpired when time ran out
-        after all, BackendFailed when the model failed. A cancelled call leaves nothing behind.
+        Raises Unavailable (OVERLOADED) immediately if the call cannot be done in time, DeadlineExpired if its time runs
+        out after all, BackendFailed if the model fails. A cancelled call leaves no work behind.
         """
         lane, names = schedule.lane, tuple(wanted)
         keys = [(row.key, names) for row in inputs]
@@ -178,9 +182,9 @@ class BatchScheduler:
         return [output for output in outputs if output is not None]
 
     def admit(self, schedule: Schedule, inputs: Sequence[Input] = ()) -> float:
-        """When the model must be done with these inputs, on the monotonic clock, so that they are answered in time.
+        """Return the monotonic time at which the model must finish these inputs for a response in time.
 
-        Raises Unavailable (OVERLOADED) when it cannot be, before any of it is done.
+        Raises Unavailable (OVERLOADED) if that is not possible, before any work is done.
         """
         lane = self._lanes[schedule.lane]
         deadline = schedule.deadline - lane.answer_s
@@ -188,23 +192,23 @@ class BatchScheduler:
         left_s = deadline - monotonic()
         if wait_s > left_s:
             metrics.REFUSED.labels(self._model, lane.name).inc()
-            message = f"expected to take {wait_s:.3f} s with {left_s:.3f} s left; nothing was done"
+            message = f"the call would take about {wait_s:.3f} s, but {left_s:.3f} s are left; rejected before any work"
             numbers = {"expected_s": f"{wait_s:.3f}", "left_s": f"{left_s:.3f}"}
             reason = ErrorReason.ERROR_REASON_OVERLOADED
             raise Unavailable(message, reason=reason, metadata=numbers, retry_after_s=max(wait_s - left_s, 0.01))
         return deadline
 
     def problem(self, now: float) -> str:
-        """What keeps batches from ending; empty when they do."""
+        """Return which batch does not end; empty if none is stuck."""
         return next((problem for lane in self._lanes.values() if (problem := lane.stall_detector.problem(now))), "")
 
     def close(self) -> None:
-        """Let running batches end and stop the threads."""
+        """Wait for running batches, and stop the threads."""
         for lane in self._lanes.values():
             lane.threads.shutdown(wait=True, cancel_futures=True)
 
     def _enqueue(self, job: _Job, position: int, key: _Key, input_: Input, lane: Lane) -> None:
-        """Wait for a row: one that is already under way when there is one, else a new one."""
+        """Add a job to an equal row that is in progress, or to a new row."""
         row = self._rows.get((lane, key))
         if row is None:
             work = _Work(key, input_, lane)
@@ -243,16 +247,16 @@ class BatchScheduler:
         future.add_done_callback(lambda _: lane.stall_detector.end(number))
 
     def _span(self, lane: "_Lane", batch: list[Row[_Work]]) -> Span:
-        """The span of a batch, linked to the calls that wait for it."""
-        places = [job.place for row in batch for job, _ in row.payload.waiters] if traces.is_on() else ()
+        """Start the span of a batch, with links to the calls that wait for it."""
+        callers = [job.span for row in batch for job, _ in row.payload.waiters] if traces.is_on() else ()
         tokens = max(row.length for row in batch) * len(batch)
         return traces.batch(
-            places,
+            callers,
             {"sluice.model": self._model, "sluice.lane": lane.name, "sluice.rows": len(batch), "sluice.tokens": tokens},
         )
 
-    def _finish(self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[_Ran]") -> None:
-        """Start the next batch, and hand out this one's outputs."""
+    def _finish(self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[_BatchResult]") -> None:
+        """Start the next batch, and deliver the outputs of this one."""
         lane.running -= 1
         lane.running_tokens -= sum(row.length for row in batch)
         was_saturated = len(lane.queue) > 0
@@ -268,9 +272,9 @@ class BatchScheduler:
             self.is_suspect = True
             logger.error("batch failed", exc_info=error, extra={"model": self._model, "rows": len(batch)})
             for row in batch:
-                self._fail(row, BackendFailed("the model failed on this batch; the server's log tells"))
+                self._fail(row, BackendFailed("the model failed on this batch; see the server's log"))
 
-    def _deliver(self, row: Row[_Work], output: Output, ran: "_Ran") -> None:
+    def _deliver(self, row: Row[_Work], output: Output, ran: "_BatchResult") -> None:
         work = row.payload
         del self._rows[work.lane, work.key]
         waited_s = ran.ended - ran.seconds - row.arrived
@@ -284,13 +288,18 @@ class BatchScheduler:
             job.missing -= 1
             if not job.missing and not job.done.done():
                 job.done.set_result(None)
-        if work.lane == "interactive":  # queries come again; a corpus would only push them out
+        if work.lane == "interactive":  # queries repeat; a corpus would only evict them
             self._cache.put(work.key, output, sum(part.nbytes for part in output.values()))
 
     def _expire(self, row: Row[_Work]) -> None:
         reason = "expired" if row.deadlines else "cancelled"
         metrics.DROPPED.labels(self._model, row.payload.lane, reason).inc()
-        self._fail(row, DeadlineExpired("the deadline would have passed before the model could answer; not computed"))
+        self._fail(
+            row,
+            DeadlineExpired(
+                "the deadline would have passed before the model could answer; rejected before it was computed"
+            ),
+        )
 
     def _fail(self, row: Row[_Work], error: BackendFailed | DeadlineExpired) -> None:
         del self._rows[row.payload.lane, row.payload.key]
@@ -299,7 +308,7 @@ class BatchScheduler:
                 job.done.set_exception(error)
 
     def _abandon(self, job: _Job, keys: Sequence[tuple[Lane, _Key]]) -> None:
-        """Nobody waits for this job any more: its rows are dropped when their turn comes, unless others wait."""
+        """Detach a job from its rows. Rows without other jobs are dropped when their turn comes."""
         for key in set(keys):
             row = self._rows.get(key)
             if row is not None:
@@ -308,7 +317,7 @@ class BatchScheduler:
 
 
 class _Lane:
-    """Rows that wait, and threads that run them."""
+    """The waiting rows of one lane, and the threads that run them."""
 
     def __init__(self, name: Lane, limits: Limits, cost: Cost, model: str) -> None:
         self.name = name
@@ -322,7 +331,7 @@ class _Lane:
             limits.threads, thread_name_prefix=name, initializer=lower_priority, initargs=(_NICE[name],)
         )
         self.thread_count = limits.threads
-        # Bulk has a batch ready for the first free thread. A query waits in the queue, where others may join it.
+        # Bulk keeps a batch ready for the next free thread. A query waits in the queue, where others can join it.
         self.most_running = limits.threads + (name == "bulk")
         self.running = 0
         self.running_tokens = 0
@@ -330,14 +339,14 @@ class _Lane:
         self._throughput = Throughput(cost.seconds_per_token / limits.threads)
         self._saturated_since: float | None = None
         self.answer_s = _ANSWER_LEAST_S
-        """How long answers take from the model to the caller."""
+        """Seconds that a response takes from the model to the caller."""
         self.queue_wait = metrics.QUEUE_WAIT.labels(model, name)
         self._inference = metrics.INFERENCE.labels(model, name)
         self._batch_tokens = metrics.BATCH_TOKENS.labels(model, name)
         self._used, self._padding = (metrics.TOKENS.labels(model, name, kind) for kind in ("used", "padding"))
 
-    def observe(self, lengths: Sequence[int], ran: "_Ran", now: float, *, was_saturated: bool) -> None:
-        """Learn from a batch of rows of these lengths that has ended; saturated: while others waited."""
+    def observe(self, lengths: Sequence[int], ran: "_BatchResult", now: float, *, was_saturated: bool) -> None:
+        """Update the estimates after a batch of rows of these lengths. `was_saturated`: other rows were waiting."""
         padded = max(lengths) * len(lengths)
         began, self._saturated_since = self._saturated_since, now if was_saturated else None
         since_last_s = ran.seconds / self.thread_count if began is None else now - began
@@ -350,30 +359,30 @@ class _Lane:
         self._padding.inc(padded - sum(lengths))
 
     def wait_s(self, own_tokens: int, own_rows: int) -> float:
-        """Expected time until work that arrives now is done: what waits and runs, then the work itself."""
+        """Return the expected time until new work is done: the waiting and running rows, then the work itself."""
         before = self._throughput.seconds_per_token * (self.queue.tokens + self.running_tokens / 2)
         return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
 
 
-def _end(span: Span, done: "asyncio.Future[_Ran]") -> None:
+def _end(span: Span, done: "asyncio.Future[_BatchResult]") -> None:
     if done.cancelled() or done.exception() is not None:
         span.fail("INTERNAL")
     span.end()
 
 
 @dataclass(frozen=True)
-class _Ran:
-    """A batch that has ended."""
+class _BatchResult:
+    """The result of a batch."""
 
     outputs: list[Output]
     seconds: float
-    """What the model took."""
+    """Seconds that the model took."""
     ended: float
-    """When its outputs were ready, on the monotonic clock."""
+    """Time at which the outputs were ready, on the monotonic clock."""
 
 
-def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ...]], alone: bool) -> _Ran:
-    """The outputs that each row wants."""
+def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ...]], alone: bool) -> _BatchResult:
+    """Run a batch and return the wanted outputs of each row."""
     started = perf_counter()
     outputs = session.run(inputs, sorted({name for names in wanted for name in names}), alone=alone)
     seconds = perf_counter() - started
@@ -381,11 +390,11 @@ def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ..
         _part(outputs, names, position, len(row.ids))
         for position, (row, names) in enumerate(zip(inputs, wanted, strict=True))
     ]
-    return _Ran(parts, seconds, monotonic())
+    return _BatchResult(parts, seconds, monotonic())
 
 
 def _part(outputs: Outputs, names: tuple[str, ...], position: int, length: int) -> Output:
-    """One row's outputs; copied, so that keeping one does not keep the whole batch."""
+    """Return one row's outputs, copied, so that caching them does not keep the whole batch in memory."""
     parts: Output = {}
     for name in names:
         row = outputs[name][position]

@@ -1,7 +1,7 @@
-"""One ONNX graph, ready to run on the best execution provider there is.
+"""One ONNX graph on the best available execution provider.
 
-TensorRT runs engines that were built before, for just this GPU and these versions, and nothing else: it would build
-them while callers wait. Without them CUDA runs the graph, and without a GPU the CPU does.
+TensorRT runs only engines that were built in advance for this GPU and these versions, because it would otherwise build
+them while callers wait. Without engines CUDA runs the graph, and without a GPU the CPU does.
 """
 
 from collections.abc import Sequence
@@ -25,21 +25,23 @@ Outputs = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph on disk, and what may be asked of it."""
+    """A graph on disk, and its limits."""
 
     path: Path
     providers: tuple[str, ...]
     """Execution providers to try, best first."""
     tolerance: float
-    """Largest distance from golden.npz that is accepted."""
+    """Largest accepted distance from golden.npz."""
     max_batch_rows: int | None = None
-    """Most rows that it takes; None without a limit of its own."""
+    """Most rows of a batch; None if the graph has no limit."""
 
 
 class Session:
-    """A graph of a bundle. `run` may be called from several threads at once; each call computes in its own thread.
+    """A loaded graph of a bundle.
 
-    threads  a batch that is alone on the machine is computed by so many; on a CPU, more than 1 keep the weights twice
+    `run` can be called from several threads at once; each call computes in its own thread.
+
+        threads  threads of a batch that runs alone; on a CPU, more than 1 keep the weights in memory twice
     """
 
     def __init__(self, bundle: Bundle, variant: VariantName, *, threads: int = 1) -> None:
@@ -51,7 +53,7 @@ class Session:
         self.graph = best_graph(bundle, variant)
         self._session = _open(self.graph, 1)
         self.opened_with = self.execution_provider
-        """The provider at the start. ONNX Runtime goes on with another one when it fails."""
+        """Execution provider at the start. ONNX Runtime continues with another one if it fails."""
         on_cpu = self.execution_provider == "CPUExecutionProvider"
         self._wide = _open(self.graph, threads) if threads > 1 and on_cpu else self._session
         self._inputs = manifest.inputs
@@ -67,13 +69,15 @@ class Session:
 
     @property
     def execution_provider(self) -> str:
-        """The provider in use, e.g. `CPUExecutionProvider`."""
+        """Execution provider in use, such as `CPUExecutionProvider`."""
         return str(self._session.get_providers()[0])
 
     def run(self, inputs: Sequence[Input], wanted: Sequence[str], *, alone: bool = False) -> Outputs:
-        """The wanted outputs for a batch of rows, padded to the longest. Shapes are in services/inference/bundle.py.
+        """Return the wanted outputs of a batch of rows, padded to the longest.
 
-        alone  no other batch runs: take all threads for this one
+        See services/inference/bundle.py for shapes.
+
+            alone  no other batch is running, so use all threads
         """
         lengths = [len(row.ids) for row in inputs]
         longest = max(lengths)
@@ -98,7 +102,10 @@ class Session:
 
 
 def best_graph(bundle: Bundle, variant: VariantName) -> Graph:
-    """The engines for this machine when there are any, else the variant. Raises BundleError for damaged engines."""
+    """Return the engines for this machine if there are any, else the variant.
+
+    Raises BundleError for damaged engines.
+    """
     available = ort.get_available_providers()
     others = tuple(name for name in _OTHERS if name in available)
     key = machine_key()
@@ -111,9 +118,11 @@ def best_graph(bundle: Bundle, variant: VariantName) -> Graph:
 
 
 def _open(graph: Graph, threads: int) -> Any:
-    """A session of ONNX Runtime with so many threads a call. Raises BundleError when the graph cannot be loaded.
+    """Return a session of ONNX Runtime with so many threads for each call.
 
-    Its threads sleep when they have nothing to do: by default they spin, and take the core from other batches.
+    Raises BundleError if the graph cannot be loaded.
+
+    Idle threads sleep. By default they spin, and take the core from other batches.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -122,5 +131,5 @@ def _open(graph: Graph, threads: int) -> Any:
     try:
         return ort.InferenceSession(str(graph.path), options, providers=list(graph.providers))
     except Exception as error:
-        message = f"{graph.path.name}: ONNX Runtime refuses the graph; the server's log tells why"
+        message = f"{graph.path.name}: ONNX Runtime rejected the graph; see the server's log"
         raise BundleError(graph.path.parent, message, error) from error

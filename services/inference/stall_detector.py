@@ -1,9 +1,9 @@
-"""Which batches run, and whether one of them will not end.
+"""Detection of batches that do not end.
 
 Rule: no clock; every method takes `now`, in seconds.
 
-Facts: a batch takes longer than expected when others have the cores, never by so much as here. The bulk lane gets a
-tenth of a busy machine, so its batches may take ten times as long without anything being wrong.
+Facts: a batch takes longer than expected if other work has the cores, but never by the factors used here. The bulk lane
+gets a tenth of a busy machine, so its batches can take ten times as long without a fault.
 """
 
 from dataclasses import dataclass, field
@@ -14,26 +14,26 @@ _TIMES: Final = {"interactive": 10.0, "bulk": 50.0}
 
 @dataclass
 class StallDetector:
-    """The batches of one lane that run."""
+    """The running batches of one lane."""
 
     lane: str
     least_s: float
-    """What nobody takes for stuck, in seconds, however little was expected."""
+    """Seconds below which no batch counts as stuck, however short the expected time was."""
     _due: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """When each began, and when it counts as stuck."""
+    """Start of each batch, and the time from which it counts as stuck."""
     _next: int = 0
 
     def begin(self, now: float, expected_s: float) -> int:
-        """A batch starts; a number to end it by."""
+        """Record the start of a batch, and return a number for `end`."""
         self._next += 1
         self._due[self._next] = (now, now + max(self.least_s, _TIMES[self.lane] * expected_s))
         return self._next
 
     def end(self, number: int) -> None:
-        """It ended, however."""
+        """Record the end of a batch, successful or not."""
         del self._due[number]
 
     def problem(self, now: float) -> str:
-        """That a batch is stuck, and since when; empty when none is."""
+        """Return that a batch is stuck, and for how long; empty if none is."""
         stuck = [began for began, due in self._due.values() if now > due]
-        return f"a batch of the {self.lane} lane runs for {now - min(stuck):.0f} s" if stuck else ""
+        return f"a batch of the {self.lane} lane has been running for {now - min(stuck):.0f} s" if stuck else ""

@@ -1,12 +1,12 @@
-"""TensorRT engines beside a bundle: where they lie, for which machine they are, and whether they are whole.
+"""TensorRT engines next to a bundle: their location, the machines they are for, and their integrity.
 
     NAME/VERSION/tensorrt/<key>/
         engines.json    the manifest below
-        model.onnx      the engine, wrapped as ONNX Runtime's TensorRT provider loads it: nothing is built then
+        model.onnx      the engine in a wrapper that ONNX Runtime's TensorRT provider loads without building anything
 
-An engine is of use only to a GPU of the architecture, and to the versions, that it was built by.
+An engine runs only on the GPU architecture, and with the versions, for which it was built.
 
-Rule: nothing here needs a GPU but `machine_key`, and that only asks the driver and TensorRT who they are.
+Rule: only `machine_key` needs a GPU, and it only queries the driver and TensorRT for their versions.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ _COMPUTE_CAPABILITY_MINOR: Final = 76
 
 
 class Profile(BaseModel):
-    """Shapes an engine is built for: rows and tokens of the smallest, the usual and the largest batch."""
+    """Shapes for which an engine is built: rows and tokens of the smallest, the usual and the largest batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,39 +35,42 @@ class Profile(BaseModel):
     most: tuple[int, int]
 
     def shapes(self, inputs: tuple[str, ...], which: Literal["least", "usual", "most"]) -> str:
-        """As the provider's options want it: `input_ids:1x1,attention_mask:1x1`."""
+        """Return the shapes in the format of the provider's options: `input_ids:1x1,attention_mask:1x1`."""
         rows, tokens = getattr(self, which)
         return ",".join(f"{name}:{rows}x{tokens}" for name in inputs)
 
 
 class Engines(BaseModel):
-    """What was built: `engines.json`."""
+    """The manifest of engines, `engines.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format_version: Literal[1] = 1
-    """Version of this layout."""
+    """Version of this format."""
     key: str
-    """The machine it was built on: `machine_key`."""
+    """Machine on which the engines were built: `machine_key`."""
     bundle: str
-    """SHA-256 of the bundle.json it was built for, in hex."""
+    """SHA-256 of the bundle.json for which the engines were built, in hexadecimal."""
     precision: Literal["fp32", "fp16"]
-    """Least precision TensorRT may compute in."""
+    """Lowest precision in which TensorRT may compute."""
     profile: Profile
-    """Shapes that it takes; a batch outside of them would build another engine."""
+    """Accepted shapes. A batch with another shape would make TensorRT build another engine."""
     tolerance: float = Field(gt=0)
     """Largest distance from golden.npz that a server accepts."""
     files: dict[FileName, str]
-    """SHA-256 in hex of every other file in the folder."""
+    """SHA-256, in hexadecimal, of every other file in the folder."""
 
 
 def profile_for(max_token_count: int) -> Profile:
-    """The profile of a model: up to 64 rows of its longest input."""
+    """Return the profile of a model: up to 64 rows of its longest input."""
     return Profile(usual=(16, min(64, max_token_count)), most=(64, max_token_count))
 
 
 def machine_key() -> str | None:
-    """GPU architecture and versions, e.g. `sm90-tensorrt10.16.1-onnxruntime1.31.1`; None without a GPU or TensorRT."""
+    """Return the GPU architecture and versions, such as `sm90-tensorrt10.16.1-onnxruntime1.31.1`.
+
+    Return None without a GPU or TensorRT.
+    """
     if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
         return None
     try:
@@ -78,9 +81,9 @@ def machine_key() -> str | None:
 
 
 def open_engines(bundle: Bundle, key: str) -> tuple[Path, Engines] | None:
-    """The folder of the engines that were built for this bundle on such a machine; None when there are none.
+    """Return the folder and manifest of the engines for this bundle and machine; None if there are none.
 
-    Raises BundleError when they are damaged, or belong to another bundle.
+    Raises BundleError if they are damaged or belong to another bundle.
     """
     folder = bundle.folder / FOLDER / key
     path = folder / ENGINES
@@ -98,7 +101,10 @@ def open_engines(bundle: Bundle, key: str) -> tuple[Path, Engines] | None:
 
 
 def _architecture() -> str | None:
-    """Compute capability of the first GPU, e.g. `sm90`; None when there is none. Raises OSError without a driver."""
+    """Return the compute capability of the first GPU, such as `sm90`; None without a GPU.
+
+    Raises OSError without a driver.
+    """
     driver = ctypes.CDLL("libcuda.so.1")
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     failed = (
@@ -111,6 +117,6 @@ def _architecture() -> str | None:
 
 
 def _tensorrt_version() -> str:
-    """Version of the installed TensorRT 10, e.g. `10.16.1`. Raises OSError without one."""
+    """Return the version of the installed TensorRT 10, such as `10.16.1`. Raises OSError if it is not installed."""
     number = ctypes.CDLL("libnvinfer.so.10").getInferLibVersion()  # 10 * 10,000 + 16 * 100 + 1
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"

@@ -1,7 +1,7 @@
-"""Text to token ids, one text or a pair, truncated as the caller wants.
+"""Conversion of texts to token ids, alone or in pairs, with truncation.
 
-Rule: a text is tokenised once, without special tokens; everything after that is slicing of ids. So a query is
-tokenised once for all its documents, and what truncation drops is known exactly.
+Rule: a text is tokenized once, without special tokens. Everything later slices ids. A query is therefore tokenized once
+for all its documents, and the number of truncated tokens is exact.
 """
 
 from array import array
@@ -19,12 +19,12 @@ Truncation = Literal["end", "start", "refuse"]
 Ids: TypeAlias = "array[int]"
 """Token ids of a text, 4 bytes each."""
 
-# Words that any vocabulary splits into at least one token, to see where the special tokens go.
+# Words that every vocabulary splits into at least one token, to find the positions of special tokens.
 _PROBE: Final = ("a", "b")
 
 
 class TooLong(Exception):
-    """An input over the model's limit, which the caller wants refused. Carries both token counts."""
+    """An input that exceeds the model's limit, while its caller refuses truncation. Has both token counts."""
 
     def __init__(self, given: int, limit: int) -> None:
         super().__init__(f"expected at most {limit} tokens, got {given}")
@@ -34,15 +34,15 @@ class TooLong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One row for the model: its ids, special tokens included, and what truncation dropped."""
+    """One row for the model: its ids, including special tokens, and the number of truncated tokens."""
 
     ids: tuple[int, ...]
     type_ids: tuple[int, ...] | None = None
     """Segments of a pair; None for a single text, whose segments are all 0."""
     dropped: int = 0
-    """Tokens that truncation dropped."""
+    """Number of truncated tokens."""
     key: bytes = field(init=False, repr=False, compare=False)
-    """Ids and segments as bytes. Rows with equal keys are equal; unlike a tuple, bytes are hashed once."""
+    """Ids and segments as bytes. Rows with equal keys are equal. Unlike a tuple, bytes are hashed only once."""
 
     def __post_init__(self) -> None:
         key = array("i", self.ids).tobytes()
@@ -53,11 +53,11 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token, and the characters [start, end) of the text that it stands for; (0, 0) for a special one."""
+    """A token, and the characters [start, end) of the text that it stands for; (0, 0) for a special token."""
 
     id: int
     text: str
-    """Those characters; for a special token, its name."""
+    """Those characters; the name of a special token."""
     is_special: bool
     start: int
     end: int
@@ -65,7 +65,7 @@ class Token:
 
 @dataclass(frozen=True)
 class _Template:
-    """Where special tokens go: before, between and after the texts; and the segment of each part."""
+    """The special tokens before, between and after the texts, and the segment of each part."""
 
     parts: tuple[tuple[int, ...], ...]
     segments: tuple[int, ...]
@@ -79,7 +79,7 @@ class Tokenizer:
     """The tokenizer of one bundle.
 
     path             tokenizer.json
-    max_token_count  longest input, special tokens included
+    max_token_count  longest input, including special tokens
     """
 
     def __init__(self, path: Path, *, max_token_count: int) -> None:
@@ -90,7 +90,7 @@ class Tokenizer:
         self._single = self._probe(_PROBE[:1])
         self._pair = self._probe(_PROBE)
         self.vocabulary_size = int(self._tokenizer.get_vocab_size())
-        """Number of tokens; ids are below. Kept, because the library counts for 6 ms each time it is asked."""
+        """Number of tokens; all ids are lower. Stored, because the library takes 6 ms to count them."""
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
         """Return the token ids of each text, without special tokens. Releases the GIL; long lists use all cores."""
@@ -98,7 +98,7 @@ class Tokenizer:
         return [array("i", encoding.ids) for encoding in encodings]
 
     def split(self, texts: Sequence[str], *, special: bool) -> list[list[Token]]:
-        """Return the tokens of each text, with special ones around when wanted. Nothing is truncated.
+        """Return the tokens of each text, with special tokens if wanted. Nothing is truncated.
 
         Releases the GIL while it tokenizes, which the library's `encode` does not.
         """
@@ -106,7 +106,7 @@ class Tokenizer:
         return [_tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def join(self, sequences: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
-        """Return the text of each sequence of tokens, all of them below `vocabulary_size`.
+        """Return the text of each sequence of token ids, which must be below `vocabulary_size`.
 
         Releases the GIL, which the library's `decode` does not.
         """
@@ -114,19 +114,19 @@ class Tokenizer:
         return list(map(str, found))
 
     def single(self, ids: Sequence[int], truncation: Truncation) -> Input:
-        """The row of one text. Raises TooLong."""
-        kept, dropped = self._fitted(ids, self._max - self._single.special_count, truncation)
+        """Return the row of one text. Raises TooLong."""
+        kept, dropped = self._fit(ids, self._max - self._single.special_count, truncation)
         before, after = self._single.parts
         return Input((*before, *kept, *after), None, dropped)
 
     def pair(self, query: Sequence[int], document: Sequence[int], truncation: Truncation) -> Input:
-        """The row of a query and a document; the longer of the two loses tokens first. Raises TooLong."""
+        """Return the row of a query and a document. The longer of the two is truncated first. Raises TooLong."""
         room = self._max - self._pair.special_count
         query_room, document_room = split_room(len(query), len(document), room)
         if truncation == "refuse" and len(query) + len(document) > room:
             raise TooLong(len(query) + len(document) + self._pair.special_count, self._max)
-        first, first_dropped = self._fitted(query, query_room, truncation)
-        second, second_dropped = self._fitted(document, document_room, truncation)
+        first, first_dropped = self._fit(query, query_room, truncation)
+        second, second_dropped = self._fit(document, document_room, truncation)
         before, between, after = self._pair.parts
         pieces = (before, first, between, second, after)
         ids = tuple(chain.from_iterable(pieces))
@@ -134,23 +134,29 @@ class Tokenizer:
         return Input(ids, tuple(segments), first_dropped + second_dropped)
 
     def windows(self, ids: Sequence[int], overlap: int) -> list[Input]:
-        """Rows that read all of a text, each sharing `overlap` tokens with the one before. Raises ValueError."""
+        """Return rows that cover a whole text, each sharing `overlap` tokens with the previous one.
+
+        Raises ValueError.
+        """
         before, after = self._single.parts
         return [Input((*before, *piece, *after)) for piece in cut(ids, self._max - self._single.special_count, overlap)]
 
     def pair_windows(self, query: Sequence[int], document: Sequence[int], overlap: int) -> list[Input]:
-        """Rows that read all of a document, each with the query, which is cut to half the room. Raises ValueError."""
+        """Return rows that cover a whole document, each with the query, which may take half of the row.
+
+        Raises ValueError.
+        """
         room = self._max - self._pair.special_count
         query = query[: room // 2]
         return [self.pair(query, piece, "end") for piece in cut(document, room - len(query), overlap)]
 
     def content(self, vectors: F32) -> F32:
-        """Token vectors [T, D] of a single text without those of its special tokens."""
+        """Return the token vectors [T, D] of a single text without those of special tokens."""
         before, after = map(len, self._single.parts)
         return vectors[before : len(vectors) - after]
 
-    def _fitted(self, ids: Sequence[int], room: int, truncation: Truncation) -> tuple[Sequence[int], int]:
-        """The ids that fit, and how many were dropped."""
+    def _fit(self, ids: Sequence[int], room: int, truncation: Truncation) -> tuple[Sequence[int], int]:
+        """Return the ids that fit, and the number of truncated ids."""
         dropped = len(ids) - room
         if dropped <= 0:
             return ids, 0
@@ -159,7 +165,7 @@ class Tokenizer:
         return (ids[:room] if truncation == "end" else ids[dropped:]), dropped
 
     def _probe(self, texts: tuple[str, ...]) -> _Template:
-        """The template, seen by encoding short texts with special tokens."""
+        """Return the template, which is found by encoding short texts with special tokens."""
         encoding = self._tokenizer.encode(*texts, add_special_tokens=True)
         parts: list[list[int]] = [[]]
         segments = [encoding.type_ids[0]]
@@ -184,9 +190,9 @@ def _tokens(text: str, encoding: Any) -> list[Token]:
 
 
 def cut(ids: Sequence[int], room: int, overlap: int) -> list[Sequence[int]]:
-    """Pieces of at most `room` tokens, each sharing `overlap` with the one before; one piece when all fit.
+    """Return pieces of at most `room` tokens, each sharing `overlap` with the previous one; one piece if all fit.
 
-    Raises ValueError when the overlap is not 0 to half the room.
+    Raises ValueError if the overlap is not 0 to half of `room`.
     """
     if not 0 <= overlap <= room // 2:
         raise ValueError(f"expected an overlap of 0 to {room // 2} tokens, half of what a window holds, got {overlap}")
@@ -195,10 +201,10 @@ def cut(ids: Sequence[int], room: int, overlap: int) -> list[Sequence[int]]:
 
 
 def split_room(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text fit: the longer loses tokens first, until both are equal.
+    """Return how many tokens of each text fit. The longer one is truncated first, until both are equal.
 
-    As "longest first" of the tokenizers library, which cross-encoders are trained with; an odd token goes to the
-    longer, and to the second of equals.
+    This is "longest first" of the tokenizers library, with which cross-encoders are trained. An odd token goes to the
+    longer text, and to the second of equals.
     """
     if first + second <= room:
         return first, second

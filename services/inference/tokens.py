@@ -1,4 +1,4 @@
-"""Calls that look at tokens: their limits, what they make of texts and ids, and the bytes where a token stands."""
+"""Splitting texts into tokens and joining tokens into texts: limits, and work off the event loop."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -8,25 +8,25 @@ from numpy.typing import NDArray
 
 from services.inference.loader import INLINE_CHARACTERS, Model
 from services.inference.tokenizer import Token
-from services.rpc.server.offloading import offloaded
+from services.rpc.server.offloading import offload
 from services.rpc.validation import Violations
 
 T = TypeVar("T")
 
-# Most bytes of text, or ids, of one call: its answer then stays below half of the largest message.
-MOST: Final = 262_144
+# Most bytes of text, or ids, of one call, so that its response stays below half of the largest message.
+MAX_INPUT: Final = 262_144
 
 
 def check_texts(texts: Sequence[str], violations: Violations, *, field: str) -> None:
-    """Note it when texts are too long together to be told token by token."""
+    """Add a violation if texts are too long together to be split into tokens."""
     size = sum(len(text.encode()) for text in texts)
-    if size > MOST:
-        description = f"expected at most {MOST:,} bytes of UTF-8 together, got {size:,}"
-        violations.add(field, description, expected_max=MOST, given=size)
+    if size > MAX_INPUT:
+        description = f"expected at most {MAX_INPUT:,} bytes of UTF-8 together, got {size:,}"
+        violations.add(field, description, expected_max=MAX_INPUT, given=size)
 
 
 def check_ids(ids: Sequence[int], model: Model, violations: Violations, *, field: str) -> None:
-    """Note the first id that the model's vocabulary does not have. Ids are unsigned, as the protos have them."""
+    """Add a violation for the first id that the model's vocabulary does not have. Ids are unsigned in the protos."""
     size = model.tokenizer.vocabulary_size
     if max(ids, default=0) < size:
         return
@@ -36,27 +36,27 @@ def check_ids(ids: Sequence[int], model: Model, violations: Violations, *, field
 
 
 async def split(
-    model: Model, texts: Sequence[str], *, special: bool, told: Callable[[str, Sequence[Token]], T]
+    model: Model, texts: Sequence[str], *, special: bool, convert: Callable[[str, Sequence[Token]], T]
 ) -> list[T]:
-    """Return what `told` makes of each text and its tokens; long texts off the event loop."""
+    """Return `convert` of each text and its tokens. Long texts are split off the event loop."""
 
     def work() -> list[T]:
-        return list(map(told, texts, model.tokenizer.split(texts, special=special)))
+        return list(map(convert, texts, model.tokenizer.split(texts, special=special)))
 
-    return await offloaded(work, size=sum(map(len, texts)), inline=INLINE_CHARACTERS)
+    return await offload(work, size=sum(map(len, texts)), inline=INLINE_CHARACTERS)
 
 
 async def join(model: Model, sequences: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
-    """Return the text of each sequence of tokens; long ones off the event loop."""
+    """Return the text of each sequence of tokens. Long ones are joined off the event loop."""
 
     def work() -> list[str]:
         return model.tokenizer.join(sequences, skip_special=skip_special)
 
-    return await offloaded(work, size=sum(map(len, sequences)), inline=INLINE_CHARACTERS)
+    return await offload(work, size=sum(map(len, sequences)), inline=INLINE_CHARACTERS)
 
 
 def byte_positions(text: str) -> NDArray[np.int64]:
-    """The byte at which each character begins in UTF-8, and the length of all: [len(text) + 1], rising."""
+    """Return the byte position of each character in UTF-8, and the length of the text: [len(text) + 1], ascending."""
     if text.isascii():
         return np.arange(len(text) + 1)
     points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")

@@ -1,4 +1,4 @@
-"""Proto to domain and back, for what every server of models has in its messages."""
+"""Conversion of the message parts that all model servers have in common."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ from services.rpc.deadline import Deadline
 from services.rpc.server.interceptor import Context
 from services.rpc.validation import Violations, validating
 
-# Copying 256 KiB into a message takes about as long as a thread and back.
+# Copying 256 KiB into a message takes about as long as a switch to a thread and back.
 INLINE_BYTES: Final = 2**18
 _LANES: Final[dict[int, Lane]] = {
     pb.LANE_UNSPECIFIED: "interactive",
@@ -27,7 +27,7 @@ _TRUNCATIONS: Final[dict[int, Truncation]] = {
 
 
 def schedule(lane: int, context: Context, *, max_s: float) -> Schedule:
-    """The lane that is asked for, and the caller's deadline, `max_s` away at most. Raises InvalidRequest."""
+    """Return the requested lane, and the caller's deadline, at most `max_s` away. Raises InvalidRequest."""
     with validating() as violations:
         if lane not in _LANES:
             violations.add("lane", f"expected INTERACTIVE or BULK, got number {lane}")
@@ -35,14 +35,14 @@ def schedule(lane: int, context: Context, *, max_s: float) -> Schedule:
 
 
 def truncation(number: int, violations: Violations) -> Truncation:
-    """The truncation that is asked for; an unknown one is noted."""
+    """Return the requested truncation; add a violation for an unknown one."""
     if number not in _TRUNCATIONS:
         violations.add("truncation", f"expected END, START or REFUSE, got number {number}")
     return _TRUNCATIONS.get(number, "end")
 
 
 def usage(rows: Sequence[Input]) -> pb.TextUsage:
-    """What happened to a text on its way into the model: one row, or several windows."""
+    """Return the token counts of a text, which was read as one row or in several windows."""
     return pb.TextUsage(
         token_count=sum(len(row.ids) for row in rows),
         dropped_token_count=sum(row.dropped for row in rows),

@@ -1,1 +1,1 @@
-"""The reranking service: scores of (query, documents). Does not know where candidates come from."""
+"""The reranking service: scores of (query, document) pairs. It does not know where the documents come from."""

@@ -20,18 +20,18 @@ from services.rpc.validation import Violations
 
 _INPUTS: Final = (Spec("query", "BYTES", (1,)), Spec("passage", "BYTES", (1,)))
 _PARAMETERS: Final = ("raw_scores",)
-# Queries of one request under way: enough to fill a batch, and few enough for calls of others to come in between.
-_AT_ONCE: Final = 64
+# Most concurrent queries of one request: enough to fill a batch, and few enough for other calls to run in between.
+_MAX_CONCURRENT: Final = 64
 
 
 def kserve_service(catalog: Catalog, settings: RerankingSettings) -> Service:
-    """The service of this API that a reranking server has."""
+    """Return the service of this API for a reranking server."""
     inference = InferenceBackend(_signature, partial(_infer, settings), _PARAMETERS, settings.max_documents)
     return KserveServicer(catalog, settings, inference).service
 
 
 def _signature(model: Model) -> Signature:
-    """A score a pair, and for a model with several labels each label's."""
+    """Return pairs as inputs, and their score as output; for a model with several labels also the score of each."""
     labels = model.bundle.manifest.labels
     outputs = [Spec("score", "FP32", (1,)), Spec("label_scores", "FP32", (len(labels),))]
     return Signature(_INPUTS, outputs if len(labels) > 1 else outputs[:1])
@@ -40,7 +40,7 @@ def _signature(model: Model) -> Signature:
 async def _infer(
     settings: RerankingSettings, model: Model, call: InferCall, violations: Violations
 ) -> tuple[Outputs, int]:
-    """The scores of pairs, and how many there are. Raises InvalidRequest, and what `score` raises."""
+    """Return the scores of pairs, and their number. Raises InvalidRequest, and the errors of `score`."""
     query, passage = (call.tensors.get(spec.name) for spec in _INPUTS)
     raw_scores = call.parameters.read("raw_scores", bool, default=False)
     truncation = call.parameters.truncation
@@ -50,7 +50,7 @@ async def _infer(
         violations.raise_if_any()
     assert query is not None
     assert passage is not None
-    if query.shape[0] != 1:  # one query is for all passages
+    if query.shape[0] != 1:  # one query applies to all passages
         rows_of([query, passage], violations)
     count = rows_of([passage], violations)
     queries = texts_of(query, violations, max_bytes=settings.max_text_bytes)
@@ -59,18 +59,18 @@ async def _infer(
     groups = _by_query(queries * count if len(queries) == 1 else queries)
     inputs = [
         RerankInput(
-            text, [passages[at] for at in places], truncation, raw_scores, field=f"{passage.field} of {count} [{{}}]"
+            text, [passages[at] for at in positions], truncation, raw_scores, field=f"{passage.field} of {count} [{{}}]"
         )
-        for text, places in groups.items()
+        for text, positions in groups.items()
     ]
-    turn = asyncio.Semaphore(_AT_ONCE)
+    turn = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def in_turn(rerank_input: RerankInput) -> Scores:
         async with turn:
             return await score(model, rerank_input, call.schedule)
 
     scores = await asyncio.gather(*map(in_turn, inputs))
-    order = [at for places in groups.values() for at in places]
+    order = [at for positions in groups.values() for at in positions]
     outputs = {"score": _in_order(order, [one.relevance[:, None] for one in scores])}
     labels = [one.labels for one in scores if one.labels is not None]
     if labels:
@@ -79,7 +79,7 @@ async def _infer(
 
 
 def _by_query(queries: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of each different query."""
+    """Return the rows of each distinct query."""
     groups: dict[str, list[int]] = {}
     for position, query in enumerate(queries):
         groups.setdefault(query, []).append(position)
@@ -87,7 +87,7 @@ def _by_query(queries: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _in_order(order: Sequence[int], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The rows of all parts [N, L], each at its place."""
+    """Return the rows of all parts [N, L], each at its position."""
     rows = np.concatenate(parts)
     ordered = np.empty_like(rows)
     ordered[np.array(order)] = rows

@@ -1,6 +1,6 @@
-"""Scores documents against a query: by a cross-encoder, or by late interaction.
+"""Scoring of documents against a query, by a cross-encoder or by late interaction.
 
-The query is tokenised once for all its documents, and for late interaction encoded once.
+The query is tokenized once for all its documents, and for late interaction also encoded once.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ Ids = Sequence[int]
 
 @dataclass(frozen=True)
 class RerankInput:
-    """What to score, and how."""
+    """A query, its documents, and how to score them."""
 
     query: str
     documents: Sequence[str]
     truncation: Truncation
     raw_scores: bool
-    """Logits as they are, instead of probabilities."""
+    """Return logits instead of probabilities."""
     window_overlap: int | None = None
-    """Read longer documents in windows that share so many tokens; None truncates them."""
+    """Read long documents in windows that share so many tokens; None truncates them."""
     field: str = "documents[{}]"
     """Path of a document in the request, with its position."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model made of N documents, in their order."""
+    """The scores of N documents, in their order."""
 
     inputs: Sequence[Sequence[Input]]
-    """What the model was given for each document: one row, or its windows."""
+    """Input of the model for each document: one row, or its windows."""
     relevance: NDArray[np.float32]
     """[N], higher is more relevant."""
     labels: NDArray[np.float32] | None
@@ -49,10 +49,10 @@ class Scores:
 
 
 async def score(model: Model, rerank_input: RerankInput, schedule: Schedule) -> Scores:
-    """The scores of each document; one that is read in windows has the score of its best window.
+    """Return the scores of each document. A document that is read in windows gets the score of its best window.
 
-    Raises InvalidRequest when an input is over the model's limit and truncation is refused, or when windows overlap
-    too far, and what BatchScheduler.run raises.
+    Raises InvalidRequest if an input exceeds the model's limit and truncation is refused, or if windows overlap too
+    far, and the errors of `BatchScheduler.run`.
     """
     query_ids, *document_ids = await model.tokenize([rerank_input.query, *rerank_input.documents], schedule)
     if model.bundle.manifest.task == "cross_encoder":
@@ -61,7 +61,10 @@ async def score(model: Model, rerank_input: RerankInput, schedule: Schedule) -> 
 
 
 async def classify(model: Model, text: str, truncation: Truncation, raw_scores: bool, schedule: Schedule) -> Scores:
-    """The scores of a single text, for a cross-encoder that was trained on such. Raises as `score` does."""
+    """Return the scores of a single text, for a cross-encoder that was trained on single texts.
+
+    Raises as `score` does.
+    """
     [ids] = await model.tokenize([text], schedule)
     inputs = await rows_of([ids], lambda ids: [model.tokenizer.single(ids, truncation)], lambda _: "inputs")
     [output] = await model.scheduler.run(inputs[0], ["logits"], schedule)
@@ -84,7 +87,7 @@ async def _by_cross_encoder(
 
 
 def _scores(model: Model, inputs: Sequence[Sequence[Input]], logits: F32, raw_scores: bool) -> Scores:
-    """Scores of logits [N, L]."""
+    """Return the scores of logits [N, L]."""
     scores = logits if raw_scores else probabilities(logits)
     label = model.bundle.manifest.relevant_label
     return Scores(inputs, scores[:, label], scores if scores.shape[1] > 1 else None)
@@ -110,7 +113,7 @@ async def _by_late_interaction(
 
 
 def _best_rows(scores: F32, inputs: Sequence[Sequence[Input]]) -> NDArray[np.int64]:
-    """The row of each document's best window: positions [N] in scores [sum of windows]."""
+    """Return the row of each document's best window: positions [N] in scores [sum of windows]."""
     best, start = [], 0
     for rows in inputs:
         best.append(start + int(scores[start : start + len(rows)].argmax()))
@@ -119,7 +122,7 @@ def _best_rows(scores: F32, inputs: Sequence[Sequence[Input]]) -> NDArray[np.int
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sigmoid of [N, 1] logits, softmax over the labels of [N, L]."""
+    """Return the sigmoid of [N, 1] logits, or the softmax over the labels of [N, L]."""
     if logits.shape[1] == 1:
         return (1 / (1 + np.exp(-logits))).astype(np.float32)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -17,7 +17,7 @@ from sluice.tei.v1.tei_service_pb2_grpc import (
 )
 
 from services.compat.streams import in_order
-from services.compat.tei.call import TeiBackend, headers, spent, truncation_of
+from services.compat.tei.call import TeiBackend, headers, timings_metadata, truncation_of
 from services.compat.tei.info import TeiInfo
 from services.compat.tei.tokenize import TeiTokenize
 from services.core.arrays import F32
@@ -32,12 +32,15 @@ from services.rpc.server.interceptor import Context
 from services.rpc.server.lifecycle import Service
 from services.rpc.validation import Violations, validating
 
-# A stream's scores, and its texts when they are to be sent back, are kept until its end.
+# The scores of a stream, and its texts if they are returned, are kept until its end.
 _MOST_STREAMED: Final = 65_536
 
 
 def tei_services(catalog: Catalog, settings: RerankingSettings) -> Sequence[Service]:
-    """The services of this API that a reranking server has: Predict only where a model with labels may be."""
+    """Return the services of this API for a reranking server.
+
+    Predict is included only if a model with labels is possible.
+    """
     backend = TeiBackend(catalog, settings, settings.max_documents)
     services = [TeiInfo(backend, reranks=True).service, TeiRerank(backend).service, TeiTokenize(backend).service]
     if settings.repository or any(map(_has_labels, catalog.models)):
@@ -46,20 +49,20 @@ def tei_services(catalog: Catalog, settings: RerankingSettings) -> Sequence[Serv
 
 
 class TeiRerank(RerankServicer):
-    """Scores of texts against a query."""
+    """Scores texts against a query."""
 
     def __init__(self, backend: TeiBackend) -> None:
         self._backend = backend
 
     @property
     def service(self) -> Service:
-        """This servicer, for a server."""
+        """The service to register with a server."""
         name = "tei.v1.Rerank"
         return Service(name, lambda server: add_RerankServicer_to_server(self, server), reads=methods_of(name))
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
         """Score texts."""
-        return await self._backend.alone(self._rerank, request, context)
+        return await self._backend.unary(self._rerank, request, context)
 
     async def RerankStream(
         self, request_iterator: AsyncIterator[pb.RerankStreamRequest], context: Context
@@ -68,7 +71,7 @@ class TeiRerank(RerankServicer):
         with self._backend.using(context) as model:
             stream = _Stream(self._backend, model, context)
             idle_s = self._backend.settings.max_deadline_s
-            async for one in in_order(request_iterator, stream.scored, context, idle_s=idle_s):
+            async for one in in_order(request_iterator, stream.score, context, idle_s=idle_s):
                 stream.add(one)
             response = stream.response()
             await context.send_initial_metadata(headers(response.metadata, model.session.execution_provider))
@@ -77,17 +80,17 @@ class TeiRerank(RerankServicer):
     async def _rerank(self, request: pb.RerankRequest, context: Context, lane: Lane) -> pb.RerankResponse:
         started = perf_counter()
         with self._backend.using(context) as model:
-            rerank_input = self._validated(request)
+            rerank_input = self._validate(request)
             when = self._backend.schedule(lane, context)
             scores = await score(model, rerank_input, when)
             texts = [*request.texts, *[request.query] * len(request.texts)]
-            metadata = spent(texts, chain(*scores.inputs), when.times, started)
+            metadata = timings_metadata(texts, chain(*scores.inputs), when.times, started)
             with SERIALIZE.labels(model.name).time():
                 kept = request.texts if request.return_text else None
                 return pb.RerankResponse(ranks=_ranks(scores.relevance, kept), metadata=metadata)
 
-    def _validated(self, request: pb.RerankRequest) -> RerankInput:
-        """What to score, when the request keeps every rule; else raises InvalidRequest."""
+    def _validate(self, request: pb.RerankRequest) -> RerankInput:
+        """Return what to score. Raises InvalidRequest."""
         with validating() as violations:
             self._backend.check_text("query", request.query, violations)
             if violations.count("texts", len(request.texts), low=1, high=self._backend.most_texts, what="texts"):
@@ -98,8 +101,8 @@ class TeiRerank(RerankServicer):
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """A text of a stream, scored."""
+class _ScoredText:
+    """A text of a stream, with its score."""
 
     text: str
     score: float
@@ -107,7 +110,7 @@ class _Scored:
 
 
 class _Stream:
-    """A stream of texts that are scored one by one, and answered together."""
+    """A stream of texts, which are scored one by one and answered together."""
 
     def __init__(self, backend: TeiBackend, model: Model, context: Context) -> None:
         self._backend = backend
@@ -119,8 +122,8 @@ class _Stream:
         self._scores: list[float] = []
         self._metadata = pb.Metadata()
 
-    async def scored(self, request: pb.RerankStreamRequest) -> _Scored:
-        """One text with its score. Raises InvalidRequest, and what `score` raises."""
+    async def score(self, request: pb.RerankStreamRequest) -> _ScoredText:
+        """Return one text with its score. Raises InvalidRequest, and the errors of `score`."""
         started = perf_counter()
         self._first = self._first or request
         with validating() as violations:
@@ -130,11 +133,11 @@ class _Stream:
         rerank_input = RerankInput(request.query, [request.text], truncation, self._first.raw_scores, field="text")
         when = self._backend.schedule("interactive", self._context)
         scores = await score(self._model, rerank_input, when)
-        metadata = spent([request.query, request.text], scores.inputs[0], when.times, started)
-        return _Scored(request.text, float(scores.relevance[0]), metadata)
+        metadata = timings_metadata([request.query, request.text], scores.inputs[0], when.times, started)
+        return _ScoredText(request.text, float(scores.relevance[0]), metadata)
 
-    def add(self, one: _Scored) -> None:
-        """Keep a text, the next in the stream's order. Raises InvalidRequest when there are too many."""
+    def add(self, one: _ScoredText) -> None:
+        """Add the next text in the stream's order. Raises InvalidRequest if there are too many."""
         if len(self._scores) == _MOST_STREAMED:
             raise _invalid("text", f"expected at most {_MOST_STREAMED:,} texts in a stream, got more")
         self._scores.append(one.score)
@@ -146,60 +149,60 @@ class _Stream:
             setattr(self._metadata, name, max(getattr(self._metadata, name), getattr(one.metadata, name)))
 
     def response(self) -> pb.RerankResponse:
-        """All of them, best first. Raises InvalidRequest when there is none."""
+        """Return the response with all texts, best first. Raises InvalidRequest if there is none."""
         if not self._scores:
             raise _invalid("text", "expected a stream of 1 text or more, got none")
-        self._metadata.total_time_ns = spent([], [], Timings(), self._started).total_time_ns
+        self._metadata.total_time_ns = timings_metadata([], [], Timings(), self._started).total_time_ns
         relevance = np.array(self._scores, dtype=np.float32)
         return pb.RerankResponse(ranks=_ranks(relevance, self._texts or None), metadata=self._metadata)
 
 
 class TeiPredict(PredictServicer):
-    """Labels of texts and pairs."""
+    """Scores the labels of texts and pairs."""
 
     def __init__(self, backend: TeiBackend) -> None:
         self._backend = backend
 
     @property
     def service(self) -> Service:
-        """This servicer, for a server."""
+        """The service to register with a server."""
         name = "tei.v1.Predict"
         return Service(name, lambda server: add_PredictServicer_to_server(self, server), reads=methods_of(name))
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
-        """The labels of a text."""
-        return await self._backend.alone(self._one, request, context)
+        """Return the labels of a text."""
+        return await self._backend.unary(self._one, request, context)
 
     def PredictStream(
         self, request_iterator: AsyncIterator[pb.PredictRequest], context: Context
     ) -> AsyncIterator[pb.PredictResponse]:
-        """The same for a stream."""
+        """Yield the labels of each text."""
         return self._backend.stream(request_iterator, self._one, context)
 
     async def PredictPair(self, request: pb.PredictPairRequest, context: Context) -> pb.PredictResponse:
-        """The labels of a text or a pair."""
-        return await self._backend.alone(self._pair, request, context)
+        """Return the labels of a text or a pair."""
+        return await self._backend.unary(self._pair, request, context)
 
     def PredictPairStream(
         self, request_iterator: AsyncIterator[pb.PredictPairRequest], context: Context
     ) -> AsyncIterator[pb.PredictResponse]:
-        """The same for a stream."""
+        """Yield the labels of each text or pair."""
         return self._backend.stream(request_iterator, self._pair, context)
 
     async def _one(self, request: pb.PredictRequest, context: Context, lane: Lane) -> pb.PredictResponse:
         with validating() as violations:
             self._backend.check_text("inputs", request.inputs, violations)
-        return await self._labelled([request.inputs], request, context, lane)
+        return await self._predict([request.inputs], request, context, lane)
 
     async def _pair(self, request: pb.PredictPairRequest, context: Context, lane: Lane) -> pb.PredictResponse:
         with validating() as violations:
             if violations.count("inputs", len(request.inputs), low=1, high=2, what="texts"):
                 for position, text in enumerate(request.inputs):
                     self._backend.check_text(f"inputs[{position}]", text, violations)
-        return await self._labelled(list(request.inputs), request, context, lane)
+        return await self._predict(list(request.inputs), request, context, lane)
 
-    async def _labelled(self, texts: Sequence[str], request: Any, context: Context, lane: Lane) -> pb.PredictResponse:
-        """The labels of one text or two. Raises PreconditionFailed when the model has none."""
+    async def _predict(self, texts: Sequence[str], request: Any, context: Context, lane: Lane) -> pb.PredictResponse:
+        """Return the labels of one text or two. Raises PreconditionFailed if the model has none."""
         started = perf_counter()
         with self._backend.using(context) as model:
             if not _has_labels(model):
@@ -213,7 +216,7 @@ class TeiPredict(PredictServicer):
             else:
                 rerank_input = RerankInput(texts[0], [texts[1]], truncation, request.raw_scores, field="inputs")
                 scores = await score(model, rerank_input, when)
-            metadata = spent(texts, chain(*scores.inputs), when.times, started)
+            metadata = timings_metadata(texts, chain(*scores.inputs), when.times, started)
             return pb.PredictResponse(predictions=_predictions(model, scores), metadata=metadata)
 
 
@@ -222,13 +225,13 @@ def _has_labels(model: Model) -> bool:
 
 
 def _ranks(relevance: F32, texts: Sequence[str] | None) -> list[pb.Rank]:
-    """Best first; equal scores in the order of the request."""
+    """Return the ranks, best first; equal scores keep the order of the request."""
     order = np.argsort(-relevance, kind="stable").tolist()
     return [pb.Rank(index=at, score=relevance[at], text=None if texts is None else texts[at]) for at in order]
 
 
 def _predictions(model: Model, scores: Scores) -> list[pb.Prediction]:
-    """All labels, best first."""
+    """Return all labels, best first."""
     values = scores.relevance if scores.labels is None else scores.labels[0]
     order = np.argsort(-values, kind="stable").tolist()
     return [pb.Prediction(score=values[at], label=model.bundle.manifest.labels[at]) for at in order]

@@ -65,8 +65,7 @@ class ServerSettings(BaseSettings):
     vector of 384 dimensions each."""
 
     drain_delay_s: float = Field(0.0, ge=0, le=300)
-    """Seconds between reporting unhealthy and rejecting new calls after SIGTERM. Gives load balancers time to notice.
-    """
+    """Seconds between reporting unhealthy and rejecting new calls after SIGTERM, so that load balancers notice."""
 
     drain_grace_s: float = Field(10.0, ge=0, le=3600)
     """Seconds that calls in progress may still take after SIGTERM."""

@@ -72,7 +72,7 @@ class Violations:
             raise InvalidRequest(message, violations=self._found, metadata=self._metadata)
 
 
-def shown(text: str) -> str:
+def quote(text: str) -> str:
     """Return the first 80 characters of a text in quotes, for messages.
 
     The cost does not depend on the text's length.

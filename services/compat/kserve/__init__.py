@@ -1,1 +1,1 @@
-"""KServe's Open Inference Protocol and what of Triton's extensions applies: models as functions of tensors."""
+"""KServe's Open Inference Protocol and the Triton extensions that apply: models as functions of tensors."""

@@ -1,4 +1,4 @@
-"""Models as the protocol describes them: metadata, configuration, and the models of the repository."""
+"""Descriptions of models in the protocol: metadata, configuration, and the index of the repository."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from services.compat.kserve.infer_call import Signature
 from services.compat.kserve.tensors import BYTES, Spec, shape_of
 from services.inference.bundle import MANIFEST, MAX_NAME, MAX_VERSION, is_name
 from services.inference.loader import Model
-from services.rpc.validation import shown
+from services.rpc.validation import quote
 
 _PLATFORM: Final = "onnxruntime_onnx"
 _BACKEND: Final = "onnxruntime"
@@ -23,9 +23,9 @@ _MOST_LISTED: Final = 4096
 
 
 def metadata_of(model: Model, signature: Signature) -> pb.ModelMetadataResponse:
-    """The tensors of a model."""
+    """Return the tensors of a model."""
 
-    def described(specs: Sequence[Spec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
+    def describe(specs: Sequence[Spec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
         return [
             pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=shape_of(spec))
             for spec in specs
@@ -35,13 +35,13 @@ def metadata_of(model: Model, signature: Signature) -> pb.ModelMetadataResponse:
         name=model.name,
         versions=[model.bundle.manifest.version],
         platform=_PLATFORM,
-        inputs=described(signature.inputs),
-        outputs=described(signature.outputs),
+        inputs=describe(signature.inputs),
+        outputs=describe(signature.outputs),
     )
 
 
 def config_of(model: Model, signature: Signature, most_rows: int) -> config_pb.ModelConfig:
-    """What is to know of a model before it is used."""
+    """Return the configuration of a model."""
     manifest, session = model.bundle.manifest, model.session
     facts = {
         "digest": model.bundle.digest,
@@ -72,7 +72,7 @@ def config_of(model: Model, signature: Signature, most_rows: int) -> config_pb.M
 
 
 def index_of(models: Sequence[Model], repository: Path | None, *, only_ready: bool) -> pb.RepositoryIndexResponse:
-    """The loaded models, and the bundles of the repository that are not. Reads folders."""
+    """Return the loaded models, and the bundles of the repository that are not loaded. Reads folders."""
     entry = pb.RepositoryIndexResponse.ModelIndex
     ready = {(model.name, model.bundle.manifest.version) for model in models}
     entries = [entry(name=name, version=version, state="READY") for name, version in ready]
@@ -86,16 +86,19 @@ def index_of(models: Sequence[Model], repository: Path | None, *, only_ready: bo
 
 
 def last_version(repository: Path | None, name: str) -> str:
-    """The last version of a bundle in the repository, numbers by their value. Raises NotFound; reads folders."""
+    """Return the last version of a bundle in the repository, comparing numbers by value. Raises NotFound.
+
+    Reads folders.
+    """
     versions = [version for found, version in _bundles(repository) if found == name] if repository else []
     if not versions and repository:
-        message = f"no bundle {shown(name)} in the repository"
+        message = f"no bundle {quote(name)} in the repository"
         raise NotFound(message, reason=ErrorReason.ERROR_REASON_UNKNOWN_MODEL, metadata={"model": name[:80]})
     return max(versions, key=_natural, default="")
 
 
 def _bundles(repository: Path) -> Iterator[tuple[str, str]]:
-    """Name and version of the bundles of a repository."""
+    """Yield the name and version of each bundle in a repository."""
     found = ((path.parts[-3], path.parts[-2]) for path in sorted(repository.glob(f"*/*/{MANIFEST}")))
     named = ((name, version) for name, version in found if is_name(name, MAX_NAME) and is_name(version, MAX_VERSION))
     yield from islice(named, _MOST_LISTED)

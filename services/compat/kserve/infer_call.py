@@ -1,4 +1,4 @@
-"""What a server does with tensors: given to the protocol's servicer by the servers that have models."""
+"""A request for inference, and the backend of a model server that answers it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from services.compat.kserve.tensors import InputTensor, Spec, input_tensors
 from services.inference.loader import Model
 from services.inference.scheduler import Schedule
 from services.rpc.server.interceptor import Context
-from services.rpc.validation import Violations, shown
+from services.rpc.validation import Violations, quote
 
 Outputs = Mapping[str, NDArray[Any]]
 """Tensors by name."""
@@ -28,25 +28,25 @@ class Signature:
 
 @dataclass(frozen=True)
 class InferCall:
-    """What a request asks of a model, its form checked."""
+    """The contents of an inference request, after validation of their form."""
 
     tensors: Mapping[str, InputTensor]
     parameters: Parameters
     wanted: Sequence[str]
-    """Names of outputs, in the order of the answer."""
+    """Names of the requested outputs, in the order of the response."""
     schedule: Schedule
 
 
 @dataclass(frozen=True)
 class InferenceBackend:
-    """What a server does with tensors."""
+    """The inference of a model server, on tensors."""
 
     signature: Callable[[Model], Signature]
-    """The tensors of a model."""
+    """Returns the tensors of a model."""
     infer: Callable[[Model, InferCall, Violations], Awaitable[tuple[Outputs, int]]]
-    """The outputs of a request and its number of rows; what is wrong with the request is noted and raised."""
+    """Returns the outputs of a request and its number of rows. Adds violations of the request, and raises them."""
     parameters: tuple[str, ...]
-    """Names of the parameters it knows, beside those that every model has."""
+    """Names of accepted parameters, in addition to those that every model has."""
     most_rows: int
     """Most rows of one request."""
 
@@ -54,7 +54,7 @@ class InferenceBackend:
 def infer_call(
     request: pb.ModelInferRequest, signature: Signature, inference: InferenceBackend, context: Context, *, max_s: float
 ) -> tuple[InferCall, Violations]:
-    """What a request asks, and what is wrong with it so far."""
+    """Return the contents of a request, and its violations so far."""
     violations = Violations()
     if len(request.id) > 1024:
         violations.add("id", f"expected at most 1,024 characters, got {len(request.id):,}")
@@ -66,7 +66,7 @@ def infer_call(
 
 
 def _wanted(request: pb.ModelInferRequest, signature: Signature, violations: Violations) -> list[str]:
-    """Names of the outputs that are asked for; all when none is."""
+    """Return the names of the requested outputs; all if none is requested."""
     names = [spec.name for spec in signature.outputs]
     wanted: list[str] = []
     if not violations.count("outputs", len(request.outputs), low=0, high=len(names), what="outputs"):
@@ -74,17 +74,19 @@ def _wanted(request: pb.ModelInferRequest, signature: Signature, violations: Vio
     for position, output in enumerate(request.outputs):
         if output.name not in names or output.name in wanted:
             violations.add(
-                f"outputs[{position}].name", f"expected one of {', '.join(names)}, each once, got {shown(output.name)}"
+                f"outputs[{position}].name", f"expected one of {', '.join(names)}, each once, got {quote(output.name)}"
             )
         elif output.parameters:
-            violations.add(f"outputs[{position}].parameters", "expected none (shared memory is not served), got some")
+            violations.add(
+                f"outputs[{position}].parameters", "expected none because shared memory is not supported, got some"
+            )
         else:
             wanted.append(output.name)
     return wanted if request.outputs else names
 
 
 def rows_of(tensors: Sequence[InputTensor], violations: Violations) -> int:
-    """Return the number of rows that tensors have in common; it is noted when it differs."""
+    """Return the number of rows that the tensors have in common; add a violation if it differs."""
     counts = {tensor.shape[0] for tensor in tensors}
     if len(counts) > 1:
         violations.add(tensors[-1].field, f"expected as many rows as in {tensors[0].field}, got {sorted(counts)}")
@@ -92,7 +94,7 @@ def rows_of(tensors: Sequence[InputTensor], violations: Violations) -> int:
 
 
 def texts_of(tensor: InputTensor, violations: Violations, *, max_bytes: int) -> list[str]:
-    """The texts of a tensor of BYTES; what is not UTF-8, empty or too long is noted."""
+    """Return the texts of a BYTES tensor; add violations for texts that are not UTF-8, empty or too long."""
     texts = []
     for position, value in enumerate(tensor.values):
         field = f"{tensor.field}[{position}]"

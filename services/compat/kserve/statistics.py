@@ -1,4 +1,4 @@
-"""What models have done for callers of this protocol."""
+"""Statistics of models, for the requests of this protocol."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from services.inference.scheduler import Timings
 
 
 @dataclass
-class Request:
-    """What is noted of a request while it runs."""
+class RequestRecord:
+    """The rows and timings of one request, recorded while it runs."""
 
     rows: int = 0
     times: Timings = field(default_factory=Timings)
@@ -27,9 +27,9 @@ class Statistics:
         self._of: dict[tuple[str, str], pb.ModelStatistics] = {}
 
     @contextmanager
-    def counting(self, model: Model) -> Iterator[Request]:
-        """Count the request that the block answers: as failed when it raises."""
-        counts, request, started = self.of(model), Request(), perf_counter()
+    def counting(self, model: Model) -> Iterator[RequestRecord]:
+        """Count the request that runs in the block; as failed if the block raises."""
+        counts, request, started = self.of(model), RequestRecord(), perf_counter()
         stats = counts.inference_stats
         try:
             yield request
@@ -48,7 +48,7 @@ class Statistics:
         counts.last_inference = int(1000 * datetime.now(UTC).timestamp())
 
     def of(self, model: Model) -> pb.ModelStatistics:
-        """What a model has done until now."""
+        """Return the statistics of a model."""
         version = model.bundle.manifest.version
         counts = self._of.setdefault((model.name, version), pb.ModelStatistics(name=model.name, version=version))
         counts.execution_count = model.scheduler.batch_count

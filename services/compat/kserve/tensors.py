@@ -1,10 +1,10 @@
-"""Tensors of the protocol to arrays and back: every shape, type and length checked before anything is made of it.
+"""Conversion between tensors of the protocol and arrays, after validation of every shape, type and length.
 
     datatype   array        datatype   array        datatype   array
     BOOL       bool         UINT8..64  uint8..64    FP16       float16, raw only
     BYTES      list[bytes]  INT8..64   int8..64     FP32, 64   float32, float64
 
-BF16 is refused: numpy has no such type, and no model here takes or gives it.
+BF16 is rejected: numpy has no such type, and no model here has such tensors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sluice.kserve.v2 import inference_service_pb2 as pb
 
-from services.rpc.validation import Violations, shown
+from services.rpc.validation import Violations, quote
 
 BYTES: Final = "BYTES"
 _DTYPES: Final[Mapping[str, tuple[np.dtype[Any], str]]] = {
@@ -35,15 +35,15 @@ _DTYPES: Final[Mapping[str, tuple[np.dtype[Any], str]]] = {
 }
 _DATATYPES: Final = {dtype: name for name, (dtype, _) in _DTYPES.items()}
 _LENGTH: Final = np.dtype("<u4")
-# Most elements of one tensor: far more than a message holds, and no product of dimensions overflows on the way.
+# Most elements of one tensor: far more than fit into a message, and small enough for products not to overflow.
 _MOST_ELEMENTS: Final = 2**28
-# Most elements that are read one by one: 262,144 take 10 ms of the event loop. Raw contents are mapped instead.
+# Most elements that are read one by one: 262,144 take 10 ms on the event loop. Raw contents are mapped instead.
 _MOST_TYPED: Final = 262_144
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A tensor that a model takes or gives: its shape without the batch axis, -1 for any length."""
+    """An input or output of a model. `dims` is its shape without the batch axis, with -1 for any length."""
 
     name: str
     datatype: str
@@ -56,7 +56,7 @@ class InputTensor:
     """A tensor of a request. `values` [shape] in row-major order: an array, or for BYTES a flat list."""
 
     field: str
-    """Its path in the request."""
+    """Path of the tensor in the request."""
     datatype: str
     shape: tuple[int, ...]
     values: NDArray[Any] | list[bytes]
@@ -65,10 +65,10 @@ class InputTensor:
 def input_tensors(
     request: pb.ModelInferRequest, specs: Sequence[Spec], violations: Violations, *, most_rows: int
 ) -> dict[str, InputTensor]:
-    """Return the tensors of a request by name; what is wrong with them is noted, and such tensors are left out.
+    """Return the valid tensors of a request by name; add violations for the others.
 
-    Nothing is read of a tensor before its name, type and shape are known to be right, so the work is bounded by the
-    limits and not by the request.
+    The contents of a tensor are read only after its name, type and shape have been validated, so the limits bound the
+    work, not the request.
     """
     known = {spec.name: spec for spec in specs}
     raw = request.raw_input_contents
@@ -96,21 +96,21 @@ def input_tensors(
 def _problem(
     tensor: Any, known: Mapping[str, Spec], before: Mapping[str, InputTensor], *, has_raw: bool, most_rows: int
 ) -> tuple[str, str] | None:
-    """What is wrong with a tensor's description: where, and what; None when nothing is."""
+    """Return what is wrong with a tensor's description: where, and what; None if nothing is."""
     if tensor.name not in known or tensor.name in before:
-        return ".name", f"expected one of {', '.join(known)}, each once, got {shown(tensor.name)}"
+        return ".name", f"expected one of {', '.join(known)}, each once, got {quote(tensor.name)}"
     spec = known[tensor.name]
     if tensor.datatype != spec.datatype:
-        return ".datatype", f"expected {spec.datatype} for {spec.name}, got {shown(tensor.datatype)}"
+        return ".datatype", f"expected {spec.datatype} for {spec.name}, got {quote(tensor.datatype)}"
     if has_raw and tensor.HasField("contents"):
-        return ".contents", "expected none beside raw_input_contents, got some"
+        return ".contents", "expected none together with raw_input_contents, got some"
     if tensor.parameters:
-        return ".parameters", f"expected none, as no shared memory is served, got {len(tensor.parameters)}"
+        return ".parameters", f"expected none because shared memory is not supported, got {len(tensor.parameters)}"
     return _misfit(tensor.shape, spec, most_rows)
 
 
 def _misfit(shape: Sequence[int], spec: Spec, most_rows: int) -> tuple[str, str] | None:
-    """Return where a shape does not fit, and how; None when it fits."""
+    """Return where and how a shape is wrong; None if it is valid."""
     if not _fits(shape, spec):
         return ".shape", f"expected {shape_of(spec)}, got {list(shape[:8])}"
     rows = shape[0]
@@ -118,7 +118,7 @@ def _misfit(shape: Sequence[int], spec: Spec, most_rows: int) -> tuple[str, str]
 
 
 def _fits(shape: Sequence[int], spec: Spec) -> bool:
-    """Return whether a shape is one that the tensor may have, of a size that can be."""
+    """Return whether a shape is valid for the tensor and its size is possible."""
     if len(shape) != 1 + len(spec.dims) or not all(0 <= extent <= _MOST_ELEMENTS for extent in shape):
         return False
     return prod(shape) <= _MOST_ELEMENTS and all(
@@ -127,12 +127,12 @@ def _fits(shape: Sequence[int], spec: Spec) -> bool:
 
 
 def shape_of(spec: Spec) -> list[int]:
-    """The shape of a tensor with its batch axis, -1 for any length."""
+    """Return the shape of a tensor with its batch axis, and -1 for any length."""
     return [-1, *spec.dims]
 
 
 def _raw(tensor: Any, raw: bytes) -> NDArray[Any] | list[bytes]:
-    """Raises ValueError when the bytes are not as many as type and shape say."""
+    """Return the values of raw contents. Raises ValueError if the number of bytes does not match type and shape."""
     count = prod(tensor.shape)
     if tensor.datatype == BYTES:
         return elements(raw, count)
@@ -143,11 +143,14 @@ def _raw(tensor: Any, raw: bytes) -> NDArray[Any] | list[bytes]:
 
 
 def _typed(tensor: Any) -> NDArray[Any] | list[bytes]:
-    """Raises ValueError when the elements are not as many as the shape says, or of another type."""
+    """Return the values of typed contents.
+
+    Raises ValueError if their number does not match the shape, or their type differs.
+    """
     count, contents = prod(tensor.shape), tensor.contents
     dtype, name = (None, "bytes_contents") if tensor.datatype == BYTES else _DTYPES[tensor.datatype]
     if not name:
-        raise ValueError(f"expected raw contents for {tensor.datatype}, which has no typed ones")
+        raise ValueError(f"expected raw contents for {tensor.datatype}, which has no typed contents")
     if others := [field.name for field, _ in contents.ListFields() if field.name != name]:
         raise ValueError(f"expected {name} for {tensor.datatype}, got {', '.join(others)}")
     given = getattr(contents, name)
@@ -164,7 +167,10 @@ def _typed(tensor: Any) -> NDArray[Any] | list[bytes]:
 
 
 def elements(raw: bytes, count: int) -> list[bytes]:
-    """So many elements of BYTES, each with its length before it. Raises ValueError when there are more or fewer."""
+    """Return the elements of BYTES, each of which follows its length.
+
+    Raises ValueError if there are not `count` elements.
+    """
     if count * _LENGTH.itemsize > len(raw):
         raise ValueError(f"expected {count:,} elements of BYTES, each with 4 bytes of length, got {len(raw):,} bytes")
     found: list[bytes] = []
@@ -182,7 +188,7 @@ def elements(raw: bytes, count: int) -> list[bytes]:
 
 
 def response_of(outputs: Mapping[str, NDArray[Any]]) -> pb.ModelInferResponse:
-    """The tensors of an answer, with raw contents."""
+    """Return the tensors of a response, with raw contents."""
     response = pb.ModelInferResponse()
     for name, array in outputs.items():
         little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)

@@ -1,1 +1,1 @@
-"""The API of text-embeddings-inference: what both servers of models answer to it."""
+"""The API of text-embeddings-inference: the parts that both model servers serve."""

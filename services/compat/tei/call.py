@@ -1,7 +1,7 @@
-"""What every call of this API stands on: its model, its limits, its schedule, and what it tells of its time.
+"""The common part of all calls of this API: model, limits, schedule, and timings of the response.
 
-Fact: this API has no field for a model, because its servers have one. A server of ours with several asks for the
-name in the call's metadata.
+Fact: the API has no field for a model, because a TEI server has only one. If a Sluice server has several, the name is
+read from the call's metadata.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -22,7 +22,7 @@ from services.inference.settings import ModelServerSettings
 from services.inference.tokenizer import Input, Truncation
 from services.rpc.deadline import Deadline
 from services.rpc.server.interceptor import Context
-from services.rpc.validation import Violations, shown
+from services.rpc.validation import Violations, quote
 
 MODEL_KEY: Final = "sluice-model"
 PROMPTS: Final[dict[str, Role]] = {"query": "query", "document": "document", "passage": "document"}
@@ -37,11 +37,11 @@ Timed = TypeVar("Timed", bound="HasTimings")
 
 
 class HasTimings(Protocol):
-    """A response that says what it took."""
+    """A response with the timings of its request."""
 
     @property
     def metadata(self) -> pb.Metadata:
-        """Times and counts of the request."""
+        """Timings and counts of the request."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class TeiBackend:
     """Most texts of one Rerank."""
 
     def using(self, context: Context) -> AbstractContextManager[Model]:
-        """The only model, or the one that the call's metadata names, for a block. Raises NotFound, InvalidRequest."""
+        """Return the only model, or the one named in the call's metadata, for a block.
+
+        Raises NotFound, InvalidRequest.
+        """
         name = _metadata_value(context, MODEL_KEY)
         names = [model.name for model in self.catalog.models]
         if not name and len(names) > 1:
@@ -63,7 +66,7 @@ class TeiBackend:
         return self.catalog.using(name)
 
     def schedule(self, lane: Lane, context: Context) -> Schedule:
-        """When the call's rows may run."""
+        """Return the lane and the deadline of the call's rows."""
         return Schedule(lane, Deadline.of(context, default_s=self.settings.max_deadline_s).at)
 
     def stream(
@@ -72,46 +75,46 @@ class TeiBackend:
         answer: Callable[[Request, Context, Lane], Awaitable[Response]],
         context: Context,
     ) -> AsyncIterator[Response]:
-        """The answers to a stream, in its order, computed in the bulk lane."""
+        """Return the responses to a stream, in its order, computed in the bulk lane."""
 
         def bulk(request: Request) -> Awaitable[Response]:
             return answer(request, context, "bulk")
 
         return in_order(requests, bulk, context, idle_s=self.settings.max_deadline_s)
 
-    async def alone(
+    async def unary(
         self, answer: Callable[[Request, Context, Lane], Awaitable[Timed]], request: Request, context: Context
     ) -> Timed:
-        """The answer to a single request, computed in the interactive lane; what it took goes into its metadata."""
+        """Return the response to a single request, computed in the interactive lane. Send its timings as metadata."""
         with self.using(context) as model:
             response = await answer(request, context, "interactive")
             await context.send_initial_metadata(headers(response.metadata, model.session.execution_provider))
             return response
 
     def check_text(self, field: str, text: str, violations: Violations) -> None:
-        """Note it when a text is empty or too long."""
+        """Add a violation if a text is empty or too long."""
         violations.text(field, text, max_bytes=self.settings.max_text_bytes)
 
 
 def truncation_of(truncate: bool, direction: int, violations: Violations) -> Truncation:
-    """What to do with a text that is too long; an unknown direction is noted."""
+    """Return the truncation of texts that are too long; add a violation for an unknown direction."""
     if direction not in _TRUNCATIONS:
         violations.add("truncation_direction", f"expected RIGHT or LEFT, got number {direction}")
     return _TRUNCATIONS.get(direction, "end") if truncate else "refuse"
 
 
 def role_of(request: Any, violations: Violations) -> Role:
-    """The role whose prompt is wanted, plain for none; an unknown name is noted."""
+    """Return the role whose prompt is wanted, plain for none; add a violation for an unknown name."""
     if not request.HasField("prompt_name"):
         return "plain"
     if request.prompt_name not in PROMPTS:
         expected = ", ".join(PROMPTS)
-        violations.add("prompt_name", f"expected one of {expected}, or none, got {shown(request.prompt_name)}")
+        violations.add("prompt_name", f"expected one of {expected}, or none, got {quote(request.prompt_name)}")
     return PROMPTS.get(request.prompt_name, "plain")
 
 
-def spent(texts: Iterable[str], rows: Iterable[Input], times: Timings, started: float) -> pb.Metadata:
-    """What an answer took, from `started` on perf_counter until now."""
+def timings_metadata(texts: Iterable[str], rows: Iterable[Input], times: Timings, started: float) -> pb.Metadata:
+    """Return the counts and timings of a response, from `started` on perf_counter until now."""
     return pb.Metadata(
         compute_chars=sum(map(len, texts)),
         compute_tokens=sum(len(row.ids) for row in rows),
@@ -123,7 +126,7 @@ def spent(texts: Iterable[str], rows: Iterable[Input], times: Timings, started: 
 
 
 def headers(metadata: pb.Metadata, execution_provider: str) -> tuple[tuple[str, str], ...]:
-    """The same as the metadata of a response: counts, and milliseconds."""
+    """Return the counts and timings of a response as metadata of the call, in milliseconds."""
     return (
         ("x-compute-type", "cpu" if execution_provider == "CPUExecutionProvider" else "gpu+optimized"),
         ("x-compute-time", _ms(metadata.total_time_ns)),
@@ -137,7 +140,7 @@ def headers(metadata: pb.Metadata, execution_provider: str) -> tuple[tuple[str, 
 
 
 def _metadata_value(context: Context, key: str) -> str:
-    """A value of the call's metadata; empty when there is none."""
+    """Return a value of the call's metadata; empty if there is none."""
     for name, value in context.invocation_metadata() or ():
         if name == key:
             return value.decode(errors="replace") if isinstance(value, bytes) else value

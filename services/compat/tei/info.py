@@ -1,4 +1,4 @@
-"""tei.v1.Info: the model and the limits."""
+"""tei.v1.Info: the served model and the limits."""
 
 from importlib.metadata import version
 from typing import Final
@@ -13,12 +13,12 @@ from services.rpc.server.interceptor import Context
 from services.rpc.server.lifecycle import Service
 
 _DTYPES: Final[dict[VariantName, str]] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
-# Calls are admitted by the time they need, not by their number.
+# Admission depends on the time that calls need, not on their number.
 _NO_LIMIT: Final = 2**32 - 1
 
 
 class TeiInfo(InfoServicer):
-    """Tells what is served."""
+    """Reports the served model and the limits."""
 
     def __init__(self, backend: TeiBackend, *, reranks: bool) -> None:
         self._backend = backend
@@ -26,12 +26,12 @@ class TeiInfo(InfoServicer):
 
     @property
     def service(self) -> Service:
-        """This servicer, for a server."""
+        """The service to register with a server."""
         name = "tei.v1.Info"
         return Service(name, lambda server: add_InfoServicer_to_server(self, server), reads=methods_of(name))
 
     async def Info(self, request: pb.InfoRequest, context: Context) -> pb.InfoResponse:
-        """The model and the limits."""
+        """Return the model and the limits."""
         settings = self._backend.settings
         with self._backend.using(context) as model:
             manifest = model.bundle.manifest

@@ -8,7 +8,7 @@ from sluice.tei.v1.tei_service_pb2_grpc import TokenizeServicer, add_TokenizeSer
 from services.compat.tei.call import TeiBackend, role_of
 from services.inference.scheduler import Lane
 from services.inference.tokenizer import Token
-from services.inference.tokens import MOST, byte_positions, check_ids, check_texts, join, split
+from services.inference.tokens import MAX_INPUT, byte_positions, check_ids, check_texts, join, split
 from services.rpc.auth.authorizer import methods_of
 from services.rpc.server.interceptor import Context
 from services.rpc.server.lifecycle import Service
@@ -16,35 +16,35 @@ from services.rpc.validation import validating
 
 
 class TeiTokenize(TokenizeServicer):
-    """Shows what a model makes of a text before it computes."""
+    """Splits texts into the tokens of a model, and joins tokens into texts."""
 
     def __init__(self, backend: TeiBackend) -> None:
         self._backend = backend
 
     @property
     def service(self) -> Service:
-        """This servicer, for a server."""
+        """The service to register with a server."""
         name = "tei.v1.Tokenize"
         return Service(name, lambda server: add_TokenizeServicer_to_server(self, server), reads=methods_of(name))
 
     async def Tokenize(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
-        """The tokens of a text."""
+        """Return the tokens of a text."""
         return await self._split(request, context)
 
     def TokenizeStream(
         self, request_iterator: AsyncIterator[pb.EncodeRequest], context: Context
     ) -> AsyncIterator[pb.EncodeResponse]:
-        """The same for a stream."""
+        """Yield the tokens of each text."""
         return self._backend.stream(request_iterator, self._split, context)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
-        """The text of tokens."""
+        """Return the text of tokens."""
         return await self._join(request, context)
 
     def DecodeStream(
         self, request_iterator: AsyncIterator[pb.DecodeRequest], context: Context
     ) -> AsyncIterator[pb.DecodeResponse]:
-        """The same for a stream."""
+        """Yield the text of each sequence of tokens."""
         return self._backend.stream(request_iterator, self._join, context)
 
     async def _split(
@@ -56,19 +56,19 @@ class TeiTokenize(TokenizeServicer):
                 check_texts([request.inputs], violations, field="inputs")
                 role = role_of(request, violations)
             text = model.bundle.manifest.prompt_of(role) + request.inputs
-            [response] = await split(model, [text], special=request.add_special_tokens, told=_encoded)
+            [response] = await split(model, [text], special=request.add_special_tokens, convert=_response_of)
             return response
 
     async def _join(self, request: pb.DecodeRequest, context: Context, _: Lane = "interactive") -> pb.DecodeResponse:
         with self._backend.using(context) as model:
             with validating() as violations:
-                if violations.count("ids", len(request.ids), low=1, high=MOST, what="ids"):
+                if violations.count("ids", len(request.ids), low=1, high=MAX_INPUT, what="ids"):
                     check_ids(request.ids, model, violations, field="ids")
             [text] = await join(model, [request.ids], skip_special=request.skip_special_tokens)
             return pb.DecodeResponse(text=text)
 
 
-def _encoded(text: str, tokens: Sequence[Token]) -> pb.EncodeResponse:
+def _response_of(text: str, tokens: Sequence[Token]) -> pb.EncodeResponse:
     at = byte_positions(text)
     return pb.EncodeResponse(
         tokens=[

@@ -104,7 +104,7 @@ class Authorizer:
         """Refund what `check` charged for a request that was then rejected as invalid."""
         self._callers.charge(token, "texts", -texts, monotonic())
 
-    def show(self, token: Token, response: Any) -> None:
+    def redact(self, token: Token, response: Any) -> None:
         """Remove from a response the entries that name a collection which the caller may not use."""
         hide(response, token.allows)
 
@@ -150,7 +150,7 @@ class Authorizer:
             raise
         self._pay(token, "texts", texts - paid)
 
-    async def checked(
+    async def throttle(
         self, token: Token, requests: AsyncIterator[Any], charge: Charge | None = None
     ) -> AsyncIterator[Any]:
         """Yield the messages of a stream no faster than the caller's quota of texts allows. Raises PermissionDenied.

@@ -4,7 +4,8 @@
     open ──open_s seconds later──▶ half open: one call passes as a probe, the others are rejected
     half open ──the probe succeeds──▶ closed; it fails ──▶ open; it is abandoned ──▶ half open, another may pass
 
-Rule: no clock and no I/O. Every permitted call ends in exactly one of `succeeded`, `failed` and `abandoned`.
+Rule: no clock and no I/O. Every permitted call ends in exactly one of `record_success`, `record_failure` and
+`record_abandonment`.
 """
 
 from dataclasses import dataclass
@@ -41,16 +42,16 @@ class Breaker:
             return max(0.0, self._opened_at + self.open_s - now)
         return 0.1 * self.open_s
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Record that a permitted call was answered."""
         self.state, self._failures, self._probing = "closed", 0, False
 
-    def failed(self, now: float) -> None:
+    def record_failure(self, now: float) -> None:
         """Record that a permitted call failed in a way that shows the service to be unhealthy."""
         self._failures += 1
         if self.state == "half_open" or self._failures >= self.failures_max:
             self.state, self._opened_at, self._failures, self._probing = "open", now, 0, False
 
-    def abandoned(self) -> None:
+    def record_abandonment(self) -> None:
         """Record that a permitted call says nothing about the service: it was cancelled, or had too little time."""
         self._probing = False

@@ -84,21 +84,21 @@ class Downstream:
         """Send the call once, and record its outcome in the breaker and the budget."""
         timeout = deadline.remaining_s()
         try:
-            response = await self._traced(method, request, deadline.timeout_s())
+            response = await self._send_traced(method, request, deadline.timeout_s())
         except grpc.RpcError as rpc_error:
-            error = self._named(from_rpc_error(rpc_error), timeout)
+            error = self._with_service_name(from_rpc_error(rpc_error), timeout)
             self._record_failure(error, timeout)
             raise error from None
         except BaseException:  # cancelled, or no time left: this says nothing about the service
-            self.breaker.abandoned()
+            self.breaker.record_abandonment()
             raise
         if self.breaker.state != "closed":
             logger.warning("circuit breaker closed", extra={"service": self.name, "lane": self.lane})
-        self.breaker.succeeded()
+        self.breaker.record_success()
         self.budget.earn()
         return response
 
-    async def _traced(
+    async def _send_traced(
         self, method: "Callable[..., Awaitable[Response]]", request: object, timeout_s: float
     ) -> Response:
         """Send the call with the current request id and trace. Raises grpc.RpcError."""
@@ -124,18 +124,18 @@ class Downstream:
     def _record_failure(self, error: SluiceError, timeout: float) -> None:
         if _is_unhealthy(error, timeout):
             before = self.breaker.state
-            self.breaker.failed(monotonic())
+            self.breaker.record_failure(monotonic())
             if before == "closed" and self.breaker.state == "open":
                 BREAKER_OPENED.labels(self.name, self.lane).inc()
                 logger.warning(
                     "circuit breaker opened", extra={"service": self.name, "lane": self.lane, "last": error.message}
                 )
         elif isinstance(error, DeadlineExpired):
-            self.breaker.abandoned()
+            self.breaker.record_abandonment()
         else:
-            self.breaker.succeeded()
+            self.breaker.record_success()
 
-    def _named(self, error: SluiceError, timeout: float) -> SluiceError:
+    def _with_service_name(self, error: SluiceError, timeout: float) -> SluiceError:
         """Prefix an error with the name of the service, and give it a reason even if gRPC itself raised it."""
         if isinstance(error, Cancelled):
             return Unavailable(f"{self.name}: the service cancelled the call", reason=ErrorReason.ERROR_REASON_DRAINING)

@@ -64,7 +64,7 @@ class Tracing:
         """Send the remaining spans, for at most two seconds."""
         self._processor.shutdown(_CLOSE_MS)
 
-    def served(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> "Recorded":
+    def start_server_span(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> "Recorded":
         """Start the span of a received call, and make it the current one.
 
         Fact: every call has a task of its own, and so a context of its own. The context needs no detaching.

@@ -66,9 +66,9 @@ def is_on() -> bool:
     return _tracing is not None
 
 
-def served(method: str, metadata: "Iterable[tuple[str, str | bytes]]") -> Span:
+def start_server_span(method: str, metadata: "Iterable[tuple[str, str | bytes]]") -> Span:
     """Start the span of a received call, `/package.Service/Method`. Later spans of its task are inside it."""
-    return _OFF if _tracing is None else _tracing.served(method, metadata)
+    return _OFF if _tracing is None else _tracing.start_server_span(method, metadata)
 
 
 def none() -> Span:

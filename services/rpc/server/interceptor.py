@@ -25,7 +25,7 @@ from services.rpc.observability.logs import begin_call
 from services.rpc.observability.metrics import HANDLED, HANDLING, IN_FLIGHT
 from services.rpc.request_streams import discard_rest
 from services.rpc.server.open_calls import OpenCalls
-from services.rpc.server.requests import each, only
+from services.rpc.server.requests import read_all, read_one
 from services.rpc.server.status_overrides import code_of
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._guarded = guarded
         self._reads = reads
         self._running = 0
-        self._refusals = 0
+        self._discarding = 0
 
     async def intercept_service(
         self,
@@ -90,23 +90,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if method.startswith(OPEN):
                 if self._authorizer and method.startswith(self._guarded):
                     self._authorizer.identify(metadata)
-                return self._opened(handler, method)
+                return self._wrap_open(handler, method)
             token = self._authorizer.enter(metadata, method, self._kind(method)) if self._authorizer else None
         except SluiceError as error:
-            return self._refusing(method, error, is_stream=handler.request_streaming)
-        return self._wrapped(handler, method, token)
+            return self._reject(method, error, is_stream=handler.request_streaming)
+        return self._wrap(handler, method, token)
 
-    def _wrapped(self, handler: Handler, method: str, token: Token | None) -> Handler:
+    def _wrap(self, handler: Handler, method: str, token: Token | None) -> Handler:
         if handler.response_streaming:
-            return self._streaming(handler, method, token)
+            return self._wrap_response_stream(handler, method, token)
         if handler.request_streaming:
-            return self._collecting(handler, method, token)
-        return self._unary(handler, method, token)
+            return self._wrap_request_stream(handler, method, token)
+        return self._wrap_unary(handler, method, token)
 
     def _kind(self, method: str) -> Kind:
         return "read" if method in self._reads() else kind_of(method)
 
-    def _unary(self, handler: Handler, method: str, token: Token | None) -> Handler:
+    def _wrap_unary(self, handler: Handler, method: str, token: Token | None) -> Handler:
         """Wrap a handler of one request.
 
         It is served as a stream, so that a message that is missing or malformed is rejected in the handler like any
@@ -115,14 +115,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.unary_unary
 
         async def call(_: AsyncIterator[bytes], context: Context) -> Any:
-            async with watched(method, context):
-                with self._counted(), self._refunding(token) as charge:
+            async with observe_call(method, context):
+                with self._count_call(), self._refund_if_invalid(token) as charge:
                     try:
                         async with asyncio.timeout(self._max_deadline_s):
-                            request = await only(context, handler.request_deserializer)
+                            request = await read_one(context, handler.request_deserializer)
                             if self._authorizer and token:
                                 charge.texts = self._authorizer.check(token, request)
-                            return self._shown(token, await inner(request, context))
+                            return self._redact(token, await inner(request, context))
                     except TimeoutError:
                         raise DeadlineExpired(
                             f"the call took longer than the server's limit of {self._max_deadline_s:g} s"
@@ -130,43 +130,43 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _collecting(self, handler: Handler, method: str, token: Token | None) -> Handler:
+    def _wrap_request_stream(self, handler: Handler, method: str, token: Token | None) -> Handler:
         inner: Any = handler.stream_unary
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> Any:
-            async with watched(method, context):
-                with self._counted(), self._refunding(token) as charge:
-                    requests = self._checked(token, each(context, handler.request_deserializer), charge)
-                    return self._shown(token, await inner(requests, context))
+            async with observe_call(method, context):
+                with self._count_call(), self._refund_if_invalid(token) as charge:
+                    requests = self._throttle(token, read_all(context, handler.request_deserializer), charge)
+                    return self._redact(token, await inner(requests, context))
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _streaming(self, handler: Handler, method: str, token: Token | None) -> Handler:
+    def _wrap_response_stream(self, handler: Handler, method: str, token: Token | None) -> Handler:
         inner: Any = handler.stream_stream
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            async with watched(method, context):
-                with self._counted(), self._refunding(token) as charge:
-                    requests = self._checked(token, each(context, handler.request_deserializer), charge)
+            async with observe_call(method, context):
+                with self._count_call(), self._refund_if_invalid(token) as charge:
+                    requests = self._throttle(token, read_all(context, handler.request_deserializer), charge)
                     async for response in inner(requests, context):
-                        yield self._shown(token, response)
+                        yield self._redact(token, response)
 
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _opened(self, given: Handler, method: str) -> Handler:
+    def _wrap_open(self, wrapped: Handler, method: str) -> Handler:
         """Wrap a handler of health or reflection.
 
         It writes its responses itself, so that its time limit also applies while a response is written.
         """
-        handler: Any = given
+        handler: Any = wrapped
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
             admission = self._open_calls.admit(context, is_watch=method == WATCH)
-            async with watched(method, context), admission as open_call:
+            async with observe_call(method, context), admission as open_call:
                 if handler.request_streaming:
-                    responses = handler.stream_stream(each(context, handler.request_deserializer), context)
+                    responses = handler.stream_stream(read_all(context, handler.request_deserializer), context)
                 else:
-                    request = await only(context, handler.request_deserializer)
+                    request = await read_one(context, handler.request_deserializer)
                     if not handler.response_streaming:
                         await open_call.write(await handler.unary_unary(request, context))
                         return
@@ -177,33 +177,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _refusing(self, method: str, error: SluiceError, *, is_stream: bool) -> Handler:
+    def _reject(self, method: str, error: SluiceError, *, is_stream: bool) -> Handler:
         """Return a handler that responds with an error and decodes nothing of the request."""
 
         async def call(raw: AsyncIterator[bytes], context: Context) -> None:
-            async with watched(method, context):
-                if is_stream and self._refusals < _MOST_DISCARDING:
-                    self._refusals += 1
+            async with observe_call(method, context):
+                if is_stream and self._discarding < _MOST_DISCARDING:
+                    self._discarding += 1
                     try:
                         await discard_rest(raw)
                     finally:
-                        self._refusals -= 1
+                        self._discarding -= 1
                 raise error
 
         return grpc.stream_stream_rpc_method_handler(call)
 
-    def _checked(self, token: Token | None, requests: AsyncIterator[Any], charge: Charge) -> AsyncIterator[Any]:
+    def _throttle(self, token: Token | None, requests: AsyncIterator[Any], charge: Charge) -> AsyncIterator[Any]:
         """Return the messages of a stream that its caller is authorized to send."""
-        return self._authorizer.checked(token, requests, charge) if self._authorizer and token else requests
+        return self._authorizer.throttle(token, requests, charge) if self._authorizer and token else requests
 
-    def _shown(self, token: Token | None, response: Any) -> Any:
+    def _redact(self, token: Token | None, response: Any) -> Any:
         """Return the response without the entries that the caller is not allowed to see."""
         if self._authorizer and token:
-            self._authorizer.show(token, response)
+            self._authorizer.redact(token, response)
         return response
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _count_call(self) -> Iterator[None]:
         """Count a call as running in the block. Raises QuotaExceeded if too many run."""
         if self._running >= self._max_calls:
             raise QuotaExceeded(
@@ -216,7 +216,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._running -= 1
 
     @contextmanager
-    def _refunding(self, token: Token | None) -> Iterator[Charge]:
+    def _refund_if_invalid(self, token: Token | None) -> Iterator[Charge]:
         """Refund the texts that an invalid request was charged; for a stream, those of its last message."""
         charge = Charge()
         try:
@@ -228,18 +228,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 @asynccontextmanager
-async def watched(method: str, context: Context) -> AsyncIterator[None]:
+async def observe_call(method: str, context: Context) -> AsyncIterator[None]:
     """Turn an exception of the block into a status. Trace, count and time the call, and log it if it failed."""
     started = perf_counter()
     code = grpc.StatusCode.OK
-    with _observed(method, context, lambda: code) as request_id:
+    with _record_call(method, context, lambda: code) as request_id:
         try:
             yield
         except SluiceError as error:
             code = code_of(error, method.removeprefix("/"))
             _log(method, error, started)
             _end(context, error, code)
-            _let_go(error)
+            _drop_tracebacks(error)
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
@@ -247,15 +247,15 @@ async def watched(method: str, context: Context) -> AsyncIterator[None]:
             code = grpc.StatusCode.INTERNAL
             logger.exception("call failed because of a defect", extra={"method": method, "request_id": request_id})
             _end(context, _defect(request_id), code)
-            _let_go(defect)
+            _drop_tracebacks(defect)
 
 
 @contextmanager
-def _observed(method: str, context: Context, code: Callable[[], grpc.StatusCode]) -> Iterator[str]:
+def _record_call(method: str, context: Context, code: Callable[[], grpc.StatusCode]) -> Iterator[str]:
     """Yield the id of the call. Trace, count and time the block, which ends with the status code `code()`."""
     service, name = method.removeprefix("/").split("/", 1)
     metadata = context.invocation_metadata() or ()
-    span = traces.none() if method.startswith(OPEN) else traces.served(method, metadata)
+    span = traces.none() if method.startswith(OPEN) else traces.start_server_span(method, metadata)
     started = perf_counter()
     IN_FLIGHT.labels(service).inc()
     try:
@@ -291,7 +291,7 @@ def _end(context: Context, error: SluiceError, code: grpc.StatusCode) -> None:
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
 
 
-def _let_go(error: BaseException | None) -> None:
+def _drop_tracebacks(error: BaseException | None) -> None:
     """Drop the tracebacks of an error and its causes, because their frames keep the request in memory."""
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None

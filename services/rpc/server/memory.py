@@ -69,7 +69,7 @@ async def trim_after_growth() -> None:
         if due.at(asyncio.get_running_loop().time(), resident_bytes()):
             gc.collect()
             await asyncio.to_thread(trim)
-            due.trimmed(resident_bytes())
+            due.record_trim(resident_bytes())
 
 
 def resident_bytes() -> int:
@@ -102,7 +102,7 @@ class Due:
         self._wait_s *= 2
         return True
 
-    def trimmed(self, resident: int) -> None:
+    def record_trim(self, resident: int) -> None:
         """Record the size after a trim. Memory that remains after the longest interval counts as usual from now on."""
         self._most_bytes = max(resident, self.usual_bytes)
         if self._wait_s > _LONGEST_S:

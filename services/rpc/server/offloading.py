@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def offloaded(work: Callable[[], T], *, size: int, inline: int) -> T:
+async def offload(work: Callable[[], T], *, size: int, inline: int) -> T:
     """Return the result of `work`, which runs in a thread if its size is larger than `inline`.
 
     A switch to a thread and back takes about 0.1 ms, so choose `inline` such that smaller work takes about as long.

@@ -45,7 +45,7 @@ class OpenCalls:
         taken = self._slots.acquire(_connection(context.peer()))
         if taken is None:
             OPEN_CALLS_ENDED.labels("refused").inc()
-            raise _ended(
+            raise _overloaded(
                 "this connection has too many calls whose responses are not read; read them before opening more"
             )
         ticket, displaced = taken
@@ -63,7 +63,7 @@ class OpenCalls:
             OPEN_CALLS_ENDED.labels("displaced" if call.ended else "lifetime").inc()
             self._slots.retire(ticket)
             await call.written()
-            raise _ended("the server ended this call to free its slot; call again") from None
+            raise _overloaded("the server ended this call to free its slot; call again") from None
         finally:
             OPEN_CALLS.dec()
             self._calls.pop(ticket, None)
@@ -112,7 +112,7 @@ class OpenCall:
     async def write(self, message: Any) -> None:
         """Send a message. The write continues if the time limit ends meanwhile; `written` waits for it."""
         self._writing = asyncio.ensure_future(self._context.write(message))
-        self._writing.add_done_callback(_noted)
+        self._writing.add_done_callback(_consume_exception)
         if self.ended:
             self.end()
         await asyncio.shield(self._writing)
@@ -123,13 +123,13 @@ class OpenCall:
             await asyncio.wait({self._writing})
 
 
-def _noted(writing: "asyncio.Future[None]") -> None:
+def _consume_exception(writing: "asyncio.Future[None]") -> None:
     """Consume the exception of a write: the caller disconnected, which ends its call anyway."""
     if not writing.cancelled():
         writing.exception()
 
 
-def _ended(message: str) -> Unavailable:
+def _overloaded(message: str) -> Unavailable:
     return Unavailable(message, reason=ErrorReason.ERROR_REASON_OVERLOADED)
 
 

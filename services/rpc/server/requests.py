@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from sluice.errors import InvalidRequest
 
 from services.rpc.request_streams import discard_rest
-from services.rpc.server.offloading import offloaded
+from services.rpc.server.offloading import offload
 from services.rpc.server.sizing import FILTER_BYTES_MAX, check_message, field_bytes
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,22 +24,22 @@ Parse = Callable[[bytes], Any] | None
 _FEW_FIELDS: Final = 2048
 
 
-async def only(context: Context, parse: Parse) -> Any:
+async def read_one(context: Context, parse: Parse) -> Any:
     """Return the first message. Raises InvalidRequest if there is none or it is malformed."""
     data: Any = await context.read()
     if data is grpc.aio.EOF:
         raise InvalidRequest("expected one request message, got none")
-    return await parsed(data, parse)
+    return await parse_message(data, parse)
 
 
-async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
+async def read_all(context: Context, parse: Parse) -> AsyncIterator[Any]:
     """Yield every message of a stream. Raises InvalidRequest for a malformed one."""
     while (data := await context.read()) is not grpc.aio.EOF:
         try:
-            message = await parsed(data, parse)
+            message = await parse_message(data, parse)
         except InvalidRequest:
             del data
-            await discard_rest(each(context, None))
+            await discard_rest(read_all(context, None))
             raise
         # Hold neither the message nor its bytes while waiting for the next one.
         del data
@@ -47,7 +47,7 @@ async def each(context: Context, parse: Parse) -> AsyncIterator[Any]:
         del message
 
 
-async def parsed(data: bytes, parse: Parse) -> Any:
+async def parse_message(data: bytes, parse: Parse) -> Any:
     """Return the parsed message. Raises InvalidRequest if it is malformed or too large to be parsed."""
     if parse is None:
         return data
@@ -55,7 +55,7 @@ async def parsed(data: bytes, parse: Parse) -> Any:
     if descriptor is not None and len(data) > FILTER_BYTES_MAX:
         # A message of few fields is checked inline. If it is rejected, it is freed before the next one is read.
         _, fields = field_bytes(data, most=_FEW_FIELDS)
-        await offloaded(lambda: check_message(data, descriptor), size=fields, inline=_FEW_FIELDS)
+        await offload(lambda: check_message(data, descriptor), size=fields, inline=_FEW_FIELDS)
     try:
         return parse(data)
     except DecodeError:

@@ -217,10 +217,10 @@ def test_a_jump_of_the_clock_ends_running_calls_only() -> None:
     assert reserve_s(deadline.remaining_s(100.0 + HOUR), 0.01) == 0
     breaker = Breaker()
     for _ in range(breaker.failures_max):
-        breaker.failed(100.0)
+        breaker.record_failure(100.0)
     assert not breaker.permits(100.5)
     assert breaker.permits(100.0 + HOUR)
-    breaker.succeeded()
+    breaker.record_success()
     assert breaker.state == "closed"
 
 

@@ -269,7 +269,7 @@ LONG = "open the file and sort the list " * 64
         (request(text("a", shape=[0, 1], contents=pb.InferTensorContents())), "inputs[0].shape[0]: expected 1 to"),
         (request(text(*["a"] * 2049)), "inputs[0].shape[0]: expected 1 to 2,048 rows, got 2,049"),
         (request(text("a", contents=pb.InferTensorContents(fp32_contents=[1]))), "inputs[0]: expected bytes_contents"),
-        (request(text("a"), raw_input_contents=[bytes_of("a")]), "inputs[0].contents: expected none beside"),
+        (request(text("a"), raw_input_contents=[bytes_of("a")]), "inputs[0].contents: expected none together"),
         (request(text("a", contents=None), raw_input_contents=[b"", b""]), "raw_input_contents: expected one for each"),
         (request(text("a", contents=None), raw_input_contents=[b"\x05\0\0\0ab"]), "inputs[0]: expected element 0"),
         (request(text("a", contents=None), raw_input_contents=[b"\xff\xff\xff\xffab"]), "inputs[0]: expected element"),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes import ROOT, running
 
-PAGE = ROOT / "services" / "doors" / "README.md"
+PAGE = ROOT / "services" / "compat" / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 PRINTED = ["(2, 32) float32\nfloat16\n", r"[[", "32 12\n100\n['[CLS]'", "open() returns a file"]
 

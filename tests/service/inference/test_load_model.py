@@ -109,7 +109,7 @@ async def test_a_folder_with_another_name_or_version_replaces_no_model(tiny_bi_e
         for name, version in (("other", "1"), ("tiny", "2")):
             code, details = await ended(stub.LoadModel(pb.LoadModelRequest(name=name, version=version)))
             assert code == "FAILED_PRECONDITION"
-            assert details.endswith("bundle.json: expected name and version as asked for, found tiny 1")
+            assert details.endswith("bundle.json: expected name and version of the request, found tiny 1")
         assert await stub.ListModels(pb.ListModelsRequest()) == before
 
 

@@ -133,7 +133,9 @@ def test_a_changed_file_keeps_the_server_from_starting(tiny_bi_encoder: Path, tm
 def test_a_missing_file_keeps_the_server_from_starting(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     folder = damaged(tiny_bi_encoder, tmp_path)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(StartRefused, match=r"tokenizer\.json: expected a file of the bundle, found none") as caught:
+    with pytest.raises(
+        StartRefused, match=r"tokenizer\.json: expected a file in the bundle.s folder, found none"
+    ) as caught:
         start(*embed_bundle(folder))
     assert caught.value.status == 1
 

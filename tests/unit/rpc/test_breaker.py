@@ -7,54 +7,54 @@ Step = tuple[str, float, bool | None, str]
 
 CASES: dict[str, list[Step]] = {
     "stays closed while failures are not in a row": [
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "closed"),
-        ("succeeded", 0.0, None, "closed"),
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_success", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
         ("permits", 0.0, True, "closed"),
     ],
     "opens after three in a row and refuses": [
-        ("failed", 0.0, None, "closed"),
-        ("failed", 1.0, None, "closed"),
-        ("failed", 2.0, None, "open"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 1.0, None, "closed"),
+        ("record_failure", 2.0, None, "open"),
         ("permits", 2.0, False, "open"),
         ("permits", 2.9, False, "open"),
     ],
     "lets one probe through, which closes it": [
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "open"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "open"),
         ("permits", 1.0, True, "half_open"),
         ("permits", 1.0, False, "half_open"),
-        ("succeeded", 1.1, None, "closed"),
+        ("record_success", 1.1, None, "closed"),
         ("permits", 1.1, True, "closed"),
     ],
     "opens again when the probe fails, for the whole time": [
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "open"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "open"),
         ("permits", 1.0, True, "half_open"),
-        ("failed", 1.5, None, "open"),
+        ("record_failure", 1.5, None, "open"),
         ("permits", 2.4, False, "open"),
         ("permits", 2.5, True, "half_open"),
     ],
     "lets another probe through when one is abandoned": [
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "open"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "open"),
         ("permits", 1.0, True, "half_open"),
-        ("abandoned", 1.1, None, "half_open"),
+        ("record_abandonment", 1.1, None, "half_open"),
         ("permits", 1.1, True, "half_open"),
     ],
     "needs three failures again after it closed": [
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "closed"),
-        ("failed", 0.0, None, "open"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "closed"),
+        ("record_failure", 0.0, None, "open"),
         ("permits", 1.0, True, "half_open"),
-        ("succeeded", 1.1, None, "closed"),
-        ("failed", 1.2, None, "closed"),
-        ("failed", 1.2, None, "closed"),
+        ("record_success", 1.1, None, "closed"),
+        ("record_failure", 1.2, None, "closed"),
+        ("record_failure", 1.2, None, "closed"),
     ],
 }
 
@@ -66,8 +66,8 @@ def test_breaker(steps: list[Step]) -> None:
         given: bool | None = None
         if event == "permits":
             given = breaker.permits(now)
-        elif event == "failed":
-            breaker.failed(now)
+        elif event == "record_failure":
+            breaker.record_failure(now)
         else:
             getattr(breaker, event)()
         assert (given, breaker.state) == (answer, state)
@@ -75,7 +75,7 @@ def test_breaker(steps: list[Step]) -> None:
 
 def test_breaker_says_how_long_it_refuses() -> None:
     breaker = Breaker(failures_max=1, open_s=2.0)
-    breaker.failed(10.0)
+    breaker.record_failure(10.0)
     assert breaker.wait_s(10.5) == 1.5
     assert breaker.permits(12.0)
     assert breaker.wait_s(12.0) == pytest.approx(0.2)

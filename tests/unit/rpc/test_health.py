@@ -27,10 +27,10 @@ def test_a_batch_is_stuck_when_it_takes_far_longer_than_expected() -> None:
     detector = StallDetector("interactive", least_s=5.0)
     quick, slow = detector.begin(100.0, expected_s=0.01), detector.begin(100.0, expected_s=2.0)
     assert detector.problem(104.9) == ""
-    assert detector.problem(106.0) == "a batch of the interactive lane runs for 6 s"
+    assert detector.problem(106.0) == "a batch of the interactive lane has been running for 6 s"
     detector.end(quick)
     assert detector.problem(119.0) == ""
-    assert detector.problem(121.0) == "a batch of the interactive lane runs for 21 s"
+    assert detector.problem(121.0) == "a batch of the interactive lane has been running for 21 s"
     detector.end(slow)
     assert detector.problem(1000.0) == ""
 

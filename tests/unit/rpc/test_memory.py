@@ -11,7 +11,7 @@ def trims(due: Due, sizes: list[int], after: dict[int, int] | None = None) -> li
     for second, size in enumerate(sizes):
         if due.at(second, size * MB):
             found.append(second)
-            due.trimmed((after or {}).get(second, size) * MB)
+            due.record_trim((after or {}).get(second, size) * MB)
     return found
 
 
