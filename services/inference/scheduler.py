@@ -1,9 +1,8 @@
 """The scheduler of one model's rows: two lanes, batches, coalescing and a cache.
 
-    lane         threads                                    for
-    interactive  one per core, lower priority than the      queries, whose callers wait
-                 event loop
-    bulk         one per core, lower priority than both     indexing, which uses the remaining capacity, never none
+    lane         threads                             for
+    interactive  one per core, below the event loop  queries, whose callers wait
+    bulk         one per core, below interactive     indexing, which uses the remaining capacity, never none
 
 If an interactive batch finds its lane empty and leaves it empty, all cores compute it. Otherwise each batch has one
 thread, which gives a higher throughput. Both lanes use the same cores. When an interactive batch arrives, the kernel
@@ -138,10 +137,7 @@ class _Work:
 
 
 class BatchScheduler:
-    """Schedules the rows of all callers of one model.
-
-    `run` belongs to the event loop in which the scheduler was created.
-    """
+    """Schedules the rows of all callers of one model. Belongs to the event loop in which it was created."""
 
     def __init__(self, session: Session, cost: Cost, limits: Limits, *, model: str) -> None:
         self._session = session
@@ -294,12 +290,7 @@ class BatchScheduler:
     def _expire(self, row: Row[_Work]) -> None:
         reason = "expired" if row.deadlines else "cancelled"
         metrics.DROPPED.labels(self._model, row.payload.lane, reason).inc()
-        self._fail(
-            row,
-            DeadlineExpired(
-                "the deadline would have passed before the model could answer; rejected before it was computed"
-            ),
-        )
+        self._fail(row, DeadlineExpired("the deadline would pass before the model could answer; not computed"))
 
     def _fail(self, row: Row[_Work], error: BackendFailed | DeadlineExpired) -> None:
         del self._rows[row.payload.lane, row.payload.key]
