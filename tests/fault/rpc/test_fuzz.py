@@ -150,7 +150,7 @@ def _smaller(call: Call) -> list[Call]:
 
 
 @pytest.mark.parametrize("server", sorted(RESTORING))
-async def test_no_request_is_a_defect(
+async def test_no_request_causes_a_defect(
     server: str, tmp_path: Path, tiny_bi_encoder: Path, tiny_cross_encoder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = random.Random(f"{SEED} {server}")
@@ -192,7 +192,7 @@ def _told(record: logging.LogRecord) -> str:
     return f"{record.name}: {record.getMessage()} {vars(record).get('method', '')} {record.exc_text or ''}"
 
 
-async def test_bytes_that_are_no_message_are_invalid_and_counted_for_every_rpc(
+async def test_malformed_messages_are_rejected_and_counted_for_every_rpc(
     tmp_path: Path, tiny_bi_encoder: Path, tiny_cross_encoder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with served(tmp_path, tiny_bi_encoder, tiny_cross_encoder) as addresses:

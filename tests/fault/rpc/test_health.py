@@ -45,7 +45,7 @@ async def until_ready(channel: grpc.aio.Channel, ready: bool) -> None:
         watching.cancel()
 
 
-async def test_a_stuck_batch_makes_a_server_unready_but_not_dead_until_it_ends(
+async def test_a_stuck_batch_makes_a_server_unready_but_live_until_it_ends(
     tiny_bi_encoder: Path, tmp_path: Path
 ) -> None:
     bundle = with_slow_word(tiny_bi_encoder, tmp_path, turns=4_000_000)
@@ -75,7 +75,7 @@ def request(text: str) -> pb.EmbedRequest:
     return pb.EmbedRequest(texts=[text], role=TextRole.TEXT_ROLE_QUERY, representations=[pb.REPRESENTATION_DENSE])
 
 
-async def test_a_golden_check_that_fails_makes_a_server_unready_until_one_passes(
+async def test_a_failed_golden_check_makes_a_server_unready_until_one_passes(
     tiny_bi_encoder: Path, tmp_path: Path
 ) -> None:
     """The check reads what is expected from the bundle each time, so another expectation is another failure."""
@@ -94,7 +94,7 @@ async def test_a_golden_check_that_fails_makes_a_server_unready_until_one_passes
 
 
 @pytest.mark.slow
-def test_a_disk_that_takes_no_writes_makes_retrieval_unready_until_it_does(tmp_path: Path) -> None:
+def test_a_disk_that_rejects_writes_makes_retrieval_unready_until_it_accepts_them(tmp_path: Path) -> None:
     """A limit on the size of files, which is lifted again; searches go on for who still asks."""
     with running("services.retrieval", "--data", str(tmp_path)) as server, RetrievalClient(server.address) as client:
         schema = retrieval_pb.Schema(text_fields=[retrieval_pb.TextField(name="text")])
@@ -113,7 +113,7 @@ def test_a_disk_that_takes_no_writes_makes_retrieval_unready_until_it_does(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "state"), [([], "NOT_SERVING"), (["--ready-unwritable"], "SERVING")])
-def test_too_little_room_is_trouble_before_a_write_fails(tmp_path: Path, options: list[str], state: str) -> None:
+def test_low_disk_space_is_a_problem_before_a_write_fails(tmp_path: Path, options: list[str], state: str) -> None:
     much = str(2**62)
     with running("services.retrieval", "--data", str(tmp_path), "--min-free-bytes", much, *options) as server:
         until(lambda: state_of(server) == state)
@@ -123,9 +123,7 @@ def state_of(server: ServerProcess) -> str:
     return health("retrieval", server.address, timeout_s=30)
 
 
-async def test_health_has_a_door_of_its_own_that_needs_neither_tls_nor_a_token(
-    tiny_bi_encoder: Path, tmp_path: Path
-) -> None:
+async def test_the_health_port_needs_neither_tls_nor_a_token(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     identity = authority.issue()
     (tmp_path / "tokens.yaml").write_text("")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 CALLERS, CALLS = 4, 200
 
 
-def test_a_scrape_every_tenth_of_a_second_leaves_serving_unharmed(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+def test_ten_scrapes_per_second_do_not_disturb_calls(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     options = ["--bundles", str(tiny_bi_encoder), "--metrics-listen", "127.0.0.1:0"]
     with running("services.embedding", *options) as server:
         (ready,) = [event for event in server.events() if event["event"] == "ready"]
@@ -33,7 +33,7 @@ def test_a_scrape_every_tenth_of_a_second_leaves_serving_unharmed(tiny_bi_encode
             until(lambda: [one["value"][1] for one in prometheus.query(handled)] == [str(CALLERS * CALLS)])
 
 
-def test_an_address_of_metrics_that_is_taken_keeps_the_server_from_starting(tmp_path: Path) -> None:
+def test_a_metrics_address_in_use_prevents_the_start(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -42,7 +42,7 @@ def test_an_address_of_metrics_that_is_taken_keeps_the_server_from_starting(tmp_
             start("services.retrieval", "--data", str(tmp_path), "--metrics-listen", where)
 
 
-def test_a_name_in_the_environment_that_is_no_setting_keeps_the_server_from_starting(tmp_path: Path) -> None:
+def test_an_unknown_variable_prevents_the_start(tmp_path: Path) -> None:
     """Also one that is nearly the name of a setting of security: it must not be passed over."""
     wrong = {"SLUICE_RETRIEVAL_TOKEN": "tokens.yaml"}
     with pytest.raises(StartRefused, match="SLUICE_RETRIEVAL_TOKEN: unknown setting") as caught:

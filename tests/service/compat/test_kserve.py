@@ -298,7 +298,7 @@ LONG = "open the file and sort the list " * 64
         (request(text("a"), id="x" * 1025), "id: expected at most 1,024 characters"),
     ],
 )
-def test_bad_input_is_refused_by_field_and_the_server_unharmed(
+def test_invalid_input_is_rejected_by_field_and_later_calls_succeed(
     channel: grpc.Channel, bad: pb.ModelInferRequest, message: str
 ) -> None:
     stub = GRPCInferenceServiceStub(channel)

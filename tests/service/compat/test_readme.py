@@ -26,7 +26,7 @@ def addresses(tiny_bi_encoder: Path, tiny_cross_encoder: Path) -> Iterator[dict[
 
 
 @pytest.mark.parametrize(("snippet", "printed"), list(zip(SNIPPETS, PRINTED, strict=True)))
-def test_a_snippet_runs_as_it_stands(snippet: str, printed: str, addresses: dict[str, str]) -> None:
+def test_snippets_run_unchanged(snippet: str, printed: str, addresses: dict[str, str]) -> None:
     for stated, real in addresses.items():
         snippet = snippet.replace(stated, real)
     ran = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=120, check=False)

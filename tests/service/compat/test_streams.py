@@ -37,7 +37,7 @@ TEXT = "open the file"
     ],
     ids=lambda value: getattr(value, "message", getattr(value, "name", "")),
 )
-def test_clients_of_tei_get_its_codes_and_all_others_ours(error: SluiceError, theirs: grpc.StatusCode) -> None:
+def test_tei_clients_get_tei_codes_and_others_get_sluice_codes(error: SluiceError, theirs: grpc.StatusCode) -> None:
     assert code_of(error, "tei.v1.Embed") is theirs
     assert code_of(error, "inference.GRPCInferenceService") is error.code
     assert code_of(error, "sluice.embedding.v1.EmbeddingService") is error.code
@@ -60,7 +60,7 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str, int]:
     return caught.value.code(), caught.value.details() or "", status.code
 
 
-async def test_overload_is_told_in_each_apis_code(tiny_bi_encoder: Path) -> None:
+async def test_overload_has_the_code_of_each_api(tiny_bi_encoder: Path) -> None:
     async with embedding_server(tiny_bi_encoder, max_deadline_s=0.001) as channel:  # less than an answer takes
         native = await overload(lambda: EmbeddingServiceStub(channel).Embed(pb.EmbedRequest(texts=[TEXT])))
         assert native == (grpc.StatusCode.UNAVAILABLE, 14)
@@ -98,9 +98,7 @@ async def test_prompts_are_chosen_by_name(tiny_bi_encoder: Path, tmp_path: Path)
         assert message.startswith("parameters[input_type]: expected query or passage")
 
 
-async def test_vectors_of_any_length_are_normalised_unless_told_otherwise(
-    tiny_bi_encoder: Path, tmp_path: Path
-) -> None:
+async def test_vectors_of_any_length_are_normalized_by_default(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     dots = edited(tiny_bi_encoder, tmp_path / "copy", similarity="dot", matryoshka_dimensions=[8])
     async with embedding_server(dots) as channel:
         native = (await EmbeddingServiceStub(channel).Embed(pb.EmbedRequest(texts=[TEXT], dimensions=8))).dense.data
@@ -115,7 +113,7 @@ async def test_vectors_of_any_length_are_normalised_unless_told_otherwise(
             assert np.linalg.norm(raw.embeddings) < 0.99
 
 
-async def test_models_come_and_go_by_the_repository(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+async def test_models_are_loaded_from_the_repository_and_unloaded(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     for version in ("9", "10"):
         edited(tiny_bi_encoder, repository / "other" / version, name="other", version=version)
@@ -168,7 +166,7 @@ async def test_a_server_without_a_repository_loads_nothing(tiny_bi_encoder: Path
         assert "--repository" in message
 
 
-async def test_rows_that_would_be_padded_to_more_than_a_message_are_refused(tiny_bi_encoder: Path) -> None:
+async def test_rows_whose_padding_exceeds_a_message_are_rejected(tiny_bi_encoder: Path) -> None:
     texts = ["open the file and sort the list " * 20, *["a"] * 15]  # 16 rows of 62 x 32 floats
     contents = kserve.InferTensorContents(bytes_contents=[text.encode() for text in texts])
     uneven = kserve.ModelInferRequest()
@@ -179,7 +177,7 @@ async def test_rows_that_would_be_padded_to_more_than_a_message_are_refused(tiny
         assert message.startswith("outputs: expected rows of multi_vector that take at most 65,536 bytes")
 
 
-async def test_a_client_that_is_still_writing_is_told_what_was_wrong(tiny_bi_encoder: Path) -> None:
+async def test_a_client_that_is_still_writing_receives_the_error(tiny_bi_encoder: Path) -> None:
     async with embedding_server(tiny_bi_encoder) as channel:
         messages = [tei.EmbedRequest(inputs="" if number == 5 else f"text {number}") for number in range(300)]
         codes = []

@@ -72,7 +72,7 @@ def refused(call: Any, *arguments: Any, **fields: Any) -> tuple[grpc.StatusCode,
     return error.code(), error.details()
 
 
-def test_reflection_and_health_know_the_services(
+def test_reflection_and_health_list_the_services(
     embedder: tuple[Reflected, str], reranker: tuple[Reflected, str]
 ) -> None:
     for (client, _), names in ((embedder, ("Info", "Embed", "Tokenize")), (reranker, ("Info", "Rerank", "Predict"))):
@@ -161,7 +161,7 @@ def test_streams_answer_in_the_order_of_their_requests(
     assert [one.predictions[0].label for one in labels] == ["LABEL_0"] * len(TEXTS)
 
 
-def test_an_answer_says_what_it_took(embedder: tuple[Reflected, str], reranker: tuple[Reflected, str]) -> None:
+def test_a_response_has_its_timings(embedder: tuple[Reflected, str], reranker: tuple[Reflected, str]) -> None:
     for client, method, model, fields in (
         (embedder[0], "tei.v1.Embed/Embed", ENCODER, {"inputs": TEXTS[0]}),
         (reranker[0], "tei.v1.Rerank/Rerank", PAIRS, {"query": QUERY, "texts": TEXTS}),
@@ -177,7 +177,7 @@ def test_an_answer_says_what_it_took(embedder: tuple[Reflected, str], reranker: 
         assert 0 < took.tokenization_time_ns < took.total_time_ns
 
 
-def test_info_tells_model_and_limits(embedder: tuple[Reflected, str], reranker: tuple[Reflected, str]) -> None:
+def test_info_returns_model_and_limits(embedder: tuple[Reflected, str], reranker: tuple[Reflected, str]) -> None:
     info = embedder[0].call("tei.v1.Info/Info", of(ENCODER))
     assert (info.model_type, info.max_input_length, info.max_client_batch_size) == (0, 64, 8)
     assert info.model_dtype == "float32"
@@ -198,7 +198,7 @@ def test_long_texts_are_refused_unless_truncation_is_wanted(embedder: tuple[Refl
         assert list(cut.embeddings) == floats(expected.dense.data)
 
 
-def test_tokens_say_where_they_stand_in_bytes(embedder: tuple[Reflected, str]) -> None:
+def test_tokens_have_byte_positions(embedder: tuple[Reflected, str]) -> None:
     client, _ = embedder
     text = "open ünder file"
     first, *inner, last = client.call(
@@ -236,7 +236,7 @@ def test_tokens_say_where_they_stand_in_bytes(embedder: tuple[Reflected, str]) -
         ("Predict/Predict", ENCODER, {"inputs": "a"}, "tiny scores by late interaction"),
     ],
 )
-def test_bad_input_is_refused_and_the_server_unharmed(
+def test_invalid_input_is_rejected_and_later_calls_succeed(
     embedder: tuple[Reflected, str],
     reranker: tuple[Reflected, str],
     method: str,
@@ -254,7 +254,7 @@ def test_bad_input_is_refused_and_the_server_unharmed(
     assert client.call("tei.v1.Info/Info", of(ENCODER)).max_input_length == 64
 
 
-def test_a_bad_message_of_a_stream_ends_it_after_the_answers_before(embedder: tuple[Reflected, str]) -> None:
+def test_an_invalid_message_ends_a_stream_after_the_earlier_responses(embedder: tuple[Reflected, str]) -> None:
     client, _ = embedder
     messages = [{"inputs": "fine"}, {"inputs": ""}, {"inputs": "never"}]
     code, message = refused(client.stream, "tei.v1.Embed/EmbedStream", messages, of(ENCODER))

@@ -154,7 +154,7 @@ def test_the_tensor_of_an_array_is_its_bytes() -> None:
     assert tensor.data == array.tobytes()
 
 
-async def test_vectors_come_in_the_type_and_length_that_is_asked_for(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+async def test_vectors_have_the_requested_type_and_length(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     async with stub_of(edited(tiny_bi_encoder, tmp_path / "copy", matryoshka_dimensions=[8, 16])) as stub:
         whole = dense(await stub.Embed(pb.EmbedRequest(texts=TEXTS)))
         short = dense(await stub.Embed(pb.EmbedRequest(texts=TEXTS, dimensions=16)))
@@ -176,7 +176,7 @@ async def test_vectors_come_in_the_type_and_length_that_is_asked_for(tiny_bi_enc
         assert "data_type" in (await refusal(stub.Embed(bad))).message
 
 
-async def test_a_long_text_is_read_in_windows_and_nothing_of_it_is_dropped(tiny_bi_encoder: Path) -> None:
+async def test_windows_read_a_whole_long_text(tiny_bi_encoder: Path) -> None:
     async with stub_of(tiny_bi_encoder) as stub:
         limit = (await stub.ListModels(pb.ListModelsRequest())).models[0].max_token_count
         texts = ["short", "open the file and sort the list " * limit]
@@ -198,7 +198,7 @@ async def test_a_long_text_is_read_in_windows_and_nothing_of_it_is_dropped(tiny_
         assert "truncation" in (await refusal(stub.Embed(both))).message
 
 
-async def test_models_are_loaded_and_ended_while_the_server_runs(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+async def test_models_are_loaded_and_unloaded_while_the_server_runs(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     for version in ("1", "2"):
         edited(tiny_bi_encoder, repository / "other" / version, name="other", version=version)
@@ -230,7 +230,7 @@ async def test_a_server_without_repository_loads_nothing(tiny_bi_encoder: Path) 
         assert isinstance(error, PreconditionFailed)
 
 
-async def test_tokens_say_where_they_stand_and_are_put_together_again(tiny_bi_encoder: Path) -> None:
+async def test_tokens_have_positions_and_are_joined_again(tiny_bi_encoder: Path) -> None:
     async with stub_of(tiny_bi_encoder) as stub:
         text = "open ünder 😀 file"
         ask = pb.TokenizeRequest(texts=[text, "sort"], add_special_tokens=True)

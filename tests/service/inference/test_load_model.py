@@ -82,7 +82,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-async def test_a_broken_bundle_is_refused_by_name_and_without_paths(
+async def test_a_broken_bundle_is_rejected_without_revealing_paths(
     case: str, tiny_bi_encoder: Path, tmp_path: Path
 ) -> None:
     BROKEN[case](edited(tiny_bi_encoder, tmp_path / "broken" / "1", name="broken"))
@@ -114,7 +114,7 @@ async def test_a_folder_with_another_name_or_version_replaces_no_model(tiny_bi_e
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../tiny", "a/b", "/etc", "a\0b", "x" * 300, "ä", "-a", "a b", "a\n"])
-async def test_names_that_no_bundle_may_have_are_refused(name: str, tiny_bi_encoder: Path, tmp_path: Path) -> None:
+async def test_invalid_bundle_names_are_rejected(name: str, tiny_bi_encoder: Path, tmp_path: Path) -> None:
     async with embedding_server(tiny_bi_encoder, repository=tmp_path, drain_grace_s=0.0) as channel:
         stub, kserve = EmbeddingServiceStub(channel), GRPCInferenceServiceStub(channel)
         as_name = await ended(stub.LoadModel(pb.LoadModelRequest(name=name, version="1")))

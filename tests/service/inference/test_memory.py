@@ -17,7 +17,7 @@ TEXTS = [f"{'a sentence of some words ' * 5} {number}" for number in range(32)]
 
 
 @pytest.mark.slow
-def test_memory_is_where_it_was_after_models_came_and_went(minilm_bundle: Path, tmp_path: Path) -> None:
+def test_unloading_models_frees_their_memory(minilm_bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(minilm_bundle, tmp_path / "second" / "1"))
     manifest = json.loads((copy / "bundle.json").read_text()) | {"name": "second"}
     (copy / "bundle.json").write_text(json.dumps(manifest))

@@ -81,7 +81,7 @@ async def test_equal_rows_in_flight_are_computed_once(session: GatedSession) -> 
         assert all(np.array_equal(output[1]["dense"], outputs[0][1]["dense"]) for output in outputs)
 
 
-async def test_recent_outputs_of_the_interactive_lane_are_kept_and_bulk_ones_are_not(session: GatedSession) -> None:
+async def test_only_interactive_outputs_are_cached(session: GatedSession) -> None:
     async with scheduler_of(session) as scheduler:
         await scheduler.run(ROWS[:1], ["dense"], within(GUARD_S))
         await scheduler.run(ROWS[:1], ["dense"], within(GUARD_S, "bulk"))
@@ -91,7 +91,7 @@ async def test_recent_outputs_of_the_interactive_lane_are_kept_and_bulk_ones_are
         assert len(session.seen) == 3
 
 
-async def test_rows_of_a_caller_that_left_are_not_computed(session: GatedSession) -> None:
+async def test_rows_of_a_disconnected_caller_are_not_computed(session: GatedSession) -> None:
     async with scheduler_of(session) as scheduler:
         session.gate.clear()
         running = asyncio.create_task(scheduler.run(ROWS[:1], ["dense"], within(GUARD_S)))
@@ -107,7 +107,7 @@ async def test_rows_of_a_caller_that_left_are_not_computed(session: GatedSession
         assert computed == {ROWS[0].ids, ROWS[3].ids, ROWS[4].ids}
 
 
-async def test_rows_whose_time_has_passed_are_not_computed(session: GatedSession) -> None:
+async def test_expired_rows_are_not_computed(session: GatedSession) -> None:
     for seconds in longer_and_longer(0.05):
         session.seen.clear()
         async with scheduler_of(session) as scheduler:
@@ -128,7 +128,7 @@ async def test_rows_whose_time_has_passed_are_not_computed(session: GatedSession
             break
 
 
-async def test_work_that_cannot_be_done_in_time_is_refused_at_once_with_a_hint(session: GatedSession) -> None:
+async def test_work_that_would_be_late_is_rejected_immediately_with_a_retry_delay(session: GatedSession) -> None:
     async with scheduler_of(session, cost=Cost(overhead_tokens=0, seconds_per_token=100.0)) as scheduler:
         with pytest.raises(Unavailable) as caught:
             await scheduler.run(ROWS[:1], ["dense"], within(200.0))
@@ -138,7 +138,7 @@ async def test_work_that_cannot_be_done_in_time_is_refused_at_once_with_a_hint(s
         assert session.seen == []
 
 
-async def test_what_waits_counts_for_admission(session: GatedSession) -> None:
+async def test_waiting_rows_count_for_admission(session: GatedSession) -> None:
     async with scheduler_of(session, cost=Cost(overhead_tokens=0, seconds_per_token=50.0)) as scheduler:
         session.gate.clear()
         first = asyncio.create_task(scheduler.run(ROWS[:1], ["dense"], within(6000)))
@@ -163,7 +163,7 @@ async def test_interactive_work_passes_bulk_work(session: GatedSession) -> None:
         await asyncio.gather(bulk, query)
 
 
-async def test_a_batch_that_breaks_fails_its_callers_and_nothing_else(session: GatedSession) -> None:
+async def test_a_failed_batch_fails_only_its_own_callers(session: GatedSession) -> None:
     async with scheduler_of(session) as scheduler:
         with pytest.raises(BackendFailed):
             await scheduler.run([BROKEN, *ROWS[:2]], ["dense"], within(GUARD_S))
@@ -177,7 +177,7 @@ async def test_outputs_are_read_only_because_callers_share_them(session: GatedSe
             output["dense"][0] = 0
 
 
-async def test_a_row_gets_what_it_asked_for_whoever_shares_its_batch(session: GatedSession) -> None:
+async def test_a_row_gets_its_requested_outputs_in_a_shared_batch(session: GatedSession) -> None:
     async with scheduler_of(session) as scheduler:
         session.gate.clear()
         running = asyncio.create_task(scheduler.run(ROWS[:1], ["dense"], within(GUARD_S)))

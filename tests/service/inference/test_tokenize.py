@@ -39,7 +39,7 @@ def model_of(folder: Path, cost: Cost, *, token_cache_bytes: int = 2**20) -> Ite
     scheduler.close()
 
 
-async def test_kept_ids_are_those_of_the_tokenizer(tiny_bi_encoder: Path) -> None:
+async def test_cached_ids_are_those_of_the_tokenizer(tiny_bi_encoder: Path) -> None:
     with model_of(tiny_bi_encoder, QUICK) as model:
         expected = model.tokenizer.tokenize(TEXTS)
         assert await model.tokenize(TEXTS, within(300)) == expected
@@ -48,20 +48,20 @@ async def test_kept_ids_are_those_of_the_tokenizer(tiny_bi_encoder: Path) -> Non
         assert await model.tokenize(mixed, within(300)) == model.tokenizer.tokenize(mixed)
 
 
-async def test_bulk_texts_are_not_kept(tiny_bi_encoder: Path) -> None:
+async def test_bulk_texts_are_not_cached(tiny_bi_encoder: Path) -> None:
     with model_of(tiny_bi_encoder, QUICK) as model:
         await model.tokenize(TEXTS, within(60, "bulk"))
         assert len(model.seen) == 0
 
 
-async def test_kept_texts_stay_within_their_bytes(tiny_bi_encoder: Path) -> None:
+async def test_cached_texts_stay_within_their_limit(tiny_bi_encoder: Path) -> None:
     with model_of(tiny_bi_encoder, QUICK, token_cache_bytes=2000) as model:
         for number in range(50):
             await model.tokenize([f"text number {number}"], within(300))
         assert 0 < model.seen.bytes <= 2000
 
 
-async def test_new_texts_that_would_come_too_late_are_refused_and_seen_ones_go_on_to_the_cache(
+async def test_late_new_texts_are_rejected_and_cached_texts_are_answered(
     tiny_bi_encoder: Path,
 ) -> None:
     with model_of(tiny_bi_encoder, SLOW) as model:

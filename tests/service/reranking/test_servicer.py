@@ -34,7 +34,7 @@ def request(**fields: Any) -> pb.RerankRequest:
 
 
 @pytest.mark.parametrize("bundle", ["tiny_bi_encoder", "tiny_cross_encoder", "tiny_cross_encoder_3_labels"])
-async def test_documents_come_back_best_first_or_as_asked(bundle: str, request: pytest.FixtureRequest) -> None:
+async def test_documents_are_returned_in_the_requested_order(bundle: str, request: pytest.FixtureRequest) -> None:
     async with stub_of(request.getfixturevalue(bundle)) as stub:
         ask = pb.RerankRequest(query=QUERY, documents=DOCUMENTS, order=pb.ORDER_REQUEST)
         as_asked = (await stub.Rerank(ask)).results
@@ -78,7 +78,7 @@ async def test_several_logits_come_back_by_label_and_the_relevant_one_is_the_sco
             assert result.score == result.label_scores[relevant]
 
 
-async def test_late_interaction_finds_a_document_equal_to_the_query_perfect(tiny_bi_encoder: Path) -> None:
+async def test_a_document_equal_to_the_query_has_a_perfect_late_interaction_score(tiny_bi_encoder: Path) -> None:
     async with stub_of(tiny_bi_encoder) as stub:
         ask = pb.RerankRequest(query=QUERY, documents=[*DOCUMENTS, QUERY])
         best = (await stub.Rerank(ask)).results[0]
@@ -86,7 +86,7 @@ async def test_late_interaction_finds_a_document_equal_to_the_query_perfect(tiny
         assert best.score == pytest.approx(1, abs=1e-4)
 
 
-async def test_long_input_is_cut_and_reported_or_refused(tiny_cross_encoder: Path) -> None:
+async def test_long_input_is_truncated_and_reported_or_rejected(tiny_cross_encoder: Path) -> None:
     async with stub_of(tiny_cross_encoder) as stub:
         limit = (await stub.ListModels(pb.ListModelsRequest())).models[0].max_token_count
         documents = ["short", "a long file " * limit]
@@ -144,7 +144,7 @@ async def test_bad_input_is_refused_by_field(tiny_bi_encoder: Path, bad: pb.Rera
         assert (await stub.Rerank(pb.RerankRequest(query="x", documents=["x"]))).results
 
 
-async def test_two_models_are_told_apart_by_name(tiny_bi_encoder: Path, tiny_cross_encoder: Path) -> None:
+async def test_two_models_are_distinguished_by_name(tiny_bi_encoder: Path, tiny_cross_encoder: Path) -> None:
     async with stub_of(tiny_bi_encoder, tiny_cross_encoder) as stub:
         models = (await stub.ListModels(pb.ListModelsRequest())).models
         assert {model.scoring for model in models} == {pb.SCORING_CROSS_ENCODER, pb.SCORING_LATE_INTERACTION}

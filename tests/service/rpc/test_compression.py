@@ -60,7 +60,7 @@ def sent(address: str, method: str, algorithm: grpc.Compression, size: int) -> g
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_what_a_compressed_request_would_unpack_to(tmp_path: Path) -> None:
+def test_a_rejected_compressed_request_is_not_decompressed(tmp_path: Path) -> None:
     """By health and a call, on the port of the server and on that of health."""
     with running("services.retrieval", "--data", str(tmp_path), "--health-listen=127.0.0.1:0") as server:
         (health,) = [event["address"] for event in server.events() if event["event"] == "serving health"]

@@ -161,15 +161,13 @@ async def limited(server: Any, *bundles: Path) -> AsyncIterator[grpc.aio.Channel
 
 
 @pytest.mark.parametrize("case", OVER)
-async def test_requests_over_a_limit_are_refused_without_a_look_at_their_items(
-    case: str, tiny_bi_encoder: Path
-) -> None:
+async def test_requests_over_a_limit_are_rejected_without_reading_their_items(case: str, tiny_bi_encoder: Path) -> None:
     async with limited(embedding_server, tiny_bi_encoder) as channel:
         await check_bounded(channel, *OVER[case], code="INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize("case", OVER_RERANKING)
-async def test_rerank_requests_over_a_limit_are_refused_without_a_look_at_their_items(
+async def test_rerank_requests_over_a_limit_are_rejected_without_reading_their_items(
     case: str, tiny_cross_encoder: Path
 ) -> None:
     async with limited(reranking_server, tiny_cross_encoder) as channel:
@@ -177,7 +175,7 @@ async def test_rerank_requests_over_a_limit_are_refused_without_a_look_at_their_
 
 
 @pytest.mark.parametrize("case", OVER_RETRIEVAL)
-async def test_retrieval_requests_over_a_limit_are_refused_without_a_look_at_their_items(
+async def test_retrieval_requests_over_a_limit_are_rejected_without_reading_their_items(
     case: str, tmp_path: Path
 ) -> None:
     async with channel_to_retrieval(tmp_path) as channel:
@@ -186,12 +184,12 @@ async def test_retrieval_requests_over_a_limit_are_refused_without_a_look_at_the
 
 
 @pytest.mark.parametrize("case", WITHIN)
-async def test_tokens_are_made_and_told_in_threads(case: str, tiny_bi_encoder: Path) -> None:
+async def test_long_texts_are_split_and_joined_in_threads(case: str, tiny_bi_encoder: Path) -> None:
     async with limited(embedding_server, tiny_bi_encoder) as channel:
         await check_bounded(channel, *WITHIN[case], code="OK")
 
 
-def test_the_size_of_the_vocabulary_is_looked_up_once(tiny_bi_encoder: Path) -> None:
+def test_the_vocabulary_size_is_computed_once(tiny_bi_encoder: Path) -> None:
     tokenizer = Tokenizer(tiny_bi_encoder / "tokenizer.json", max_token_count=64)
     size = tokenizer.vocabulary_size
     tokenizer._tokenizer.add_tokens(["[another]"])

@@ -30,7 +30,7 @@ from tests.support.waiting import GUARD_S
 NAME = "sluice.embedding.v1.EmbeddingService"
 
 
-async def test_health_is_known_by_service_name_and_as_a_whole(tiny_bi_encoder: Path) -> None:
+async def test_health_has_a_status_for_each_service_and_the_server(tiny_bi_encoder: Path) -> None:
     async with embedding_server(tiny_bi_encoder) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", NAME):
@@ -161,7 +161,7 @@ def sha256_of(path: Path) -> str:
     return sha256(path)
 
 
-def test_settings_that_are_wrong_are_all_named_before_anything_starts(tiny_bi_encoder: Path) -> None:
+def test_all_invalid_settings_are_reported_before_the_start(tiny_bi_encoder: Path) -> None:
     environment = {"SLUICE_EMBEDDING_THREADS": "none", "SLUICE_EMBEDING_LISTEN": "typo", "SLUICE_EMBEDDING_FOO": "1"}
     with pytest.raises(StartRefused) as caught:
         start(*embed_bundle(tiny_bi_encoder), environment=environment)

@@ -32,7 +32,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
     return caught.value.code()
 
 
-async def test_calls_over_the_limit_are_refused_at_once_and_room_comes_back() -> None:
+async def test_calls_over_the_limit_are_rejected_until_others_end() -> None:
     arrived, leave = asyncio.Event(), asyncio.Event()
 
     async def wait(method: str) -> None:
@@ -58,7 +58,7 @@ async def answered(stub: "EmbeddingServiceAsyncStub") -> bool:
     return code is grpc.StatusCode.OK
 
 
-async def test_calls_over_a_connections_limit_do_not_run() -> None:
+async def test_calls_over_the_limit_of_a_connection_do_not_run() -> None:
     """They wait at the caller that knows the limit; those that left before it did are UNAVAILABLE, nothing done."""
     leave, running, most = asyncio.Event(), 0, 0
 
@@ -94,7 +94,7 @@ async def test_a_message_over_the_limit_is_refused() -> None:
         assert await code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_connections_over_the_limit_are_closed_and_those_there_are_served() -> None:
+async def test_connections_over_the_limit_are_closed_and_others_are_served() -> None:
     async with served(HashingEmbedder(), max_connections=3) as (address, stub):
         await stub.ListModels(pb.ListModelsRequest(), timeout=60)
         host, _, port = address.rpartition(":")
@@ -121,7 +121,7 @@ def _until_some_are_closed(connections: list[socket.socket]) -> None:
     assert closed == len(connections) - 5
 
 
-async def test_an_answer_tells_no_more_of_the_caller_than_it_sent() -> None:
+async def test_an_error_reveals_nothing_beyond_the_request() -> None:
     """A request id is taken over only when it is short and plain: it goes into logs and to other services."""
     seen: list[str] = []
 

@@ -74,7 +74,7 @@ def channels(address: str, count: int) -> list[grpc.aio.Channel]:
     ]
 
 
-async def test_watches_take_no_places_of_other_calls_and_the_oldest_gives_way() -> None:
+async def test_watches_use_their_own_slots_and_displace_the_oldest() -> None:
     async with embedding_server(HashingEmbedder(), max_calls=1, max_open_calls=4) as address:
         first, *others = channels(address, 5)
         old = watch(first)
@@ -114,7 +114,7 @@ async def test_a_connection_over_its_limit_loses_its_own_oldest_watch_only() -> 
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     ],
 )
-async def test_calls_without_a_message_give_way_too(method: str) -> None:
+async def test_calls_without_a_message_are_displaced_too(method: str) -> None:
     async with (
         embedding_server(HashingEmbedder(), max_open_calls=3) as address,
         grpc.aio.insecure_channel(address) as channel,
@@ -130,7 +130,7 @@ async def test_calls_without_a_message_give_way_too(method: str) -> None:
         await asyncio.gather(*codes, return_exceptions=True)
 
 
-async def test_a_watch_displaced_before_its_message_is_there_is_answered_first() -> None:
+async def test_a_watch_displaced_before_its_message_arrives_is_answered_first() -> None:
     """A client that checks health calls again at once only when the ended watch had an answer."""
     async with embedding_server(HashingEmbedder(), max_open_calls=1) as address:
         first, second = channels(address, 2)
@@ -155,7 +155,7 @@ async def test_a_watch_displaced_before_its_message_is_there_is_answered_first()
             await channel.close()
 
 
-async def test_a_watch_whose_time_ends_is_taken_up_again_without_a_failed_call() -> None:
+async def test_a_watch_that_expires_is_resumed_without_a_failed_call() -> None:
     """By gRPC's own client-side health checking: calls run throughout, and none waits for a server to be ready."""
     config = {"healthCheckConfig": {"serviceName": NAME}, "loadBalancingConfig": [{"round_robin": {}}]}
     before = ended("lifetime")
@@ -169,7 +169,7 @@ async def test_a_watch_whose_time_ends_is_taken_up_again_without_a_failed_call()
                     calls += 1
 
 
-async def test_displaced_watches_are_taken_up_again_without_a_failed_call() -> None:
+async def test_displaced_watches_are_resumed_without_a_failed_call() -> None:
     """Two clients that check health share a single place: each takes it from the other all the time."""
     config = {"healthCheckConfig": {"serviceName": NAME}, "loadBalancingConfig": [{"round_robin": {}}]}
     before = ended("displaced")
@@ -224,7 +224,7 @@ async def test_a_watch_sees_changes_after_another_of_its_name_has_ended() -> Non
         assert await answered(stays) == NOT_SERVING
 
 
-async def test_a_watch_does_not_hold_up_the_end_of_a_server() -> None:
+async def test_a_watch_does_not_delay_the_end_of_a_server() -> None:
     async with with_problem([""], drain_grace_s=3600) as address:
         channel = grpc.aio.insecure_channel(address)
         call = watch(channel)

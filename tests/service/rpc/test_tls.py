@@ -68,7 +68,7 @@ def reloads(role: str, outcome: str) -> float:
     return REGISTRY.get_sample_value("sluice_reloads_total", {"role": role, "outcome": outcome}) or 0.0
 
 
-def test_a_caller_that_trusts_the_authority_is_served_and_nobody_in_plain_text(
+def test_a_caller_that_trusts_the_authority_is_served_and_plain_text_is_not(
     tmp_path: Path, authority: Authority
 ) -> None:
     with serving_tls(tmp_path, authority, authority.issue()) as address:
@@ -78,7 +78,7 @@ def test_a_caller_that_trusts_the_authority_is_served_and_nobody_in_plain_text(
         assert ask(address, authority.credentials()) == []
 
 
-def test_a_caller_that_does_not_know_the_authority_is_told_and_the_server_serves_on(
+def test_a_caller_that_does_not_trust_the_authority_gets_an_error(
     tmp_path: Path, authority: Authority, stranger: Authority
 ) -> None:
     with serving_tls(tmp_path, authority, authority.issue()) as address:
@@ -87,7 +87,7 @@ def test_a_caller_that_does_not_know_the_authority_is_told_and_the_server_serves
         assert ask(address, authority.credentials()) == []
 
 
-def test_mutual_tls_lets_in_holders_of_a_certificate_alone(
+def test_mutual_tls_admits_only_callers_with_a_certificate(
     tmp_path: Path, authority: Authority, stranger: Authority
 ) -> None:
     caller, foreign = authority.issue("caller"), stranger.issue("caller")
@@ -125,7 +125,7 @@ def test_an_expired_certificate_of_a_server_is_named_to_its_caller(tmp_path: Pat
     asyncio.run(check())
 
 
-def test_new_certificates_hold_for_new_connections_and_cut_none(
+def test_new_certificates_apply_to_new_connections_and_close_none(
     tmp_path: Path, authority: Authority, stranger: Authority
 ) -> None:
     identity = authority.issue()
@@ -145,7 +145,7 @@ def test_new_certificates_hold_for_new_connections_and_cut_none(
             ask(address, authority.credentials())
 
 
-def test_wrong_new_certificates_change_nothing_and_are_counted(tmp_path: Path, authority: Authority) -> None:
+def test_invalid_new_certificates_change_nothing_and_are_counted(tmp_path: Path, authority: Authority) -> None:
     identity = authority.issue()
     with serving_tls(tmp_path, authority, identity) as address:
         refused = reloads("server", "refused")
@@ -168,14 +168,14 @@ def test_a_key_is_in_no_repr(authority: Authority) -> None:
         (lambda identity: identity.certificate.write_text("nonsense"), "expected a certificate and its key"),
     ],
 )
-def test_wrong_files_are_told(authority: Authority, spoil: Any, message: str) -> None:
+def test_invalid_files_are_reported(authority: Authority, spoil: Any, message: str) -> None:
     identity = authority.issue()
     spoil(identity)
     with pytest.raises(TlsError, match=message):
         of_server(ServerSettings(**settings_of(authority, identity)))
 
 
-def test_a_key_of_another_certificate_is_told(authority: Authority) -> None:
+def test_a_key_of_another_certificate_is_reported(authority: Authority) -> None:
     one, other = authority.issue("one"), authority.issue("other")
     with pytest.raises(TlsError, match=r"one\.pem, .*other\.key: expected a certificate and its key"):
         Certificates("server", Files(one.certificate, other.key, None))
@@ -245,7 +245,7 @@ def page(url: str, authority: Authority) -> bytes:
         return bytes(response.read())
 
 
-def test_half_of_a_certificate_is_refused_with_the_settings() -> None:
+def test_a_certificate_without_its_key_is_an_invalid_setting() -> None:
     with pytest.raises(ValueError, match="--tls-certificate and --tls-key together"):
         ServerSettings(tls_certificate=Path("a.pem"))
     with pytest.raises(ValueError, match="together with --tls-client-ca"):

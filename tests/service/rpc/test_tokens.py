@@ -94,7 +94,7 @@ async def indexed(served: System, token: str, collection: str = "books", count: 
     return sum([len(response.acknowledgements) async for response in call])
 
 
-async def test_callers_are_let_in_by_their_tokens(
+async def test_callers_are_admitted_by_their_tokens(
     tmp_path: Path, reader: tuple[str, str], writer: tuple[str, str]
 ) -> None:
     async with guarded(tmp_path, reader[1] + writer[1]) as served:
@@ -107,7 +107,7 @@ async def test_callers_are_let_in_by_their_tokens(
         assert "sluice_wrong" not in wrong.message
 
 
-async def test_what_a_token_may_not_is_refused_with_what_it_may(
+async def test_a_forbidden_call_is_rejected_with_the_permissions_of_the_token(
     tmp_path: Path, reader: tuple[str, str], writer: tuple[str, str]
 ) -> None:
     async with guarded(tmp_path, reader[1] + writer[1]) as served:
@@ -128,7 +128,7 @@ async def test_what_a_token_may_not_is_refused_with_what_it_may(
         assert served.retrieval.count("CreateCollection") == 0
 
 
-async def test_over_quota_says_whose_and_when_to_come_again(tmp_path: Path) -> None:
+async def test_an_exceeded_quota_names_the_token_and_the_retry_delay(tmp_path: Path) -> None:
     token, lines = made("slow", "--calls", "0.5")
     async with guarded(tmp_path, lines) as served:
         calls = [served.search.ListPipelines(pb.ListPipelinesRequest(), metadata=bearing(token)) for _ in range(100)]
@@ -150,7 +150,7 @@ async def test_a_stream_is_slowed_to_its_quota_and_nothing_is_lost(tmp_path: Pat
         assert await indexed(served, token, count=2500) == 2500
 
 
-async def test_tokens_follow_their_file_and_a_wrong_one_changes_nothing(
+async def test_tokens_follow_their_file_and_an_invalid_file_changes_nothing(
     tmp_path: Path, reader: tuple[str, str], writer: tuple[str, str]
 ) -> None:
     async with guarded(tmp_path, reader[1]) as served:
@@ -175,7 +175,7 @@ async def reloaded(outcome: str) -> None:
     await asyncio.to_thread(until, is_more)
 
 
-async def test_health_and_reflection_are_open_unless_told(tmp_path: Path, reader: tuple[str, str]) -> None:
+async def test_health_and_reflection_are_open_by_default(tmp_path: Path, reader: tuple[str, str]) -> None:
     async with guarded(tmp_path, reader[1]) as served:
         assert await health(served) == health_pb2.HealthCheckResponse.SERVING
         assert await reflected(served)
@@ -261,7 +261,7 @@ def environment(token: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("token", ["", "two words", "a\nb", "ü", "x" * 1025])
-def test_what_cannot_be_a_token_is_refused_without_being_told(token: str) -> None:
+def test_a_malformed_token_is_rejected_without_repeating_it(token: str) -> None:
     with pytest.raises(ValueError, match="expected a token of 1 to 1,024") as caught:
         SearchClient("127.0.0.1:1", token=token)
     assert not token or token not in str(caught.value)

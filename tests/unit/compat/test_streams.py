@@ -44,7 +44,7 @@ async def test_answers_keep_the_order_of_requests_though_later_ones_are_ready_fi
     assert [one async for one in answers(numbers(10, []), answer)] == list(range(10))
 
 
-async def test_a_stream_is_read_no_further_than_there_is_room() -> None:
+async def test_a_stream_is_read_only_while_there_is_room() -> None:
     read: list[int] = []
     release = asyncio.Event()
     filled = asyncio.Event()
@@ -67,7 +67,7 @@ async def test_a_stream_is_read_no_further_than_there_is_room() -> None:
     assert await consumer == list(range(200))
 
 
-async def test_a_failure_comes_after_the_answers_before_it_and_ends_what_is_under_way() -> None:
+async def test_a_failure_follows_the_earlier_responses_and_cancels_the_others() -> None:
     cancelled: list[int] = []
 
     async def answer(number: int) -> int:
@@ -92,7 +92,7 @@ async def test_a_failure_comes_after_the_answers_before_it_and_ends_what_is_unde
     assert set(cancelled) <= {3, 4}
 
 
-async def test_the_end_of_the_call_ends_what_is_under_way() -> None:
+async def test_the_end_of_the_call_cancels_responses_in_progress() -> None:
     call = Call()
     started, ended = asyncio.Event(), asyncio.Event()
 

@@ -88,7 +88,7 @@ def test_a_row_longer_than_a_batch_runs_alone() -> None:
     assert lengths_of(queue.take(0, COST).batch) == [500]
 
 
-def test_rows_that_cannot_be_done_in_time_are_given_up_and_the_next_one_runs() -> None:
+def test_rows_that_would_be_late_are_dropped_and_the_next_one_runs() -> None:
     queue: BatchQueue[str] = BatchQueue(max_batch_tokens=2048, max_batch_rows=64, window_tokens=8192)
     queue.push(Row("too late", 100, arrived=0, deadlines=[0.05]))
     queue.push(Row("nobody waits", 100, arrived=0))
@@ -108,13 +108,13 @@ def test_a_row_that_would_be_late_in_this_batch_waits_for_one_of_its_own() -> No
     assert [row.payload for row in queue.take(0, COST).batch] == ["late"]
 
 
-def test_a_row_is_kept_while_one_of_its_callers_can_have_it() -> None:
+def test_a_row_is_kept_while_one_of_its_callers_has_time() -> None:
     queue: BatchQueue[str] = BatchQueue(max_batch_tokens=2048, max_batch_rows=64, window_tokens=8192)
     queue.push(Row("shared", 100, arrived=0, deadlines=[0.01, 5.0]))
     assert [row.payload for row in queue.take(0, COST).batch] == ["shared"]
 
 
-def test_a_cost_is_fitted_through_two_runs_and_follows_what_is_seen() -> None:
+def test_a_cost_fits_two_runs_and_follows_later_ones() -> None:
     cost = Cost.fit((4, 0.014), (104, 0.114))
     assert round(cost.seconds_per_token, 6) == 0.001
     assert round(cost.overhead_tokens, 6) == 10
@@ -123,13 +123,13 @@ def test_a_cost_is_fitted_through_two_runs_and_follows_what_is_seen() -> None:
     assert round(cost.seconds(100), 3) == 0.220
 
 
-def test_a_cost_of_runs_too_short_to_tell_apart_is_still_a_cost() -> None:
+def test_a_cost_of_equally_fast_runs_is_valid() -> None:
     cost = Cost.fit((4, 0.001), (128, 0.001))
     assert cost.seconds_per_token > 0
     assert cost.seconds(128) > 0
 
 
-def test_a_throughput_follows_what_is_seen_by_tokens_not_by_batches() -> None:
+def test_throughput_is_weighted_by_tokens_not_by_batches() -> None:
     throughput = Throughput(seconds_per_token=0.001)
     by_small = by_large = throughput
     for _ in range(64):

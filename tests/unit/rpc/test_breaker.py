@@ -73,7 +73,7 @@ def test_breaker(steps: list[Step]) -> None:
         assert (given, breaker.state) == (answer, state)
 
 
-def test_breaker_says_how_long_it_refuses() -> None:
+def test_a_breaker_returns_the_time_until_its_next_probe() -> None:
     breaker = Breaker(failures_max=1, open_s=2.0)
     breaker.record_failure(10.0)
     assert breaker.wait_s(10.5) == 1.5

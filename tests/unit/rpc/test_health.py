@@ -17,7 +17,7 @@ from services.rpc.server.health import State, statuses
         ("draining", {"a.A": ""}, {"startup", "liveness"}),
     ],
 )
-def test_readiness_startup_and_liveness_are_apart(state: State, problems: dict[str, str], serving: set[str]) -> None:
+def test_readiness_startup_and_liveness_are_separate(state: State, problems: dict[str, str], serving: set[str]) -> None:
     said = statuses(state, problems)
     assert {name for name, serves in said.items() if serves} == serving
     assert said.keys() == {"", "startup", "liveness", *problems}
@@ -35,7 +35,7 @@ def test_a_batch_is_stuck_when_it_takes_far_longer_than_expected() -> None:
     assert detector.problem(1000.0) == ""
 
 
-def test_bulk_batches_may_take_longer_because_others_go_first() -> None:
+def test_bulk_batches_may_take_longer_because_of_their_priority() -> None:
     detector = StallDetector("bulk", least_s=5.0)
     detector.begin(0.0, expected_s=1.0)
     assert detector.problem(49.0) == ""

@@ -15,25 +15,25 @@ def trims(due: Due, sizes: list[int], after: dict[int, int] | None = None) -> li
     return found
 
 
-def test_a_process_that_does_not_grow_is_left_alone() -> None:
+def test_a_process_that_does_not_grow_is_not_trimmed() -> None:
     assert trims(Due(100 * MB), [100, 110, 95, 105, 100] * 20) == []
 
 
-def test_growth_is_given_back_soon() -> None:
+def test_growth_is_trimmed_soon() -> None:
     assert trims(Due(100 * MB), [100, 200, 100, 100], {1: 100}) == [1]
 
 
-def test_memory_in_use_is_asked_for_less_and_less_often_and_then_taken_as_usual() -> None:
+def test_memory_in_use_is_trimmed_at_growing_intervals_and_then_counts_as_usual() -> None:
     due = Due(100 * MB)
     assert trims(due, [100, *[200] * 200]) == [1, 2, 4, 8, 16, 32]
     assert due.usual_bytes == 200 * MB
 
 
-def test_growth_anew_is_given_back_soon_again() -> None:
+def test_further_growth_is_trimmed_soon() -> None:
     assert trims(Due(100 * MB), [100, *[200] * 20, 230, 230]) == [1, 2, 4, 8, 16, 21, 22]
 
 
-def test_memory_that_was_taken_as_usual_and_freed_is_not_usual_any_more() -> None:
+def test_freed_memory_no_longer_counts_as_usual() -> None:
     due = Due(100 * MB)
     trims(due, [100, *[200] * 40, 100])
     assert due.usual_bytes == 100 * MB

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from services.rpc.server.slots import Slots
 
 
-def test_a_connection_gives_up_its_own_oldest_and_a_full_house_the_oldest_of_all() -> None:
+def test_the_oldest_holder_of_a_connection_or_of_all_is_displaced() -> None:
     slots = Slots(most=3, most_each=2)
     assert slots.acquire("a") == (0, None)
     assert slots.acquire("b") == (1, None)
@@ -16,7 +16,7 @@ def test_a_connection_gives_up_its_own_oldest_and_a_full_house_the_oldest_of_all
     assert len(slots) == 3
 
 
-def test_a_connection_whose_calls_do_not_end_gets_no_more_and_others_do() -> None:
+def test_a_connection_whose_calls_do_not_end_gets_no_more_slots() -> None:
     slots = Slots(most=3, most_each=2)
     tickets = [taken[0] for _ in range(4) if (taken := slots.acquire("stuck"))]
     assert slots.acquire("stuck") is None
@@ -31,7 +31,7 @@ def test_peers_that_cannot_be_told_apart_have_no_limit_of_their_own() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60), st.integers(1, 5), st.integers(1, 5))
-def test_no_more_hold_a_place_than_there_are_and_none_is_forgotten(
+def test_slots_never_exceed_their_number_and_none_is_lost(
     steps: list[tuple[str, bool]], most: int, most_each: int
 ) -> None:
     slots, inside = Slots(most, most_each), list[int]()

@@ -31,7 +31,7 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_example_of_the_module_is_read(tmp_path: Path) -> None:
+def test_the_example_of_the_module_is_valid(tmp_path: Path) -> None:
     from services.rpc.auth import tokens
 
     assert tokens.__doc__
@@ -42,7 +42,7 @@ def test_the_example_of_the_module_is_read(tmp_path: Path) -> None:
     assert read.rate("calls") == (50.0, 100.0)
 
 
-def test_an_empty_file_lets_nobody_in(tmp_path: Path) -> None:
+def test_an_empty_file_has_no_tokens(tmp_path: Path) -> None:
     assert load(written(tmp_path, "")) == ()
 
 
@@ -61,25 +61,25 @@ def test_an_empty_file_lets_nobody_in(tmp_path: Path) -> None:
         (f"- {{name: a, sha256: {DIGEST}}}\n- {{name: a, sha256: '{'0' * 64}'}}", "a different name"),
     ],
 )
-def test_a_wrong_file_is_told_without_what_is_secret(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file_is_reported_without_secrets(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(TokensError, match=message) as caught:
         load(written(tmp_path, text))
     assert SECRET not in str(caught.value)
     assert DIGEST not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TokensError, match="No such file"):
         load(tmp_path / "none.yaml")
 
 
-def test_neither_the_hash_is_in_a_repr() -> None:
+def test_the_hash_is_not_in_a_repr() -> None:
     assert DIGEST not in repr(token())
     assert DIGEST not in repr(Callers([token()]))
 
 
 @pytest.mark.parametrize("authorization", [f"Bearer {SECRET}", f"bearer {SECRET}", f"Bearer {SECRET}".encode()])
-def test_the_bearer_of_a_token_is_known(authorization: str | bytes) -> None:
+def test_a_token_identifies_its_bearer(authorization: str | bytes) -> None:
     assert Callers([token(name="other", sha256="0" * 64), token()]).bearer(authorization).name == "page"
 
 
@@ -87,7 +87,7 @@ def test_the_bearer_of_a_token_is_known(authorization: str | bytes) -> None:
     "authorization",
     [None, "", "Bearer", "Bearer ", SECRET, f"Basic {SECRET}", f"Bearer {SECRET}x", f"Bearer {DIGEST}", "Bearer \xff"],
 )
-def test_others_are_not_and_what_they_said_is_not_repeated(authorization: str | None) -> None:
+def test_an_unknown_token_is_rejected_without_repeating_it(authorization: str | None) -> None:
     with pytest.raises(Unauthenticated) as caught:
         Callers([token()]).bearer(authorization)
     assert SECRET not in caught.value.message
@@ -112,7 +112,7 @@ def test_the_kind_of_a_method_is_what_its_proto_says(method: str, kind: str) -> 
     assert kind_of(method) == kind
 
 
-def test_a_token_may_what_it_says_and_no_more() -> None:
+def test_a_token_has_only_its_own_permissions() -> None:
     check_allowed(token(may=["read", "write"]), "write", "/a.B/Index")
     with pytest.raises(PermissionDenied, match="may read; Index needs write"):
         check_allowed(token(), "write", "/a.B/Index")
@@ -194,7 +194,7 @@ def test_lists_show_the_collections_that_a_token_may_use(response: Any, shown: A
     assert response == shown
 
 
-def test_quotas_that_stay_are_not_forgotten_when_the_file_changes() -> None:
+def test_unchanged_quotas_keep_their_usage_when_the_file_changes() -> None:
     callers = Callers([token(calls_per_s=1, calls_burst=1)])
     callers.charge(callers.tokens[0], "calls", 1, now=0.0)
     callers.replace([token(calls_per_s=1, calls_burst=1, collections=["docs"])])
@@ -203,7 +203,7 @@ def test_quotas_that_stay_are_not_forgotten_when_the_file_changes() -> None:
     assert callers.wait_s(callers.tokens[0], "calls", 1, now=0.0) == 0.0
 
 
-def test_a_bucket_lets_a_burst_through_and_then_the_pace() -> None:
+def test_a_bucket_allows_a_burst_and_then_its_rate() -> None:
     bucket = Bucket.full(rate=2.0, burst=3.0, now=10.0)
     for _ in range(3):
         assert bucket.wait_s(1, 10.0) == 0
@@ -212,7 +212,7 @@ def test_a_bucket_lets_a_burst_through_and_then_the_pace() -> None:
     assert bucket.wait_s(1, 10.5) == 0
 
 
-def test_more_than_the_burst_is_let_through_and_paid_for_after() -> None:
+def test_more_than_the_burst_passes_and_leaves_a_debt() -> None:
     bucket = Bucket.full(rate=1.0, burst=2.0, now=0.0)
     assert bucket.wait_s(10, 0.0) == 0
     bucket.take(10, 0.0)
@@ -224,9 +224,7 @@ def test_more_than_the_burst_is_let_through_and_paid_for_after() -> None:
     st.floats(0.1, 100),
     st.floats(1, 100),
 )
-def test_over_time_no_more_passes_than_the_pace_allows(
-    asked: list[tuple[float, int]], rate: float, burst: float
-) -> None:
+def test_the_rate_holds_over_time(asked: list[tuple[float, int]], rate: float, burst: float) -> None:
     bucket, now, passed, last = Bucket.full(rate, burst, 0.0), 0.0, 0, 0
     for pause, units in asked:
         now += pause
