@@ -26,7 +26,7 @@ LOCUST := $(VENV)/locust/bin/locust
 # The environment of the quick tests and of the formatter: without torch, models and the tools of the other tests.
 QUICK := $(VENV)/quick
 QUICK_EXTRAS := serving,gateway,loadtest
-QUICK_TOOLS := hypothesis pytest pytest-timeout ruff
+QUICK_TOOLS := httpx hypothesis pytest pytest-timeout ruff
 # The client and the servers are two packages.
 CLIENT_EXTRAS := langchain,llama-index,tracing
 EXTRAS := serving,milvus,gateway,cpu,export,demo,loadtest,dev

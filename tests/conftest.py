@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.bundles import export_minilm, export_tiny
 from tests.support.checkpoints import splade_checkpoint, write_bi_encoder, write_cross_encoder
+
+# No test asserts speed: on a busy machine, any example may take long.
+settings.register_profile("any speed", deadline=None)
+settings.load_profile("any speed")
 
 
 @pytest.hookimpl(tryfirst=True)
