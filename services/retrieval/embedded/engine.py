@@ -244,7 +244,7 @@ class EmbeddedEngine:
             needed += folder_bytes(self._segments)
         if available < needed:
             raise storage_unwritable(f"expected {needed:,} bytes of free space in {folder}, got {max(available, 0):,}")
-        # Segments first: a later state of the store still contains or replaces all their documents.
+        # Segments first: later writes get higher rows, so the segments fit any later state of the store.
         copy_segments(self._segments, folder / SEGMENTS)
         self._store.copy_to(folder / DATABASE, is_stopped)
 
