@@ -28,6 +28,7 @@ from tests.support.retrieval import (
     in_server,
     new_collection,
     query,
+    retrieval_stub,
     upsert,
 )
 
@@ -40,31 +41,28 @@ def retrieve(name: str) -> pb.RetrieveRequest:
     return pb.RetrieveRequest(collection=name, queries=[query([1, 0, 0, 0])])
 
 
-def test_a_write_of_one_replica_is_seen_by_the_next_read_of_another(milvus_place: Place) -> None:
+async def test_a_write_of_one_replica_is_seen_by_the_next_read_of_another(milvus_place: Place) -> None:
     name = new_name()
 
-    async def check() -> None:
-        async with (
-            channel_to_retrieval(milvus_place.folder / "one", **milvus_place.settings) as first,
-            channel_to_retrieval(milvus_place.folder / "two", **milvus_place.settings) as second,
-        ):
-            one, two = RetrievalServiceStub(first), RetrievalServiceStub(second)
-            await one.CreateCollection(new_collection(name))
-            for number in range(5):
-                written = await one.Upsert(upsert([document(f"{number}")], np.eye(4)[:1], collection=name))
-                found = await two.Retrieve(retrieve(name))
-                assert len(found.rankings[0].document_ids) == number + 1
-                assert found.collection_version == written.version
-            await two.DropCollection(pb.DropCollectionRequest(name=name))
-            assert isinstance(await error_of(one.Retrieve(retrieve(name))), NotFound)
-            # Another schema under the same name: the first replica must not write by what it knew.
-            wider = new_collection(name)
-            wider.schema.dense_fields[0].dimensions = 2
-            await two.CreateCollection(wider)
-            await one.Upsert(upsert([document("a")], [[1, 0]], collection=name))
-            await two.DropCollection(pb.DropCollectionRequest(name=name))
-
-    asyncio.run(check())
+    async with (
+        channel_to_retrieval(milvus_place.folder / "one", **milvus_place.settings) as first,
+        channel_to_retrieval(milvus_place.folder / "two", **milvus_place.settings) as second,
+    ):
+        one, two = RetrievalServiceStub(first), RetrievalServiceStub(second)
+        await one.CreateCollection(new_collection(name))
+        for number in range(5):
+            written = await one.Upsert(upsert([document(f"{number}")], np.eye(4)[:1], collection=name))
+            found = await two.Retrieve(retrieve(name))
+            assert len(found.rankings[0].document_ids) == number + 1
+            assert found.collection_version == written.version
+        await two.DropCollection(pb.DropCollectionRequest(name=name))
+        assert isinstance(await error_of(one.Retrieve(retrieve(name))), NotFound)
+        # Another schema under the same name: the first replica must not write by what it knew.
+        wider = new_collection(name)
+        wider.schema.dense_fields[0].dimensions = 2
+        await two.CreateCollection(wider)
+        await one.Upsert(upsert([document("a")], [[1, 0]], collection=name))
+        await two.DropCollection(pb.DropCollectionRequest(name=name))
 
 
 def test_calls_fail_while_milvus_is_away_and_work_again_afterwards(tmp_path: Path) -> None:
@@ -128,14 +126,12 @@ async def _once_back(stub: Stub, name: str) -> pb.RetrieveResponse:
                 await asyncio.sleep(error.retry_after_s or 1)
 
 
-def test_a_server_starts_without_milvus_and_rejects_calls(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_server_starts_without_milvus_and_rejects_calls(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, engine="milvus", milvus_uri=NOWHERE, milvus_timeout_s=1) as stub:
         for _ in range(2):
             error = await error_of(stub.ListCollections(pb.ListCollectionsRequest()))
             assert isinstance(error, Unavailable)
             assert error.retry_after_s
-
-    in_server(tmp_path, check, engine="milvus", milvus_uri=NOWHERE, milvus_timeout_s=1)
 
 
 def test_the_callers_deadline_ends_the_call_to_milvus(milvus_place: Place) -> None:
@@ -231,24 +227,21 @@ def test_pymilvus_is_needed_for_this_engine_alone() -> None:
     assert ended.stdout == "False\n"
 
 
-def test_replicas_that_create_the_same_collection_at_once_make_one(milvus_place: Place) -> None:
+async def test_replicas_that_create_the_same_collection_at_once_make_one(milvus_place: Place) -> None:
     name = new_name()
 
-    async def check() -> None:
-        async with (
-            channel_to_retrieval(milvus_place.folder / "one", **milvus_place.settings) as first,
-            channel_to_retrieval(milvus_place.folder / "two", **milvus_place.settings) as second,
-        ):
-            stubs = [RetrievalServiceStub(first), RetrievalServiceStub(second)]
-            created = await asyncio.gather(
-                *(stub.CreateCollection(new_collection(name)) for stub in stubs), return_exceptions=True
-            )
-            made = [one for one in created if isinstance(one, pb.CreateCollectionResponse)]
-            assert len({one.collection.create_time.ToNanoseconds() for one in made}) == 1
-            # Milvus Lite may refuse the second; to ask again is enough.
-            again = await asyncio.gather(*(stub.CreateCollection(new_collection(name)) for stub in stubs))
-            assert len({one.collection.create_time.ToNanoseconds() for one in (*made, *again)}) == 1
-            await stubs[1].Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
-            assert list((await stubs[0].Retrieve(retrieve(name))).rankings[0].document_ids) == ["a"]
-
-    asyncio.run(check())
+    async with (
+        channel_to_retrieval(milvus_place.folder / "one", **milvus_place.settings) as first,
+        channel_to_retrieval(milvus_place.folder / "two", **milvus_place.settings) as second,
+    ):
+        stubs = [RetrievalServiceStub(first), RetrievalServiceStub(second)]
+        created = await asyncio.gather(
+            *(stub.CreateCollection(new_collection(name)) for stub in stubs), return_exceptions=True
+        )
+        made = [one for one in created if isinstance(one, pb.CreateCollectionResponse)]
+        assert len({one.collection.create_time.ToNanoseconds() for one in made}) == 1
+        # Milvus Lite may refuse the second; to ask again is enough.
+        again = await asyncio.gather(*(stub.CreateCollection(new_collection(name)) for stub in stubs))
+        assert len({one.collection.create_time.ToNanoseconds() for one in (*made, *again)}) == 1
+        await stubs[1].Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
+        assert list((await stubs[0].Retrieve(retrieve(name))).rankings[0].document_ids) == ["a"]

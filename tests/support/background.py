@@ -1,4 +1,4 @@
-"""Servers on a thread of their own, for clients that block."""
+"""Servers on a separate thread, for clients that block."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @contextmanager
 def in_background(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
-    """What an async context manager gives, held open on another thread for the block."""
+    """Hold an async context manager open on another thread for the block, and yield its value."""
     entered: Future[tuple[T, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def hold() -> None:

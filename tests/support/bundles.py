@@ -9,7 +9,7 @@ MINILM_OUT = Path(__file__).parents[2] / ".demo" / "bundles"
 
 
 def export_tiny(checkpoint: Path, out: Path, **options: Any) -> Path:
-    """Folder of the bundle exported from a checkpoint; fp32 alone, because on tiny models speeds say nothing."""
+    """Export a bundle of a tiny checkpoint, fp32 only: speeds of tiny models are meaningless."""
     from export.build import export_bundle
     from export.options import Options
 
@@ -17,7 +17,7 @@ def export_tiny(checkpoint: Path, out: Path, **options: Any) -> Path:
 
 
 def export_minilm() -> Path:
-    """Folder of all-MiniLM-L6-v2's bundle; exported only when it is not there, whole and up to date."""
+    """Export the bundle of all-MiniLM-L6-v2 unless it is complete and current, and return its folder."""
     from export.build import export_bundle
     from export.demo import DEMO_OPTIONS, demo_checkpoint
 
@@ -25,7 +25,7 @@ def export_minilm() -> Path:
 
 
 def edited(bundle: Path, folder: Path, **changes: object) -> Path:
-    """A copy of a bundle with other facts in its manifest."""
+    """Copy a bundle, with changes to its manifest."""
     copy = Path(shutil.copytree(bundle, folder))
     manifest = json.loads((copy / "bundle.json").read_text()) | changes
     (copy / "bundle.json").write_text(json.dumps(manifest))

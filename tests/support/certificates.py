@@ -1,4 +1,4 @@
-"""Authorities and the certificates they issue, as PEM files."""
+"""Certificate authorities and the certificates that they issue, as PEM files."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ class Identity:
 
 
 class Authority:
-    """Issues certificates for 127.0.0.1 into a folder. `ca` is what trusts them."""
+    """Issues certificates for 127.0.0.1 into a folder. `ca` is its own certificate."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(self.ca))
 
     def issue(self, name: str = "server", *, not_after: datetime | None = None) -> Identity:
-        """A new certificate, over the one that has the name."""
+        """Issue a certificate, replacing the one with the same name."""
         issued = self._ca.issue_cert("127.0.0.1", "localhost", not_after=not_after)
         identity = Identity(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         issued.private_key_pem.write_to_path(str(identity.key))
@@ -37,11 +37,11 @@ class Authority:
         return identity
 
     def credentials(self, shown: Identity | None = None) -> grpc.ChannelCredentials:
-        """Of a client that trusts this authority, and shows a certificate when it has one."""
+        """Return credentials of a client that trusts this authority and may present a certificate."""
         return tls_credentials(self.ca, shown.certificate, shown.key) if shown else tls_credentials(self.ca)
 
 
 def settings_of(authority: Authority, identity: Identity, *, mutual: bool = False) -> dict[str, Any]:
-    """Settings of a server that shows this certificate; mutual: and asks for one of this authority."""
+    """Return settings of a server with this certificate; `mutual` also requires client certificates."""
     settings = {"tls_certificate": identity.certificate, "tls_key": identity.key, "reload_s": 0.02}
     return settings | ({"tls_client_ca": authority.ca} if mutual else {})

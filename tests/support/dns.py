@@ -1,4 +1,4 @@
-"""A small name server on loopback: one name, whose addresses a test changes."""
+"""A small DNS server on loopback with one name, whose addresses a test can change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ NAME = "search.test"
 
 @dataclass
 class NameServer(BaseResolver):  # type: ignore[misc]
-    """What the name server answers."""
+    """The DNS server's records."""
 
     addresses: list[str] = field(default_factory=list)
-    """IPv4 addresses of NAME, as they are now."""
+    """Current IPv4 addresses of NAME."""
     server: str = ""
 
     def target(self, port: int) -> str:
-        """What a gRPC client is given, to ask this name server."""
+        """Return the target of a gRPC client that resolves NAME with this server."""
         return f"dns://{self.server}/{NAME}:{port}"
 
     def resolve(self, request: Any, handler: Any) -> Any:
@@ -33,7 +33,7 @@ class NameServer(BaseResolver):  # type: ignore[misc]
 
 @contextmanager
 def name_server() -> Iterator[NameServer]:
-    """A name server on a free port for the block, by UDP and by TCP."""
+    """Run a DNS server on a free port, over UDP, for the block."""
     names = NameServer()
     quiet = DNSLogger(logf=lambda _: None)
     udp = DNSServer(names, address="127.0.0.1", port=0, logger=quiet)

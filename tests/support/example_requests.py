@@ -1,4 +1,4 @@
-"""Requests that small real servers answer, for tests that change them; and those that make what the others ask for."""
+"""Requests that small real servers answer, to be mutated by tests, and requests that create the data for them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -153,7 +153,7 @@ def _ids(model: str) -> kserve.ModelInferRequest:
 
 
 def _named(model: str) -> list[Message]:
-    """Requests of KServe's that name a model."""
+    """Return the KServe requests that name a model."""
     return [
         kserve.ModelReadyRequest(name=model),
         kserve.ModelMetadataRequest(name=model, version="1"),

@@ -1,10 +1,10 @@
-"""The three services behind an orchestrator as small real servers: the same protos, exact arithmetic, no models.
+"""Fakes of the three services behind an orchestrator: small real servers with exact arithmetic and no models.
 
-    HashingEmbedder    words hashed into 64 dimensions, unit length; also as terms, and a vector a word
+    HashingEmbedder    words hashed into 64 dimensions, unit length; also as terms, and one vector per word
     ExactRetrieval     collections in memory, cosine of all documents
     OverlapReranker    share of the query's words that a document has
 
-Each can be troubled: `before` runs ahead of every call and may raise, wait or hang; `spoil` changes what it answers.
+Tests add faults: `before` runs before every call and may raise, wait or hang; `alter` changes every response.
 """
 
 import asyncio
@@ -68,24 +68,24 @@ Before = Callable[[str], Awaitable[None]]
 
 
 async def _nothing(method: str) -> None:
-    """No trouble."""
+    """Cause no fault."""
 
 
 @dataclass
 class FakeService:
-    """What all stand-ins have."""
+    """Features of all fakes."""
 
     before: Before = _nothing
-    """Runs ahead of every call, with the method's name."""
+    """Runs before every call, with the method's name."""
     alter: Callable[[Any], Any] = lambda response: response
     """Changes every response."""
     calls: list[tuple[str, Any]] = field(default_factory=list)
-    """Every call that came, method and request."""
+    """Every received call: method and request."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a call was cancelled under way."""
+    """Set when a running call was cancelled."""
 
     async def receive(self, method: str, request: Any) -> None:
-        """Note a call and meet the trouble."""
+        """Record a call and run `before`."""
         self.calls.append((method, request))
         try:
             await self.before(method)
@@ -94,7 +94,7 @@ class FakeService:
             raise
 
     def count(self, method: str) -> int:
-        """Calls of a method that came."""
+        """Return the number of calls of a method."""
         return sum(name == method for name, _ in self.calls)
 
 
@@ -103,7 +103,7 @@ def words(text: str) -> list[str]:
 
 
 def vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float32 [64], unit length."""
+    """Return the hashed words as float32 [64], unit length."""
     sums = np.zeros(DIMENSIONS, dtype=np.float32)
     for word in words(text):
         sums[zlib.crc32(word.encode()) % DIMENSIONS] += 1.0
@@ -113,14 +113,14 @@ def vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Refuse blank texts, as the embedding service does."""
+    """Reject blank texts, as the embedding service does."""
     with validating() as violations:
         for position, text in enumerate(texts):
             violations.text(f"texts[{position}]", text, max_bytes=65_536)
 
 
 def sparse_vectors(texts: Sequence[str]) -> SparseVectors:
-    """Counts of hashed words."""
+    """Return counts of hashed words."""
     counts = [Counter(zlib.crc32(word.encode()) % 10_000 for word in words(text)) for text in texts]
     terms = [sorted(count.items()) for count in counts]
     return SparseVectors(
@@ -131,7 +131,7 @@ def sparse_vectors(texts: Sequence[str]) -> SparseVectors:
 
 
 def multi_vectors(texts: Sequence[str]) -> MultiVectors:
-    """The vector of each word."""
+    """Return the vector of each word."""
     tokens = [[vector(word) for word in words(text)] for text in texts]
     return MultiVectors(
         tokens=to_tensor(np.stack([token for text in tokens for token in text])),
@@ -141,12 +141,12 @@ def multi_vectors(texts: Sequence[str]) -> MultiVectors:
 
 @dataclass
 class HashingEmbedder(FakeService, EmbeddingBase):
-    """One dense model named `hashing`, or several of other names that embed the same."""
+    """One dense model named `hashing`, or several with other names and the same vectors."""
 
     digest: str = "d" * 64
     names: tuple[str, ...] = ("hashing",)
     digests: dict[str, str] = field(default_factory=dict)
-    """Of models that have another one, by name."""
+    """Digests of models with a different one, by name."""
     representations: tuple[embedding_pb.Representation.ValueType, ...] = (
         embedding_pb.REPRESENTATION_DENSE,
         embedding_pb.REPRESENTATION_SPARSE,
@@ -212,7 +212,7 @@ class Stored:
 
 @dataclass
 class ExactRetrieval(FakeService, RetrievalBase):
-    """Collections in memory. Filters and deletion by filter are left out."""
+    """Collections in memory, without filters."""
 
     collections: dict[str, Stored] = field(default_factory=dict)
 
@@ -322,7 +322,7 @@ class OverlapReranker(FakeService, RerankingBase):
 
 @dataclass
 class System:
-    """An orchestrator over stand-ins."""
+    """An orchestrator over fakes."""
 
     search: "SearchServiceAsyncStub"
     channel: grpc.aio.Channel
@@ -333,7 +333,7 @@ class System:
 
 @asynccontextmanager
 async def running(servicer: Any, name: str, add: Callable[[Any, Any], None], **settings: Any) -> AsyncIterator[str]:
-    """Serve a servicer on a free port; its address."""
+    """Serve a servicer on a free port, and yield its address."""
 
     @asynccontextmanager
     async def build() -> AsyncIterator[Sequence[Service]]:
@@ -357,7 +357,7 @@ def reranking_server(servicer: OverlapReranker, **settings: Any) -> Any:
 
 @asynccontextmanager
 async def system(pipelines: Path | None = None, **settings: Any) -> AsyncIterator[System]:
-    """A running orchestrator over running stand-ins; `settings` are the orchestrator's."""
+    """Run an orchestrator over fakes; `settings` are the orchestrator's."""
     embedder, retrieval, reranker = HashingEmbedder(), ExactRetrieval(), OverlapReranker()
     async with (
         embedding_server(embedder) as embedding_address,
@@ -381,7 +381,7 @@ async def system(pipelines: Path | None = None, **settings: Any) -> AsyncIterato
 async def orchestrator(
     *, credentials: grpc.ChannelCredentials | None = None, **settings: Any
 ) -> AsyncIterator[tuple["SearchServiceAsyncStub", grpc.aio.Channel]]:
-    """A running orchestrator, and a client of it, by TLS with credentials."""
+    """Run an orchestrator, and yield a client of it, over TLS if there are credentials."""
     built = OrchestratorSettings(**settings)
     async with (
         serving(built, lambda: build(built)) as server,
@@ -393,7 +393,7 @@ async def orchestrator(
 
 
 async def index(system: System, documents: Sequence[Document], collection: str = "books", **first: Any) -> list[Any]:
-    """Index documents in one message; the acknowledgements."""
+    """Index documents in one message, and return the acknowledgements."""
 
     async def requests() -> AsyncIterator[pb.IndexRequest]:
         yield pb.IndexRequest(collection=collection, documents=documents, **{"create_collection": True, **first})

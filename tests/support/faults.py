@@ -1,8 +1,8 @@
-"""An indexed system to be troubled, and kinds of trouble."""
+"""An indexed system for fault tests, and kinds of faults."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +28,24 @@ BOOKS = [Document(document_id=f"d{n:02}", text=" ".join(f"word{m}" for m in rang
 SEARCH = pb.SearchRequest(collection="books", query="word3 word4 word5", top_k=5)
 
 
+@asynccontextmanager
+async def indexed_system(pipelines: Path | None = None, **settings: Any) -> AsyncIterator[System]:
+    """Run an orchestrator over fake services with the books indexed."""
+    async with system(pipelines, **settings) as running:
+        await indexed(running)
+        yield running
+
+
 def run(check: Callable[[System], Awaitable[None]], pipelines: Path | None = None, **settings: Any) -> None:
     async def main() -> None:
-        async with system(pipelines, **settings) as running:
-            await indexed(running)
+        async with indexed_system(pipelines, **settings) as running:
             await check(running)
 
     asyncio.run(main())
 
 
 async def indexed(running: System) -> None:
-    """Index the books, again where the settings leave a busy machine too little time for it."""
+    """Index the books, repeatedly if a busy machine is too slow for the settings."""
     while len(running.retrieval.collections["books"].documents if running.retrieval.collections else ()) < len(BOOKS):
         with ignoring(Unavailable, DeadlineExpired):
             await index(running, BOOKS)
@@ -46,7 +53,7 @@ async def indexed(running: System) -> None:
 
 @contextmanager
 def ignoring(*errors: type[SluiceError]) -> Iterator[None]:
-    """Go on after one of these errors of a call. Raises any other."""
+    """Ignore these errors of a call. Raises any other."""
     try:
         yield
     except grpc.RpcError as error:
@@ -60,7 +67,7 @@ async def search_with_time(
     enough: Callable[[pb.SearchResponse], bool],
     first_s: float = 2.0,
 ) -> pb.SearchResponse:
-    """The first answer that is `enough`: with a short deadline, or with a longer one on a busy machine."""
+    """Return the first answer that is `enough`, with longer and longer deadlines for a busy machine."""
     for deadline_s in longer_and_longer(first_s):
         with ignoring(DeadlineExpired, Unavailable):
             answer = await search.Search(request, timeout=deadline_s)

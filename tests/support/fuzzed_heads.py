@@ -1,4 +1,4 @@
-"""Heads of HTTP/1.1 requests that are wrong in some way."""
+"""Malformed heads of HTTP/1.1 requests."""
 
 from random import Random
 from typing import Final
@@ -78,7 +78,7 @@ ENDS: Final = (
 
 
 def head(random: Random, address: str) -> bytes:
-    """A head, and sometimes what follows it; the bytes end in a way that owes an answer."""
+    """Return a head, sometimes with a body. Its end is such that the server owes an answer."""
     if random.random() < 0.05:
         return _many(random, address)
     headers = [random.choice(HEADERS) for _ in range(random.randrange(4))]
@@ -89,7 +89,7 @@ def head(random: Random, address: str) -> bytes:
 
 
 def _many(random: Random, address: str) -> bytes:
-    """A whole head of more headers, or a longer one, than is taken; in one piece."""
+    """Return a complete head with more or longer headers than the server accepts."""
     count, size = random.choice(((20_000, 1), (1, 60_000), (200, 300)))
     headers = "\r\n".join(f"x{number}: {'a' * size}" for number in range(count))
     return f"GET /health HTTP/1.1\r\nhost: {address}\r\n{headers}\r\n\r\n".encode()

@@ -1,4 +1,4 @@
-"""Random HTTP requests from an OpenAPI description: each one valid, then changed in some way or not at all."""
+"""Random HTTP requests from an OpenAPI description: valid ones, most of them mutated."""
 
 import json
 import socket
@@ -109,7 +109,7 @@ HOSTS: Final = ("[", "[::1", "a:b:c", "", "localhost:99999999", "evil.example", 
 
 @dataclass(frozen=True)
 class Operation:
-    """A method of a path, as described."""
+    """A method of a path."""
 
     method: str
     path: str
@@ -119,7 +119,7 @@ class Operation:
 
 
 def described(address: str) -> list[Operation]:
-    """Every operation of a server's OpenAPI description."""
+    """Return every operation of a server's OpenAPI description."""
     with urllib.request.urlopen(f"http://{address}/openapi.json", timeout=TIMEOUT_S) as answer:
         description = json.load(answer)
     definitions = description["components"]["schemas"]
@@ -137,7 +137,7 @@ def _schema_of(operation: JsonSchema) -> JsonSchema | None:
 
 
 def request(random: Random, operation: Operation, address: str) -> bytes:
-    """The bytes of a request for an operation."""
+    """Return the bytes of a request for an operation."""
     method = operation.method if random.random() < 0.95 else random.choice(("HEAD", "PUT", "PATCH", "OPTIONS", "POST"))
     body, content_type = _body(random, operation)
     host = random.choice(HOSTS) if random.random() < 0.03 else address
@@ -153,7 +153,7 @@ def request(random: Random, operation: Operation, address: str) -> bytes:
 
 
 def _parts(random: Random, body: bytes) -> list[bytes]:
-    """A body in one to three parts."""
+    """Split a body into one to three parts."""
     cuts = sorted(random.randrange(len(body) + 1) for _ in range(random.randrange(3)))
     return [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True) if a < b]
 
@@ -181,7 +181,7 @@ def _query_value(random: Random, name: str) -> str:
 
 
 def _body(random: Random, operation: Operation) -> tuple[bytes, str]:
-    """A body and its content type."""
+    """Return a body and its content type."""
     if operation.body is None:
         return b"", "application/json"
     if "x-documents" in operation.body:
@@ -211,7 +211,7 @@ def _document(random: Random) -> str:
 
 
 def _valid(random: Random, schema: JsonSchema, definitions: JsonSchema) -> str:
-    """JSON that a schema allows; mostly."""
+    """Return JSON that mostly matches a schema."""
     if "$ref" in schema:
         return _valid(random, definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in schema:
@@ -254,14 +254,14 @@ def _member(random: Random, name: str, schema: JsonSchema, definitions: JsonSche
 
 
 def _mutated(random: Random, text: str) -> str:
-    """The JSON with some of its values replaced by odd ones; half of the time as it is."""
+    """Replace some values of the JSON with odd ones; return it unchanged half of the time."""
     while random.random() < 0.4:
         text = random.choice((_odd_text, _odd_value, _swapped))(random, text)
     return text
 
 
 def _odd_text(random: Random, text: str) -> str:
-    """With an odd text in one of its strings: a key as well as a value."""
+    """Insert an odd text into one of its strings, a key or a value."""
     quotes = [at for at, character in enumerate(text) if character == '"']
     if not quotes:
         return text
@@ -270,7 +270,7 @@ def _odd_text(random: Random, text: str) -> str:
 
 
 def _odd_value(random: Random, text: str) -> str:
-    """With something odd in the place of a value."""
+    """Replace a value with something odd."""
     places = [at for at, character in enumerate(text) if character in ":[,"]
     if not places:
         return random.choice(ODD_VALUES)
@@ -280,13 +280,13 @@ def _odd_value(random: Random, text: str) -> str:
 
 
 def _swapped(random: Random, text: str) -> str:
-    """With one character replaced."""
+    """Replace one character."""
     at = random.randrange(len(text) or 1)
     return text[:at] + random.choice('{}[],:"\\0a\x00\x7f\u00e9') + text[at + 1 :]
 
 
 class Wire:
-    """One connection after the other to a server, each used until the server ends it."""
+    """A connection to a server that is replaced when the server closes it."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -301,7 +301,7 @@ class Wire:
             self._socket.close()
 
     def status(self, sent: bytes) -> int:
-        """The status of the answer; 0 when there is none."""
+        """Return the status of the answer; 0 if there is none."""
         reused = self._socket is not None
         connection = self._socket or socket.create_connection(self._address, timeout=TIMEOUT_S)
         self._socket = None
@@ -315,7 +315,7 @@ class Wire:
 
 
 def _exchange(connection: socket.socket, sent: bytes) -> tuple[int, bool]:
-    """The status of the answer, 0 without one, and whether the connection can be used again."""
+    """Return the status of the answer, 0 without one, and whether the connection is reusable."""
     with suppress(OSError):  # refused before all was sent: the answer may be there
         connection.sendall(sent)
     try:

@@ -1,4 +1,4 @@
-"""A judged collection in BEIR layout, from the documentation that every Python carries."""
+"""A judged collection in BEIR layout, from the documentation that is part of Python."""
 
 import json
 from itertools import islice
@@ -8,7 +8,7 @@ from services.local.pydocs import corpus
 
 
 def write_collection(folder: Path, count: int = 40) -> Path:
-    """So many passages; each title is a query whose one relevant document is the passage."""
+    """Write `count` passages. Each title is a query whose only relevant document is the passage."""
     documents = list(islice(corpus(), count))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "qrels").mkdir()

@@ -1,7 +1,7 @@
-"""Retrieval killed again and again while a client writes: what was acknowledged must be there, and nothing halfway.
+"""Retrieval killed repeatedly while a client writes: every acknowledged write must survive, completely.
 
-The moment of a kill is chosen by progress, not by the clock: a random number of writes after the start, and a random
-part of the time that such a write last took. So a slow machine changes how long a run takes, not what it shows.
+The moment of a kill depends on progress, not on the clock: a random number of writes after the start, and a random part
+of the time that such a write last took. A slow machine makes the run longer but does not change what it tests.
 """
 
 import random
@@ -37,17 +37,17 @@ _TOLD_EVERY: Final = 20
 
 @dataclass
 class Tally:
-    """What happened in a run, of all its processes."""
+    """Counts of a run, over all of its processes."""
 
     kills: int = 0
     acknowledged: int = 0
     snapshots: int = 0
     lost: int = 0
-    """Checks that found an acknowledged write missing, or a part of one."""
+    """Checks that found an acknowledged write missing, or only a part of one."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, acknowledged: int, snapshots: int) -> None:
-        """Count a kill and what was acknowledged and checked before it; every so often, print how far the run is."""
+        """Count a kill and what was acknowledged and checked before it. Print the progress from time to time."""
         with self._lock:
             self.kills += 1
             self.acknowledged += acknowledged
@@ -56,7 +56,7 @@ class Tally:
                 self.tell()
 
     def tell(self) -> None:
-        """Print it."""
+        """Print the counts."""
         sys.stdout.write(f"{self.words()}\n")
         sys.stdout.flush()
 
@@ -70,7 +70,7 @@ class Tally:
 
 @dataclass
 class Writes:
-    """What one client knows: the acknowledged generation of each group of documents, and the write on its way.
+    """The client's knowledge: the acknowledged generation of each group of documents, and the write in progress.
 
     A generation g > 0 of a group is all its documents upserted with the text `g`; a negative one is all deleted.
     """
@@ -80,13 +80,13 @@ class Writes:
     count: int = 0
     acknowledged_count: int = 0
     snapshots: dict[str, dict[int, int]] = field(default_factory=dict)
-    """What each snapshot must have: what was acknowledged when it was begun."""
+    """Expected content of each snapshot: what was acknowledged when it was started."""
     restored: set[str] = field(default_factory=set)
     took_s: dict[int, float] = field(default_factory=dict)
-    """How long the last acknowledged write to each group took."""
+    """Duration of the last acknowledged write to each group, in seconds."""
 
     def run(self, stub: RetrievalServiceStub, rng: random.Random, undisturbed: int, reached: threading.Event) -> None:
-        """Write without end, and set `reached` after so many writes, when the next is about to be sent.
+        """Write until the server is gone. Set `reached` after `undisturbed` writes, just before the next is sent.
 
         Returns when the server is gone.
         """
@@ -142,14 +142,14 @@ def write(stub: RetrievalServiceStub, group: int, generation: int) -> None:
 
 
 def stored(stub: RetrievalServiceStub, group: int) -> set[str]:
-    """The texts of a group's documents: one text when it is whole, none when it is deleted."""
+    """Return the texts of a group's documents: one text if the group is complete, none if it is deleted."""
     got = stub.GetDocuments(pb.GetDocumentsRequest(collection="books", document_ids=ids_of(group)), timeout=GUARD_S)
     assert len(got.documents) in {0, DOCUMENTS}
     return {one.text for one in got.documents}
 
 
 def check(stub: RetrievalServiceStub, writes: Writes) -> None:
-    """Every group is as it was acknowledged, or as the write on its way would have made it: wholly."""
+    """Check that every group is as acknowledged, or completely as the write in progress would make it."""
     total = 0
     for group in range(ALIAS):
         allowed = [writes.acknowledged.get(group, -1)]
@@ -169,7 +169,7 @@ def check(stub: RetrievalServiceStub, writes: Writes) -> None:
 
 
 def check_snapshots(stub: RetrievalServiceStub, writes: Writes, folder: Path) -> None:
-    """Every snapshot that is listed can be restored, and has what was acknowledged when it was begun, nothing else."""
+    """Check that every listed snapshot can be restored, with exactly what was acknowledged when it started."""
     names = [one.name for one in stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=GUARD_S).snapshots]
     if SNAPSHOT in writes.acknowledged:
         assert name_of(writes.acknowledged[SNAPSHOT]) in names
@@ -188,7 +188,7 @@ def check_snapshots(stub: RetrievalServiceStub, writes: Writes, folder: Path) ->
 
 
 def texts_of(acknowledged: dict[int, int]) -> dict[str, str]:
-    """The text of each document that is stored when these writes are."""
+    """Return the text of each document that is stored after these writes."""
     return {
         id_: str(generation)
         for group, generation in acknowledged.items()
@@ -198,7 +198,7 @@ def texts_of(acknowledged: dict[int, int]) -> dict[str, str]:
 
 
 def check_alias(stub: RetrievalServiceStub, writes: Writes) -> None:
-    """The alias means what was acknowledged, or what the write on its way would have made it mean."""
+    """Check that the alias points where it was acknowledged to, or where the write in progress would point it."""
     allowed = [writes.acknowledged.pop(ALIAS, 0)]
     if writes.pending and writes.pending[0] == ALIAS:
         allowed.append(writes.pending[1])
@@ -210,7 +210,7 @@ def check_alias(stub: RetrievalServiceStub, writes: Writes) -> None:
 
 
 def kill_once(folder: Path, writes: Writes, rng: random.Random, arguments: Sequence[str]) -> None:
-    """Start the server, check what the kill before left, and kill it while a client writes."""
+    """Start the server, check the state after the last kill, and kill it while a client writes."""
     server = start(MODULE, *arguments)
     with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(1) as threads:
         try:
@@ -232,7 +232,7 @@ def kill_once(folder: Path, writes: Writes, rng: random.Random, arguments: Seque
 
 
 def kill_again_and_again(folder: Path, seed: int, cycles: int, tally: Tally, stop: threading.Event) -> None:
-    """Kill a server so often, and until so many snapshots as are kept were completed. Raises AssertionError."""
+    """Kill a server `cycles` times, and until enough snapshots were completed. Raises AssertionError."""
     rng = random.Random(seed)
     writes = Writes()
     # Deadlines are no part of this: on a busy machine a write may take its time.
@@ -257,7 +257,7 @@ def kill_again_and_again(folder: Path, seed: int, cycles: int, tally: Tally, sto
 
 
 def check_the_end(stub: RetrievalServiceStub, writes: Writes, folder: Path) -> None:
-    """What the kills left half done, and what they left to be deleted, is gone after the next snapshot."""
+    """Check that the next snapshot removes what the kills left behind."""
     check(stub, writes)
     check_snapshots(stub, writes, folder)
     write(stub, SNAPSHOT, writes.count + 1)
@@ -266,7 +266,7 @@ def check_the_end(stub: RetrievalServiceStub, writes: Writes, folder: Path) -> N
 
 
 def kill_in_parallel(folder: Path, seed: int, cycles: int, jobs: int) -> Tally:
-    """Kill `jobs` servers, each with its own data, `cycles` times together. Raises what one of them found."""
+    """Kill `jobs` servers, each with its own data, `cycles` times in total. Raises the first failure."""
     tally, stop = Tally(), threading.Event()
     shares = [cycles // jobs + (job < cycles % jobs) for job in range(jobs)]
     folders = [folder / str(job) for job in range(jobs)]

@@ -1,4 +1,4 @@
-"""How much Python runs on the event loop, counted in lines: a measure of work that no busy machine changes."""
+"""A count of the Python lines that run on the event loop: a measure of work that a busy machine does not change."""
 
 import sys
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class LineCounter:
     count: int = 0
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        """Count a line; and a call, which is what each item of a generator is."""
+        """Count a line, or a call, which is one per item of a generator."""
         if not frame.f_code.co_filename.startswith(_OURS):
             return None
         if event in ("call", "line"):
@@ -29,7 +29,7 @@ class LineCounter:
 
 @contextmanager
 def counting_lines() -> Iterator[LineCounter]:
-    """Count what this thread runs in the block. Code in other threads, and in C, is not counted."""
+    """Count what this thread runs in the block. Other threads and C code are not counted."""
     lines = LineCounter()
     before = sys.gettrace()
     sys.settrace(lines.trace)

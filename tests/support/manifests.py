@@ -1,4 +1,4 @@
-"""The rendered manifests: of an overlay, and of the parts that can be put together."""
+"""The rendered Kubernetes manifests: of an overlay, and of combinations of components."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ CHOICES: Final[Sequence[Sequence[Parts]]] = (
 
 
 def rendered(folder: Path) -> str:
-    """What `kubectl kustomize` makes of a folder."""
+    """Return the output of `kubectl kustomize` for a folder."""
     command = [str(_BIN / "kubectl"), "kustomize", str(folder)]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
@@ -44,7 +44,7 @@ def rendered(folder: Path) -> str:
 
 @cache
 def objects(folder: Path) -> list[Object]:
-    """Every object of an overlay, or of another folder of ours."""
+    """Return every object of an overlay, or of another folder of the repository."""
     return _parsed(rendered(folder))
 
 
@@ -54,7 +54,7 @@ def _parsed(text: str) -> list[Object]:
 
 @cache
 def render_combinations(wanted: tuple[Parts, ...]) -> dict[Parts, list[Object]]:
-    """Every object of the base with components, for several sets of them: rendered in one go, because that is quick."""
+    """Return the objects of the base with several sets of components, rendered in one call to save time."""
     found: dict[Parts, list[Object]] = {parts: [] for parts in wanted}
     with TemporaryDirectory(prefix="combinations-") as name:
         for number, parts in enumerate(wanted):
@@ -76,7 +76,7 @@ def _kustomization(parts: Parts, namespace: str, folder: Path) -> Object:
 
 
 def covering_combinations() -> tuple[Parts, ...]:
-    """Sets of components in which every three choices that can be made together are made together."""
+    """Return sets of components that contain every possible combination of three choices."""
     missing = {
         (positions, tuple(CHOICES[position][one] for position, one in zip(positions, picks, strict=True)))
         for positions in combinations(range(len(CHOICES)), 3)
@@ -96,17 +96,17 @@ def _threes(one: tuple[Parts, ...]) -> set[tuple[tuple[int, ...], tuple[Parts, .
 
 
 def of_kind(found: Sequence[Object], *kinds: str) -> dict[str, Object]:
-    """Objects of some kinds, by name."""
+    """Return the objects of some kinds, by name."""
     return {one["metadata"]["name"]: one for one in found if one["kind"] in kinds}
 
 
 def workloads(found: Sequence[Object]) -> dict[str, Object]:
-    """Deployments and StatefulSets, by name: the servers."""
+    """Return the servers, which are Deployments and StatefulSets, by name."""
     return of_kind(found, "Deployment", "StatefulSet")
 
 
 def pods(found: Sequence[Object]) -> Iterator[tuple[str, Object]]:
-    """Name and template of everything that runs: servers and jobs."""
+    """Yield the name and template of everything that runs: servers and jobs."""
     for one in found:
         spec = one.get("spec", {})
         spec = spec.get("jobTemplate", {}).get("spec", spec)
@@ -115,13 +115,13 @@ def pods(found: Sequence[Object]) -> Iterator[tuple[str, Object]]:
 
 
 def container(workload: Object) -> Object:
-    """The one container of a workload."""
+    """Return the only container of a workload."""
     (only,) = workload["spec"]["template"]["spec"]["containers"]
     return dict(only)
 
 
 def environment(workload: Object, found: Sequence[Object] = ()) -> dict[str, str]:
-    """What its container is told, from the ConfigMaps among `found` too; what comes from a Secret is left out."""
+    """Return a container's variables, including those from ConfigMaps in `found` but not from Secrets."""
     held = {name: one.get("data", {}) for name, one in of_kind(found, "ConfigMap").items()}
     told: dict[str, str] = {}
     for one in container(workload).get("env", []):

@@ -29,7 +29,7 @@ _CONFIGURATION: Final = {
 
 
 class Standalone:
-    """A Milvus of its own, on free ports, with its data in a folder."""
+    """A Milvus server on free ports, with its data in a folder."""
 
     def __init__(self, folder: Path) -> None:
         is_installed = (PROGRAMS / "milvus").exists() and importlib.util.find_spec("milvus") is not None
@@ -41,11 +41,11 @@ class Standalone:
 
     @property
     def uri(self) -> str:
-        """Where it is, also after it was started again."""
+        """Its address, which is the same after a restart."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Start it, and return once it answers."""
+        """Start the server, and wait until it answers."""
         environment = {
             "DEPLOY_MODE": "STANDALONE",
             "METRICS_PORT": str(self._metrics_port),
@@ -65,14 +65,14 @@ class Standalone:
         until(self._answers, timeout_s=_START_S)
 
     def kill(self) -> None:
-        """End it at once, with whatever it started, and wait until it is gone."""
+        """Kill the server and its children, and wait until they are gone."""
         if self._popen is not None:
             os.killpg(self._popen.pid, signal.SIGKILL)
             self._popen.wait(GUARD_S)
             self._popen = None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the server a signal."""
         assert self._popen is not None
         self._popen.send_signal(number)
 
@@ -89,7 +89,7 @@ class Standalone:
                 return False
 
     def _configured(self) -> int:
-        """The port of a server whose configuration is now in its folder."""
+        """Write the configuration into the folder, and return the port."""
         from milvus import MilvusServerConfig
 
         config = MilvusServerConfig(data_dir=str(self._folder))
@@ -103,7 +103,7 @@ class Standalone:
 
 
 def _set_etcd_ports(folder: Path, port: int) -> None:
-    """Let its etcd use free ports: of one of them, the package's configuration knows nothing."""
+    """Configure free ports for etcd: the package's configuration does not cover all of them."""
     peer = _free_port()
     lines = [
         "name: default",
@@ -130,7 +130,7 @@ def _free_port() -> int:
 
 @contextmanager
 def lite(folder: Path) -> Iterator[str]:
-    """The address of a Milvus Lite that runs in this process for the block."""
+    """Run Milvus Lite in this process for the block, and yield its address."""
     require(importlib.util.find_spec("milvus_lite"), "Milvus Lite is not installed: run `make setup`")
     from milvus_lite.server_manager import server_manager_instance
 

@@ -1,4 +1,4 @@
-"""A small OTLP collector: a real gRPC server that keeps the spans it is sent."""
+"""A small OTLP collector: a real gRPC server that stores the spans it receives."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span that came."""
+    """A span that was received."""
 
     service: str
     name: str
@@ -31,7 +31,7 @@ class ReceivedSpan:
 
 @dataclass
 class Collector(TraceServiceServicer):
-    """Keeps what comes."""
+    """Stores the received spans."""
 
     address: str = ""
     _seen: list[ReceivedSpan] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Collector(TraceServiceServicer):
 
     @property
     def spans(self) -> list[ReceivedSpan]:
-        """What came so far."""
+        """Spans received so far."""
         with self._lock:
             return list(self._seen)
 
@@ -53,7 +53,7 @@ class Collector(TraceServiceServicer):
 
 @contextmanager
 def otlp_collector() -> Iterator[Collector]:
-    """A collector on a free port for the block."""
+    """Run a collector on a free port for the block."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
     add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]

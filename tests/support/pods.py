@@ -1,4 +1,4 @@
-"""The containers of rendered manifests as processes of this machine, and probes as the kubelet makes them."""
+"""Containers of the rendered manifests as local processes, and probes like the kubelet's."""
 
 import http.client
 import socket
@@ -20,21 +20,21 @@ _PORTS: Final = {"embedding": 50051, "reranking": 50053, "retrieval": 50052, "or
 
 
 def substitute(value: str, here: Mapping[str, str]) -> str:
-    """A value of a manifest with what is elsewhere on this machine."""
+    """Replace a manifest's paths and addresses with local ones."""
     for there, ours in here.items():
         value = value.replace(there, ours)
     return value
 
 
 def local_values(home: Path, bundle: Path, servers: Mapping[str, ServerProcess]) -> dict[str, str]:
-    """Paths and addresses of the cluster, and what stands for them here."""
+    """Return the paths and addresses of the cluster, with their local replacements."""
     here = {f"dns:///{name}:{_PORTS[name]}": server.address for name, server in servers.items()}
     here |= {f"0.0.0.0:{port}": "127.0.0.1:0" for port in (*_PORTS.values(), 9090)}
     return here | {"/bundles/all-MiniLM-L6-v2/1": str(bundle), "/data/": f"{home}/data/", "/pipelines/": f"{home}/"}
 
 
 def variables_of(name: str, workload: Object, here: Mapping[str, str], found: Sequence[Object] = ()) -> dict[str, str]:
-    """The environment of a container, for this machine; nobody waits here for load balancers.
+    """Return the environment of a container for this machine, without the delay for load balancers.
 
     found  what was rendered with it: ConfigMaps are read
     """
@@ -43,14 +43,14 @@ def variables_of(name: str, workload: Object, here: Mapping[str, str], found: Se
 
 
 def module_of(workload: Object) -> str:
-    """The module that a container's command runs."""
+    """Return the module that a container's command runs."""
     python, flag, module = container(workload)["command"]
     assert (python, flag) == ("python", "-m")
     return str(module)
 
 
 def probe_succeeds(probe: Mapping[str, Any], ports: Mapping[str, int], where: Mapping[int, str]) -> bool:
-    """What the kubelet finds. `where` has the address here of each port there."""
+    """Return whether a probe succeeds. `where` maps each port of the container to a local address."""
     timeout_s = GUARD_S  # this machine may be busier than a kubelet allows
     if "grpc" in probe:
         request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))

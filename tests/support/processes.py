@@ -1,4 +1,4 @@
-"""Real server processes: start one, wait until it is ready, stop it kindly or kill it."""
+"""Real server processes: start one, wait until it is ready, terminate or kill it."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class StartRefused(Exception):
 
 @dataclass
 class ServerProcess:
-    """A running server. `address` is where it serves, `log` every line it wrote so far."""
+    """A running server. `address` is where it serves, `log` the lines that it has written."""
 
     popen: subprocess.Popen[str]
     address: str = ""
@@ -40,15 +40,15 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Process id."""
         return self.popen.pid
 
     def events(self) -> list[dict[str, Any]]:
-        """The log lines that are JSON objects, parsed."""
+        """Return the log lines that are JSON objects, parsed."""
         return [json.loads(line) for line in list(self.log) if line.startswith("{")]
 
     def kill(self) -> None:
-        """End it at once, as `kill -9` does, and wait until it is gone."""
+        """Kill the process with SIGKILL, and wait until it is gone."""
         self.popen.kill()
         self.wait()
 
@@ -58,19 +58,19 @@ class ServerProcess:
         return self.wait()
 
     def wait(self) -> int:
-        """Wait until it has ended, and return its exit status. Raises TimeoutExpired when it does not end."""
+        """Wait for the end of the process, and return its exit status. Raises TimeoutExpired."""
         status = self.popen.wait(GUARD_S)
         if self._reader is not None:
             self._reader.join()
         return status
 
     def follow(self) -> None:
-        """Read its log in the background until it ends."""
+        """Read the log in the background until it ends."""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def await_ready(self, timeout_s: float) -> None:
-        """Wait for the log line `ready`. Raises StartRefused when it ended, TimeoutError when it takes too long."""
+        """Wait for the log line `ready`. Raises StartRefused if the process ends, TimeoutError if it takes too long."""
         if not self._ready.wait(timeout_s):
             self.kill()
             raise TimeoutError("not ready in time:\n" + "\n".join(self.log))
@@ -94,7 +94,7 @@ class ServerProcess:
 
 @contextmanager
 def command_running(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A command for the block, with its output as text; killed at the end if it still runs, so no test waits for it."""
+    """Run a command for the block, with text output, and kill it at the end if it still runs."""
     with subprocess.Popen(arguments, text=True, **options) as popen:
         try:
             yield popen
@@ -110,10 +110,9 @@ def start(
     timeout_s: float = GUARD_S,
     checkout: Path = ROOT,
 ) -> ServerProcess:
-    """Start `python -m module` on a free port and wait until it is ready.
+    """Start `python -m module` on a free port, and wait until it is ready. `prefix` is a command such as `prlimit`.
 
-    `prefix` is a command to run it under, such as `prlimit`; `checkout` the work tree whose code it runs. Raises
-    StartRefused when the process does not become ready.
+    Raises StartRefused if it does not become ready.
     """
     command = [*prefix, sys.executable, "-m", module, "--listen", "127.0.0.1:0", "--log-format", "json", *arguments]
     popen = subprocess.Popen(
@@ -141,7 +140,7 @@ def environment_of(checkout: Path, settings: Mapping[str, str]) -> dict[str, str
 
 @contextmanager
 def running(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
-    """A ready server for the block; stopped kindly at its end, unless it ended before."""
+    """Run a server for the block, and terminate it at the end unless it has ended."""
     server = start(module, *arguments, environment=environment)
     try:
         yield server

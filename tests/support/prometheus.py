@@ -40,7 +40,7 @@ class Prometheus:
         self._address = address
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an expression now, each with its value. Raises AssertionError when it cannot be parsed."""
+        """Return the current series of an expression with their values. Raises AssertionError if it is invalid."""
         arguments = urllib.parse.urlencode({"query": expression})
         try:
             with urllib.request.urlopen(f"http://{self._address}/api/v1/query?{arguments}", timeout=10) as response:
@@ -52,7 +52,7 @@ class Prometheus:
 
 @contextmanager
 def scraping(targets: Sequence[str], folder: Path, *, every: str = "200ms") -> Iterator[Prometheus]:
-    """A Prometheus with the rules of the repository that scrapes these addresses, five times a second."""
+    """Run a Prometheus with the repository's rules that scrapes these addresses."""
     configuration = folder / "prometheus.yml"
     configuration.write_text(
         _CONFIGURATION % (every, every, json.dumps(str(MONITORING / "rules.yaml")), json.dumps(list(targets)))
@@ -75,7 +75,7 @@ def scraping(targets: Sequence[str], folder: Path, *, every: str = "200ms") -> I
 
 
 def _address(log: Any) -> str:
-    """Where it serves, once it is ready to be asked."""
+    """Return the address as soon as it is ready for requests."""
     address, lines = "", []
     for line in log:
         lines.append(line)

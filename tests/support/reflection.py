@@ -1,4 +1,4 @@
-"""A client that knows nothing but an address: messages and methods come from the server's reflection."""
+"""A client that needs only an address: it reads messages and methods by server reflection."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class Method:
 
 
 class Reflected:
-    """A client of any service of one server."""
+    """A client of all services of one server."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
@@ -37,12 +37,12 @@ class Reflected:
 
     @property
     def services(self) -> set[str]:
-        """Full names of the services it lists."""
+        """Full names of the listed services."""
         return set(self._database.get_services())
 
     @property
     def methods(self) -> list[Method]:
-        """All methods of all services it lists, by name."""
+        """All methods of the listed services, by name."""
         return [
             Method(
                 f"/{service}/{method.name}",
@@ -55,19 +55,19 @@ class Reflected:
         ]
 
     def health(self, service: str) -> str:
-        """What the health service says of one: SERVING or NOT_SERVING."""
+        """Return the health of a service: SERVING or NOT_SERVING."""
         stub: Any = health_pb2_grpc.HealthStub(self._channel)
         response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
     def call(self, method: str, metadata: tuple[tuple[str, str], ...] = (), **fields: Any) -> Any:
-        """The answer of `package.Service/Method` to one message of these fields."""
+        """Return the answer of `package.Service/Method` to one message with these fields."""
         return self.call_with_headers(method, metadata, **fields)[0]
 
     def call_with_headers(
         self, method: str, metadata: tuple[tuple[str, str], ...] = (), **fields: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The answer, and the metadata that came before it."""
+        """Return the answer, and the initial metadata."""
         given, taken = self._messages(method)
         call: Any = self._channel.unary_unary(f"/{method}", given.SerializeToString, taken.FromString)
         answer, rest = call.with_call(given(**fields), timeout=TIMEOUT_S, metadata=metadata)
@@ -76,7 +76,7 @@ class Reflected:
     def stream(
         self, method: str, messages: Iterable[dict[str, Any]], metadata: tuple[tuple[str, str], ...] = ()
     ) -> list[Any]:
-        """The answers to a stream of messages."""
+        """Return the answers to a stream of messages."""
         given, taken = self._messages(method)
         call: Any = self._channel.stream_stream(f"/{method}", given.SerializeToString, taken.FromString)
         return list(call((given(**fields) for fields in messages), timeout=TIMEOUT_S, metadata=metadata))
@@ -84,7 +84,7 @@ class Reflected:
     def collect(
         self, method: str, messages: Iterable[dict[str, Any]], metadata: tuple[tuple[str, str], ...] = ()
     ) -> Any:
-        """The one answer to a stream of messages."""
+        """Return the single answer to a stream of messages."""
         given, taken = self._messages(method)
         call: Any = self._channel.stream_unary(f"/{method}", given.SerializeToString, taken.FromString)
         return call((given(**fields) for fields in messages), timeout=TIMEOUT_S, metadata=metadata)
@@ -97,12 +97,12 @@ class Reflected:
 
 @contextmanager
 def reflected(address: str) -> Iterator[Reflected]:
-    """A client for the block."""
+    """Open a client for the block."""
     with grpc.insecure_channel(address) as channel:
         yield Reflected(channel)
 
 
 def list_methods(address: str) -> list[Method]:
-    """All methods of the server at an address."""
+    """Return all methods of the server at an address."""
     with reflected(address) as client:
         return client.methods

@@ -1,4 +1,4 @@
-"""Requests for fuzzing, made from the descriptors of a server: plausible ones, and ones with boundary values.
+"""Fuzzed requests, made from the descriptors of a server: plausible ones, and ones with boundary values.
 
 Rule: no I/O. Everything follows from the random numbers that the caller gives.
 """
@@ -149,7 +149,7 @@ class Mutator:
 
 
 def smaller(message: Any) -> list[Any]:
-    """Return copies of the message that each lack one thing: a field, or half of what is repeated."""
+    """Return copies of the message that each lack one field, or half of a repeated field."""
     found: list[Any] = []
     for field, value in message.ListFields():
         without = _copy(message)
@@ -211,7 +211,7 @@ def _flipped(data: bytes, rng: random.Random) -> bytes:
 
 
 def _nested(number: int, depth: int) -> bytes:
-    """Return a field that holds itself so many times."""
+    """Return a field that is nested in itself `depth` times."""
     data = b""
     for _ in range(depth):
         data = _varint(number << 3 | 2) + _varint(len(data)) + data

@@ -40,6 +40,13 @@ async def channel_to_retrieval(folder: Path, **settings: Any) -> AsyncIterator[g
         yield channel
 
 
+@asynccontextmanager
+async def retrieval_stub(folder: Path, **settings: Any) -> AsyncIterator[Stub]:
+    """Run a server on a free port, with its data in `folder`, and yield a stub of it."""
+    async with channel_to_retrieval(folder, **settings) as channel:
+        yield RetrievalServiceStub(channel)
+
+
 def in_server(folder: Path, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
     """Run a test against a new server on the folder, and return its result."""
 

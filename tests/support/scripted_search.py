@@ -1,4 +1,4 @@
-"""A small real search service that refuses, breaks and answers as a test tells it."""
+"""A small real search service that rejects, breaks and answers as a test configures it."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ from tests.support.fake_services import running
 
 @dataclass
 class ScriptedSearch(SearchServiceServicer):
-    """Answers `answer` once the refusals are used up, and indexes into memory."""
+    """Answers `answer` once the rejections are used up, and indexes into memory."""
 
     answer: pb.SearchResponse = field(default_factory=pb.SearchResponse)
     refusals: list[SluiceError] = field(default_factory=list)
@@ -63,7 +63,7 @@ class ScriptedSearch(SearchServiceServicer):
             self.ended.set()
 
     async def indexed(self, messages: Any) -> AsyncIterator[pb.IndexResponse]:
-        """Two messages are held before the first is acknowledged, last document first: as a busy server would."""
+        """Acknowledge documents late and in reverse order within a message, like a busy server."""
         self.openings.append(await anext(messages))
         left = self.breaks.pop(0) if self.breaks else None
         held: list[list[Document]] = []
@@ -93,19 +93,19 @@ class ScriptedSearch(SearchServiceServicer):
         return pb.IndexResponse(acknowledgements=acknowledgements)
 
     def receive(self, request: Any) -> None:
-        """Note a call, and refuse it when it is to be refused."""
+        """Record a call, and raise the next rejection if there is one."""
         self.requests.append(request)
         if self.refusals:
             raise self.refusals.pop(0)
 
     def served(self) -> AbstractAsyncContextManager[str]:
-        """Serve on a free port; gives the address."""
+        """Serve on a free port, and return the address."""
         return running(self, "sluice.search.v1.SearchService", add_SearchServiceServicer_to_server)
 
 
 @asynccontextmanager
 async def short_lived(servicer: ScriptedSearch, age_ms: int) -> AsyncIterator[str]:
-    """Serve with connections that are closed at this age, at once."""
+    """Serve with connections that the server closes at this age."""
     server = grpc.aio.server(options=[("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", 1)])
     add_SearchServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

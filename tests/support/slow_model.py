@@ -1,4 +1,4 @@
-"""A model that takes very long over one word: a real graph with a loop in it, so a batch of it does not end."""
+"""A model that takes very long for one word: a real graph with a loop."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ SLOW_WORD: Final = "protocol"
 
 
 def with_slow_word(bundle: Path, folder: Path, *, turns: int) -> Path:
-    """A copy of a tiny bundle whose graph goes through a loop so many times for each SLOW_WORD in its input."""
+    """Copy a tiny bundle, with a loop of `turns` iterations for each SLOW_WORD in the input."""
     import onnx
     from tokenizers import Tokenizer
 
@@ -29,7 +29,7 @@ def with_slow_word(bundle: Path, folder: Path, *, turns: int) -> Path:
 
 
 def _add_loop(graph: Any, word_id: int, turns: int) -> None:
-    """Behind the output `dense`: a loop that adds what it was given times zero."""
+    """Append a loop to the output `dense` that adds zero `turns` times."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

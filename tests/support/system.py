@@ -1,4 +1,4 @@
-"""The four services as four processes, as users run them, each of which can be killed and started again."""
+"""The four services as processes, as users run them. Each can be killed and restarted."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,29 +11,29 @@ from tests.support.processes import ServerProcess, start
 
 @dataclass
 class System:
-    """A running system. A service that is started again keeps its address."""
+    """A running system. A restarted service keeps its address."""
 
     arguments: dict[str, list[str]]
     processes: dict[str, ServerProcess]
 
     @property
     def address(self) -> str:
-        """Where it is searched."""
+        """Address of the orchestrator."""
         return self.processes["orchestrator"].address
 
     def kill(self, name: str) -> None:
-        """End a service as `kill -9` does."""
+        """Kill a service with SIGKILL."""
         self.processes[name].kill()
 
     def restart(self, name: str) -> None:
-        """Start a service that was killed, where it was."""
+        """Restart a killed service at its address."""
         address = self.processes[name].address
         self.processes[name] = start(f"services.{name}", "--listen", address, *self.arguments[name])
 
 
 @contextmanager
 def running_system(home: Path, bundle: Path, *shared: str) -> Iterator[System]:
-    """A system with this bundle for embedding and for late interaction; stopped kindly, which must end with 0.
+    """Run a system with this bundle for embedding and late interaction. At the end, all must exit with 0.
 
     shared  arguments of all services
     """

@@ -23,7 +23,7 @@ def texts(name: str, values: list[str]) -> InferInput:
 
 
 def seen_of(result: Any) -> dict[str, Any]:
-    """Names, types and elements of an answer."""
+    """Return the names, types and elements of an answer."""
     outputs = result.get_response().outputs
     return {
         output.name: {"datatype": output.datatype, "values": result.as_numpy(output.name).astype(float).tolist()}
@@ -32,7 +32,7 @@ def seen_of(result: Any) -> dict[str, Any]:
 
 
 def common(client: InferenceServerClient, model: str) -> dict[str, Any]:
-    """What every server tells of itself and a model."""
+    """Return what every server reports about itself and a model."""
     metadata, config = client.get_model_metadata(model), client.get_model_config(model).config
     try:
         client.get_model_metadata("nobody")
@@ -52,7 +52,7 @@ def common(client: InferenceServerClient, model: str) -> dict[str, Any]:
 
 
 def streamed(client: InferenceServerClient, model: str, inputs: list[list[InferInput]]) -> list[Any]:
-    """The answers to a stream, each an error's message or its id and tensors."""
+    """Return the answers to a stream, each an error message or its id and tensors."""
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client.start_stream(callback=lambda result, error: answers.put((result, error)))
     for number, tensors in enumerate(inputs):

@@ -1,4 +1,4 @@
-"""Waiting for what must come true, without guessing how long it takes."""
+"""Waiting for a condition without guessing how long it takes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ GUARD_S: Final = 300.0
 
 
 def until(condition: Callable[[], bool], *, timeout_s: float = GUARD_S) -> None:
-    """Return once the condition holds. Raises AssertionError when it does not within a generous time."""
+    """Return once the condition holds. Raises AssertionError if it does not within a generous time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not so within {timeout_s:g} s"
@@ -17,9 +17,9 @@ def until(condition: Callable[[], bool], *, timeout_s: float = GUARD_S) -> None:
 
 
 def longer_and_longer(first_s: float) -> Iterator[float]:
-    """Times for a test about a timeout or a deadline: a short one, and longer ones for a machine that is too busy.
+    """Yield times for a test of a timeout or deadline: a short one, then longer ones for a busy machine.
 
-    Leave the loop once what the test is about has happened. Raises AssertionError when the longest was not enough.
+    Leave the loop once the tested event has happened. Raises AssertionError if the longest time was not enough.
     """
     time_s = first_s
     while time_s <= GUARD_S:

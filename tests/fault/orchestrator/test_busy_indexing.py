@@ -83,8 +83,9 @@ def stored_once(running: System, known: list[pb.Acknowledgement], count: int) ->
 
 
 @pytest.mark.parametrize("most", [1, 5, 16])
-def test_batches_shrink_to_what_the_embedding_service_accepts(most: int) -> None:
-    async def check(running: System) -> None:
+async def test_batches_shrink_to_what_the_embedding_service_accepts(most: int) -> None:
+    async with system() as running:
+
         async def refuse(method: str) -> None:
             if method == "Embed" and (texts := sizes(running)[-1]) > most:
                 raise busy(texts, most)
@@ -93,11 +94,10 @@ def test_batches_shrink_to_what_the_embedding_service_accepts(most: int) -> None
         stored_once(running, await index(running, documents(200)), 200)
         assert min(size for size in sizes(running)) <= most
 
-    run(check)
 
+async def test_batches_grow_again_when_there_is_capacity() -> None:
+    async with system() as running:
 
-def test_batches_grow_again_when_there_is_capacity() -> None:
-    async def check(running: System) -> None:
         async def refuse_at_first(method: str) -> None:
             if method == "Embed" and len(sizes(running)) < 4:
                 raise busy(sizes(running)[-1], 1)
@@ -106,11 +106,10 @@ def test_batches_grow_again_when_there_is_capacity() -> None:
         stored_once(running, await index(running, documents(200)), 200)
         assert max(sizes(running)[4:]) > 8
 
-    run(check)
 
+async def test_a_batch_that_takes_too_long_is_sent_again_smaller() -> None:
+    async with system(batch_timeout_s=0.5) as running:
 
-def test_a_batch_that_takes_too_long_is_sent_again_smaller() -> None:
-    async def check(running: System) -> None:
         async def hang_over_many(method: str) -> None:
             if method == "Embed" and sizes(running)[-1] > 8:
                 await asyncio.Event().wait()
@@ -118,11 +117,10 @@ def test_a_batch_that_takes_too_long_is_sent_again_smaller() -> None:
         running.embedder.before = hang_over_many
         stored_once(running, await index(running, documents(60)), 60)
 
-    run(check, batch_timeout_s=0.5)
 
+async def test_batches_shrink_to_what_retrieval_accepts_without_embedding_twice() -> None:
+    async with system() as running:
 
-def test_batches_shrink_to_what_retrieval_accepts_without_embedding_twice() -> None:
-    async def check(running: System) -> None:
         async def refuse(method: str) -> None:
             texts = len(running.retrieval.calls[-1][1].documents) if method == "Upsert" else 0
             if texts > 3:
@@ -134,11 +132,10 @@ def test_batches_shrink_to_what_retrieval_accepts_without_embedding_twice() -> N
         assert len(running.retrieval.collections["books"].documents) == 100
         assert sum(sizes(running)) == 100
 
-    run(check)
 
+async def test_chunks_of_one_document_are_embedded_in_parts_that_fit() -> None:
+    async with system() as running:
 
-def test_chunks_of_one_document_are_embedded_in_parts_that_fit() -> None:
-    async def check(running: System) -> None:
         async def refuse(method: str) -> None:
             if method == "Embed" and (texts := sizes(running)[-1]) > 2:
                 raise busy(texts, 2)
@@ -148,8 +145,6 @@ def test_chunks_of_one_document_are_embedded_in_parts_that_fit() -> None:
         [known] = await index(running, [long], chunking=pb.Chunking(token_count=16))
         assert known.outcome == INDEXED
         assert max(sizes(running)[-3:]) <= 3
-
-    run(check)
 
 
 def test_a_stream_that_is_always_rejected_ends_with_what_was_stored() -> None:
@@ -177,7 +172,7 @@ def test_a_stream_that_is_always_rejected_ends_with_what_was_stored() -> None:
     run(check, patience_s=0.3)
 
 
-def test_a_stream_that_waits_for_capacity_ends_at_once_when_the_server_drains() -> None:
+async def test_a_stream_that_waits_for_capacity_ends_at_once_when_the_server_drains() -> None:
     """The service asks for a wait that is longer than the time of the test."""
 
     async def ended(**addresses: Any) -> SluiceError:
@@ -203,13 +198,10 @@ def test_a_stream_that_waits_for_capacity_ends_at_once_when_the_server_drains() 
             refused.set()
             raise Unavailable("busy", reason=ErrorReason.ERROR_REASON_OVERLOADED, retry_after_s=50_000.0)
 
-    async def main() -> None:
-        embedder = HashingEmbedder(before=refuse)
-        async with embedding_server(embedder) as embedding, retrieval_server(ExactRetrieval()) as retrieval:
-            error = await ended(embedding=embedding, retrieval=retrieval)
-        assert error.reason_name == "DRAINING"
-
-    asyncio.run(main())
+    embedder = HashingEmbedder(before=refuse)
+    async with embedding_server(embedder) as embedding, retrieval_server(ExactRetrieval()) as retrieval:
+        error = await ended(embedding=embedding, retrieval=retrieval)
+    assert error.reason_name == "DRAINING"
 
 
 @pytest.mark.slow

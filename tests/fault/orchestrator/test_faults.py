@@ -15,7 +15,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
 
 from tests.support.fake_services import DIMENSIONS, ExactRetrieval, Stored, System, orchestrator, retrieval_server
-from tests.support.faults import SEARCH, always, failure, hang, run, search_with_time
+from tests.support.faults import SEARCH, always, failure, hang, indexed_system, run, search_with_time
 from tests.support.waiting import longer_and_longer
 
 OK, SKIPPED, PARTIAL = pb.StageReport.STATUS_OK, pb.StageReport.STATUS_SKIPPED, pb.StageReport.STATUS_PARTIAL
@@ -63,8 +63,8 @@ def report(answer: pb.SearchResponse, stage: str) -> pb.StageReport:
         (RuntimeError("boom"), "DEFECT"),
     ],
 )
-def test_a_failing_reranker_keeps_the_order_of_retrieval(error: Any, reason: str) -> None:
-    async def check(running: System) -> None:
+async def test_a_failing_reranker_keeps_the_order_of_retrieval(error: Any, reason: str) -> None:
+    async with indexed_system() as running:
         expected = await ids_of(running, "fast")
         running.reranker.before = always(error)
         answer = await running.search.Search(SEARCH)
@@ -75,21 +75,17 @@ def test_a_failing_reranker_keeps_the_order_of_retrieval(error: Any, reason: str
         assert report(answer, "rerank").reason.startswith(f"{reason}: reranking: ")
         assert [standing.stage for standing in answer.results[0].standings] == ["dense"]
 
-    run(check)
 
-
-def test_a_failing_reranker_fails_the_search_where_the_pipeline_says_so(tmp_path: Path) -> None:
+async def test_a_failing_reranker_fails_the_search_where_the_pipeline_says_so(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(STRICT)
 
-    async def check(running: System) -> None:
+    async with indexed_system(tmp_path / "p.yaml") as running:
         running.reranker.before = always(BackendFailed("broken"))
         assert isinstance(await failure(running.search.Search(SEARCH)), BackendFailed)
 
-    run(check, tmp_path / "p.yaml")
 
-
-def test_a_hung_reranker_costs_its_share_of_the_deadline_and_no_more() -> None:
-    async def check(running: System) -> None:
+async def test_a_hung_reranker_costs_its_share_of_the_deadline_and_no_more() -> None:
+    async with indexed_system() as running:
         expected = await ids_of(running, "fast")
         running.reranker.before = hang
         answer = await search_with_time(running.search, SEARCH, lambda _: running.reranker.count("Rerank") > 0)
@@ -98,15 +94,13 @@ def test_a_hung_reranker_costs_its_share_of_the_deadline_and_no_more() -> None:
         assert report(answer, "rerank").reason.startswith("DEADLINE_EXPIRED")
         await running.reranker.cancelled.wait()
 
-    run(check)
-
 
 @pytest.mark.parametrize("on_timeout", ["fail", "skip"])
-def test_a_late_reranker_is_skipped_where_only_failures_fail_the_search(tmp_path: Path, on_timeout: str) -> None:
+async def test_a_late_reranker_is_skipped_where_only_failures_fail_the_search(tmp_path: Path, on_timeout: str) -> None:
     said = {"fail": "on_timeout: fail", "skip": "on_timeout: skip, share: 0.3"}[on_timeout]
     (tmp_path / "p.yaml").write_text(STRICT.replace("on_error: fail", f"on_error: fail, {said}"))
 
-    async def check(running: System) -> None:
+    async with indexed_system(tmp_path / "p.yaml") as running:
         running.reranker.before = hang
         if on_timeout == "fail":
             assert isinstance(await failure(running.search.Search(SEARCH, timeout=1.0)), DeadlineExpired)
@@ -115,8 +109,6 @@ def test_a_late_reranker_is_skipped_where_only_failures_fail_the_search(tmp_path
             assert report(answer, "rerank").status == SKIPPED
         running.reranker.before = always(BackendFailed("broken"))
         assert isinstance(await failure(running.search.Search(SEARCH)), BackendFailed)
-
-    run(check, tmp_path / "p.yaml")
 
 
 def test_a_reranker_that_hangs_midway_gives_what_it_scored_first() -> None:
@@ -163,15 +155,13 @@ def same_index_twice(response: reranking_pb.RerankResponse) -> reranking_pb.Rera
 
 
 @pytest.mark.parametrize("spoil", [nan_scores, too_few_scores, same_index_twice])
-def test_an_invalid_response_of_the_reranker_skips_it(spoil: Callable[[Any], Any]) -> None:
-    async def check(running: System) -> None:
+async def test_an_invalid_response_of_the_reranker_skips_it(spoil: Callable[[Any], Any]) -> None:
+    async with indexed_system() as running:
         expected = await ids_of(running, "fast")
         running.reranker.alter = spoil
         answer = await running.search.Search(SEARCH)
         assert [result.document.document_id for result in answer.results] == expected
         assert report(answer, "rerank").reason.startswith("BACKEND_FAILED: reranking: expected ")
-
-    run(check)
 
 
 def nan_candidate(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
@@ -200,14 +190,12 @@ def nonsense_coverage(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.R
 
 
 @pytest.mark.parametrize("spoil", [nan_candidate, foreign_candidate, repeated_candidate, no_ranking, nonsense_coverage])
-def test_an_invalid_response_of_retrieval_is_an_internal_error(spoil: Callable[[Any], Any]) -> None:
-    async def check(running: System) -> None:
+async def test_an_invalid_response_of_retrieval_is_an_internal_error(spoil: Callable[[Any], Any]) -> None:
+    async with indexed_system() as running:
         running.retrieval.alter = spoil
         error = await failure(running.search.Search(SEARCH))
         assert isinstance(error, BackendFailed)
         assert error.message.startswith("retrieval: ")
-
-    run(check)
 
 
 def half_looked_at(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.RetrieveResponse:
@@ -215,8 +203,8 @@ def half_looked_at(response: retrieval_pb.RetrieveResponse) -> retrieval_pb.Retr
     return response
 
 
-def test_a_retrieval_that_looked_at_half_of_the_documents_degrades_the_answer() -> None:
-    async def check(running: System) -> None:
+async def test_a_retrieval_that_looked_at_half_of_the_documents_degrades_the_answer() -> None:
+    async with indexed_system() as running:
         running.retrieval.alter = half_looked_at
         cut = sample("sluice_stage_degraded_total", pipeline="fast", stage="dense", reason="DEADLINE_EXPIRED")
         degraded = sample("sluice_searches_total", pipeline="fast", outcome="degraded")
@@ -230,34 +218,28 @@ def test_a_retrieval_that_looked_at_half_of_the_documents_degrades_the_answer() 
         assert sample("sluice_stage_degraded_total", **now) == cut + 1
         assert sample("sluice_searches_total", pipeline="fast", outcome="degraded") == degraded + 1
 
-    run(check)
 
-
-def test_a_retriever_that_must_be_in_time_fails_the_search_when_it_is_not(tmp_path: Path) -> None:
+async def test_a_retriever_that_must_be_in_time_fails_the_search_when_it_is_not(tmp_path: Path) -> None:
     text = "default:\n  description: Whole.\n  retrieve: [{name: dense, kind: dense, depth: 9, on_timeout: fail}]\n"
     (tmp_path / "p.yaml").write_text(text)
 
-    async def check(running: System) -> None:
+    async with indexed_system(tmp_path / "p.yaml") as running:
         running.retrieval.alter = half_looked_at
         assert isinstance(await failure(running.search.Search(SEARCH)), DeadlineExpired)
 
-    run(check, tmp_path / "p.yaml")
 
-
-def test_an_embedding_service_that_answers_nothing_is_an_internal_error() -> None:
-    async def check(running: System) -> None:
+async def test_an_embedding_service_that_answers_nothing_is_an_internal_error() -> None:
+    async with indexed_system() as running:
         running.embedder.alter = lambda response: embedding_pb.EmbedResponse(model=response.model)
         error = await failure(running.search.Search(SEARCH))
         assert isinstance(error, BackendFailed)
         assert error.message.startswith("embedding: ")
 
-    run(check)
 
-
-def test_one_of_two_retrievers_down_is_marked(tmp_path: Path) -> None:
+async def test_one_of_two_retrievers_down_is_marked(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(TWO)
 
-    async def check(running: System) -> None:
+    async with indexed_system(tmp_path / "p.yaml") as running:
         answer = await running.search.Search(SEARCH)
         assert answer.degraded
         assert [standing.stage for standing in answer.results[0].standings] == ["left", "fuse"]
@@ -266,32 +248,28 @@ def test_one_of_two_retrievers_down_is_marked(tmp_path: Path) -> None:
         assert answer.coverage == 0.5
         assert "the pipeline names 'absent', which is not served" in report(answer, "right").reason
 
-    run(check, tmp_path / "p.yaml")
+
+async def test_a_search_with_no_embedding_service_is_unavailable_and_names_it() -> None:
+    retrieval = ExactRetrieval()
+    schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=DIMENSIONS)])
+    retrieval.collections["books"] = Stored(schema)
+    addresses: dict[str, Any] = {"embedding": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
+    async with (
+        retrieval_server(retrieval) as address,
+        orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, retrieval=address, **addresses) as (search, _),
+    ):
+        error: SluiceError = DeadlineExpired("")
+        for deadline_s in longer_and_longer(0.5):
+            error = await failure(search.Search(SEARCH, timeout=deadline_s))
+            if not isinstance(error, DeadlineExpired):
+                break
+        assert isinstance(error, Unavailable)
+        assert error.message.startswith("embedding: ")
 
 
-def test_a_search_with_no_embedding_service_is_unavailable_and_names_it() -> None:
-    async def main() -> None:
-        retrieval = ExactRetrieval()
-        schema = retrieval_pb.Schema(dense_fields=[retrieval_pb.DenseField(name="dense", dimensions=DIMENSIONS)])
-        retrieval.collections["books"] = Stored(schema)
-        addresses: dict[str, Any] = {"embedding": "127.0.0.1:1", "reranking": "127.0.0.1:1"}
-        async with (
-            retrieval_server(retrieval) as address,
-            orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, retrieval=address, **addresses) as (search, _),
-        ):
-            error: SluiceError = DeadlineExpired("")
-            for deadline_s in longer_and_longer(0.5):
-                error = await failure(search.Search(SEARCH, timeout=deadline_s))
-                if not isinstance(error, DeadlineExpired):
-                    break
-            assert isinstance(error, Unavailable)
-            assert error.message.startswith("embedding: ")
+async def test_a_search_waits_for_a_retrieval_service_that_restarts() -> None:
+    async with indexed_system() as running:
 
-    asyncio.run(main())
-
-
-def test_a_search_waits_for_a_retrieval_service_that_restarts() -> None:
-    async def check(running: System) -> None:
         async def fail_at_first(method: str) -> None:
             if len(running.retrieval.calls) < 4 + indexed:
                 raise Unavailable("restarting")
@@ -302,11 +280,9 @@ def test_a_search_waits_for_a_retrieval_service_that_restarts() -> None:
         assert not answer.degraded
         assert len(running.retrieval.calls) == indexed + 4 + 1  # once to see the collection, then to search it
 
-    run(check)
 
-
-def test_an_unavailable_reranker_is_not_called_repeatedly() -> None:
-    async def check(running: System) -> None:
+async def test_an_unavailable_reranker_is_not_called_repeatedly() -> None:
+    async with indexed_system() as running:
         running.reranker.before = always(BackendFailed("broken"))
         for _ in range(5):
             await running.search.Search(SEARCH)
@@ -316,13 +292,11 @@ def test_an_unavailable_reranker_is_not_called_repeatedly() -> None:
         not_called = ["not called" in report(answer, "rerank").reason for answer in answers]
         assert sum(not_called) == 8 - (running.reranker.count("Rerank") - 5) > 0
 
-    run(check)
 
-
-def test_retries_of_rejected_searches_are_limited() -> None:
+async def test_retries_of_rejected_searches_are_limited() -> None:
     """The budget holds 10 retries and gains one for ten answered calls."""
 
-    async def check(running: System) -> None:
+    async with indexed_system() as running:
         overloaded = Unavailable("busy", reason=ErrorReason.ERROR_REASON_OVERLOADED)
         running.embedder.before = always(overloaded)
         before = running.embedder.count("Embed")
@@ -331,11 +305,9 @@ def test_retries_of_rejected_searches_are_limited() -> None:
         assert {error.reason_name for error in errors} == {"OVERLOADED"}
         assert running.embedder.count("Embed") - before <= 20 + 10
 
-    run(check)
 
-
-def test_a_hung_retrieval_ends_the_search_at_its_deadline() -> None:
-    async def check(running: System) -> None:
+async def test_a_hung_retrieval_ends_the_search_at_its_deadline() -> None:
+    async with indexed_system() as running:
         running.retrieval.before = hang
         before = len(running.retrieval.calls)
         for deadline_s in longer_and_longer(0.5):
@@ -345,12 +317,10 @@ def test_a_hung_retrieval_ends_the_search_at_its_deadline() -> None:
                 break
         await running.retrieval.cancelled.wait()
 
-    run(check)
-
 
 @pytest.mark.parametrize("service", ["embedder", "retrieval", "reranker"])
-def test_a_caller_that_disconnects_stops_the_work_of_the_services(service: str) -> None:
-    async def check(running: System) -> None:
+async def test_a_caller_that_disconnects_stops_the_work_of_the_services(service: str) -> None:
+    async with indexed_system() as running:
         troubled, reached = getattr(running, service), asyncio.Event()
 
         async def hang_here(method: str) -> None:
@@ -365,5 +335,3 @@ def test_a_caller_that_disconnects_stops_the_work_of_the_services(service: str) 
         await troubled.cancelled.wait()
         with pytest.raises(asyncio.CancelledError):
             await task
-
-    run(check)

@@ -30,7 +30,7 @@ from tests.support.fake_services import (
     reranking_server,
     retrieval_server,
 )
-from tests.support.faults import BOOKS, SEARCH, ignoring, run, search_with_time
+from tests.support.faults import BOOKS, SEARCH, ignoring, indexed_system, run, search_with_time
 from tests.support.waiting import GUARD_S
 
 ROOT = Path(__file__).parents[3]
@@ -56,8 +56,8 @@ class Slow:
                 self.idle.set()
 
 
-def test_all_services_slow_at_once_under_load_end_every_search_and_leave_nothing_behind() -> None:
-    async def check(running: System) -> None:
+async def test_all_services_slow_at_once_under_load_end_every_search_and_leave_nothing_behind() -> None:
+    async with indexed_system() as running:
         troubled = (running.embedder, running.retrieval, running.reranker)
         easy, slow = running.embedder.before, Slow(0.4)
         for one in troubled:
@@ -76,8 +76,6 @@ def test_all_services_slow_at_once_under_load_end_every_search_and_leave_nothing
             with ignoring(Unavailable):
                 answer = await running.search.Search(SEARCH, timeout=30.0)
         assert len(answer.results) == 5
-
-    run(check)
 
 
 def test_a_slow_reranker_scores_what_it_has_time_for() -> None:

@@ -27,12 +27,12 @@ from tests.support.fake_services import (
     reranking_server,
     retrieval_server,
 )
-from tests.support.faults import BOOKS, SEARCH, always, failure, hang, run
+from tests.support.faults import BOOKS, SEARCH, always, failure, hang, indexed_system, run
 from tests.support.waiting import GUARD_S, longer_and_longer
 
 
-def test_a_caller_that_disconnects_stops_its_index_stream() -> None:
-    async def check(running: System) -> None:
+async def test_a_caller_that_disconnects_stops_its_index_stream() -> None:
+    async with indexed_system() as running:
         reached = asyncio.Event()
 
         async def hang_here(method: str) -> None:
@@ -45,8 +45,6 @@ def test_a_caller_that_disconnects_stops_its_index_stream() -> None:
         await reached.wait()
         call.cancel()
         await running.embedder.cancelled.wait()
-
-    run(check)
 
 
 @pytest.mark.parametrize("error", [Unavailable("restarting"), BackendFailed("broken")])
@@ -66,8 +64,9 @@ def test_an_index_stream_ends_with_the_error_of_a_service(error: SluiceError) ->
     assert seen[-1] is type(error)
 
 
-def test_an_index_stream_whose_batches_time_out_is_unavailable() -> None:
-    async def check(running: System) -> None:
+async def test_an_index_stream_whose_batches_time_out_is_unavailable() -> None:
+    async with indexed_system(batch_timeout_s=0.5, patience_s=0.5) as running:
+
         async def hang_to_embed(method: str) -> None:
             if method == "Embed":
                 await hang(method)
@@ -77,28 +76,23 @@ def test_an_index_stream_whose_batches_time_out_is_unavailable() -> None:
         assert isinstance(ended, Unavailable)
         assert "no document could be stored for 0.5 s; 0 documents of this stream are stored" in ended.message
 
-    run(check, batch_timeout_s=0.5, patience_s=0.5)
 
-
-def test_an_index_stream_survives_an_embedding_service_that_restarts() -> None:
-    async def main() -> None:
-        embedder, retrieval = HashingEmbedder(), ExactRetrieval()
-        async with retrieval_server(retrieval) as retrieval_address:
-            async with embedding_server(embedder) as address:
-                pass  # the port is known, and free again
-            settings = {"embedding": address, "retrieval": retrieval_address, "reranking": "127.0.0.1:1"}
-            async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **settings) as (search, _):
-                call = search.Index()
-                document = Document(document_id="n", text="new")
-                await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=[document]))
-                async with embedding_server(embedder, listen=address):
-                    response = await call.read()
-                    assert isinstance(response, pb.IndexResponse)
-                    assert response.acknowledgements[0].outcome == pb.Acknowledgement.OUTCOME_INDEXED
-                    await call.done_writing()
-                    assert await call.read() is grpc.aio.EOF
-
-    asyncio.run(main())
+async def test_an_index_stream_survives_an_embedding_service_that_restarts() -> None:
+    embedder, retrieval = HashingEmbedder(), ExactRetrieval()
+    async with retrieval_server(retrieval) as retrieval_address:
+        async with embedding_server(embedder) as address:
+            pass  # the port is known, and free again
+        settings = {"embedding": address, "retrieval": retrieval_address, "reranking": "127.0.0.1:1"}
+        async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **settings) as (search, _):
+            call = search.Index()
+            document = Document(document_id="n", text="new")
+            await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=[document]))
+            async with embedding_server(embedder, listen=address):
+                response = await call.read()
+                assert isinstance(response, pb.IndexResponse)
+                assert response.acknowledgements[0].outcome == pb.Acknowledgement.OUTCOME_INDEXED
+                await call.done_writing()
+                assert await call.read() is grpc.aio.EOF
 
 
 async def acknowledged(call: Any) -> tuple[list[str], SluiceError]:
@@ -112,7 +106,7 @@ async def acknowledged(call: Any) -> tuple[list[str], SluiceError]:
     raise AssertionError("the stream ended well")
 
 
-def test_a_server_that_stops_ends_an_index_stream_after_what_was_read() -> None:
+async def test_a_server_that_stops_ends_an_index_stream_after_what_was_read() -> None:
     """Everything that was read is acknowledged; the caller sends the rest again."""
 
     async def stopped(stand_in: ExactRetrieval, **addresses: Any) -> tuple[list[str], SluiceError]:
@@ -138,49 +132,43 @@ def test_a_server_that_stops_ends_an_index_stream_after_what_was_read() -> None:
                 await closing
         return ended
 
-    async def main() -> None:
-        retrieval = ExactRetrieval()
-        async with embedding_server(HashingEmbedder()) as embedding, retrieval_server(retrieval) as address:
-            known, error = await stopped(retrieval, embedding=embedding, retrieval=address, reranking="127.0.0.1:1")
-        assert isinstance(error, Unavailable)
-        assert error.reason_name == "DRAINING"
-        assert sorted(known) == sorted(retrieval.collections["books"].documents) == [b.document_id for b in BOOKS]
-
-    asyncio.run(main())
+    retrieval = ExactRetrieval()
+    async with embedding_server(HashingEmbedder()) as embedding, retrieval_server(retrieval) as address:
+        known, error = await stopped(retrieval, embedding=embedding, retrieval=address, reranking="127.0.0.1:1")
+    assert isinstance(error, Unavailable)
+    assert error.reason_name == "DRAINING"
+    assert sorted(known) == sorted(retrieval.collections["books"].documents) == [b.document_id for b in BOOKS]
 
 
-def test_a_rolling_restart_of_two_replicas_fails_no_search() -> None:
-    async def main() -> None:
-        retrieval = ExactRetrieval()
-        async with retrieval_server(retrieval) as retrieval_address, AsyncExitStack() as replicas:
-            patient = {"drain_grace_s": GUARD_S}
-            embedders = [await replica(replicas, embedding_server(HashingEmbedder(), **patient)) for _ in "ab"]
-            rerankers = [await replica(replicas, reranking_server(OverlapReranker(), **patient)) for _ in "ab"]
-            addresses = {
-                "embedding": "ipv4:" + ",".join(address for address, _ in embedders),
-                "retrieval": retrieval_address,
-                "reranking": "ipv4:" + ",".join(address for address, _ in rerankers),
-                "pipelines": PIPELINES,
-            }
-            async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **addresses) as (search, channel):
-                system = System(search, channel, HashingEmbedder(), retrieval, OverlapReranker())
-                await index(system, BOOKS)
-                stopped = asyncio.Event()
-                loops = [asyncio.create_task(search_until(stopped, system)) for _ in range(4)]
-                await embedders[0][1]()
-                again = embedding_server(HashingEmbedder(), listen=embedders[0][0], **patient)
-                await replicas.enter_async_context(again)
-                await embedders[1][1]()
-                await rerankers[0][1]()
-                again = reranking_server(OverlapReranker(), listen=rerankers[0][0], **patient)
-                await replicas.enter_async_context(again)
-                await rerankers[1][1]()
-                stopped.set()
-                answers = [answer for loop in loops for answer in await loop]
-        assert len(answers) >= 4
-        assert not any(answer.degraded for answer in answers)
-
-    asyncio.run(main())
+async def test_a_rolling_restart_of_two_replicas_fails_no_search() -> None:
+    retrieval = ExactRetrieval()
+    async with retrieval_server(retrieval) as retrieval_address, AsyncExitStack() as replicas:
+        patient = {"drain_grace_s": GUARD_S}
+        embedders = [await replica(replicas, embedding_server(HashingEmbedder(), **patient)) for _ in "ab"]
+        rerankers = [await replica(replicas, reranking_server(OverlapReranker(), **patient)) for _ in "ab"]
+        addresses = {
+            "embedding": "ipv4:" + ",".join(address for address, _ in embedders),
+            "retrieval": retrieval_address,
+            "reranking": "ipv4:" + ",".join(address for address, _ in rerankers),
+            "pipelines": PIPELINES,
+        }
+        async with orchestrator(listen="127.0.0.1:0", drain_grace_s=0.0, **addresses) as (search, channel):
+            system = System(search, channel, HashingEmbedder(), retrieval, OverlapReranker())
+            await index(system, BOOKS)
+            stopped = asyncio.Event()
+            loops = [asyncio.create_task(search_until(stopped, system)) for _ in range(4)]
+            await embedders[0][1]()
+            again = embedding_server(HashingEmbedder(), listen=embedders[0][0], **patient)
+            await replicas.enter_async_context(again)
+            await embedders[1][1]()
+            await rerankers[0][1]()
+            again = reranking_server(OverlapReranker(), listen=rerankers[0][0], **patient)
+            await replicas.enter_async_context(again)
+            await rerankers[1][1]()
+            stopped.set()
+            answers = [answer for loop in loops for answer in await loop]
+    assert len(answers) >= 4
+    assert not any(answer.degraded for answer in answers)
 
 
 async def replica(stack: AsyncExitStack, server: Any) -> tuple[str, Callable[[], Awaitable[None]]]:

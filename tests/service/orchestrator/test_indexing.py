@@ -78,8 +78,8 @@ async def messages(*requests: pb.IndexRequest) -> AsyncIterator[pb.IndexRequest]
         yield request
 
 
-def test_index_creates_the_collection_for_the_served_model() -> None:
-    async def check(running: System) -> None:
+async def test_index_creates_the_collection_for_the_served_model() -> None:
+    async with system() as running:
         fields = [pb.FilterableField(name="year", type="number")]
         known = await index(running, [document(1)], filterable_fields=fields)
         assert outcomes(known) == {"d001": INDEXED}
@@ -88,11 +88,9 @@ def test_index_creates_the_collection_for_the_served_model() -> None:
         [field] = running.retrieval.collections["books"].schema.metadata_fields
         assert field.name == "year"
 
-    run(check)
 
-
-def test_index_acknowledges_every_document_of_a_long_stream_once() -> None:
-    async def check(running: System) -> None:
+async def test_index_acknowledges_every_document_of_a_long_stream_once() -> None:
+    async with system() as running:
         parts = [
             pb.IndexRequest(
                 collection="" if part else "books",
@@ -108,21 +106,17 @@ def test_index_acknowledges_every_document_of_a_long_stream_once() -> None:
         assert max(sizes) <= 32
         assert len(sizes) < 20
 
-    run(check)
 
-
-def test_index_embeds_title_and_text_as_documents_in_the_bulk_lane() -> None:
-    async def check(running: System) -> None:
+async def test_index_embeds_title_and_text_as_documents_in_the_bulk_lane() -> None:
+    async with system() as running:
         await index(running, [document(1), Document(document_id="x", text="only text")])
         requests = [request for method, request in running.embedder.calls if method == "Embed"]
         assert sorted(text for request in requests for text in request.texts) == ["Title 1\nsome words", "only text"]
         assert {(request.role, request.lane) for request in requests} == {(2, 2)}
 
-    run(check)
 
-
-def test_index_of_equal_documents_again_does_no_model_work() -> None:
-    async def check(running: System) -> None:
+async def test_index_of_equal_documents_again_does_no_model_work() -> None:
+    async with system() as running:
         books = [document(number) for number in range(10)]
         await index(running, books)
         before = running.embedder.count("Embed")
@@ -132,11 +126,9 @@ def test_index_of_equal_documents_again_does_no_model_work() -> None:
         assert outcomes(known) == {b.document_id: INDEXED if b.document_id == "d003" else UNCHANGED for b in books}
         assert running.embedder.count("Embed") == before + 1
 
-    run(check)
 
-
-def test_index_fails_invalid_documents_only() -> None:
-    async def check(running: System) -> None:
+async def test_index_fails_invalid_documents_only() -> None:
+    async with system() as running:
         known = await index(
             running,
             [
@@ -162,11 +154,10 @@ def test_index_fails_invalid_documents_only() -> None:
         assert {k.reason for k in known if k.outcome == FAILED} == {"INVALID_REQUEST"}
         assert running.retrieval.collections["books"].documents["d001"].text == "some words"
 
-    run(check)
 
+async def test_index_fails_documents_that_a_service_refuses_and_stores_the_others() -> None:
+    async with system() as running:
 
-def test_index_fails_documents_that_a_service_refuses_and_stores_the_others() -> None:
-    async def check(running: System) -> None:
         async def refuse(method: str) -> None:
             request = running.retrieval.calls[-1][1]
             bad = [i for i, d in enumerate(request.documents) if "year" in d.metadata] if method == "Upsert" else []
@@ -182,24 +173,20 @@ def test_index_fails_documents_that_a_service_refuses_and_stores_the_others() ->
         [failed] = [k for k in known if k.outcome == FAILED]
         assert failed.message == "metadata.year: expected a number, got a string"
 
-    run(check)
 
-
-def test_index_keeps_the_last_document_of_an_id() -> None:
-    async def check(running: System) -> None:
+async def test_index_keeps_the_last_document_of_an_id() -> None:
+    async with system() as running:
         first = pb.IndexRequest(collection="books", create_collection=True, documents=[document(1, "old")])
         parts = [first, *(pb.IndexRequest(documents=[document(1, text)]) for text in ("new", "old", "newest"))]
         known = [k async for r in running.search.Index(messages(*parts)) for k in r.acknowledgements]
         assert [k.outcome for k in known] == [INDEXED] * 4
         assert running.retrieval.collections["books"].documents["d001"].text == "newest"
 
-    run(check)
 
-
-def test_index_acknowledges_before_the_caller_sends_more() -> None:
+async def test_index_acknowledges_before_the_caller_sends_more() -> None:
     """A caller that waits for each acknowledgement before it sends more must not wait forever."""
 
-    async def check(running: System) -> None:
+    async with system() as running:
         call = running.search.Index()
         await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=[document(0)]))
         for number in range(1, 4):
@@ -210,8 +197,6 @@ def test_index_acknowledges_before_the_caller_sends_more() -> None:
         await call.done_writing()
         assert isinstance(await call.read(), pb.IndexResponse)
         assert await call.read() is grpc.aio.EOF
-
-    run(check)
 
 
 async def written_until_blocked(call: Any, is_busy: Callable[[], bool]) -> tuple[int, "asyncio.Future[Any]"]:
@@ -233,10 +218,10 @@ async def acknowledged(call: Any) -> int:
     return count
 
 
-def test_index_stops_reading_while_it_is_busy() -> None:
+async def test_index_stops_reading_while_it_is_busy() -> None:
     """The writes of the caller block while a batch is being stored, and continue after it."""
 
-    async def check(running: System) -> None:
+    async with system() as running:
         hold = asyncio.Event()
 
         async def wait(method: str) -> None:
@@ -253,11 +238,9 @@ def test_index_stops_reading_while_it_is_busy() -> None:
         await call.done_writing()
         assert await reading == sent
 
-    run(check)
 
-
-def test_index_embeds_a_batch_while_the_previous_one_is_stored() -> None:
-    async def check(running: System) -> None:
+async def test_index_embeds_a_batch_while_the_previous_one_is_stored() -> None:
+    async with system() as running:
         embedded = asyncio.Event()
 
         async def note(method: str) -> None:
@@ -271,21 +254,17 @@ def test_index_embeds_a_batch_while_the_previous_one_is_stored() -> None:
         running.embedder.before, running.retrieval.before = note, wait
         assert len(await index(running, [document(number) for number in range(60)])) == 60
 
-    run(check)
 
-
-def test_index_into_an_unknown_collection_is_not_found() -> None:
-    async def check(running: System) -> None:
+async def test_index_into_an_unknown_collection_is_not_found() -> None:
+    async with system() as running:
         request = pb.IndexRequest(collection="books", documents=[document(1)])
         known, error = await ended(running.search.Index(messages(request)))
         assert not known
         assert isinstance(error, NotFound)
 
-    run(check)
 
-
-def test_index_with_another_model_than_the_collection_was_made_for_is_a_failed_precondition() -> None:
-    async def check(running: System) -> None:
+async def test_index_with_another_model_than_the_collection_was_made_for_is_a_failed_precondition() -> None:
+    async with system() as running:
         await index(running, [document(1)])
         running.embedder.digest = "f" * 64
         request = pb.IndexRequest(collection="books", documents=[document(2)])
@@ -295,11 +274,9 @@ def test_index_with_another_model_than_the_collection_was_made_for_is_a_failed_p
         assert "dddddddddddd" in error.message
         assert "ffffffffffff" in error.message
 
-    run(check)
 
-
-def test_index_into_new_fields_that_the_model_cannot_fill_creates_nothing() -> None:
-    async def check(running: System) -> None:
+async def test_index_into_new_fields_that_the_model_cannot_fill_creates_nothing() -> None:
+    async with system(index_fields=["dense", "sparse"]) as running:
         running.embedder.representations = running.embedder.representations[:1]
         request = pb.IndexRequest(collection="books", create_collection=True, documents=[document(1)])
         _, error = await ended(running.search.Index(messages(request)))
@@ -308,19 +285,15 @@ def test_index_into_new_fields_that_the_model_cannot_fill_creates_nothing() -> N
         assert "hashing with dense" in error.message
         assert not running.retrieval.collections
 
-    run(check, index_fields=["dense", "sparse"])
 
-
-def test_index_with_other_filterable_fields_than_the_collection_has_is_already_exists() -> None:
-    async def check(running: System) -> None:
+async def test_index_with_other_filterable_fields_than_the_collection_has_is_already_exists() -> None:
+    async with system() as running:
         await index(running, [document(1)])
         fields = [pb.FilterableField(name="year", type="number")]
         request = pb.IndexRequest(collection="books", create_collection=True, filterable_fields=fields)
         _, error = await ended(running.search.Index(messages(request)))
         assert isinstance(error, AlreadyExists)
         assert "'year'" in error.message
-
-    run(check)
 
 
 @pytest.mark.parametrize(
@@ -332,13 +305,11 @@ def test_index_with_other_filterable_fields_than_the_collection_has_is_already_e
         ([pb.IndexRequest(collection="books", filterable_fields=[pb.FilterableField(type="date")])], "filterable"),
     ],
 )
-def test_index_ends_with_a_message_that_breaks_a_rule(requests: list[pb.IndexRequest], field: str) -> None:
-    async def check(running: System) -> None:
+async def test_index_ends_with_a_message_that_breaks_a_rule(requests: list[pb.IndexRequest], field: str) -> None:
+    async with system() as running:
         _, error = await ended(running.search.Index(messages(*requests)))
         assert isinstance(error, InvalidRequest)
         assert error.violations[0].field.startswith(field)
-
-    run(check)
 
 
 def test_index_that_stays_idle_ends_as_unavailable() -> None:
@@ -359,34 +330,31 @@ def test_index_that_stays_idle_ends_as_unavailable() -> None:
     assert told == {"d001": INDEXED}
 
 
-def test_index_with_messages_without_documents_is_idle_too() -> None:
+async def test_index_with_messages_without_documents_is_idle_too() -> None:
     async def without_documents() -> AsyncIterator[Message]:
         yield Message(StreamHeader("books", create=True, filterable={}), [])
         while True:
             await asyncio.sleep(0)
             yield Message(None, [])
 
-    async def main() -> None:
-        embedder, retrieval = HashingEmbedder(), ExactRetrieval()
-        async with (
-            embedding_server(embedder) as embedding,
-            retrieval_server(retrieval) as address,
-            grpc.aio.insecure_channel(embedding) as to_embedding,
-            grpc.aio.insecure_channel(address) as to_retrieval,
-        ):
-            services = Services(
-                EmbeddingClient(to_embedding, Downstream("embedding")),
-                RetrievalClient(to_retrieval, Downstream("retrieval")),
-                RerankingClient(to_retrieval, Downstream("reranking")),
-            )
-            stream = IndexStream(services, OrchestratorSettings(idle_timeout_s=0.3).index_limits())
-            with pytest.raises(Unavailable, match=r"no document arrived for 0\.3 s"):
-                await anext(stream.acknowledgements(without_documents()))
-
-    asyncio.run(main())
+    embedder, retrieval = HashingEmbedder(), ExactRetrieval()
+    async with (
+        embedding_server(embedder) as embedding,
+        retrieval_server(retrieval) as address,
+        grpc.aio.insecure_channel(embedding) as to_embedding,
+        grpc.aio.insecure_channel(address) as to_retrieval,
+    ):
+        services = Services(
+            EmbeddingClient(to_embedding, Downstream("embedding")),
+            RetrievalClient(to_retrieval, Downstream("retrieval")),
+            RerankingClient(to_retrieval, Downstream("reranking")),
+        )
+        stream = IndexStream(services, OrchestratorSettings(idle_timeout_s=0.3).index_limits())
+        with pytest.raises(Unavailable, match=r"no document arrived for 0\.3 s"):
+            await anext(stream.acknowledgements(without_documents()))
 
 
-def test_a_stream_that_ends_under_a_write_is_unavailable() -> None:
+async def test_a_stream_that_ends_under_a_write_is_unavailable() -> None:
     """Here grpc.aio usually reports INTERNAL to its caller."""
 
     async def endless() -> AsyncIterator[pb.IndexRequest]:
@@ -395,17 +363,13 @@ def test_a_stream_that_ends_under_a_write_is_unavailable() -> None:
             yield pb.IndexRequest()
             await asyncio.sleep(0)
 
-    async def check(running: System) -> None:
+    async with system(idle_timeout_s=0.02) as running:
         for _ in range(10):
             with pytest.raises(grpc.RpcError) as caught:
                 await anext(aiter(running.search.Index(endless())))
             assert isinstance(from_rpc_error(caught.value), Unavailable)
 
-    run(check, idle_timeout_s=0.02)
 
-
-def test_index_without_any_message_ends_without_an_error() -> None:
-    async def check(running: System) -> None:
+async def test_index_without_any_message_ends_without_an_error() -> None:
+    async with system() as running:
         assert [response async for response in running.search.Index(messages())] == []
-
-    run(check)

@@ -8,7 +8,17 @@ from sluice.common.v1 import filter_pb2 as flt
 from sluice.errors import AlreadyExists, InvalidRequest, NotFound
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
+from tests.support.retrieval import (
+    Stub,
+    document,
+    error_of,
+    in_server,
+    new_collection,
+    query,
+    retrieval_stub,
+    upsert,
+    value,
+)
 
 
 def alias(name: str, collection: str) -> pb.SetAliasRequest:
@@ -56,8 +66,8 @@ def test_every_call_resolves_an_alias_also_after_a_restart(tmp_path: Path) -> No
     in_server(tmp_path, end)
 
 
-def test_an_alias_and_a_collection_cannot_have_the_same_name(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_an_alias_and_a_collection_cannot_have_the_same_name(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub, "blue", 4)
         assert isinstance(await error_of(stub.SetAlias(alias("blue", "blue"))), AlreadyExists)
         assert isinstance(await error_of(stub.SetAlias(alias("live", "green"))), NotFound)
@@ -65,8 +75,6 @@ def test_an_alias_and_a_collection_cannot_have_the_same_name(tmp_path: Path) -> 
         await stub.SetAlias(alias("live", "blue"))
         assert isinstance(await error_of(stub.SetAlias(alias("second", "live"))), NotFound)
         assert isinstance(await error_of(stub.CreateCollection(new_collection("live"))), AlreadyExists)
-
-    in_server(tmp_path, check)
 
 
 def test_no_search_fails_while_the_alias_moves_and_the_old_collection_is_dropped(tmp_path: Path) -> None:
@@ -99,8 +107,8 @@ def test_no_search_fails_while_the_alias_moves_and_the_old_collection_is_dropped
     in_server(tmp_path, check, search_threads=2)
 
 
-def test_documents_are_listed_by_id_a_page_at_a_time(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_documents_are_listed_by_id_a_page_at_a_time(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         documents = [document(f"{number:03}", year=number % 10) for number in range(250)]
         await stub.Upsert(upsert(documents[::-1], np.ones((250, 4)), content_hashes=["h"] * 250))
@@ -127,11 +135,9 @@ def test_documents_are_listed_by_id_a_page_at_a_time(tmp_path: Path) -> None:
         assert isinstance(error, InvalidRequest)
         assert [violation.field for violation in error.violations] == ["page_size", "page_token"]
 
-    in_server(tmp_path, check)
 
-
-def test_a_page_of_large_documents_is_cut_to_fit_into_a_message(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_page_of_large_documents_is_cut_to_fit_into_a_message(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         for number in range(100):
             await stub.Upsert(upsert([document(f"{number:03}", "x" * 65_536)], np.ones((1, 4))))
@@ -144,8 +150,6 @@ def test_a_page_of_large_documents_is_cut_to_fit_into_a_message(tmp_path: Path) 
                 break
             request.page_token = page.next_page_token
         assert ids == [f"{number:03}" for number in range(100)]
-
-    in_server(tmp_path, check)
 
 
 def test_pages_list_each_remaining_document_once_during_writes_and_deletions(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from sluice.errors import Unavailable, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.support.retrieval import Stub, document, in_server, new_collection, query, upsert
+from tests.support.retrieval import Stub, document, in_server, new_collection, query, retrieval_stub, upsert
 
 DOCUMENTS = 40
 
@@ -53,8 +53,8 @@ def test_a_search_sees_one_state_while_all_documents_are_replaced_and_deleted(tm
     in_server(tmp_path, check, search_threads=3)
 
 
-def test_writes_beyond_the_queue_are_rejected_before_any_work(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_writes_beyond_the_queue_are_rejected_before_any_work(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, max_waiting_writes=1) as stub:
         await stub.CreateCollection(new_collection())
         calls = (stub.Upsert(upsert([document(f"{i}")], np.ones((1, 4)))) for i in range(50))
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -65,5 +65,3 @@ def test_writes_beyond_the_queue_are_rejected_before_any_work(tmp_path: Path) ->
             assert isinstance(error, Unavailable)
             assert error.reason_name == "OVERLOADED"
             assert error.retry_after_s is not None
-
-    in_server(tmp_path, check, max_waiting_writes=1)

@@ -8,7 +8,7 @@ import pytest
 from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert
+from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, retrieval_stub, upsert
 
 VECTORS = np.array([[2, 0, 0, 0], [0, 3, 0, 0], [0, 0.6, 0.8, 0]], dtype=np.float32)
 
@@ -51,23 +51,19 @@ def test_a_vector_that_feedback_cancels_is_unchanged(tmp_path: Path) -> None:
         ([pb.Feedback(document_id="a", weight=1)] * 65, "queries[0].feedback"),
     ],
 )
-def test_feedback_has_limits(tmp_path: Path, feedback: list[pb.Feedback], field: str) -> None:
-    async def test(stub: Stub) -> None:
+async def test_feedback_has_limits(tmp_path: Path, feedback: list[pb.Feedback], field: str) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         wanted = query([1, 0, 0, 0], feedback=feedback)
         error = await error_of(stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[wanted])))
         assert isinstance(error, InvalidRequest)
         assert error.violations[0].field == field
 
-    in_server(tmp_path, test)
 
-
-def test_text_fields_have_no_feedback(tmp_path: Path) -> None:
-    async def test(stub: Stub) -> None:
+async def test_text_fields_have_no_feedback(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         schema = pb.Schema(text_fields=[pb.TextField(name="words")])
         await stub.CreateCollection(pb.CreateCollectionRequest(name="books", schema=schema))
         wanted = pb.FieldQuery(text="x", depth=1, feedback=[pb.Feedback(document_id="a", weight=1)])
         error = await error_of(stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[wanted])))
         assert "documents for field 'words', which is not dense" in error.message
-
-    in_server(tmp_path, test)

@@ -15,7 +15,16 @@ from services.retrieval.lanes import ThreadLane, check
 from services.retrieval.wire.filters import SIZE_MAX
 from services.rpc.deadline import Deadline
 from services.rpc.server.sizing import FILTER_BYTES_MAX
-from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
+from tests.support.retrieval import (
+    Stub,
+    document,
+    error_of,
+    new_collection,
+    query,
+    retrieval_stub,
+    upsert,
+    value,
+)
 
 GUARD_S = 60.0
 
@@ -58,8 +67,8 @@ async def fill(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
-def test_a_filter_that_is_too_large_is_rejected_by_every_rpc(tmp_path: Path, name: str) -> None:
-    async def check_all(stub: Stub) -> None:
+async def test_a_filter_that_is_too_large_is_rejected_by_every_rpc(tmp_path: Path, name: str) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub)
         for call in calls(stub, TOO_LARGE[name]):
             error = await error_of(call)
@@ -68,19 +77,15 @@ def test_a_filter_that_is_too_large_is_rejected_by_every_rpc(tmp_path: Path, nam
             assert "8,192" in error.message or "1,048,576 bytes" in error.message
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection="books"))).document_count == 50
 
-    in_server(tmp_path, check_all)
 
-
-def test_the_largest_filter_is_answered(tmp_path: Path) -> None:
-    async def check_all(stub: Stub) -> None:
+async def test_the_largest_filter_is_answered(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub)
         retrieve, count, listed, deleted = calls(stub, LARGEST)
         assert len((await retrieve).documents) == 10  # type: ignore[attr-defined]
         assert (await count).document_count == 50  # type: ignore[attr-defined]
         assert len((await listed).documents) == 50  # type: ignore[attr-defined]
         assert (await deleted).deleted_count == 50  # type: ignore[attr-defined]
-
-    in_server(tmp_path, check_all)
 
 
 def until_stopped(started: Callable[[], object], ended: threading.Event) -> None:
@@ -93,39 +98,33 @@ def until_stopped(started: Callable[[], object], ended: threading.Event) -> None
         raise
 
 
-def test_work_stops_when_its_caller_disconnects() -> None:
-    async def run() -> None:
-        lane = ThreadLane("reads", threads=1, max_waiting=1)
-        started, ended = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-        work = asyncio.create_task(
-            lane.run(Deadline.after(GUARD_S), until_stopped, lambda: loop.call_soon_threadsafe(started.set), ended)
-        )
-        try:
+async def test_work_stops_when_its_caller_disconnects() -> None:
+    lane = ThreadLane("reads", threads=1, max_waiting=1)
+    started, ended = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(
+        lane.run(Deadline.after(GUARD_S), until_stopped, lambda: loop.call_soon_threadsafe(started.set), ended)
+    )
+    try:
+        async with asyncio.timeout(GUARD_S):
+            await started.wait()
+            work.cancel()
+            assert await asyncio.to_thread(ended.wait, GUARD_S / 2)
+    finally:
+        ended.set()
+        lane.close()
+
+
+async def test_work_stops_at_its_deadline() -> None:
+    lane = ThreadLane("reads", threads=1, max_waiting=1)
+    ended = threading.Event()
+    try:
+        with pytest.raises(DeadlineExpired):
             async with asyncio.timeout(GUARD_S):
-                await started.wait()
-                work.cancel()
-                assert await asyncio.to_thread(ended.wait, GUARD_S / 2)
-        finally:
-            ended.set()
-            lane.close()
-
-    asyncio.run(run())
-
-
-def test_work_stops_at_its_deadline() -> None:
-    async def run() -> None:
-        lane = ThreadLane("reads", threads=1, max_waiting=1)
-        ended = threading.Event()
-        try:
-            with pytest.raises(DeadlineExpired):
-                async with asyncio.timeout(GUARD_S):
-                    await lane.run(Deadline.after(0.2), until_stopped, lambda: None, ended)
-        finally:
-            ended.set()
-            lane.close()
-
-    asyncio.run(run())
+                await lane.run(Deadline.after(0.2), until_stopped, lambda: None, ended)
+    finally:
+        ended.set()
+        lane.close()
 
 
 def test_outside_of_a_lane_nothing_is_stopped() -> None:

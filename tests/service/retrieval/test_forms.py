@@ -40,7 +40,7 @@ from services.retrieval.files import DATABASE, crc32
 from services.retrieval.milvus.fields import unsupported
 from services.retrieval.milvus.version import parse_version
 from services.rpc.tensor import to_tensor
-from tests.support.retrieval import Stub, error_of, in_server, query
+from tests.support.retrieval import error_of, query, retrieval_stub
 
 F32 = NDArray[np.float32]
 DIMENSIONS = 384
@@ -361,14 +361,12 @@ REFUSED = [
 ]
 
 
-def test_invalid_combinations_are_rejected_with_their_path(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_combinations_are_rejected_with_their_path(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         for schema, path in REFUSED:
             error = await error_of(stub.CreateCollection(pb.CreateCollectionRequest(name="bad", schema=schema)))
             assert isinstance(error, InvalidRequest)
             assert path in [violation.field for violation in error.violations], schema
-
-    in_server(tmp_path, check)
 
 
 def test_milvus_rejects_unsupported_formats() -> None:
@@ -377,13 +375,13 @@ def test_milvus_rejects_unsupported_formats() -> None:
     assert refused == ["schema.dense_fields[2].coarse", "schema.dense_fields[3].coarse_dimensions"]
 
 
-def test_formats_are_described_and_oversampling_is_limited(tmp_path: Path) -> None:
+async def test_formats_are_described_and_oversampling_is_limited(tmp_path: Path) -> None:
     schema = dense(coarse=tns.DATA_TYPE_BITS, coarse_dimensions=5, metric=pb.METRIC_COSINE)
     schema.MergeFrom(multi_vector(4, stored=tns.DATA_TYPE_INT8, repetitions=3, seed=2**64 - 1))
     tokens = to_tensor(np.eye(2, 4, dtype=np.float32))
     late = pb.FieldQuery(field="t", multi_vector=tokens, depth=1, oversampling=2)
 
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         created = await stub.CreateCollection(pb.CreateCollectionRequest(name="c", schema=schema))
         described = created.collection.schema
         assert described.dense_fields == schema.dense_fields
@@ -399,5 +397,3 @@ def test_formats_are_described_and_oversampling_is_limited(tmp_path: Path) -> No
             assert [violation.field for violation in error.violations] == ["queries[0].oversampling"]
         fine = [query(np.ones(8), oversampling=1), query(np.ones(8), oversampling=100), late]
         await stub.Retrieve(pb.RetrieveRequest(collection="c", queries=fine))
-
-    in_server(tmp_path, check)

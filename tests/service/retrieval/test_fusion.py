@@ -15,7 +15,7 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from services.core.fusion import rrf, weighted_sum
 from services.core.grouping import group_by_value
 from services.core.ranking import Ranking
-from tests.support.retrieval import Stub, document, error_of, in_server, query, upsert, value
+from tests.support.retrieval import Stub, document, error_of, query, retrieval_stub, upsert, value
 
 DOCUMENTS = 400
 WORDS = ("lock", "queue", "thread", "task", "event", "wait")
@@ -77,10 +77,10 @@ def expect(sent: pb.Ranking, expected: Ranking) -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_fused_ranking_equals_the_fusion_of_single_rankings(tmp_path: Path, exact: bool) -> None:
+async def test_a_fused_ranking_equals_the_fusion_of_single_rankings(tmp_path: Path, exact: bool) -> None:
     queries = [query(VECTOR, depth=60), words("queue lock", 40), query([-1, 0, 0, 1], depth=30)]
 
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path, segment_documents=100) as stub:
         await filled(stub)
         apart = await stub.Retrieve(ask(*queries, exact=exact))
         assert not apart.HasField("fused")
@@ -106,8 +106,6 @@ def test_a_fused_ranking_equals_the_fusion_of_single_rankings(tmp_path: Path, ex
             assert [one.document_id for one in bare.documents] == [one.document_id for one in found.documents]
             assert not any(one.text for one in bare.documents)
 
-    in_server(tmp_path, check, segment_documents=100)
-
 
 def truth(scored: Ranking, count: int, size: int, *, field: str = "author") -> list[tuple[Any, list[str]]]:
     """Return the groups of an exhaustive ranking."""
@@ -130,7 +128,7 @@ def told(found: pb.RetrieveResponse) -> list[tuple[Any, list[str]]]:
 
 
 @pytest.mark.parametrize("segment_documents", [100, 20_000])
-def test_groups_are_those_of_an_exhaustive_ranking(tmp_path: Path, segment_documents: int) -> None:
+async def test_groups_are_those_of_an_exhaustive_ranking(tmp_path: Path, segment_documents: int) -> None:
     """The prolific author's documents come first, so that few groups are among the first candidates."""
     scores = vectors().astype(np.float64) @ np.array(VECTOR)
     everything = Ranking.of((f"{i:03}", float(np.float32(score))) for i, score in enumerate(scores))
@@ -139,7 +137,7 @@ def test_groups_are_those_of_an_exhaustive_ranking(tmp_path: Path, segment_docum
         comparison=flt.Comparison(field="year", operator=flt.Comparison.OPERATOR_EQUAL, value=value(3.0))
     )
 
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path, segment_documents=segment_documents) as stub:
         await filled(stub)
         for count, size, depth in ((1, 1, 1), (5, 3, 1), (10, 10, 10), (40, 4, 2), (256, 3, 10), (3, 256, 100)):
             grouping = pb.Grouping(field="author", group_count=count, group_size=size)
@@ -156,11 +154,9 @@ def test_groups_are_those_of_an_exhaustive_ranking(tmp_path: Path, segment_docum
         found = await stub.Retrieve(ask(query(VECTOR), grouping=by_year))
         assert told(found) == truth(everything, 9, 2, field="year")
 
-    in_server(tmp_path, check, segment_documents=segment_documents)
 
-
-def test_groups_of_fused_rankings_are_those_of_a_deeper_fusion(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_groups_of_fused_rankings_are_those_of_a_deeper_fusion(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await filled(stub)
         whole = await stub.Retrieve(ask(query(VECTOR, depth=400), words("lock", 400)))
         expected = truth(rrf([ranking(one) for one in whole.rankings]), 50, 20)
@@ -171,11 +167,9 @@ def test_groups_of_fused_rankings_are_those_of_a_deeper_fusion(tmp_path: Path) -
         assert not found.rankings
         assert not found.HasField("fused")
 
-    in_server(tmp_path, check)
 
-
-def test_groups_that_the_depth_limit_leaves_unfilled_are_marked_incomplete(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_groups_that_the_depth_limit_leaves_unfilled_are_marked_incomplete(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, max_depth=10) as stub:
         await filled(stub)
         grouping = pb.Grouping(field="author", group_count=5, group_size=2)
         found = await stub.Retrieve(ask(query(VECTOR, depth=5), words("lock", 5), grouping=grouping, fusion=RRF))
@@ -185,11 +179,9 @@ def test_groups_that_the_depth_limit_leaves_unfilled_are_marked_incomplete(tmp_p
         assert not alone.grouped.incomplete
         assert len(alone.grouped.groups) == 5
 
-    in_server(tmp_path, check, max_depth=10)
 
-
-def test_a_cascade_is_grouped(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_cascade_is_grouped(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await filled(stub)
         staged = query(VECTOR, depth=400, among=[words("lock", 400)])
         apart = await stub.Retrieve(ask(staged))
@@ -198,8 +190,6 @@ def test_a_cascade_is_grouped(tmp_path: Path) -> None:
         found = await stub.Retrieve(ask(shallow, grouping=grouping))
         assert told(found) == truth(ranking(apart.rankings[0]), 20, 3)
         assert not found.grouped.incomplete
-
-    in_server(tmp_path, check)
 
 
 BAD: Sequence[tuple[dict[str, Any], list[str]]] = [
@@ -230,8 +220,8 @@ BAD: Sequence[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-def test_invalid_fusions_and_groupings_are_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_fusions_and_groupings_are_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await filled(stub)
         for others, fields in BAD:
             error = await error_of(stub.Retrieve(ask(query(VECTOR), words("lock", 5), **others)))
@@ -239,27 +229,21 @@ def test_invalid_fusions_and_groupings_are_rejected(tmp_path: Path) -> None:
             assert [violation.field for violation in error.violations] == fields
             assert all(" got " in violation.description for violation in error.violations)
 
-    in_server(tmp_path, check)
 
-
-def test_a_small_collection_returns_all_documents(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_small_collection_returns_all_documents(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, segment_documents=100) as stub:
         await filled(stub)
         found = await stub.Retrieve(ask(query(VECTOR, depth=1000)))
         assert len(found.rankings[0].document_ids) == DOCUMENTS
         exact = await stub.Retrieve(ask(query(VECTOR, depth=1000), exact=True))
         assert exact.rankings == found.rankings
 
-    in_server(tmp_path, check, segment_documents=100)
 
-
-def test_no_candidates_give_no_groups_and_an_empty_ranking(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_no_candidates_give_no_groups_and_an_empty_ranking(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await filled(stub)
         fused = await stub.Retrieve(ask(words("nowhere", 5), words("neither", 5), fusion=RRF))
         assert fused == pb.RetrieveResponse(fused=pb.Ranking(coverage=1), collection_version=1)
         grouping = pb.Grouping(field="author", group_count=5, group_size=2)
         nothing = await stub.Retrieve(ask(words("nowhere", 5), grouping=grouping))
         assert nothing == pb.RetrieveResponse(grouped=pb.Groups(coverage=1), collection_version=1)
-
-    in_server(tmp_path, check)

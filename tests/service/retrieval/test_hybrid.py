@@ -11,7 +11,7 @@ from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.rpc.tensor import to_tensor
-from tests.support.retrieval import Stub, document, error_of, in_server, query
+from tests.support.retrieval import Stub, document, error_of, in_server, query, retrieval_stub
 
 DIMENSIONS = 3
 
@@ -102,8 +102,8 @@ def test_one_call_searches_every_kind_of_field(tmp_path: Path) -> None:
     assert in_server(tmp_path, look) == found
 
 
-def test_a_cascade_scores_only_candidates_of_its_earlier_queries(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_cascade_scores_only_candidates_of_its_earlier_queries(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         await stub.Upsert(upsert())
         only_b = query([0, 1], depth=1)
@@ -112,8 +112,6 @@ def test_a_cascade_scores_only_candidates_of_its_earlier_queries(tmp_path: Path)
             staged = ask(multi_vector=TOKENS, among=among)
             found = await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[staged]))
             assert list(found.rankings[0].document_ids) == expected
-
-    in_server(tmp_path, check)
 
 
 def field(kind: str, message: Any) -> pb.CreateCollectionRequest:
@@ -200,8 +198,8 @@ async def fields_of(call: Any) -> list[str]:
     return [violation.field for violation in error.violations]
 
 
-def test_invalid_fields_columns_and_queries_are_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_fields_columns_and_queries_are_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         for create, fields in BAD_CREATES:
             assert await fields_of(stub.CreateCollection(create)) == fields
         await stub.CreateCollection(new_collection())
@@ -212,12 +210,10 @@ def test_invalid_fields_columns_and_queries_are_rejected(tmp_path: Path) -> None
             assert name in await fields_of(call), bad
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection="books"))).document_count == 0
 
-    in_server(tmp_path, check)
-
 
 @pytest.mark.parametrize("digest", ["", "s2"])
-def test_terms_of_another_model_are_rejected(tmp_path: Path, digest: str) -> None:
-    async def check(stub: Stub) -> None:
+async def test_terms_of_another_model_are_rejected(tmp_path: Path, digest: str) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         request = upsert()
         request.sparse[0].model_digest = digest
@@ -226,5 +222,3 @@ def test_terms_of_another_model_are_rejected(tmp_path: Path, digest: str) -> Non
             collection="books", queries=[ask(sparse=sparse([1], [1], [1]), model_digest=digest or "s3")]
         )
         assert (await error_of(stub.Retrieve(wrong))).reason_name == "MODEL_MISMATCH"
-
-    in_server(tmp_path, check)

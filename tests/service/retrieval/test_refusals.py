@@ -1,6 +1,5 @@
 """Requests that the retrieval service rejects, with the fields in the error. They change nothing."""
 
-import asyncio
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +20,9 @@ from tests.support.retrieval import (
     channel_to_retrieval,
     document,
     error_of,
-    in_server,
     new_collection,
     query,
+    retrieval_stub,
     upsert,
     value,
 )
@@ -183,17 +182,15 @@ async def fields_of(call: Any) -> list[str]:
     return [violation.field for violation in error.violations]
 
 
-def test_invalid_schemas_are_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_schemas_are_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         for request, fields in BAD_CREATES:
             assert await fields_of(stub.CreateCollection(request)) == fields
         assert not (await stub.ListCollections(pb.ListCollectionsRequest())).collections
 
-    in_server(tmp_path, check)
 
-
-def test_invalid_documents_and_vectors_are_rejected_and_change_nothing(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_documents_and_vectors_are_rejected_and_change_nothing(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         await stub.Upsert(upsert([document("a")], ONES))
         before = await stub.GetCollection(pb.GetCollectionRequest(name="books"))
@@ -201,11 +198,9 @@ def test_invalid_documents_and_vectors_are_rejected_and_change_nothing(tmp_path:
             assert await fields_of(stub.Upsert(request)) == fields
         assert await stub.GetCollection(pb.GetCollectionRequest(name="books")) == before
 
-    in_server(tmp_path, check)
 
-
-def test_invalid_queries_are_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_queries_are_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         for queries, fields in BAD_QUERIES:
             request = pb.RetrieveRequest(collection="books", queries=queries)
@@ -213,11 +208,9 @@ def test_invalid_queries_are_rejected(tmp_path: Path) -> None:
         view = pb.RetrieveRequest(collection="books", queries=[query([1, 0, 0, 0])], view=7)  # type: ignore[arg-type]
         assert await fields_of(stub.Retrieve(view)) == ["view"]
 
-    in_server(tmp_path, check)
 
-
-def test_invalid_filters_are_rejected_by_every_rpc(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_filters_are_rejected_by_every_rpc(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         queries = [query([1, 0, 0, 0])]
         for bad, fields in BAD_FILTERS:
@@ -229,11 +222,9 @@ def test_invalid_filters_are_rejected_by_every_rpc(tmp_path: Path) -> None:
                 assert await fields_of(call) == fields
         await stub.CountDocuments(pb.CountDocumentsRequest(collection="books", filter=nested(32)))
 
-    in_server(tmp_path, check)
 
-
-def test_invalid_ids_are_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_ids_are_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         condition = compare("year", 1)
         for ids, fields in (
@@ -250,13 +241,11 @@ def test_invalid_ids_are_rejected(tmp_path: Path) -> None:
         both = pb.DeleteDocumentsRequest(collection="books", document_ids=["a"], filter=condition)
         assert await fields_of(stub.DeleteDocuments(both)) == ["filter"]
 
-    in_server(tmp_path, check)
 
-
-def test_many_violations_fit_into_one_error(tmp_path: Path) -> None:
+async def test_many_violations_fit_into_one_error(tmp_path: Path) -> None:
     """gRPC rejects metadata above 8 KiB, and the caller would get another error."""
 
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         error = await error_of(stub.Upsert(upsert([document("") for _ in range(1024)], np.ones((1024, 4)))))
         assert isinstance(error, InvalidRequest)
@@ -265,11 +254,9 @@ def test_many_violations_fit_into_one_error(tmp_path: Path) -> None:
         long = await error_of(stub.GetCollection(pb.GetCollectionRequest(name="x" * 20_000)))
         assert isinstance(long, NotFound)
 
-    in_server(tmp_path, check)
 
-
-def test_an_unknown_collection_is_not_found_by_any_rpc(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_an_unknown_collection_is_not_found_by_any_rpc(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         for call in (
             stub.GetCollection(pb.GetCollectionRequest(name="nope")),
             stub.DropCollection(pb.DropCollectionRequest(name="nope")),
@@ -284,44 +271,35 @@ def test_an_unknown_collection_is_not_found_by_any_rpc(tmp_path: Path) -> None:
             assert error.reason_name == "UNKNOWN_COLLECTION"
             assert error.metadata == {"collection": "nope"}
 
-    in_server(tmp_path, check)
 
-
-def test_too_many_collections_are_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_too_many_collections_are_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, max_collections=1) as stub:
         await stub.CreateCollection(new_collection("a"))
         assert isinstance(await error_of(stub.CreateCollection(new_collection("b"))), QuotaExceeded)
         await stub.CreateCollection(new_collection("a"))
 
-    in_server(tmp_path, check, max_collections=1)
 
-
-def test_a_message_over_the_limit_is_rejected_and_does_not_harm_the_server(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_message_over_the_limit_is_rejected_and_does_not_harm_the_server(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, max_message_bytes=2**16) as stub:
         await stub.CreateCollection(new_collection())
         large = upsert([document(f"{i}", "x" * 65_000) for i in range(2)], np.ones((2, 4)))
         assert isinstance(await error_of(stub.Upsert(large)), QuotaExceeded)
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection="books"))).document_count == 0
 
-    in_server(tmp_path, check, max_message_bytes=2**16)
 
-
-def test_a_filter_nested_ten_thousand_deep_does_not_harm_the_server(tmp_path: Path) -> None:
+async def test_a_filter_nested_ten_thousand_deep_does_not_harm_the_server(tmp_path: Path) -> None:
     """protobuf neither decodes nor builds such a message, so the bytes are encoded here."""
     condition = nested(1).SerializeToString()
     for _ in range(10_000):
         condition = tagged(3, tagged(1, condition))
     request = pb.CountDocumentsRequest(collection="books").SerializeToString() + tagged(2, condition)
 
-    async def check() -> None:
-        async with channel_to_retrieval(tmp_path) as channel:
-            stub: Stub = RetrievalServiceStub(channel)
-            await stub.CreateCollection(new_collection())
-            call: Any = channel.unary_unary("/sluice.retrieval.v1.RetrievalService/CountDocuments")
-            assert await error_of(call(request))
-            assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection="books"))).document_count == 0
-
-    asyncio.run(check())
+    async with channel_to_retrieval(tmp_path) as channel:
+        stub: Stub = RetrievalServiceStub(channel)
+        await stub.CreateCollection(new_collection())
+        call: Any = channel.unary_unary("/sluice.retrieval.v1.RetrievalService/CountDocuments")
+        assert await error_of(call(request))
+        assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection="books"))).document_count == 0
 
 
 def tagged(number: int, content: bytes) -> bytes:
@@ -366,14 +344,12 @@ TOO_MANY: list[tuple[str, Callable[[], Any], list[str]]] = [
 
 
 @pytest.mark.parametrize("number", range(len(TOO_MANY)))
-def test_values_far_over_a_limit_are_rejected_by_count(tmp_path: Path, number: int) -> None:
+async def test_values_far_over_a_limit_are_rejected_by_count(tmp_path: Path, number: int) -> None:
     method, request, fields = TOO_MANY[number]
 
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         error = await error_of(getattr(stub, method)(request()))
         assert isinstance(error, InvalidRequest if fields else NotFound)
         if isinstance(error, InvalidRequest):
             assert [violation.field for violation in error.violations] == fields
-
-    in_server(tmp_path, check)

@@ -10,7 +10,17 @@ from sluice.common.v1 import filter_pb2 as flt
 from sluice.errors import AlreadyExists, NotFound, PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
+from tests.support.retrieval import (
+    Stub,
+    document,
+    error_of,
+    in_server,
+    new_collection,
+    query,
+    retrieval_stub,
+    upsert,
+    value,
+)
 
 AXES = np.eye(4, dtype=np.float32)
 
@@ -34,8 +44,8 @@ def year(operator: flt.Comparison.Operator.ValueType, number: float) -> flt.Filt
 SINCE_1970 = year(flt.Comparison.OPERATOR_GREATER_OR_EQUAL, 1970)
 
 
-def test_collection_is_created_once_described_listed_and_dropped(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_collection_is_created_once_described_listed_and_dropped(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         created = (await stub.CreateCollection(new_collection("zoo"))).collection
         again = (await stub.CreateCollection(new_collection("zoo"))).collection
         assert created == again
@@ -52,21 +62,17 @@ def test_collection_is_created_once_described_listed_and_dropped(tmp_path: Path)
         assert isinstance(gone, NotFound)
         assert gone.reason_name == "UNKNOWN_COLLECTION"
 
-    in_server(tmp_path, check)
 
-
-def test_creating_a_collection_with_another_schema_is_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_creating_a_collection_with_another_schema_is_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         other = await error_of(stub.CreateCollection(new_collection(metric=pb.METRIC_L2)))
         assert isinstance(other, AlreadyExists)
         assert other.reason_name == "COLLECTION_EXISTS"
 
-    in_server(tmp_path, check)
 
-
-def test_upsert_counts_new_and_replaced_documents_and_get_returns_them(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_upsert_counts_new_and_replaced_documents_and_get_returns_them(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub)
         moment = doc.MetadataValue(timestamp_value=Timestamp(seconds=-62_135_596_800, nanos=123_456_789))
         changed = document("b", "new", author="B", added=moment, tags=[True, False], free=["x"])
@@ -81,8 +87,6 @@ def test_upsert_counts_new_and_replaced_documents_and_get_returns_them(tmp_path:
         got = await stub.GetDocuments(request)
         assert list(got.documents) == [doc.Document(document_id="d"), doc.Document(document_id="b")]
 
-    in_server(tmp_path, check)
-
 
 @pytest.mark.parametrize(
     ("metric", "expected"),
@@ -93,10 +97,10 @@ def test_upsert_counts_new_and_replaced_documents_and_get_returns_them(tmp_path:
         (pb.METRIC_L2, [("b", -80.0), ("a", -85.0), ("c", -101.0)]),
     ],
 )
-def test_retrieve_ranks_by_the_metric(
+async def test_retrieve_ranks_by_the_metric(
     tmp_path: Path, metric: pb.Metric.ValueType, expected: list[tuple[str, float]]
 ) -> None:
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection(metric=metric))
         await stub.Upsert(upsert([document("a"), document("b"), document("c")], AXES[:3] * [[1], [2], [1]]))
         found = await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query([8, 6, 0, 0])]))
@@ -107,11 +111,9 @@ def test_retrieve_ranks_by_the_metric(
         assert found.documents[0].text == "text of a"
         assert found.collection_version == 1
 
-    in_server(tmp_path, check)
 
-
-def test_retrieve_answers_several_queries_with_a_filter_and_ids_only(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_retrieve_answers_several_queries_with_a_filter_and_ids_only(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub)
         request = pb.RetrieveRequest(
             collection="books",
@@ -123,11 +125,9 @@ def test_retrieve_answers_several_queries_with_a_filter_and_ids_only(tmp_path: P
         assert [list(ranking.document_ids) for ranking in found.rankings] == [["b"], ["c", "b"]]
         assert list(found.documents) == [doc.Document(document_id="b"), doc.Document(document_id="c")]
 
-    in_server(tmp_path, check)
 
-
-def test_equal_scores_are_ordered_by_id_however_they_were_written(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_equal_scores_are_ordered_by_id_however_they_were_written(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         vector = np.random.default_rng(1).standard_normal(4).astype(np.float32)
         for ids in (["m", "z", "c"], ["b"], ["a", "y"], ["x"], ["z"]):
@@ -136,20 +136,16 @@ def test_equal_scores_are_ordered_by_id_however_they_were_written(tmp_path: Path
         assert list(found.rankings[0].document_ids) == ["a", "b", "c", "m"]
         assert len(set(found.rankings[0].scores)) == 1
 
-    in_server(tmp_path, check)
 
-
-def test_retrieve_from_an_empty_collection_finds_nothing(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_retrieve_from_an_empty_collection_finds_nothing(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         found = await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query([1, 0, 0, 0])]))
         assert found == pb.RetrieveResponse(rankings=[pb.Ranking(coverage=1)])
 
-    in_server(tmp_path, check)
 
-
-def test_delete_by_ids_and_by_filter(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_delete_by_ids_and_by_filter(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub)
         by_ids = pb.DeleteDocumentsRequest(collection="books", document_ids=["b", "nowhere"])
         done = await stub.DeleteDocuments(by_ids)
@@ -161,17 +157,13 @@ def test_delete_by_ids_and_by_filter(tmp_path: Path) -> None:
         found = await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query([1, 1, 1, 1])]))
         assert list(found.rankings[0].document_ids) == ["a"]
 
-    in_server(tmp_path, check)
 
-
-def test_count_all_and_with_a_filter(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_count_all_and_with_a_filter(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub)
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection="books"))).document_count == 3
         counted = await stub.CountDocuments(pb.CountDocumentsRequest(collection="books", filter=SINCE_1970))
         assert counted.document_count == 2
-
-    in_server(tmp_path, check)
 
 
 def test_a_restart_keeps_all_data(tmp_path: Path) -> None:
@@ -191,8 +183,8 @@ def test_a_restart_keeps_all_data(tmp_path: Path) -> None:
     assert in_server(tmp_path, write) == in_server(tmp_path, look)
 
 
-def test_a_field_bound_to_a_model_rejects_vectors_of_another(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_field_bound_to_a_model_rejects_vectors_of_another(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         create = new_collection()
         create.schema.dense_fields[0].model_digest = "abc"
         await stub.CreateCollection(create)
@@ -209,5 +201,3 @@ def test_a_field_bound_to_a_model_rejects_vectors_of_another(tmp_path: Path) -> 
             await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=[query(AXES[0], model_digest=given)]))
         other = pb.RetrieveRequest(collection="books", queries=[query(AXES[0], model_digest="xyz")])
         assert (await error_of(stub.Retrieve(other))).reason_name == "MODEL_MISMATCH"
-
-    in_server(tmp_path, check)

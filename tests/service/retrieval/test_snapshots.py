@@ -19,7 +19,17 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from services.retrieval.files import DATABASE, FORMAT_VERSION
 from services.retrieval.snapshots.manifest import CHECKSUM, DATA, MANIFEST, BadSnapshot
 from services.retrieval.snapshots.restore import RestoreError, restore
-from tests.support.retrieval import Stub, document, error_of, in_server, new_collection, query, upsert, value
+from tests.support.retrieval import (
+    Stub,
+    document,
+    error_of,
+    in_server,
+    new_collection,
+    query,
+    retrieval_stub,
+    upsert,
+    value,
+)
 from tests.support.waiting import until
 
 SEGMENT = 50
@@ -135,8 +145,8 @@ def test_a_snapshot_created_during_writes_is_consistent(tmp_path: Path) -> None:
         in_server(tmp_path / f"restored-{name}", look)
 
 
-def test_old_snapshots_are_deleted_beyond_the_number_to_keep(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_old_snapshots_are_deleted_beyond_the_number_to_keep(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path / "data", snapshots=tmp_path / "snapshots") as stub:
         await filled(stub)
         names = [(await stub.CreateSnapshot(pb.CreateSnapshotRequest())).snapshot.name for _ in range(3)]
         assert names == sorted(names)
@@ -157,15 +167,13 @@ def test_old_snapshots_are_deleted_beyond_the_number_to_keep(tmp_path: Path) -> 
         outside = await error_of(stub.DeleteSnapshot(pb.DeleteSnapshotRequest(name="../data")))
         assert isinstance(outside, NotFound)
 
-    in_server(tmp_path / "data", check, snapshots=tmp_path / "snapshots")
-
 
 async def listed(stub: Stub) -> list[str]:
     return [one.name for one in (await stub.ListSnapshots(pb.ListSnapshotsRequest())).snapshots]
 
 
-def test_snapshots_without_a_folder_are_rejected_with_the_missing_setting(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_snapshots_without_a_folder_are_rejected_with_the_missing_setting(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         for call in (
             stub.CreateSnapshot(pb.CreateSnapshotRequest()),
             stub.ListSnapshots(pb.ListSnapshotsRequest()),
@@ -175,18 +183,14 @@ def test_snapshots_without_a_folder_are_rejected_with_the_missing_setting(tmp_pa
             assert isinstance(error, PreconditionFailed)
             assert "--snapshots" in error.message
 
-    in_server(tmp_path, check)
 
-
-def test_invalid_requests_for_snapshots_are_rejected(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_invalid_requests_for_snapshots_are_rejected(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path / "data", snapshots=tmp_path / "snapshots") as stub:
         for name, keep, fields in (("../a", 0, ["name"]), ("A", -1, ["name", "keep"]), ("a" * 65, 0, ["name"])):
             error = await error_of(stub.CreateSnapshot(pb.CreateSnapshotRequest(name=name, keep=keep)))
             assert isinstance(error, InvalidRequest)
             assert [violation.field for violation in error.violations] == fields
         assert isinstance(await error_of(stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="no"))), NotFound)
-
-    in_server(tmp_path / "data", check, snapshots=tmp_path / "snapshots")
 
 
 @pytest.fixture(scope="module")
@@ -300,8 +304,8 @@ def test_compaction_leaves_one_segment_without_dead_documents(tmp_path: Path) ->
     assert in_server(tmp_path, contents, segment_documents=SEGMENT) == before
 
 
-def test_a_collection_too_small_for_a_segment_is_compacted_in_memory(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_collection_too_small_for_a_segment_is_compacted_in_memory(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await filled(stub)
         nothing = await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="empty"))
         assert nothing.before == nothing.after == pb.CollectionStatistics()
@@ -312,11 +316,9 @@ def test_a_collection_too_small_for_a_segment_is_compacted_in_memory(tmp_path: P
         assert (done.after.part_count, done.after.segment_count, done.after.dead_document_count) == (1, 0, 0)
         assert await contents(stub) == before
 
-    in_server(tmp_path, check)
 
-
-def test_a_segment_without_live_documents_is_removed(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_segment_without_live_documents_is_removed(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, segment_documents=SEGMENT) as stub:
         await filled(stub)
         await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
         ids = [f"{number:02}" for number in range(60)]
@@ -324,13 +326,11 @@ def test_a_segment_without_live_documents_is_removed(tmp_path: Path) -> None:
         emptied = await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
         assert emptied.after == pb.CollectionStatistics()
 
-    in_server(tmp_path, check, segment_documents=SEGMENT)
 
-
-def test_a_filter_that_matches_nothing_in_a_segment_finds_documents_outside_it(tmp_path: Path) -> None:
+async def test_a_filter_that_matches_nothing_in_a_segment_finds_documents_outside_it(tmp_path: Path) -> None:
     comparison = flt.Comparison(field="year", operator=flt.Comparison.OPERATOR_EQUAL, value=value(3))
 
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path, segment_documents=SEGMENT) as stub:
         await filled(stub)
         await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
         request = pb.RetrieveRequest(
@@ -340,11 +340,9 @@ def test_a_filter_that_matches_nothing_in_a_segment_finds_documents_outside_it(t
         await stub.Upsert(generation(3, count=1))
         assert list((await stub.Retrieve(request)).rankings[0].document_ids) == ["00"]
 
-    in_server(tmp_path, check, segment_documents=SEGMENT)
 
-
-def test_statistics_count_live_dead_and_indexed_documents_and_bytes(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_statistics_count_live_dead_and_indexed_documents_and_bytes(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         documents = [document(f"{i}", "x" * 1000) for i in range(100)]
         await stub.Upsert(upsert(documents, np.ones((100, 4))))
@@ -358,8 +356,6 @@ def test_statistics_count_live_dead_and_indexed_documents_and_bytes(tmp_path: Pa
         assert 100 * 4 * 4 < held.memory_bytes < 100 * 1000
         (alone,) = (await stub.ListCollections(pb.ListCollectionsRequest())).collections
         assert alone == described
-
-    in_server(tmp_path, check)
 
 
 async def test_a_job_continues_when_its_caller_disconnects_and_the_next_call_joins_it(tmp_path: Path) -> None:

@@ -109,20 +109,17 @@ def test_an_expired_certificate_of_a_caller_is_refused(tmp_path: Path, authority
         assert ask(address, authority.credentials(authority.issue("caller"))) == []
 
 
-def test_an_expired_certificate_of_a_server_is_named_to_its_caller(tmp_path: Path, authority: Authority) -> None:
+async def test_an_expired_certificate_of_a_server_is_named_to_its_caller(tmp_path: Path, authority: Authority) -> None:
     """Our own servers do not start with one; it may expire while they run, as this one did."""
     late = authority.issue("late", not_after=datetime.now(UTC) - timedelta(days=1))
 
-    async def check() -> None:
-        server = grpc.aio.server()
-        pair = (late.key.read_bytes(), late.certificate.read_bytes())
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
-        await server.start()
-        with pytest.raises(Unavailable, match="certificate has expired"):
-            await asyncio.to_thread(ask, f"127.0.0.1:{port}", authority.credentials())
-        await server.stop(None)
-
-    asyncio.run(check())
+    server = grpc.aio.server()
+    pair = (late.key.read_bytes(), late.certificate.read_bytes())
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    with pytest.raises(Unavailable, match="certificate has expired"):
+        await asyncio.to_thread(ask, f"127.0.0.1:{port}", authority.credentials())
+    await server.stop(None)
 
 
 def test_new_certificates_apply_to_new_connections_and_close_none(

@@ -47,17 +47,14 @@ def test_documents_of_too_many_chunks_fail() -> None:
     }
 
 
-def test_the_write_queue_waits_only_for_items_with_the_same_id() -> None:
-    async def main() -> None:
-        queue, batch = WriteQueue(), WriteBatch([item("a", 1)], [])
-        await queue.put(batch)
-        await queue.wait_for(["b"])
-        waiting = asyncio.create_task(queue.wait_for(["b", "a"]))
-        assert await queue.get() is batch
-        assert not waiting.done()
-        queue.mark_done(batch)
-        await waiting
-        await queue.close()
-        assert await queue.get() is None
-
-    asyncio.run(main())
+async def test_the_write_queue_waits_only_for_items_with_the_same_id() -> None:
+    queue, batch = WriteQueue(), WriteBatch([item("a", 1)], [])
+    await queue.put(batch)
+    await queue.wait_for(["b"])
+    waiting = asyncio.create_task(queue.wait_for(["b", "a"]))
+    assert await queue.get() is batch
+    assert not waiting.done()
+    queue.mark_done(batch)
+    await waiting
+    await queue.close()
+    assert await queue.get() is None
