@@ -120,18 +120,18 @@ def attacks(  # noqa: PLR0913, PLR0917 - each is a flag
             bounds = attack.bounds(target)
             rows.append(Row(attack, bounds, outcome, broken(outcome, bounds)))
     figures = {row.attack.name: row.record() for row in rows}
-    tell(plan, rows, figures, as_json=as_json)
+    show(plan, rows, figures, as_json=as_json)
     if any(row.broken for row in rows):
         raise typer.Exit(1)
 
 
-def tell(plan: Setup, rows: Sequence[Row], figures: Mapping[str, Any], *, as_json: bool) -> None:
+def show(plan: Setup, rows: Sequence[Row], figures: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the table and every broken bound, or JSON; write the file."""
     if as_json:
         out.print_json(data=dict(figures))
         plan.write(figures)
     else:
-        plan.tell(HEAD, [row.cells() for row in rows], figures)
+        plan.report(HEAD, [row.cells() for row in rows], figures)
     for row in rows:
         for sentence in row.broken:
             err.print(f"{row.attack.name}: {sentence}", style="red", markup=False, soft_wrap=True)

@@ -73,7 +73,7 @@ def doors(  # noqa: PLR0913, PLR0917 - each is a flag
             for callers in (_CALLERS[1:] if quick else _CALLERS)
         }
     rows, figures = zip(*(row for callers in measured for row in _rows(callers, measured[callers])), strict=True)
-    plan.tell(
+    plan.report(
         ("callers", "", "calls/s", "p50 ms", "own API ÷ it"), rows, {"runs": figures, "distance_to_ours": distances}
     )
 

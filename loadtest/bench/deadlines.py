@@ -54,7 +54,7 @@ def deadlines(  # noqa: PLR0913, PLR0917 - each is a flag
     if doubts := result.outcome.doubts:
         raise CommandFailed("\n".join(doubts))
     writer.write(plan.out / "bench-deadlines", result)
-    _tell(plan, {one.phase: one for one in result.outcome.summaries}, rows, result.outcome.capacity)
+    _report(plan, {one.phase: one for one in result.outcome.summaries}, rows, result.outcome.capacity)
 
 
 def _rows(before: Sample, after: Sample) -> dict[str, float]:
@@ -67,7 +67,7 @@ def _rows(before: Sample, after: Sample) -> dict[str, float]:
     return {"computed": computed, "wasted": wasted, "share": wasted / computed if computed else 0.0}
 
 
-def _tell(plan: Setup, phases: dict[str, Summary], rows: dict[str, dict[str, float]], capacity: float | None) -> None:
+def _report(plan: Setup, phases: dict[str, Summary], rows: dict[str, dict[str, float]], capacity: float | None) -> None:
     table, figures = [], dict[str, Any]()
     for name, one in phases.items():
         codes = Counter(one.codes)
@@ -82,4 +82,4 @@ def _tell(plan: Setup, phases: dict[str, Summary], rows: dict[str, dict[str, flo
         [f"{name}: rows for nobody", f"{one['computed']:.0f}", f"{one['share']:.2%}", "", ""]
         for name, one in rows.items()
     ]
-    plan.tell(head, [*table, *shares], {"capacity_per_s": capacity, "phases": figures, "rows": rows})
+    plan.report(head, [*table, *shares], {"capacity_per_s": capacity, "phases": figures, "rows": rows})

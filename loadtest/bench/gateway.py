@@ -52,7 +52,7 @@ def gateway(plan: Setup) -> None:
     rows = [
         [side, _ms(median(own)), _ms(percentile_s(own, 99) or 0), _added(times, side)] for side, own in times.items()
     ]
-    plan.tell(("", "p50 ms", "p99 ms", "added ms, median of pairs"), rows, {"queries": len(times["gRPC"]), **times})
+    plan.report(("", "p50 ms", "p99 ms", "added ms, median of pairs"), rows, {"queries": len(times["gRPC"]), **times})
 
 
 def _called(call: Any, query: str) -> float:

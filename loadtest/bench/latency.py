@@ -55,7 +55,7 @@ def latency(plan: Setup) -> None:
         "grpc_s": over_grpc,
         "model_s": in_process,
     }
-    plan.tell(("", "p50 ms", "p99 ms"), table, figures)
+    plan.report(("", "p50 ms", "p99 ms"), table, figures)
 
 
 def _ms(seconds: float) -> str:

@@ -78,7 +78,7 @@ def peers(  # noqa: PLR0913, PLR0917 - each is a flag
             bulk = alone.bulk_per_second(32 if quick else _BULK_TEXTS, plan.threads)
             err.print(f"  {_ALONE}, all texts at once: {bulk:.1f} texts/s", style="dim")
             more["sentence_transformers_bulk_texts_per_s"] = bulk
-    _tell(plan, measured, memory, more)
+    _report(plan, measured, memory, more)
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def runner(drive: Callable[[int, float], Driven], callers: int, seconds: float) 
     return lambda: drive(callers, seconds)
 
 
-def _tell(
+def _report(
     plan: Setup,
     measured: Mapping[int, Mapping[str, Sequence[Driven]]],
     memory: Mapping[str, int],
@@ -177,7 +177,7 @@ def _tell(
             record = {"callers": callers, "name": name, "calls_per_s": speeds, "sluice_ratio": times_ours}
             figures.append(record | {"p50_s": p50, "p99_s": p99})
     head = ("callers", "", "calls/s", "p50 ms", "p99 ms", "Sluice ÷ it", "MiB")
-    plan.tell(head, table, {"runs": figures, "memory_bytes": dict(memory), **more})
+    plan.report(head, table, {"runs": figures, "memory_bytes": dict(memory), **more})
 
 
 def is_cross_encoder(bundle: Path) -> bool:

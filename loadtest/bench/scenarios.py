@@ -27,7 +27,7 @@ def overload(plan: Setup) -> None:
         )
         figures[one.phase] = {"goodput_of_peak": goodput, "p99_of_deadline": tail, **one.record()}
     head = ("load", "offered/s", "good/s", "÷ peak", "accepted p99 ÷ deadline")
-    plan.tell(head, rows, {"capacity_per_s": result.outcome.capacity, "phases": figures})
+    plan.report(head, rows, {"capacity_per_s": result.outcome.capacity, "phases": figures})
 
 
 def lanes(plan: Setup) -> None:
@@ -46,7 +46,7 @@ def lanes(plan: Setup) -> None:
     ]
     figures: dict[str, Any] = {"interactive_p99_ratio": tail, "bulk_ratio": share}
     figures |= {f"{phase}/{workload}": one.record() for (phase, workload), one in by_key.items()}
-    plan.tell(("", "value"), rows, figures)
+    plan.report(("", "value"), rows, figures)
 
 
 def _run(plan: Setup, name: str) -> Result:

@@ -56,7 +56,7 @@ class Setup:
         """Return the usual length of a run, or that of a quick one."""
         return min(usual, 2.0) if self.quick else usual
 
-    def tell(self, head: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any]) -> None:
+    def report(self, head: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any]) -> None:
         """Print the table, and write the figures with machine and versions."""
         terminal.show_table(head, rows, title=self.name)
         self.write(figures)

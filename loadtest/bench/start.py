@@ -21,7 +21,7 @@ def start(plan: Setup) -> None:
         [name, f"{median(own['ready_s']):.2f}", f"{max(own['ready_s']):.2f}", f"{_mib(own['memory_bytes']):.0f}"]
         for name, own in figures.items()
     ]
-    plan.tell(("server", "ready s, median", "worst", "memory MiB"), rows, figures)
+    plan.report(("server", "ready s, median", "worst", "memory MiB"), rows, figures)
 
 
 def _mib(values: list[float]) -> float:

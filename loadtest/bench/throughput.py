@@ -42,7 +42,7 @@ def embed(plan: Setup) -> None:
                 "in-process": lambda: _per_second(limit.run(rows)),
             },
         )
-        _tell(plan, one, limit, len(rows), sum(len(row.ids) for row in rows), results, before)
+        _report(plan, one, limit, len(rows), sum(len(row.ids) for row in rows), results, before)
 
 
 def rerank(plan: Setup) -> None:
@@ -70,7 +70,7 @@ def rerank(plan: Setup) -> None:
                 "in-process": lambda: _per_second(limit.run(rows)),
             },
         )
-        _tell(plan, one, limit, len(rows), sum(len(row.ids) for row in rows), results, before)
+        _report(plan, one, limit, len(rows), sum(len(row.ids) for row in rows), results, before)
 
 
 def variants(plan: Setup) -> None:
@@ -95,7 +95,7 @@ def variants(plan: Setup) -> None:
         )
     speed = ratio(results[plan.variant], results["fp32"])
     rows = [[name, "texts/s", f"{median(values):.1f}"] for name, values in results.items()]
-    plan.tell(
+    plan.report(
         ("graph", "unit", "median"),
         [*rows, [f"{plan.variant} ÷ fp32", "", f"{speed:.2f}"]],
         {"texts_per_s": results, "ratio": speed},
@@ -112,7 +112,7 @@ def _count(limit: InProcess, passages: list[str], plan: Setup) -> int:
     return count
 
 
-def _tell(  # noqa: PLR0913, PLR0917 - all that is told
+def _report(  # noqa: PLR0913, PLR0917 - everything to report
     plan: Setup,
     one: Server,
     limit: InProcess,
@@ -149,7 +149,7 @@ def _tell(  # noqa: PLR0913, PLR0917 - all that is told
         "server_memory_bytes": memory,
         "call": {"batch": _BATCH, "callers": _CALLERS, "lane": "bulk"},
     }
-    plan.tell(("", "unit", "median", "tokens/s"), table, figures)
+    plan.report(("", "unit", "median", "tokens/s"), table, figures)
 
 
 def _rows(driven: Driven, rows: int) -> float:

@@ -52,7 +52,7 @@ def tracing(
     places_s = off_s(_MICRO_CALLS // (100 if quick else 1))
     rows = [[name, f"{1e6 * median(own):.0f}", f"{ratio(own, found['off']):.3f}"] for name, own in found.items()]
     rows.append(["of which the places, off", f"{1e6 * places_s:.2f}", ""])
-    plan.tell(("traces", "µs a call, p50", "÷ off"), rows, {"p50_s": found, "places_off_s": places_s})
+    plan.report(("traces", "µs a call, p50", "÷ off"), rows, {"p50_s": found, "places_off_s": places_s})
 
 
 def _timed(channel: grpc.Channel, request: bytes, calls: int) -> Callable[[], float]:

@@ -41,7 +41,7 @@ def run_scenario(name: str, wanted: Scenario, texts: Texts, options: Options, wa
     calls = calls_of(wanted, options.addresses, texts, options.collection)
     check(wanted, calls)
     described = machine.describe()
-    told = {
+    recorded = {
         "addresses": asdict(options.addresses),
         "collection": options.collection,
         "workers": options.workers,
@@ -51,7 +51,7 @@ def run_scenario(name: str, wanted: Scenario, texts: Texts, options: Options, wa
     }
     with watching(options.metrics) as scraped, workers(options.workers, calls, outage_s=wanted.outage_s) as pool:
         outcome = run(wanted, pool, watcher)
-    return Result(name, outcome, told, described, scraped)
+    return Result(name, outcome, recorded, described, scraped)
 
 
 def load(  # noqa: PLR0913, PLR0917 - each is a flag

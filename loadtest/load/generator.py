@@ -22,7 +22,7 @@ from loadtest.channels import aio_channel, metadata
 from loadtest.load.calls import OK, Call
 from loadtest.load.targets import Calls
 
-_TELL_EVERY_S: Final = 0.25
+_REPORT_EVERY_S: Final = 0.25
 # With this many calls in flight the worker pauses: it would only measure itself.
 _MOST_IN_FLIGHT: Final = 20_000
 # Pause of a closed-loop caller after a failure, so that rejections do not cause a request storm.
@@ -92,7 +92,7 @@ class _Worker:
 
     async def _carry_out(self, order: Order) -> None:
         self._start = order.start
-        telling = asyncio.create_task(self._tell())
+        reporting = asyncio.create_task(self._report())
         async with asyncio.TaskGroup() as group:
             for index, load in enumerate(order.workloads):
                 if isinstance(load, OpenLoop):
@@ -101,7 +101,7 @@ class _Worker:
                     for _ in range(load.callers):
                         group.create_task(self._closed(index, load))
         await asyncio.gather(*self._running)
-        telling.cancel()
+        reporting.cancel()
         self._flush()
 
     async def _open(self, index: int, load: OpenLoop) -> None:
@@ -128,7 +128,7 @@ class _Worker:
         except grpc.RpcError as error:
             code = _code(error)
         finished_s = self._now()
-        if code == OK and plan.tells_degraded:
+        if code == OK and plan.reports_degraded:
             degraded = search_pb.SearchResponse.FromString(response).degraded
         self._ended.append(Call(index, intended_s, sent_s, finished_s, code, degraded))
         return code
@@ -144,9 +144,9 @@ class _Worker:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         while True:
-            await asyncio.sleep(_TELL_EVERY_S)
+            await asyncio.sleep(_REPORT_EVERY_S)
             self._flush()
 
     def _flush(self) -> None:

@@ -36,7 +36,7 @@ class Watcher(Protocol):
 
 
 @dataclass
-class Probed:
+class ProbeResult:
     """One probe of a capacity search with its summaries."""
 
     rate: float
@@ -49,7 +49,7 @@ class Outcome:
     """Everything that a run measured."""
 
     scenario: Scenario
-    probes: list[Probed] = field(default_factory=list)
+    probes: list[ProbeResult] = field(default_factory=list)
     capacity: float | None = None
     """Highest rate of phases that held, in calls per second; None without a search."""
     calls: list[Call] = field(default_factory=list)
@@ -113,7 +113,7 @@ def _find_capacity(scenario: Scenario, wanted: Capacity, pool: Pool, watcher: Wa
         _run_phases(scenario, phases, pool, watcher, trial, title=f"probe {rate:.1f}/s")
         held = all(_holds(one, wanted) for one in trial.summaries)
         probes.append(Probe(rate, held))
-        outcome.probes.append(Probed(rate, held, trial.summaries))
+        outcome.probes.append(ProbeResult(rate, held, trial.summaries))
         if held:
             outcome.calls, outcome.spans, outcome.summaries = trial.calls, trial.spans, trial.summaries
             outcome.start, outcome.cpu_share = trial.start, trial.cpu_share

@@ -83,7 +83,7 @@ class Calls:
     path: str
     deadline_s: float
     requests: list[bytes]
-    tells_degraded: bool
+    reports_degraded: bool
 
 
 def calls_of(scenario: Scenario, addresses: Addresses, texts: Texts, collection_name: str) -> list[Calls]:
@@ -104,7 +104,7 @@ def _calls(workload: Workload, addresses: Addresses, texts: Texts, collection_na
         path=_METHODS[workload.rpc].path,
         deadline_s=workload.deadline_s,
         requests=requests,
-        tells_degraded=workload.rpc == "search",
+        reports_degraded=workload.rpc == "search",
     )
 
 

@@ -17,9 +17,8 @@ from sluice.client.indexing import DEFAULT_PATIENCE_S
 from loadtest.load.calls import percentile_s
 from loadtest.load.command import RESULTS
 from loadtest.load.targets import Addresses
-from loadtest.quality import health, losses, measures, runs
-from loadtest.quality import judged_collection as reading
-from loadtest.quality.judged_collection import Judged
+from loadtest.quality import health, judged_collection, losses, measures, runs
+from loadtest.quality.judged_collection import JudgedCollection
 from loadtest.quality.runs import Searched
 from loadtest.report import machine, terminal
 from loadtest.servers import Parts, system
@@ -71,8 +70,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
       sluice eval collections/scifact --train train --tune --bundle bundles/e5/1
     """
     made_of = _parts(bundle, reranker, index_fields, pipelines_file, data)
-    judged = reading.read(folder, split, training)
-    judged = reading.fewer(judged) if quick else judged
+    judged = judged_collection.read(folder, split, training)
+    judged = judged_collection.fewer(judged) if quick else judged
     name = collection_name or f"eval-{folder.resolve().name.lower()}{'-quick' if quick else ''}"
     if tuned:
         if made_of is None:
@@ -91,13 +90,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - each is a flag
         with EmbeddingClient(addresses.embed) as embedder:
             figures = _figures(judged, searched, embedder, sample)
     given = {"folder": folder.resolve().name, "split": split, "train": training, "quick": quick}
-    told = {"documents": len(judged.documents), "queries": len(judged.queries), **refusals.to_json()}
+    counts = {"documents": len(judged.documents), "queries": len(judged.queries), **refusals.to_json()}
     path = out / f"eval-{folder.resolve().name}{'-quick' if quick else ''}.json"
-    terminal.write_json(path, {**told, **figures, **given, **machine.describe()})
-    _tell(refusals, quick=quick)
+    terminal.write_json(path, {**counts, **figures, **given, **machine.describe()})
+    _report(refusals, quick=quick)
 
 
-def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) -> tuple[Judged, Refusals]:
+def _stored(
+    client: SearchClient, name: str, judged: JudgedCollection, patience_s: float
+) -> tuple[JudgedCollection, Refusals]:
     """Index a collection. Return it without the rejected documents, and the rejections."""
     refused = runs.index(client, name, judged.documents, patience_s=patience_s)
     refusals = Refusals()
@@ -106,7 +107,7 @@ def _stored(client: SearchClient, name: str, judged: Judged, patience_s: float) 
     return replace(judged, documents=[one for one in judged.documents if one.document_id not in ids]), refusals
 
 
-def _tell(refusals: Refusals, *, quick: bool) -> None:
+def _report(refusals: Refusals, *, quick: bool) -> None:
     """Print a warning for quick runs, and the documents that are not part of the figures."""
     if quick:
         err.print("--quick: the figures are not meaningful; they only show that it runs", style="yellow")
@@ -150,7 +151,7 @@ def _chosen(there: Sequence[Pipeline], wanted: Sequence[str] | None) -> list[Pip
 
 
 def _figures(
-    judged: Judged, searched: Mapping[str, Searched], embedder: EmbeddingClient, sample: int
+    judged: JudgedCollection, searched: Mapping[str, Searched], embedder: EmbeddingClient, sample: int
 ) -> dict[str, Any]:
     """Measure everything, and print it along the way."""
     values = {name: measures.measure(found.rankings, judged.qrels) for name, found in searched.items()}
@@ -190,7 +191,7 @@ def _differences(values: Mapping[str, measures.PerQuery]) -> list[dict[str, Any]
     return figures
 
 
-def _fates(judged: Judged, searched: Mapping[str, Searched]) -> dict[str, dict[str, int]]:
+def _fates(judged: JudgedCollection, searched: Mapping[str, Searched]) -> dict[str, dict[str, int]]:
     relevant = {query: [id_ for id_, grade in grades.items() if grade > 0] for query, grades in judged.qrels.items()}
     figures = {name: dict(losses.fates(relevant, found.standings, _K)) for name, found in searched.items()}
     rows = []
@@ -201,7 +202,9 @@ def _fates(judged: Judged, searched: Mapping[str, Searched]) -> dict[str, dict[s
     return figures
 
 
-def _nearness(judged: Judged, values: Mapping[str, measures.PerQuery], embedder: EmbeddingClient) -> dict[str, Any]:
+def _nearness(
+    judged: JudgedCollection, values: Mapping[str, measures.PerQuery], embedder: EmbeddingClient
+) -> dict[str, Any]:
     """Return nDCG@10 of the half of the queries nearer to training queries, and of the other half."""
     queries = list(judged.queries)
     vectors = runs.query_vectors(embedder, list(judged.queries.values()))
@@ -216,7 +219,7 @@ def _nearness(judged: Judged, values: Mapping[str, measures.PerQuery], embedder:
     return figures
 
 
-def _health(judged: Judged, embedder: EmbeddingClient, sample: int) -> dict[str, float]:
+def _health(judged: JudgedCollection, embedder: EmbeddingClient, sample: int) -> dict[str, float]:
     documents = runs.document_vectors(embedder, judged.documents, sample)
     queries = runs.query_vectors(embedder, list(judged.queries.values()))
     figures = {

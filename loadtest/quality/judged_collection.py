@@ -1,4 +1,4 @@
-"""Judged collections, read and validated as a whole."""
+"""JudgedCollection collections, read and validated as a whole."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ _QUICK_DOCUMENTS: Final = 200
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedCollection:
     """A judged collection: documents, rejected lines, judged queries, judgments, and training queries."""
 
     documents: Sequence[Document]
@@ -28,7 +28,7 @@ class Judged:
     training: Sequence[str]
 
 
-def read(folder: Path, split: str, training: str) -> Judged:
+def read(folder: Path, split: str, training: str) -> JudgedCollection:
     """Read a judged collection. Raises CommandFailed that names judgments without a query or document."""
     corpus, queries = collection.corpus(folder), collection.queries(folder)
     qrels = collection.qrels(folder, split)
@@ -40,7 +40,7 @@ def read(folder: Path, split: str, training: str) -> Judged:
         raise CommandFailed(f"{where}: expected a query with a relevant document, found none")
     near = collection.qrels(folder, training) if training else {}
     _known(near, queries, f"{folder / 'qrels' / f'{training}.tsv'}: query")
-    return Judged(
+    return JudgedCollection(
         documents=list(corpus.documents.values()),
         refused=corpus.refused,
         queries={query: queries[query] for query in relevant},
@@ -55,7 +55,7 @@ def _known(ids: "Iterator[str] | Mapping[str, object]", known: Mapping[str, obje
         raise CommandFailed(f"{what}: expected known ids, got {len(unknown)} unknown ones, such as {shown}")
 
 
-def fewer(judged: Judged) -> Judged:
+def fewer(judged: JudgedCollection) -> JudgedCollection:
     """Return a few queries, their judged documents and some others, for a quick check. It is easier than the whole."""
     queries = dict(list(judged.queries.items())[:_QUICK_QUERIES])
     qrels = {query: judged.qrels[query] for query in queries}
@@ -63,4 +63,4 @@ def fewer(judged: Judged) -> Judged:
     others = random.Random(1).sample(list(judged.documents), min(_QUICK_DOCUMENTS, len(judged.documents)))  # noqa: S311
     kept = {document.document_id: document for document in others}
     kept |= {document.document_id: document for document in judged.documents if document.document_id in needed}
-    return Judged(list(kept.values()), judged.refused, queries, qrels, judged.training[:200])
+    return JudgedCollection(list(kept.values()), judged.refused, queries, qrels, judged.training[:200])

@@ -12,13 +12,13 @@ Weights = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Probed:
+class StageRankings:
     """The ranking of each stage for one query, by stage name; a skipped stage has none."""
 
     rankings: Mapping[str, Ranking]
 
     @classmethod
-    def of(cls, scores: Mapping[str, Mapping[str, float]]) -> "Probed":
+    def of(cls, scores: Mapping[str, Mapping[str, float]]) -> "StageRankings":
         """Build it from the scores by document of each stage."""
         return cls({stage: Ranking.of(found.items()) for stage, found in scores.items()})
 
@@ -31,7 +31,7 @@ def weights_of(pipeline: Pipeline) -> dict[str, float]:
     return weights | {f"mix.{one.name}": one.interpolate.weight for one in pipeline.rescoring if one.interpolate}
 
 
-def ranked(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
+def replay(pipeline: Pipeline, weights: Weights, probed: StageRankings) -> Ranking:
     """Return the ranking of the pipeline with these weights."""
     ranking = _fused(pipeline, weights, probed)
     for stage in pipeline.rescoring:
@@ -45,7 +45,7 @@ def ranked(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
     return ranking
 
 
-def _fused(pipeline: Pipeline, weights: Weights, probed: Probed) -> Ranking:
+def _fused(pipeline: Pipeline, weights: Weights, probed: StageRankings) -> Ranking:
     found = {stage.name: probed.rankings[stage.name].top(stage.depth) for stage in pipeline.retrieve}
     fusion = pipeline.fuse
     if fusion is None:

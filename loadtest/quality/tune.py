@@ -23,8 +23,8 @@ from sluice.client import Result, SearchClient
 
 from loadtest.collection import Qrels
 from loadtest.quality import measures, runs
-from loadtest.quality.judged_collection import Judged, fewer, read
-from loadtest.quality.replay import Probed, Weights, ranked, weights_of
+from loadtest.quality.judged_collection import JudgedCollection, fewer, read
+from loadtest.quality.replay import StageRankings, Weights, replay, weights_of
 from loadtest.report import machine, terminal
 from loadtest.servers import Parts, system
 from services.orchestrator.pipelines.loader import PipelinesError, load
@@ -62,7 +62,7 @@ class Tuned:
     test: tuple[float, float]
 
 
-def tune(folder: Path, split: str, training: str, judged: Judged, made_of: Parts, chosen: Chosen) -> None:
+def tune(folder: Path, split: str, training: str, judged: JudgedCollection, made_of: Parts, chosen: Chosen) -> None:
     """Tune the chosen pipelines and print the result. Raises CommandFailed."""
     known = _tunable(made_of.pipelines or PACKAGED, chosen.pipelines)
     train, test = _sides(folder, split, training, judged, quick=chosen.quick)
@@ -74,9 +74,11 @@ def tune(folder: Path, split: str, training: str, judged: Judged, made_of: Parts
             documents = {one.document_id: one for one in (*train.documents, *test.documents)}
             refused = runs.index(client, chosen.collection, list(documents.values()), patience_s=chosen.patience_s)
             queries = {**train.queries, **test.queries}
-            probed = {name: _probed(client, chosen.collection, name, one, queries) for name, one in known.items()}
+            probed = {
+                name: _stage_rankings(client, chosen.collection, name, one, queries) for name, one in known.items()
+            }
     found = {name: _tuned(pipeline, probed[name], train.qrels, test.qrels) for name, pipeline in known.items()}
-    _tell(known, found, (len(train.queries), len(test.queries)))
+    _report(known, found, (len(train.queries), len(test.queries)))
     figures = {name: {"train": one.train, "test": one.test, "weights": dict(one.after)} for name, one in found.items()}
     refusals = Refusals()
     refusals.add(*judged.refused, *refused)
@@ -108,9 +110,9 @@ def coordinate_ascent(
     return best
 
 
-def _tuned(pipeline: Pipeline, probed: Mapping[str, Probed], train: Qrels, test: Qrels) -> Tuned:
+def _tuned(pipeline: Pipeline, probed: Mapping[str, StageRankings], train: Qrels, test: Qrels) -> Tuned:
     def value(weights: Weights, qrels: Qrels) -> float:
-        rankings = {query: ranked(pipeline, weights, probed[query]).ids for query in qrels}
+        rankings = {query: replay(pipeline, weights, probed[query]).ids for query in qrels}
         return measures.mean(measures.measure(rankings, qrels)[_MEASURE])
 
     start = weights_of(pipeline)
@@ -136,7 +138,9 @@ def _tunable(path: Path, names: Sequence[str]) -> dict[str, Pipeline]:
     return found
 
 
-def _sides(folder: Path, split: str, training: str, judged: Judged, *, quick: bool) -> tuple[Judged, Judged]:
+def _sides(
+    folder: Path, split: str, training: str, judged: JudgedCollection, *, quick: bool
+) -> tuple[JudgedCollection, JudgedCollection]:
     """Return training queries and the others: of two splits, or the halves of one by a hash of the query's id."""
     if training:
         train = read(folder, training, "")
@@ -145,7 +149,7 @@ def _sides(folder: Path, split: str, training: str, judged: Judged, *, quick: bo
     if not all(sides):
         raise CommandFailed(f"{folder}: expected several queries in {split}: one half of them is for tuning")
     halves = [
-        Judged(
+        JudgedCollection(
             judged.documents,
             judged.refused,
             {query: text for query, text in judged.queries.items() if query in side},
@@ -176,16 +180,16 @@ def _probing(pipelines: Mapping[str, Pipeline]) -> dict[str, Any]:
     return probes
 
 
-def _probed(
+def _stage_rankings(
     client: SearchClient, collection: str, name: str, pipeline: Pipeline, queries: Mapping[str, str]
-) -> dict[str, Probed]:
+) -> dict[str, StageRankings]:
     """Return the scores of each stage for the candidates of every query."""
     [probe] = [one for one in client.pipelines() if one.name == name]
     top_k = probe.stages[-1].depth
     found = {}
     for query, text in track(queries.items(), f"probing, {name}", console=err):
         answer = client.search(collection, text, pipeline=name, top_k=top_k, timeout_s=_SEARCH_S)
-        found[query] = Probed.of({stage: dict(_scores(answer.results, stage)) for stage in _stages(pipeline)})
+        found[query] = StageRankings.of({stage: dict(_scores(answer.results, stage)) for stage in _stages(pipeline)})
     return found
 
 
@@ -200,7 +204,7 @@ def _scores(results: Sequence[Result], stage: str) -> Iterator[tuple[str, float]
                 yield result.document.document_id, standing.score
 
 
-def _tell(pipelines: Mapping[str, Pipeline], found: Mapping[str, Tuned], queries: tuple[int, int]) -> None:
+def _report(pipelines: Mapping[str, Pipeline], found: Mapping[str, Tuned], queries: tuple[int, int]) -> None:
     rows = []
     for name, one in found.items():
         (train_before, train_after), (test_before, test_after) = one.train, one.test

@@ -98,7 +98,7 @@ def retrieval_grpc(  # noqa: PLR0913, PLR0917 - the options of a command
         "added_p50_s": added,
         "call": {"queries": _BATCH, "callers": _CALLERS, "depth": K},
     }
-    plan.tell(("", "queries/s", "recall@10", "one query p50 ms", "p99 ms"), rows, figures)
+    plan.report(("", "queries/s", "recall@10", "one query p50 ms", "p99 ms"), rows, figures)
 
 
 def _raw(documents: F32) -> Any:

@@ -53,4 +53,4 @@ def retrieval_filters(
     for share, figures in measured.items():
         taken = figures["latencies_s"]
         rows.append([f"{share:.1%}", "", f"{figures['recall_at_10']:.3f}", ms(p(taken, 50)), ms(p(taken, 99))])
-    plan.tell(("matching", "", "recall@10", "p50 ms", "p99 ms"), rows, {**vectors.record(), "shares": measured})
+    plan.report(("matching", "", "recall@10", "p50 ms", "p99 ms"), rows, {**vectors.record(), "shares": measured})

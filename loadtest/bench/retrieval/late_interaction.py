@@ -64,7 +64,7 @@ def late(  # noqa: PLR0913, PLR0917 - the options of a command
     counts = [len(document) for document in tokens.documents]
     figures = {"documents": count, "mean_tokens": float(np.mean(counts)), "stored": stored, "written_s": written_s}
     head = ("", "", "documents compared", "recall@10", "p50 ms")
-    plan.tell(head, rows, {**figures, "built_s": built_s, "measured": measured})
+    plan.report(head, rows, {**figures, "built_s": built_s, "measured": measured})
 
 
 def _by_encodings(one: Served, tokens: TokenVectors, truth: Sequence[set[int]], times: int) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def lexical(
         "agreement_at_10": agreement,
         "written_per_s": len(corpus.passages) / written_s,
     }
-    plan.tell(("", "", "p50 ms", "p99 ms"), rows, figures)
+    plan.report(("", "", "p50 ms", "p99 ms"), rows, figures)
 
 
 def _upserts(corpus: Corpus) -> Iterator[pb.UpsertRequest]:

@@ -61,7 +61,7 @@ def retrieval(
         vectors = Vectors.of(plan, size)
         measured.append(vectors.record() | _measured(vectors, empty))
     head = ("documents", "", "writes/s", "build s", "B/vector", "recall@10", "p50 ms", "p99 ms", "ready s")
-    plan.tell(head, [[f"{one['documents']:,}", *_cells(one)] for one in measured], {"sizes": measured})
+    plan.report(head, [[f"{one['documents']:,}", *_cells(one)] for one in measured], {"sizes": measured})
 
 
 def retrieval_forms(
@@ -85,7 +85,7 @@ def retrieval_forms(
         measured[form] = _measured(vectors, empty, coarse=coarse, coarse_dimensions=held)
     rows = [[form, f"{one['bytes_a_vector'] / reference:.3f}", *_cells(one)[1:]] for form, one in measured.items()]
     head = ("form", "÷ HNSW f32", "writes/s", "build s", "B/vector", "recall@10", "p50 ms", "p99 ms", "ready s")
-    plan.tell(head, rows, {**vectors.record(), "hnsw_f32_bytes_a_vector": reference, "forms": measured})
+    plan.report(head, rows, {**vectors.record(), "hnsw_f32_bytes_a_vector": reference, "forms": measured})
 
 
 def _measured(vectors: Vectors, empty_bytes: int, **form: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def retrieval_writes(  # noqa: PLR0913, PLR0917 - the options of a command
         "written_per_s": written,
         "documents_a_write": _WRITTEN,
     }
-    plan.tell(("", "", "p50 ms", "p99 ms"), rows, figures)
+    plan.report(("", "", "p50 ms", "p99 ms"), rows, figures)
 
 
 def _searched(one: Served, queries: F32, seconds: float) -> list[float]:

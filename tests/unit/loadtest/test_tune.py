@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import yaml
 
-from loadtest.quality.replay import Probed, Weights, ranked, weights_of
+from loadtest.quality.replay import StageRankings, Weights, replay, weights_of
 from loadtest.quality.tune import coordinate_ascent, paste
 from services.core.fusion import interpolate, weighted_sum
 from services.core.ranking import Ranking
@@ -21,7 +21,7 @@ default:
   fuse: {method: weighted_sum, normalisation: z_score, weights: {dense: 1, words: 0.5}, depth: 3}
   refine: {name: maxsim, depth: 2, interpolate: {weight: 0.25, normalisation: min_max}}
 """
-PROBED = Probed.of(
+PROBED = StageRankings.of(
     {
         "dense": {"a": 3.0, "b": 2.0, "c": 1.0},
         "words": {"c": 9.0, "d": 8.0, "a": 1.0},
@@ -39,12 +39,12 @@ def test_a_pipeline_is_computed_again_as_the_orchestrator_computes_it() -> None:
     fused = weighted_sum([dense, words], [1, 0.5], "z_score").top(3)
     scored = PROBED.rankings["maxsim"].only(fused.top(2).ids)
     expected = interpolate(fused.top(2), scored, weight=0.25, normalization="min_max")
-    assert ranked(pipeline(), weights_of(pipeline()), PROBED) == expected
+    assert replay(pipeline(), weights_of(pipeline()), PROBED) == expected
 
 
 def test_a_stage_that_was_left_out_said_nothing_and_changes_nothing() -> None:
-    silent = Probed({**PROBED.rankings, "words": Ranking(), "maxsim": Ranking()})
-    assert ranked(pipeline(), weights_of(pipeline()), silent).ids == ("a", "b")
+    silent = StageRankings({**PROBED.rankings, "words": Ranking(), "maxsim": Ranking()})
+    assert replay(pipeline(), weights_of(pipeline()), silent).ids == ("a", "b")
 
 
 def test_every_packaged_pipeline_has_its_weights_by_name() -> None:
