@@ -135,7 +135,7 @@ def test_variants_are_measured_and_only_a_servable_one_is_the_default(tmp_path: 
         assert Session(bundle, name).outputs == ("dense",)
 
 
-def test_the_same_export_again_is_recognised_and_others_are_not(tiny_cross_encoder: Path) -> None:
+def test_the_same_export_again_is_recognized_and_others_are_not(tiny_cross_encoder: Path) -> None:
     from export.build import export_bundle
     from export.options import Options
 

@@ -223,7 +223,7 @@ def kill_once(folder: Path, writes: Writes, rng: random.Random, arguments: Seque
             own = random.Random(rng.random())
             writing = threads.submit(writes.run, stub, own, rng.randrange(_MOST_WRITES), reached)
             assert reached.wait(GUARD_S)
-            # Not a synchronisation: this only spreads the kills over all parts of a write.
+            # Not a synchronization: this only spreads the kills over all parts of a write.
             group, _ = writes.pending or (0, 0)
             time.sleep(rng.random() * writes.took_s.get(group, 0))
         finally:

@@ -214,10 +214,10 @@ def output(response: pb.ModelInferResponse, name: str) -> NDArray[Any]:
 
 def test_ids_texts_raw_and_typed_contents_give_the_same_bits(embedder: str, channel: grpc.Channel) -> None:
     stub = GRPCInferenceServiceStub(channel)
-    tokenised = EmbeddingServiceStub(channel).Tokenize(
+    tokenized = EmbeddingServiceStub(channel).Tokenize(
         embedding_pb.TokenizeRequest(model=ENCODER, texts=TEXTS, add_special_tokens=True)
     )
-    rows = [[token.id for token in one.tokens] for one in tokenised.texts]
+    rows = [[token.id for token in one.tokens] for one in tokenized.texts]
     longest = max(map(len, rows))
     padded = [row + [0] * (longest - len(row)) for row in rows]
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]

@@ -105,11 +105,11 @@ async def test_vectors_of_any_length_are_normalized_by_default(tiny_bi_encoder: 
         embed = EmbedStub(channel)
         raw = await embed.Embed(tei.EmbedRequest(inputs=TEXT, normalize=False, dimensions=8))
         assert np.array(raw.embeddings, dtype=np.float32).tobytes() == native
-        for normalised in (
+        for normalized in (
             await embed.Embed(tei.EmbedRequest(inputs=TEXT, dimensions=8)),
             await embed.Embed(tei.EmbedRequest(inputs=TEXT, dimensions=8, normalize=True)),
         ):
-            assert np.linalg.norm(normalised.embeddings) == pytest.approx(1, abs=1e-6)
+            assert np.linalg.norm(normalized.embeddings) == pytest.approx(1, abs=1e-6)
             assert np.linalg.norm(raw.embeddings) < 0.99
 
 

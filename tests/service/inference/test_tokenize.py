@@ -1,4 +1,4 @@
-"""Texts that come again are not tokenised again; new ones are refused before that when they would come too late."""
+"""Texts that come again are not tokenized again; new ones are refused before that when they would come too late."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

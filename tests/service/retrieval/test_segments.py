@@ -33,10 +33,10 @@ def schema(metric: Metric) -> Schema:
 
 
 def clustered(rng: np.random.Generator, count: int) -> F32:
-    """Vectors around 200 centres, as embeddings of texts lie around topics."""
-    centres = np.random.default_rng(99).standard_normal((200, DIMENSIONS))
+    """Vectors around 200 centers, as embeddings of texts lie around topics."""
+    centers = np.random.default_rng(99).standard_normal((200, DIMENSIONS))
     noise = rng.standard_normal((count, DIMENSIONS))
-    return (centres[rng.integers(0, 200, count)] + 0.4 * noise).astype(np.float32)
+    return (centers[rng.integers(0, 200, count)] + 0.4 * noise).astype(np.float32)
 
 
 def fill(engine: EmbeddedEngine, given: Schema, vectors: F32, first: int = 0) -> None:

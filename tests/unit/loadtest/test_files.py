@@ -74,7 +74,7 @@ def test_a_corpus_that_is_cut_off_or_damaged_is_refused(tmp_path: Path) -> None:
         ("qrels/test.tsv", "h\nq99\tx\t1\n", "test.tsv: query: expected known ids, got 1 unknown ones, such as q99"),
     ],
 )
-def test_malformed_queries_and_judgements_are_named(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_malformed_queries_and_judgments_are_named(tmp_path: Path, name: str, text: str, told: str) -> None:
     folder = write_collection(tmp_path / "c", 3)
     (folder / name).write_text(text)
     with pytest.raises(CommandFailed) as caught:

@@ -93,11 +93,11 @@ def test_the_nearer_half_is_near_to_training_queries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("centre", "expected"),
+    ("center", "expected"),
     [(1.0, "no difference shown"), (0.8, "slower"), (1.25, "faster"), (0.97, "no difference shown")],
 )
-def test_gate_tells_a_change_from_noise(centre: float, expected: str) -> None:
-    ratios = centre * np.exp(np.random.default_rng(1).normal(0, 0.04, 12))
+def test_gate_tells_a_change_from_noise(center: float, expected: str) -> None:
+    ratios = center * np.exp(np.random.default_rng(1).normal(0, 0.04, 12))
     assert judge(ratios.tolist(), 0.05).verdict == expected
 
 
