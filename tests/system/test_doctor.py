@@ -1,4 +1,4 @@
-"""`sluice doctor` looks at a real system, well and in trouble."""
+"""`sluice doctor` on a real system, healthy and with a dead reranker."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def doctor(system: System, *more: str) -> tuple[int, list[dict[str, str]]]:
 
 
 @pytest.mark.slow
-def test_a_system_is_well_until_its_reranker_is_gone(tiny_bi_encoder: Path, tmp_path: Path) -> None:
+def test_a_system_is_healthy_until_its_reranker_is_killed(tiny_bi_encoder: Path, tmp_path: Path) -> None:
     with running_system(tmp_path, tiny_bi_encoder) as system:
         with SearchClient(system.address) as client:
             list(client.index("books", [Document("1", "a channel that washes ore")], create=True))
@@ -36,8 +36,8 @@ def test_a_system_is_well_until_its_reranker_is_gone(tiny_bi_encoder: Path, tmp_
         system.kill("reranking")
         status, found = doctor(system, "--metrics", "embedding=127.0.0.1:1")
         assert status == 1
-        troubles = {one["about"]: one for one in found if one["level"] != "ok"}
-        assert troubles["reranking"]["level"] == "problem"
-        assert "degraded: rerank" in troubles["search in books"]["text"]
-        assert "metrics of embedding" in troubles
+        faults = {one["about"]: one for one in found if one["level"] != "ok"}
+        assert faults["reranking"]["level"] == "problem"
+        assert "degraded: rerank" in faults["search in books"]["text"]
+        assert "metrics of embedding" in faults
         system.restart("reranking")

@@ -1,4 +1,4 @@
-"""`sluice up`, `sluice down` and what they leave behind."""
+"""`sluice up` and `sluice down`: the processes that they start and stop."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def port() -> str:
-    """The first of nine ports in a row that are free."""
+    """The first of nine free ports in a row."""
     while True:
         with ExitStack() as held:
             first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
@@ -50,7 +50,7 @@ def port() -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home folder; what still runs from it at the end is stopped."""
+    """A home folder. Processes that still run from it at the end are stopped."""
     yield tmp_path / "home"
     stop(running(tmp_path / "home"), tmp_path / "home")
 
@@ -110,7 +110,7 @@ def test_up_ends_when_a_service_ends(tiny_bi_encoder: Path, home: Path, port: st
     assert not any(service.is_alive() for service in services.values())
 
 
-def test_up_tells_why_a_service_cannot_start_and_leaves_none_running(
+def test_up_reports_why_a_service_cannot_start_and_stops_the_others(
     tiny_bi_encoder: Path, home: Path, port: str
 ) -> None:
     with socket.create_server(("127.0.0.1", int(port) + 2)):
@@ -121,8 +121,8 @@ def test_up_tells_why_a_service_cannot_start_and_leaves_none_running(
     until(lambda: not running(home))
 
 
-def test_process_of_another_program_is_not_taken_for_ours(tmp_path: Path) -> None:
-    """A process id is used again once its process is gone."""
+def test_an_unrelated_process_with_the_recorded_id_is_ignored(tmp_path: Path) -> None:
+    """The system reuses the id of a process that has ended."""
     record = [{"name": "retrieval", "pid": os.getpid(), "address": "127.0.0.1:1"}]
     (tmp_path / "system.json").write_text(json.dumps(record))
     assert running(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The command line as people call it: a process, its output, its exit code."""
+"""The command line as a process: its output and its exit code."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_search_can_ask_for_one_chunk_of_each_document(search: ScriptedSearch, a
     assert search.requests[-1].group_by_parent
 
 
-def test_index_says_how_documents_are_cut(search: ScriptedSearch, address: str, tmp_path: Path) -> None:
+def test_index_sends_how_to_split_documents(search: ScriptedSearch, address: str, tmp_path: Path) -> None:
     file = tmp_path / "corpus.jsonl"
     file.write_text('{"id": "1", "text": "one"}\n')
     chunks = ("--chunk-tokens", "200", "--chunk-overlap", "20")
@@ -125,12 +125,12 @@ def test_index_says_how_documents_are_cut(search: ScriptedSearch, address: str, 
     assert not search.openings[-1].HasField("chunking")
 
 
-def test_nothing_found_is_said(search: ScriptedSearch, address: str) -> None:
+def test_search_says_when_nothing_is_found(search: ScriptedSearch, address: str) -> None:
     search.answer = pb.SearchResponse()
     assert "nothing found" in sluice("search", "how", "--address", address).stdout
 
 
-def test_failure_names_what_was_wrong_and_what_to_do_next(search: ScriptedSearch, address: str) -> None:
+def test_a_failure_says_what_failed_and_what_to_do(search: ScriptedSearch, address: str) -> None:
     reason = ErrorReason.ERROR_REASON_UNKNOWN_COLLECTION
     search.refusals = [NotFound("no collection 'docs'", reason=reason)]
     ran = sluice("search", "how", "--address", address)
@@ -141,7 +141,7 @@ def test_failure_names_what_was_wrong_and_what_to_do_next(search: ScriptedSearch
     ]
 
 
-def test_failure_names_every_field_that_is_wrong(search: ScriptedSearch, address: str) -> None:
+def test_a_failure_lists_every_invalid_field(search: ScriptedSearch, address: str) -> None:
     violations = [Violation("query", "too long"), Violation("top_k", "too many")]
     search.refusals = [InvalidRequest("query: too long (and 1 more)", violations=violations)]
     ran = sluice("search", "how", "--address", address)
@@ -167,7 +167,7 @@ def test_failure_names_every_field_that_is_wrong(search: ScriptedSearch, address
         (["status", "--address", NOWHERE], 1, "not all services serve"),
     ],
 )
-def test_wrong_calls_end_with_their_exit_code_and_no_traceback(
+def test_wrong_arguments_end_with_an_exit_code_and_no_traceback(
     arguments: list[str], status: int, said: str, tmp_path: Path
 ) -> None:
     ran = sluice(*arguments, SLUICE_HOME=str(tmp_path))
@@ -177,7 +177,7 @@ def test_wrong_calls_end_with_their_exit_code_and_no_traceback(
 
 
 @pytest.mark.parametrize("command", ["search", "index", "delete", "up", "demo"])
-def test_help_teaches(command: str) -> None:
+def test_help_shows_an_example(command: str) -> None:
     ran = sluice(command, "--help")
     assert ran.returncode == 0
     assert f"sluice {command}" in ran.stdout
@@ -218,7 +218,7 @@ def test_version() -> None:
     assert sluice("--version").stdout.startswith("sluice ")
 
 
-def test_index_reads_lines_and_tells_what_failed(search: ScriptedSearch, address: str, tmp_path: Path) -> None:
+def test_index_reads_lines_and_reports_those_that_failed(search: ScriptedSearch, address: str, tmp_path: Path) -> None:
     file = tmp_path / "corpus.jsonl"
     file.write_text(
         '{"_id": "a", "text": "x", "metadata": {"on": "2024-05-01"}}\n\nnonsense\n{"id": "b", "text": "y"}\n'
@@ -364,7 +364,7 @@ def test_demo_corpus_is_lines_that_index_reads() -> None:
     assert json.loads(lines[0])["id"].startswith("topic:")
 
 
-def test_output_that_nobody_reads_on_is_no_failure_of_ours() -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_error() -> None:
     command = f"{sys.executable} -m sluice demo-corpus | head -1"
     ran = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
     assert ran.stderr == ""
