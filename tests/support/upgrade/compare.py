@@ -6,7 +6,8 @@ Starts embedding, retrieval and reranking of one checkout with the orchestrator 
 combinations. Each indexes the same documents and answers the same queries by every packaged pipeline, over gRPC and
 over HTTP. The command fails if any answer differs from that of OLD alone: documents, scores, models, stages, errors.
 
-FOLDER is a collection in BEIR's layout: `corpus.jsonl` (or `.jsonl.gz`) and `queries.jsonl`.
+FOLDER is a collection in BEIR's layout: `corpus.jsonl` (or `.jsonl.gz`) and `queries.jsonl`. Both checkouts run with
+the packages of this environment. `git worktree add OLD COMMIT` makes an older checkout.
 """
 
 import argparse
