@@ -59,7 +59,7 @@ def test_a_gateway_without_tokens_of_its_own_opens_no_inner_route_before_the_orc
 
 
 def elsewhere(home: Path) -> dict[str, str]:
-    """What stands for the cluster here: the files are in `home`, and nobody answers."""
+    """Return local values for the cluster's: files are in `home`, and no server listens."""
     here = local_values(home, home, {}) | {"0.0.0.0:8080": "127.0.0.1:0", "/tokens/": f"{home}/"}
     return here | {f"dns:///{name}": "127.0.0.2" for name in ("orchestrator", "embedding", "retrieval", "reranking")}
 

@@ -41,7 +41,7 @@ class Stage:
 
 
 def stages() -> dict[str, Stage]:
-    """The stages by name."""
+    """Return the stages by name."""
     found: dict[str, Stage] = {}
     for line in DOCKERFILE.read_text().replace("\\\n", " ").splitlines():
         name, _, text = line.strip().partition(" ")
@@ -54,20 +54,20 @@ def stages() -> dict[str, Stage]:
 
 
 def lineage(name: str) -> Iterator[Stage]:
-    """A stage after those that it starts from."""
+    """Return a stage after the stages that it starts from."""
     if name in stages():
         yield from lineage(stages()[name].source)
         yield stages()[name]
 
 
 def build_of(target: str) -> str:
-    """The stage whose environment a target has."""
+    """Return the stage whose environment a target has."""
     (copied,) = (text for text in stages()[target].of("COPY") if text.startswith("--from="))
     return copied.removeprefix("--from=").split()[0]
 
 
 def context(folder: Path) -> Path:
-    """A copy of what .dockerignore leaves of the tree."""
+    """Copy the tree without what .dockerignore excludes."""
     lines = (K8S / "Dockerfile.dockerignore").read_text().splitlines()
     kept = [line[1:] for line in lines if line.startswith("!")]
     listed = subprocess.run(
@@ -145,7 +145,7 @@ def run_lines(stage: str, source: Path, environment: Path) -> None:
 
 @pytest.fixture(scope="module")
 def environments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The environments of the targets that run on any machine, made as the Dockerfile makes them, side by side."""
+    """Create the environments of the targets that run on any machine, as the Dockerfile does."""
     source = context(tmp_path_factory.mktemp("source"))
     folders = {target: tmp_path_factory.mktemp("images") / "sluice" for target in ("serving", "loadtest")}
     with ThreadPoolExecutor() as pool:

@@ -58,7 +58,7 @@ Case = tuple[str, Sequence[Object]]
 
 
 def cases() -> Iterator[Case]:
-    """A name and the objects of every rendering."""
+    """Yield a name and the objects of every rendering."""
     for folder in FOLDERS:
         yield str(folder.relative_to(K8S)), objects(folder)
     for parts, found in render_combinations(covering_combinations()).items():
@@ -66,7 +66,7 @@ def cases() -> Iterator[Case]:
 
 
 def servers() -> Iterator[tuple[str, str, Object]]:
-    """A label, the name and the workload of every server that differs from those before."""
+    """Yield a label, the name and the workload of every server that differs from earlier ones."""
     seen = set()
     for case, found in cases():
         for name, workload in workloads(found).items():
@@ -76,7 +76,7 @@ def servers() -> Iterator[tuple[str, str, Object]]:
 
 
 def every_pod() -> Iterator[tuple[str, Object]]:
-    """A label and the template of everything that runs and differs from those before."""
+    """Yield a label and the template of everything that runs and differs from earlier ones."""
     seen = set()
     for case, found in cases():
         for name, template in pods(found):

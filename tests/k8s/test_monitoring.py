@@ -71,7 +71,7 @@ def test_rules_and_dashboard_use_documented_metrics() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tiny_bi_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a system while it is searched."""
+    """Run a Prometheus that scrapes a system during searches."""
     folder = tmp_path_factory.mktemp("monitored")
     program("prometheus")
     with ExitStack() as stack:

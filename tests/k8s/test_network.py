@@ -85,7 +85,7 @@ def _peers(peers: list[dict[str, Any]] | None, running: dict[str, Object]) -> It
 
 
 def _number(port: int | str, target: Object | None) -> int | None:
-    """The number of a port; None when the target has none of that name."""
+    """Return the number of a port; None if the target has none of that name."""
     if isinstance(port, int):
         return port
     assert target is not None, f"a named port, {port}, of something outside"

@@ -56,7 +56,7 @@ class Secured:
         self.servers[name] = stack.enter_context(running(module_of(workload), environment=variables))
 
     def client(self, token: str | None) -> SearchClient:
-        """A client of the orchestrator that trusts the authority."""
+        """Open a client of the orchestrator that trusts the authority."""
         return SearchClient(
             self.servers["orchestrator"].address, token=token, credentials=tls_credentials(self.authority.ca)
         )

@@ -27,7 +27,7 @@ def ran(container: dict[str, Any], here: dict[str, str]) -> subprocess.Completed
 
 
 def documents(stub: Any) -> list[str]:
-    """The ids of all documents."""
+    """Return the ids of all documents."""
     listed = stub.ListDocuments(pb.ListDocumentsRequest(collection="books", page_size=100), timeout=30)
     return [one.document_id for one in listed.documents]
 

@@ -50,7 +50,7 @@ async def embedded(channel: grpc.aio.Channel, texts: list[str], kind: int, role:
 
 
 def splade_of(text: str) -> NDArray[np.float32]:
-    """What torch makes of a text: float32 [V]."""
+    """Return torch's weights for a text: float32 [V]."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -64,7 +64,7 @@ def splade_of(text: str) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def idf_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real SPLADE with weights of query terms, counted in a small corpus."""
+    """Export the real SPLADE with weights of query terms, counted in a small corpus."""
     folder = tmp_path_factory.mktemp("idf")
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in CORPUS))
@@ -73,7 +73,7 @@ def idf_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def splade_bundle(idf_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same without the table: the model weighs queries too."""
+    """Export the same without the table, so that the model weighs queries too."""
     folder = shutil.copytree(idf_bundle, tmp_path_factory.mktemp("splade") / "bundle")
     manifest = json.loads((folder / "bundle.json").read_text())
     del manifest["query_idf"], manifest["files"]["idf.npz"]
@@ -164,7 +164,7 @@ def test_a_checkpoints_own_table_is_taken_and_a_wrong_one_refused(tmp_path: Path
 
 
 def dense_of(sparse: Sparse) -> NDArray[np.float32]:
-    """The same as float32 [texts, V]."""
+    """Return the same as float32 [texts, V]."""
     rows = np.zeros((len(sparse), 30522), dtype=np.float32)
     for row, (indices, weights) in zip(rows, sparse, strict=True):
         row[indices] = weights

@@ -19,7 +19,7 @@ KEY = "sm90-tensorrt10.16.1-onnxruntime1.31.1"
 
 
 def plain(checkpoint: Path, *, multi_vector: bool = False) -> bytes:
-    """The graph that TensorRT is given for a checkpoint."""
+    """Return the graph that TensorRT gets for a checkpoint."""
     from export.checkpoint import read_checkpoint
     from export.reference import load_reference
     from export.tensorrt import plain_graph
@@ -58,7 +58,7 @@ def test_shapes_are_written_as_the_provider_wants_them() -> None:
 
 
 def written(bundle_folder: Path, **changes: str) -> Path:
-    """A folder of engines beside a bundle, with one file of another kind in the engine's place."""
+    """Write a folder of engines beside a bundle, with a wrong file in the engine's place."""
     folder = bundle_folder / FOLDER / KEY
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"engine")

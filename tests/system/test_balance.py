@@ -30,7 +30,7 @@ class Replica:
     seen: float = 0.0
 
     def new_calls(self) -> float:
-        """Calls that it ended since this was asked last."""
+        """Return the calls that ended since the last time."""
         (ready,) = [event for event in self.process.events() if event["event"] == "ready"]
         with urllib.request.urlopen(f"http://{ready['metrics']}/metrics", timeout=30) as response:
             page = response.read().decode()
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 
 def shares(client: SearchClient, replicas: list[Replica]) -> list[float]:
-    """The calls that each replica got of a window of calls."""
+    """Return the calls that each replica got, of a window of calls."""
     for replica in replicas:
         replica.new_calls()
     for _ in range(WINDOW):

@@ -78,7 +78,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, base: str) -> Iterator[Page]:
-    """A page that must not complain, and that may reach nothing but the gateway."""
+    """Yield a page that must not log errors and may only reach the gateway."""
     page = browser.new_page(base_url=base, viewport={"width": 1280, "height": 800})
     page.set_default_timeout(WAIT_MS)
     complaints: list[str] = []
@@ -245,7 +245,7 @@ class Guarded(ExactRetrieval):
 
 @asynccontextmanager
 async def guarded() -> AsyncIterator[str]:
-    """The URL of a gateway whose retrieval asks for a token."""
+    """Yield the URL of a gateway whose retrieval requires a token."""
     async with (
         retrieval_server(Guarded()) as retrieval,
         ScriptedSearch().served() as orchestrator,

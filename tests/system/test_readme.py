@@ -32,7 +32,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def system(minilm_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system with a little of the demo's corpus, in the collection the demo makes."""
+    """Run a system with a part of the demo's corpus, in the collection of the demo."""
     with running_system(tmp_path_factory.mktemp("readme"), minilm_bundle) as system:
         with SearchClient(system.address) as client:
             fields = {"kind": "string", "module": "string"}

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def silent() -> Iterator[socket.socket]:
-    """A server that accepts connections and never answers."""
+    """Run a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(GUARD_S)
         yield listening
@@ -86,7 +86,7 @@ def test_a_command_with_services_of_its_own_leaves_none_running(
 
 
 def running_with(name: str, value: str) -> list[str]:
-    """The command lines of processes whose environment has this."""
+    """Return the command lines of processes with this variable in their environment."""
     found = []
     for process in psutil.process_iter():
         try:

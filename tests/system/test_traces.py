@@ -71,7 +71,7 @@ def traced(call: Any) -> str:
 
 
 def of_trace(collector: Collector, trace: str, *wanted: str) -> dict[str, ReceivedSpan]:
-    """The spans of a trace by name, once all that are wanted have come."""
+    """Return the spans of a trace by name, once all wanted ones have arrived."""
     until(lambda: set(wanted) <= {span.name for span in collector.spans if span.trace == trace})
     return {span.name: span for span in collector.spans if span.trace == trace}
 

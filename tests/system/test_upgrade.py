@@ -21,13 +21,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the earlier release, which stay as they are."""
+    """Return the files of the earlier release, which stay unchanged."""
     return unpack(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture(scope="module")
 def addresses(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The addresses of all services, started with the settings of the earlier release on a copy of its files."""
+    """Yield the addresses of all services, started with the settings of the earlier release."""
     copy = Path(shutil.copytree(files, tmp_path_factory.mktemp("copy") / "files"))
     with opened(copy) as addresses:
         yield addresses

@@ -62,7 +62,7 @@ def scenario(**fields: Any) -> Scenario:
 
 
 def measured(address: str, texts: Texts, wanted: Scenario, workers: int = 1) -> Result:
-    """What a scenario gives against an embedding server."""
+    """Run a scenario against an embedding server."""
     return run_scenario("test", wanted, texts, Options(Addresses(embed=address), workers=workers), Quiet())
 
 
