@@ -1,4 +1,4 @@
-"""Health that tells the truth: a stuck batch, a failed golden check, a disk that takes no writes, and their ends."""
+"""Health during faults: a stuck batch, a failed golden check, a disk that rejects writes, and their ends."""
 
 import asyncio
 import resource
@@ -95,7 +95,7 @@ async def test_a_failed_golden_check_makes_a_server_unready_until_one_passes(
 
 @pytest.mark.slow
 def test_a_disk_that_rejects_writes_makes_retrieval_unready_until_it_accepts_them(tmp_path: Path) -> None:
-    """A limit on the size of files, which is lifted again; searches go on for who still asks."""
+    """A limit on the size of files, which is lifted again. Searches continue meanwhile."""
     with running("services.retrieval", "--data", str(tmp_path)) as server, RetrievalClient(server.address) as client:
         schema = retrieval_pb.Schema(text_fields=[retrieval_pb.TextField(name="text")])
         client.create_collection("before", schema)

@@ -1,4 +1,4 @@
-"""The page of metrics: scraped often, and an address that is taken."""
+"""The metrics page: frequent scrapes, and an address in use."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor

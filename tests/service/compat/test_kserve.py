@@ -1,4 +1,4 @@
-"""KServe v2 on both servers of models, judged by NVIDIA's tritonclient, and by what it refuses."""
+"""KServe v2 on both model servers, tested with NVIDIA's tritonclient and with invalid requests."""
 
 import csv
 import json

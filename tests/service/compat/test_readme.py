@@ -1,4 +1,4 @@
-"""The page of the compatible APIs: its Python runs as it stands, against real servers."""
+"""The Python on the page of the compatible APIs runs against real servers."""
 
 import re
 import subprocess

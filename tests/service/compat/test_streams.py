@@ -1,4 +1,4 @@
-"""What the compatible APIs share with the native one: codes, prompts, lengths of vectors, models that come and go."""
+"""What the compatible APIs share with the native one: codes, prompts, lengths of vectors, and loading of models."""
 
 from collections.abc import Callable
 from pathlib import Path

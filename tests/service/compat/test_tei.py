@@ -1,4 +1,4 @@
-"""tei.v1 on both servers of models, spoken by a client that only the servers' reflection taught."""
+"""tei.v1 on both model servers, called by a client that knows it only by reflection."""
 
 from collections.abc import Iterator
 from itertools import pairwise

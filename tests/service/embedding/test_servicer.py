@@ -1,4 +1,4 @@
-"""The embedding service over gRPC, with a real model in it."""
+"""The embedding service over gRPC with real models."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable

@@ -1,4 +1,4 @@
-"""Bundles that are not what was asked for, or not what they say: refused, and callers learn no paths."""
+"""Bundles that do not match the request or their manifest are rejected, and errors reveal no paths."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A model that is ended gives its memory back."""
+"""Unloading a model frees its memory."""
 
 import json
 import shutil

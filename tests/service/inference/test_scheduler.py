@@ -1,4 +1,4 @@
-"""The scheduler with a real session, whose runs the test can hold back."""
+"""The batch scheduler with a real session, whose runs the test can hold back."""
 
 import asyncio
 import threading

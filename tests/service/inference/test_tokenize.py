@@ -1,4 +1,4 @@
-"""Texts that come again are not tokenized again; new ones are refused before that when they would come too late."""
+"""Repeated texts are not tokenized again, and new texts that would be late are rejected before they are tokenized."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The reranking service over gRPC: cross-encoders and late interaction, with real models."""
+"""The reranking service over gRPC with real models: cross-encoders and late interaction."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

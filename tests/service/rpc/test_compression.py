@@ -1,4 +1,4 @@
-"""Compressed requests: refused before they are unpacked, unless the operator accepts them."""
+"""Compressed requests are rejected before they are decompressed, unless the operator accepts them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a request costs the event loop does not grow with the request: limits first, long work in threads."""
+"""The work of the event loop does not grow with the request: limits come first, and long work runs in threads."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Requests are freed when their call ends, also when it fails, without the garbage collector."""
+"""Requests are freed when their call ends, even if it fails, without the garbage collector."""
 
 import asyncio
 import gc

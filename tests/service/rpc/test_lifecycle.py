@@ -1,4 +1,4 @@
-"""The serving kit: health, reflection, errors, deadlines, drain; as processes where processes matter."""
+"""The life of a server: health, reflection, errors, deadlines and drain."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a caller may take of a server: calls, connections, metadata. One more is refused, and the others are served."""
+"""Limits of calls, connections and metadata: what exceeds them is rejected, and the rest is served."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Calls that need no token: bounded apart from the others, ended so that clients who check health do not notice."""
+"""Calls that need no token: limited separately, and ended without failed calls of clients that check health."""
 
 import asyncio
 import json

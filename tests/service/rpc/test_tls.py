@@ -1,4 +1,4 @@
-"""TLS and mTLS: who is let in, what the others are told, and certificates that change while the server runs."""
+"""TLS and mTLS: admitted and rejected callers, and certificates that change while the server runs."""
 
 import asyncio
 import os

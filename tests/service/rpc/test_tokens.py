@@ -1,4 +1,4 @@
-"""Bearer tokens at a server's edge: who is let in, to what, how often, and what the others are told."""
+"""Bearer tokens of a server: admission, permissions, quotas, and the errors of rejected calls."""
 
 import asyncio
 import os

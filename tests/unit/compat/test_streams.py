@@ -11,7 +11,7 @@ from services.compat.streams import in_order
 
 
 class Call:
-    """A call whose end is told to those who asked."""
+    """A call that runs callbacks at its end."""
 
     def __init__(self) -> None:
         self.at_end: list[Callable[[object], None]] = []

@@ -1,4 +1,4 @@
-"""Which rows run together: laws that hold for any queue, and cases that show the policy."""
+"""Laws that hold for any batch queue, and cases that show its policy."""
 
 from hypothesis import given
 from hypothesis import strategies as st

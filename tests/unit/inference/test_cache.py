@@ -1,4 +1,4 @@
-"""The cache keeps to both its limits and forgets the least recently used."""
+"""The cache respects both limits and evicts the least recently used."""
 
 from hypothesis import given
 from hypothesis import strategies as st

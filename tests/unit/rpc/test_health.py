@@ -1,4 +1,4 @@
-"""What a server says of itself, and when a batch counts as stuck: tables."""
+"""Tables: the statuses of a server, and when a batch counts as stuck."""
 
 import pytest
 

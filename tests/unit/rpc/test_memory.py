@@ -1,4 +1,4 @@
-"""When a process gives freed memory back, by its size over time."""
+"""When freed memory is returned, by the size of the process over time."""
 
 from services.rpc.server.memory import Due
 
@@ -6,7 +6,7 @@ MB = 2**20
 
 
 def trims(due: Due, sizes: list[int], after: dict[int, int] | None = None) -> list[int]:
-    """The seconds at which it is trimmed; `after` says what size a trim leaves, by second."""
+    """Return the seconds at which a process is trimmed. `after` has the size after a trim, by second."""
     found = []
     for second, size in enumerate(sizes):
         if due.at(second, size * MB):

@@ -1,4 +1,4 @@
-"""Slots that the oldest holder gives up, as tables and laws."""
+"""Tables and laws: slots whose oldest holder is displaced."""
 
 from hypothesis import given
 from hypothesis import strategies as st

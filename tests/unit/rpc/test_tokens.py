@@ -1,4 +1,4 @@
-"""Bearer tokens and their quotas: tables and laws of what is decided."""
+"""Tables and laws: the decisions about bearer tokens and their quotas."""
 
 import hashlib
 from pathlib import Path
