@@ -96,15 +96,18 @@ def _http_answer(call: Call, address: str, headers: Mapping[str, str]) -> dict[s
 
 
 def _comparable(tree: Any) -> Any:
-    """Return a tree without times and estimates, with tensors as lists of numbers."""
+    """Return a tree without times, estimates and the texts of reasons, with tensors as lists of numbers."""
     if isinstance(tree, list):
         return [_comparable(one) for one in tree]
     if not isinstance(tree, dict):
         return tree
-    if tree.get("data_type") in _ELEMENTS and "data" in tree:
+    if tree.get("data_type") in _ELEMENTS and isinstance(tree.get("data"), str):
         elements = np.frombuffer(base64.b64decode(tree["data"]), _ELEMENTS[tree["data_type"]])
         return tree | {"data": [round(float(element), 6) for element in elements]}
-    return {key: _comparable(value) for key, value in tree.items() if not _is_varying(key, value)}
+    kept = {key: _comparable(value) for key, value in tree.items() if not _is_varying(key, value)}
+    if isinstance(reason := kept.get("reason"), str):
+        kept["reason"] = reason.partition(":")[0]
+    return kept
 
 
 def _is_varying(key: str, value: Any) -> bool:
@@ -136,7 +139,7 @@ def record(calls: Iterable[Call], addresses: Mapping[str, str], file: Path) -> N
 def recorded(file: Path) -> list[tuple[Call, dict[str, Any]]]:
     """Return the calls of a file, in order, with their answers."""
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return [(Call(**line["call"]), line["answer"]) for line in lines]
+    return [(Call(**line["call"]), _comparable(line["answer"])) for line in lines]
 
 
 def changes(file: Path, addresses: Mapping[str, str]) -> list[str]:
