@@ -16,6 +16,7 @@ from typing import Final
 
 import psutil
 from sluice.cli.console import CommandFailed
+from sluice.signals import deferred_signals
 
 from loadtest.load.targets import Addresses
 
@@ -60,10 +61,10 @@ def server(name: str, *arguments: str, tree: Path | None = None, module: str = "
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
     if tree is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(tree), str(tree / "protos" / "python")])
-    with tempfile.TemporaryDirectory(prefix="sluice-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sluice-") as folder, ExitStack() as stack:
         log = Path(folder) / "log"
         started = time.perf_counter()
-        with log.open("wb") as output:
+        with log.open("wb") as output, deferred_signals():
             process = subprocess.Popen(  # noqa: S603 - our own program
                 [*command, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -72,11 +73,9 @@ def server(name: str, *arguments: str, tree: Path | None = None, module: str = "
                 env=environment,
                 cwd=tree,
             )
-        try:
-            address = _await_ready(name, process, log)
-            yield Server(name, address, metrics, process.pid, time.perf_counter() - started)
-        finally:
-            _stop(process)
+            stack.callback(_stop, process)
+        address = _await_ready(name, process, log)
+        yield Server(name, address, metrics, process.pid, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from sluice.cli.console import CommandFailed
+from sluice.signals import deferred_signals
 
 from services.local.health import SERVING, TIMEOUT_S, gateway_health, health
 from services.local.plan import Plan
@@ -75,8 +76,9 @@ def start(plan: Plan) -> Iterator[Process]:
     processes: list[Process] = []
     try:
         for name, command in plan.commands().items():
-            processes.append(Process(name, _spawn(command, _log(plan.home, name)), plan.address(name)))
-            _record(plan.home).write_text(json.dumps([asdict(process) for process in processes]))
+            with deferred_signals():
+                processes.append(Process(name, _spawn(command, _log(plan.home, name)), plan.address(name)))
+                _record(plan.home).write_text(json.dumps([asdict(process) for process in processes]))
         for process in processes:
             _await_healthy(process, plan.home)
             yield process
