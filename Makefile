@@ -127,8 +127,12 @@ down: setup ## Stop the system that `make up` started
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole test suite
-	@$(BIN)/python -m pytest
+test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the test suite, except the tests of exported models
+	@$(BIN)/python -m pytest --ignore=tests/quality
+
+.PHONY: test-models
+test-models: setup ## Export models of every kind and compare them with the originals
+	@$(BIN)/python -m pytest tests/quality
 
 .PHONY: stress
 stress: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole suite three times on a busy machine, twice in random order
