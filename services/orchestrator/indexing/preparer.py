@@ -29,6 +29,9 @@ from services.orchestrator.indexing.sender import Sender
 from services.orchestrator.indexing.target import Target
 from services.rpc.deadline import Deadline
 
+Hashed = list[tuple[Document, str]]
+"""Documents, each with its content hash."""
+
 
 @dataclass(frozen=True)
 class Preparer:
@@ -50,33 +53,28 @@ class Preparer:
             # A document is compared with its stored version, so an older version must be stored first.
             await self.writes.wait_for(document.document_id for document in batch)
             changed = await self._skip_unchanged(batch)
-            await self._embed_all(await self._chunk(changed) if self.target.chunking else self._whole(changed))
+            await self._embed_all(await self._chunk(changed) if self.target.chunking else whole_items(changed))
         await self.writes.close()
 
-    async def _skip_unchanged(self, batch: Sequence[Document]) -> list[Document]:
+    async def _skip_unchanged(self, batch: Sequence[Document]) -> Hashed:
         """Return the documents that are not stored with the same content; acknowledge the others."""
         first = {one.document_id: self._first_id(one.document_id) for one in batch}
         asked = list(first.values())
         stored = await self.retrieval.call(
             lambda deadline: self.services.retrieval.content_hashes(self.target.collection, asked, deadline)
         )
-        changed = [
-            one for one in batch if stored.get(first[one.document_id]) != content_hash(one, self.target.fingerprint)
-        ]
-        unchanged = first.keys() - {one.document_id for one in changed}
+        hashed = [(one, content_hash(one, self.target.fingerprint)) for one in batch]
+        unchanged = {one.document_id for one, own in hashed if stored.get(first[one.document_id]) == own}
         await self.acknowledgements.put([Acknowledgement(id_, "unchanged") for id_ in first if id_ in unchanged])
-        return changed
+        return [pair for pair in hashed if pair[0].document_id not in unchanged]
 
     def _first_id(self, id_: str) -> str:
         """Return the id under which the content hash of a document is stored."""
         return chunk_id(id_, 0) if self.target.chunking else id_
 
-    def _whole(self, documents: Sequence[Document]) -> list[IndexItem]:
-        """Return an item for each document."""
-        return [IndexItem.of(one.document_id, [one], content_hash(one, self.target.fingerprint)) for one in documents]
-
-    async def _chunk(self, documents: Sequence[Document]) -> list[IndexItem]:
+    async def _chunk(self, hashed: Hashed) -> list[IndexItem]:
         """Return an item of chunks for each document; acknowledge those that cannot be cut as failed."""
+        documents = [document for document, _ in hashed]
         chunks, failed = await self.embedding.call(
             lambda deadline: chunk_documents(self.services, self.target, documents, deadline)
         )
@@ -86,8 +84,8 @@ class Preparer:
         failed |= too_many(chunks)
         await self.acknowledgements.fail(failed)
         return [
-            IndexItem.of(id_, chunks[id_], content_hash(document, self.target.fingerprint), surplus.get(id_))
-            for document in documents
+            IndexItem.of(id_, chunks[id_], own_hash, surplus.get(id_))
+            for document, own_hash in hashed
             if (id_ := document.document_id) not in failed
         ]
 
@@ -135,6 +133,11 @@ class Preparer:
         except InvalidRequest as error:
             raise ItemsRejected(rejected_items(part, rejections(error, "texts", len(part)))) from None
         return field_vectors(self.target, by_model)
+
+
+def whole_items(hashed: Hashed) -> list[IndexItem]:
+    """Return an item for each document that is stored whole."""
+    return [IndexItem.of(document.document_id, [document], own_hash) for document, own_hash in hashed]
 
 
 def too_many(chunks: Mapping[str, Sequence[Document]]) -> dict[str, str]:

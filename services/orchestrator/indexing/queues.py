@@ -1,6 +1,7 @@
 """The queues between the parts of an index stream. All are bounded, so a slow part slows the parts before it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -57,9 +58,9 @@ class AcknowledgementQueue:
         if not acknowledgements:
             return
         self.pending -= len(acknowledgements)
-        for acknowledgement in acknowledgements:
-            self.stored += acknowledgement.outcome == "indexed"
-            INDEXED.labels(acknowledgement.outcome).inc()
+        for outcome, count in Counter(one.outcome for one in acknowledgements).items():
+            self.stored += count if outcome == "indexed" else 0
+            INDEXED.labels(outcome).inc(count)
         await self._queue.put(acknowledgements)
 
     async def fail(self, reasons: Mapping[str, str]) -> None:
