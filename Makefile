@@ -127,12 +127,16 @@ down: setup ## Stop the system that `make up` started
 	@$(BIN)/sluice down
 
 .PHONY: test
-test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the test suite, except the tests of exported models
-	@$(BIN)/python -m pytest --ignore=tests/quality
+test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the test suite, except the tests of exported models and of images
+	@$(BIN)/python -m pytest --ignore=tests/quality --ignore=tests/k8s/test_images.py
 
 .PHONY: test-models
 test-models: setup ## Export models of every kind and compare them with the originals
 	@$(BIN)/python -m pytest tests/quality
+
+.PHONY: test-containers
+test-containers: setup ## Run the install lines of the Dockerfile in clean environments, and start what they install
+	@$(BIN)/python -m pytest tests/k8s/test_images.py
 
 .PHONY: stress
 stress: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the whole suite three times on a busy machine, twice in random order
