@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Annotated, Any, Final
 
-import faiss as typed_faiss
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -26,18 +25,16 @@ from loadtest.bench.retrieval.collection_server import (
     served,
     upserts,
 )
+from loadtest.bench.retrieval.hnsw import hnsw_index
 from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup, alternate, ratio
 
-# Its type stubs have no keyword parameters.
-faiss: Any = typed_faiss
 F32 = NDArray[np.float32]
 
 _RECALL: Final = 0.99
 _BATCH: Final = 16
 _CALLERS: Final = 4
 _SECONDS: Final = 10.0
-_LINKS: Final = 16
 _EF_CONSTRUCTION: Final = 128
 _BEAMS: Final = (16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 1024)
 # In addition to the default. At depth 10, the beam of the graph is as wide as the number of fetched candidates.
@@ -57,7 +54,7 @@ def retrieval_grpc(  # noqa: PLR0913, PLR0917 - the options of a command
     plan = Setup("retrieval-grpc", bundle, data, variant, quick, out, rounds)
     vectors = Vectors.of(plan, 2000 if quick else documents)
     truth = vectors.nearest(K)
-    raw = _raw(vectors.documents)
+    raw = hnsw_index(vectors.documents, ef_construction=_EF_CONSTRUCTION)
     beam = _beam(raw, vectors, truth)
     flags = ("--segment-documents", str(len(vectors.documents)))
     with served(dense_schema(vectors.documents.shape[1]), *flags) as one:
@@ -99,13 +96,6 @@ def retrieval_grpc(  # noqa: PLR0913, PLR0917 - the options of a command
         "call": {"queries": _BATCH, "callers": _CALLERS, "depth": K},
     }
     plan.report(("", "queries/s", "recall@10", "one query p50 ms", "p99 ms"), rows, figures)
-
-
-def _raw(documents: F32) -> Any:
-    index = faiss.IndexHNSWFlat(documents.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = _EF_CONSTRUCTION
-    index.add(documents)
-    return index
 
 
 def _beam(index: Any, vectors: Vectors, truth: Sequence[set[int]]) -> int:

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
-import faiss as typed_faiss
+import faiss
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -21,15 +21,13 @@ from loadtest.bench.retrieval.collection_server import (
     served,
     upserts,
 )
+from loadtest.bench.retrieval.hnsw import hnsw_index
 from loadtest.bench.retrieval.vectors import Vectors
 from loadtest.bench.setup import Setup
 
-# Its type stubs have no keyword parameters.
-faiss: Any = typed_faiss
 F32 = NDArray[np.float32]
 
 _QUICK: Final = 2000
-_LINKS: Final = 16
 FORMS: Final[Mapping[str, tuple[tns.DataType.ValueType, float]]] = {
     "f32": (tns.DATA_TYPE_FLOAT32, 1.0),
     "f16": (tns.DATA_TYPE_FLOAT16, 1.0),
@@ -132,7 +130,5 @@ def _empty_bytes(dimensions: int) -> int:
 
 def _graph_bytes(documents: F32) -> float:
     """Return the bytes per vector of FAISS HNSW f32 as saved: its vectors and the links of its graph."""
-    index = faiss.IndexHNSWFlat(documents.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 40  # the size does not depend on it
-    index.add(documents)
+    index = hnsw_index(documents, ef_construction=40)  # the size does not depend on it
     return len(faiss.serialize_index(index)) / len(documents)
