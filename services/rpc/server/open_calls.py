@@ -34,7 +34,6 @@ class OpenCalls:
     def __init__(self, most: int, most_each: int, watch_s: float) -> None:
         self._slots = Slots(most, most_each)
         self._watch_s = watch_s
-        self._most_ending = most
         self._calls: dict[int, OpenCall] = {}
 
     @asynccontextmanager
@@ -50,7 +49,8 @@ class OpenCalls:
             )
         ticket, displaced = taken
         if displaced is not None:
-            self._displace(displaced)
+            # A displaced watch without an answer gets one first, unless too many calls wait for their end.
+            self._calls[displaced].end(after_answer=self._slots.retired <= self._slots.most)
         call = OpenCall(context, self._watch_s, is_watch=is_watch)
         OPEN_CALLS.inc()
         try:
@@ -73,11 +73,6 @@ class OpenCalls:
         """End all calls, so that none delays the end of the server."""
         for call in self._calls.values():
             call.end()
-
-    def _displace(self, ticket: int) -> None:
-        call = self._calls.get(ticket)
-        if call is not None:
-            call.end(after_answer=self._slots.retired <= self._most_ending)
 
 
 class OpenCall:
