@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -16,10 +15,8 @@ from sluice.errors import SluiceError, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-from services.retrieval.server import build
-from services.retrieval.settings import RetrievalSettings
-from services.rpc.server.lifecycle import serving
 from services.rpc.tensor import to_tensor
+from tests.support.servers import retrieval_address
 
 if TYPE_CHECKING:
     from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub
@@ -32,11 +29,7 @@ DIMENSIONS = 4
 @asynccontextmanager
 async def channel_to_retrieval(folder: Path, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
     """Yield a channel to a server on a free port, with its data in `folder`."""
-    chosen = RetrievalSettings(listen="127.0.0.1:0", data=folder, **settings)
-    async with (
-        serving(chosen, partial(build, chosen)) as running,
-        grpc.aio.insecure_channel(running.address) as channel,
-    ):
+    async with retrieval_address(folder, **settings) as address, grpc.aio.insecure_channel(address) as channel:
         yield channel
 
 

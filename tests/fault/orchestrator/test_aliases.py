@@ -3,8 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,6 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.retrieval.server import build
-from services.retrieval.settings import RetrievalSettings
-from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (
     DIMENSIONS,
     HashingEmbedder,
@@ -27,6 +22,7 @@ from tests.support.fake_services import (
     orchestrator,
     reranking_server,
 )
+from tests.support.servers import retrieval_address
 
 if TYPE_CHECKING:
     from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub
@@ -116,17 +112,11 @@ class Running:
 def run(folder: Path, check: Callable[[Running], Awaitable[None]], **settings: Any) -> None:
     (folder / "pipelines.yaml").write_text(PIPELINES)
 
-    @asynccontextmanager
-    async def retrieval_server() -> AsyncIterator[str]:
-        own = RetrievalSettings(listen="127.0.0.1:0", data=folder / "data")
-        async with serving(own, partial(build, own)) as server:
-            yield server.address
-
     async def main() -> None:
         async with (
             embedding_server(HashingEmbedder()) as embedding,
             reranking_server(OverlapReranker()) as reranking,
-            retrieval_server() as retrieval,
+            retrieval_address(folder / "data") as retrieval,
             grpc.aio.insecure_channel(retrieval) as channel,
         ):
             addresses = {"embedding": embedding, "reranking": reranking, "retrieval": retrieval}

@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,6 @@ from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from sluice.search.v1 import search_service_pb2 as pb
 
-from services.retrieval.server import build
-from services.retrieval.settings import RetrievalSettings
-from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (
     HashingEmbedder,
     OverlapReranker,
@@ -26,6 +21,7 @@ from tests.support.fake_services import (
     orchestrator,
     reranking_server,
 )
+from tests.support.servers import retrieval_address
 
 if TYPE_CHECKING:
     from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub
@@ -79,17 +75,11 @@ class Chunked:
 def run(folder: Path, check: Callable[[Chunked], Awaitable[None]], **settings: Any) -> None:
     (folder / "pipelines.yaml").write_text(PIPELINES)
 
-    @asynccontextmanager
-    async def retrieval_server() -> AsyncIterator[str]:
-        own = RetrievalSettings(listen="127.0.0.1:0", data=folder / "data")
-        async with serving(own, partial(build, own)) as server:
-            yield server.address
-
     async def main() -> None:
         embedder = HashingEmbedder()
         async with (
             embedding_server(embedder) as embedding,
-            retrieval_server() as retrieval,
+            retrieval_address(folder / "data") as retrieval,
             reranking_server(OverlapReranker()) as reranking,
             grpc.aio.insecure_channel(retrieval) as channel,
             orchestrator(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,6 @@ from sluice.errors import BackendFailed
 from sluice.search.v1 import search_service_pb2 as pb
 
 from services.orchestrator.pipelines.loader import PipelinesError, parse
-from services.retrieval.server import build
-from services.retrieval.settings import RetrievalSettings
-from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (
     HashingEmbedder,
     OverlapReranker,
@@ -23,6 +19,7 @@ from tests.support.fake_services import (
     reranking_server,
 )
 from tests.support.faults import search_with_time
+from tests.support.servers import retrieval_address
 
 if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
@@ -50,7 +47,6 @@ Check = Callable[["SearchServiceAsyncStub", OverlapReranker], Awaitable[None]]
 
 def run(folder: Path, check: Check) -> None:
     (folder / "p.yaml").write_text(PIPELINES)
-    own = RetrievalSettings(listen="127.0.0.1:0", data=folder / "data")
 
     async def requests() -> AsyncIterator[pb.IndexRequest]:
         yield pb.IndexRequest(collection="books", create_collection=True, documents=BOOKS)
@@ -59,12 +55,12 @@ def run(folder: Path, check: Check) -> None:
         reranker = OverlapReranker()
         async with (
             embedding_server(HashingEmbedder()) as embedding,
-            serving(own, partial(build, own)) as retrieval,
+            retrieval_address(folder / "data") as retrieval,
             reranking_server(reranker) as reranking,
             orchestrator(
                 listen="127.0.0.1:0",
                 embedding=embedding,
-                retrieval=retrieval.address,
+                retrieval=retrieval,
                 reranking=reranking,
                 pipelines=folder / "p.yaml",
             ) as (search, _),

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,6 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 from services.core.fusion import weighted_sum
 from services.core.ranking import Ranking
-from services.retrieval.server import build
-from services.retrieval.settings import RetrievalSettings
-from services.rpc.server.lifecycle import serving
 from tests.support.fake_services import (
     HashingEmbedder,
     OverlapReranker,
@@ -24,6 +19,7 @@ from tests.support.fake_services import (
     orchestrator,
     reranking_server,
 )
+from tests.support.servers import retrieval_address
 
 if TYPE_CHECKING:
     from sluice.search.v1.search_service_pb2_grpc import SearchServiceAsyncStub
@@ -67,13 +63,6 @@ BOOKS = [
 Check = Callable[["SearchServiceAsyncStub", HashingEmbedder], Awaitable[None]]
 
 
-@asynccontextmanager
-async def retrieval_server(folder: Path) -> AsyncIterator[str]:
-    settings = RetrievalSettings(listen="127.0.0.1:0", data=folder)
-    async with serving(settings, partial(build, settings)) as server:
-        yield server.address
-
-
 def run(folder: Path, check: Check, **settings: Any) -> None:
     (folder / "pipelines.yaml").write_text(PIPELINES)
 
@@ -81,7 +70,7 @@ def run(folder: Path, check: Check, **settings: Any) -> None:
         embedder = HashingEmbedder()
         async with (
             embedding_server(embedder) as embedding,
-            retrieval_server(folder / "data") as retrieval,
+            retrieval_address(folder / "data") as retrieval,
             reranking_server(OverlapReranker()) as reranking,
             orchestrator(
                 listen="127.0.0.1:0",

@@ -13,9 +13,7 @@ from google.protobuf.message import Message
 from sluice.errors import SluiceError
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from services.retrieval.server import build
-from services.retrieval.settings import RetrievalSettings
-from tests.support.servers import channel_to
+from tests.support.retrieval import channel_to_retrieval
 from tests.support.waiting import until
 
 SERVICE = "/sluice.retrieval.v1.RetrievalService/"
@@ -44,10 +42,9 @@ def alive(*kinds: type) -> int:
     ],
 )
 async def test_a_refused_request_is_freed(tmp_path: Path, method: str, request_message: Message) -> None:
-    settings = RetrievalSettings(listen="127.0.0.1:0", data=tmp_path)
     # What is counted: requests, and what keeps them by a traceback.
     kinds, data = (type(request_message), SluiceError, grpc.aio.AbortError), request_message.SerializeToString()
-    async with channel_to(settings, lambda: build(settings)) as channel:
+    async with channel_to_retrieval(tmp_path) as channel:
         with without_collector():
             ask: Any = channel.unary_unary(SERVICE + method)
             before = alive(*kinds)

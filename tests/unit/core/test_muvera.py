@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -31,7 +31,6 @@ def estimates(encoding: FixedDimensionalEncoding, query: F32, tokens: F32, count
     return scores
 
 
-@settings(deadline=None)
 @given(SEEDS, st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 6))
 def test_an_estimate_is_at_most_maxsim(seed: int, counts: list[int], asked: int) -> None:
     query, tokens = drawn(seed, asked), drawn(seed + 1, sum(counts))
@@ -39,7 +38,6 @@ def test_an_estimate_is_at_most_maxsim(seed: int, counts: list[int], asked: int)
     assert np.all(estimates(whole(seed), query, tokens, counts) <= truth + 1e-4)
 
 
-@settings(deadline=None)
 @given(SEEDS, st.integers(1, 6))
 def test_a_document_of_one_token_is_estimated_exactly(seed: int, asked: int) -> None:
     query, tokens = drawn(seed, asked), drawn(seed + 1, 4)
@@ -47,7 +45,6 @@ def test_a_document_of_one_token_is_estimated_exactly(seed: int, asked: int) -> 
     np.testing.assert_allclose(estimates(whole(seed), query, tokens, [1] * 4), expected, atol=1e-4)
 
 
-@settings(deadline=None)
 @given(SEEDS, st.integers(1, 8))
 def test_a_document_with_the_querys_tokens_alone_in_their_partitions_is_exact(seed: int, asked: int) -> None:
     """With 256 partitions, few tokens share one. If none do, each token matches itself, and MaxSim is their number."""
@@ -58,7 +55,6 @@ def test_a_document_with_the_querys_tokens_alone_in_their_partitions_is_exact(se
         assert estimates(encoding, query, query, [asked])[0] == pytest.approx(asked, abs=1e-4)
 
 
-@settings(deadline=None)
 @given(SEEDS, st.lists(st.integers(0, 6), min_size=1, max_size=6))
 def test_an_encoding_depends_only_on_its_own_tokens(seed: int, counts: list[int]) -> None:
     encoding = FixedDimensionalEncoding(D, 2, 3, 4, 20, seed)

@@ -28,14 +28,14 @@ def assert_equal(one: Batch, other: Batch) -> None:
         np.testing.assert_array_equal(given_, found)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=8))
 def test_decode_inverts_encode(numbers: list[int]) -> None:
     batch = batch_of({f"{place}": number for place, number in enumerate(numbers)})
     assert_equal(decode(batch.documents, encode(batch), SCHEMA), batch)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.permutations(range(5)))
 def test_documents_are_independent(order: list[int]) -> None:
     batch = batch_of({f"{number}": number for number in range(5)})

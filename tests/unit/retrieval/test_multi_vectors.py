@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.retrieval.domain.schema import TokenType
@@ -17,7 +17,6 @@ def vectors_of(counts: list[int], stored: TokenType = TokenType.F16, dimensions:
     return MultiVectors(TokenVectors.quantize(tokens, np.array(counts, dtype=np.int64), stored))
 
 
-@settings(deadline=None)
 @given(COUNTS, st.sampled_from(TokenType), st.data())
 def test_scores_equal_max_sim(counts: list[int], stored: TokenType, data: st.DataObject) -> None:
     vectors = vectors_of(counts, stored)
@@ -31,7 +30,6 @@ def test_scores_equal_max_sim(counts: list[int], stored: TokenType, data: st.Dat
         assert score == (pytest.approx(products.max(axis=1).sum(), rel=1e-5) if len(tokens) else -np.inf)
 
 
-@settings(deadline=None)
 @given(COUNTS, COUNTS, st.sampled_from(TokenType))
 def test_concatenate_and_take_are_inverse(first: list[int], second: list[int], stored: TokenType) -> None:
     parts = [vectors_of(first, stored), vectors_of(second, stored)]

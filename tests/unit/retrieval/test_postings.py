@@ -1,7 +1,7 @@
 """Inverted lists equal dictionaries of the terms of each document, whatever is taken, joined or spread."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.retrieval.domain.vectors import Terms
@@ -33,13 +33,11 @@ def assert_equal(postings: Postings, model: Model) -> None:
     assert postings.sums.tolist() == [sum(terms.values()) for terms in model]
 
 
-@settings(deadline=None)
 @given(MODELS)
 def test_lists_contain_the_terms_of_each_document(model: Model) -> None:
     assert_equal(postings_of(model), model)
 
 
-@settings(deadline=None)
 @given(MODELS, st.data())
 def test_take_keeps_the_chosen_documents(model: Model, data: st.DataObject) -> None:
     chosen = sorted(data.draw(st.sets(st.sampled_from(range(len(model)))))) if model else []
@@ -47,14 +45,12 @@ def test_take_keeps_the_chosen_documents(model: Model, data: st.DataObject) -> N
     assert_equal(taken, [model[position] for position in chosen])
 
 
-@settings(deadline=None)
 @given(st.lists(MODELS, min_size=1, max_size=4))
 def test_concatenate_joins_documents_in_order(models: list[Model]) -> None:
     joined = Postings.concatenate(list(map(postings_of, models)))
     assert_equal(joined, [terms for model in models for terms in model])
 
 
-@settings(deadline=None)
 @given(MODELS, st.data())
 def test_spread_gives_documents_new_positions(model: Model, data: st.DataObject) -> None:
     count = len(model) + data.draw(st.integers(0, 4))

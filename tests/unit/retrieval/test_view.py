@@ -31,7 +31,7 @@ def built(model: dict[str, int]) -> dict[str, object]:
     return {id_: content_of(block, position) for position, id_ in enumerate(block.ids)}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(UPSERTS | DELETIONS, max_size=8))
 def test_a_view_equals_a_dictionary(writes: list[dict[str, int] | set[str]]) -> None:
     view, model, next_row = View(0), dict[str, int](), 0
@@ -52,7 +52,7 @@ def test_a_view_equals_a_dictionary(writes: list[dict[str, int] | set[str]]) -> 
         assert rows_in_order == sorted(set(rows_in_order))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30))
 def test_parts_stay_few_and_shrink_by_half(sizes: list[int]) -> None:
     view, start = View(0), 0
@@ -75,7 +75,7 @@ def test_mostly_dead_parts_are_rewritten() -> None:
     assert view.apply(2, np.arange(10, dtype=np.int64)).parts == ()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(UPSERTS, UPSERTS)
 def test_concatenate_and_take_are_inverse(first: dict[str, int], second: dict[str, int]) -> None:
     blocks = [
