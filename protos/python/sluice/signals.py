@@ -1,5 +1,6 @@
 """Handling of the signals that stop a command."""
 
+import os
 import signal
 import sys
 import threading
@@ -8,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NoReturn
 
-# Exit status that shells report for a command ended by SIGTERM.
-_TERMINATED: Final = 128 + signal.SIGTERM
+# How long a command may take to stop once a signal told it to. It kills services of its own after 20 s.
+_GRACE_S: Final = 60.0
 
 
 def stop_on_signals() -> None:
@@ -18,9 +19,36 @@ def stop_on_signals() -> None:
     Call it at the entry of a command. A shell without job control starts `command &` with SIGINT ignored, and Python
     keeps an inherited SIG_IGN: the command and its children would run on after ^C or `kill -INT`. Children started
     afterwards inherit the default action of both signals.
+
+    If the command is not over 60 seconds later, the process exits. The exception can interrupt a library that has just
+    taken a lock, and whoever waits for that lock then waits forever; closing a channel of gRPC can.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _limit_time_to_stop(number)
+    signal.default_int_handler(number, frame)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    _limit_time_to_stop(number)
+    sys.exit(_status(number))
+
+
+def _status(number: int) -> int:
+    """Return the exit status that shells report for a command ended by this signal."""
+    return 128 + number
+
+
+def _limit_time_to_stop(number: int) -> None:
+    def leave(_alarm: int, _frame: FrameType | None) -> None:
+        os.write(2, f"not stopped {_GRACE_S:g} s after {signal.Signals(number).name}: exiting\n".encode())
+        os._exit(_status(number))
+
+    signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
 
 
 @contextmanager
@@ -45,7 +73,3 @@ def deferred_signals() -> Iterator[None]:
             signal.signal(number, handler)
     for held_number in held:
         signal.raise_signal(held_number)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(_TERMINATED)

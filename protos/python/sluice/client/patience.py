@@ -1,5 +1,7 @@
 """The state of an index call across its streams: how long it retries without an acknowledgement."""
 
+import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,20 +76,22 @@ class IndexJob:
 
 
 class Watchdog:
-    """A timeout for reads of a synchronous gRPC stream, which have none: calls `cancel` if a read takes too long."""
+    """A timeout for reads of a synchronous gRPC stream, which have none: calls `cancel` if a read takes too long.
+
+    The reader and the thread share a queue and no lock. A signal handler can raise an exception between taking a lock
+    and entering the block that releases it: the thread would wait forever, and `close` for the thread.
+    """
 
     def __init__(self, cancel: Callable[[], object]) -> None:
         self._cancel = cancel
-        self._changed = threading.Condition()
-        self._due: float | None = None
-        self._is_closed = False
+        self._due: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self.has_fired = False
         self._thread = threading.Thread(target=self._run, name="sluice-index-patience", daemon=True)
         self._thread.start()
 
     def read(self, responses: Iterator[pb.IndexResponse], job: IndexJob) -> pb.IndexResponse | None:
         """Return the next response, or None at the end. Raises Unavailable if the job gives up before that."""
-        self._set(job.ends_at)
+        self._due.put(job.ends_at)
         try:
             return next(responses, None)
         except grpc.RpcError:
@@ -95,26 +99,20 @@ class Watchdog:
                 raise job.given_up() from None
             raise
         finally:
-            self._set(None)
+            self._due.put(math.inf)
 
     def close(self) -> None:
         """Stop the thread."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
+        self._due.put(None)
         self._thread.join()
 
-    def _set(self, due: float | None) -> None:
-        with self._changed:
-            self._due = due
-            self._changed.notify()
-
     def _run(self) -> None:
-        with self._changed:
-            while not self._is_closed and not self.has_fired:
-                left_s = None if self._due is None else self._due - time.monotonic()
-                self.has_fired = left_s is not None and left_s <= 0
-                if not self.has_fired:
-                    self._changed.wait(left_s)
-        if self.has_fired:
-            self._cancel()
+        due: float | None = math.inf
+        while due is not None:
+            left_s = None if math.isinf(due) else max(0.0, due - time.monotonic())
+            try:
+                due = self._due.get(timeout=left_s)
+            except queue.Empty:
+                self.has_fired = True
+                self._cancel()
+                return
