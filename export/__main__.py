@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from sluice.signals import stop_on_signals
 
-from export.checkpoint import ExportError, Pooling, Similarity, Task
+from export.checkpoint.description import Pooling, Similarity, Task
+from export.errors import ExportError
 from export.options import Options
 from services.inference.bundle import VariantName
 

@@ -1,6 +1,5 @@
 """Building of a bundle: export the graph, fuse, quantize, measure, and rename it into place only if it is correct."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -10,16 +9,18 @@ import numpy as np
 import onnx
 from tokenizers import Tokenizer
 
-from export import graph, verify
 from export.atomic_output import locked, staging
-from export.calibration_texts import Item, calibration_items, pair_sample, text_sample
-from export.checkpoint import Checkpoint, ExportError, read_checkpoint
-from export.fp16 import to_float16
+from export.calibration_texts import Item, pair_sample, text_sample
+from export.checkpoint.description import Checkpoint
+from export.checkpoint.reader import read_checkpoint
+from export.errors import ExportError
 from export.idf import read_idf
-from export.int8 import quantized_inputs, to_int8
-from export.onnx_runner import GRAPH_ERRORS, Graph
 from export.options import Options, bundle_path, overridden
-from export.reference import F32, Outputs, ReferenceModel, load_reference
+from export.parity import verify
+from export.parity.onnx_runner import GRAPH_ERRORS, Graph
+from export.reference.loader import load_reference
+from export.reference.model import Outputs, ReferenceModel
+from export.variants import variants_of
 from services.inference.bundle import (
     GOLDEN,
     MANIFEST,
@@ -91,9 +92,10 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     tokenizer.enable_padding(pad_id=pad_token_id, pad_token=original.tokenizer.pad_token or "[PAD]")
 
     say("exporting the graph through Optimum")
-    for variant, model in _models(original, tokenizer, options, is_pairs=checkpoint.task == "cross-encoder").items():
+    is_pairs = checkpoint.task == "cross-encoder"
+    for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs).items():
         onnx.save(model, folder / f"{variant}.onnx")
-    sample = pair_sample() if checkpoint.task == "cross-encoder" else text_sample()
+    sample = pair_sample() if is_pairs else text_sample()
     say(f"running the reference model on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
     relevant_label = _relevant_label(checkpoint, options)
     reference = verify.Reference(sample, original.run(sample.items), relevant_label)
@@ -161,42 +163,6 @@ def _dimensions(outputs: Outputs) -> int:
     if "dense" in outputs:
         return len(outputs["dense"][0])
     return outputs["multi_vector"][0].shape[1] if "multi_vector" in outputs else 0
-
-
-def _models(
-    original: ReferenceModel, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
-) -> dict[VariantName, onnx.ModelProto]:
-    """Return the graph of each variant."""
-    config = original.body.config
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "body.onnx"
-        graph.export_body(original.body, original.task, path)
-        heads = getattr(config, "num_attention_heads", 0)  # 0: found in the graph
-        fused = graph.fuse(path, config.model_type, heads=heads, hidden=config.hidden_size)
-    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": graph.for_cpu(fused)}
-    if options.int8:
-        activations = _activations(bodies["fp32"], tokenizer, calibration_items(is_pairs=is_pairs))
-        bodies["int8"] = to_int8(bodies["fp32"], activations, reduce_range=not has_vnni())
-    if options.fp16:
-        bodies["fp16"] = to_float16(fused)
-    head = original.head
-    return {name: graph.with_head(body, head) for name, body in bodies.items()} if head else bodies
-
-
-def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:
-    """Return the inputs of the graph's matrix products for these items: float32 [tokens, channels] each."""
-    model = onnx.ModelProto()
-    model.CopyFrom(body)
-    del model.graph.output[:]
-    names = quantized_inputs(body)
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    return Graph(model.SerializeToString(), tokenizer).tokens(items, batch_size=_SPEED_BATCH)
-
-
-def has_vnni() -> bool:
-    """Return whether this processor multiplies 8-bit integers without saturating intermediate sums."""
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "vnni" in flags.read_text(encoding="utf-8")
 
 
 def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, say: Say) -> dict[VariantName, Variant]:

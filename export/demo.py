@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from export.checkpoint import ExportError
+from export.errors import ExportError
 from export.options import Options
 
 # multi_vector: the demo reranks with token vectors. fp32: vectors equal those of sentence-transformers. The bundle also

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from export.checkpoint import ExportError
+from export.errors import ExportError
 
 STATED: Final = "idf.json"
 _FORMULA: Final = "ln((N + 1) / (df + 1))"

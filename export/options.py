@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from export.checkpoint import Checkpoint, ExportError, Pooling, Similarity, Task
+from export.checkpoint.description import Checkpoint, Pooling, Similarity, Task
+from export.errors import ExportError
 from services.inference.bundle import VariantName
 
 # Computed inside the graph.

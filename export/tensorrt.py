@@ -12,11 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from export import graph
 from export.atomic_output import locked, staging
-from export.checkpoint import ExportError, read_checkpoint
+from export.checkpoint.reader import read_checkpoint
+from export.errors import ExportError
+from export.graph.body import export_body
+from export.graph.head import with_head
 from export.options import Options, overridden
-from export.reference import ReferenceModel, load_reference
+from export.reference.loader import load_reference
+from export.reference.model import ReferenceModel
 from services.inference.bundle import Bundle, Manifest, sha256
 from services.inference.tensorrt import ENGINES, FOLDER, GRAPH, Engines, Profile, machine_key, profile_for
 
@@ -42,9 +45,9 @@ def plain_graph(original: ReferenceModel) -> onnx.ModelProto:
     """Return the graph in standard operators only."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
-        graph.export_body(original.body, original.task, path)
+        export_body(original.body, original.task, path)
         body = onnx.load(path)
-    return graph.with_head(body, original.head) if original.head else body
+    return with_head(body, original.head) if original.head else body
 
 
 def export_engines(source: str, bundle: Bundle, options: Options, key: str, *, say: Say = print) -> Path:

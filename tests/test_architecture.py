@@ -37,7 +37,7 @@ ALLOWED = {
     "services/orchestrator": {"services.core", "services.orchestrator", "services.rpc", "sluice"},
     "services/gateway": {"services.core", "services.gateway", "services.rpc", "sluice"},
     "services/local": {"services.local", "sluice"},
-    "export": {"export", "services.inference", "sluice.signals"},
+    "export": {"export", "services.core", "services.inference", "sluice.signals"},
     # The client imports no server, no export and no load test.
     "protos/python/sluice": {"sluice"},
 }

@@ -108,8 +108,8 @@ def plain_graph(checkpoint: Path, out: Path) -> Path:
         import onnx
 
         from export import tensorrt
-        from export.checkpoint import read_checkpoint
-        from export.reference import load_reference
+        from export.checkpoint.reader import read_checkpoint
+        from export.reference.loader import load_reference
 
         onnx.save(tensorrt.plain_graph(load_reference(read_checkpoint(str(checkpoint)), multi_vector=False)), path)
     return path

@@ -44,7 +44,7 @@ HUB, RUNTIME = "huggingface_hub=b'1'", "onnxruntime=b'1'"
         ("services.embedding.__main__", RUNTIME),
         ("services.reranking.__main__", RUNTIME),
         ("services.inference.tensorrt", RUNTIME),
-        ("export.onnx_runner", f"{HUB} {RUNTIME}"),
+        ("export.parity.onnx_runner", f"{HUB} {RUNTIME}"),
         ("export.build", f"{HUB} {RUNTIME}"),
         ("export.tensorrt", f"{HUB} {RUNTIME}"),
         ("loadtest.peers.unbatched", HUB),

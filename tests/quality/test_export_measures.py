@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export import verify
+from export.parity import verify
 from services.inference.bundle import Parity, Variant, VariantName
 
 

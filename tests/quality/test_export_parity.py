@@ -118,9 +118,9 @@ def test_prompts_and_flags_reach_the_manifest(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_variants_are_measured_and_only_a_servable_one_is_the_default(tmp_path: Path) -> None:
-    from export import verify
     from export.build import export_bundle
     from export.options import Options
+    from export.parity import verify
 
     said: list[str] = []
     checkpoint = write_bi_encoder(tmp_path / "model")
@@ -161,11 +161,11 @@ def test_a_graph_that_differs_is_refused(tiny_bi_encoder: Path, tmp_path: Path) 
     """One weight matrix scaled by 1.1, as a wrong fusion might."""
     from tokenizers import Tokenizer as Tokens
 
-    from export import verify
     from export.calibration_texts import Sample
-    from export.checkpoint import read_checkpoint
-    from export.onnx_runner import Graph
-    from export.reference import load_reference
+    from export.checkpoint.reader import read_checkpoint
+    from export.parity import verify
+    from export.parity.onnx_runner import Graph
+    from export.reference.loader import load_reference
 
     original = load_reference(read_checkpoint(str(tiny_bi_encoder.parents[2] / "tiny")), multi_vector=True)
     sample = Sample(("assert", "yield"), tuple(f"{text} {text}" for text in TEXTS[1:]) * 4, is_pairs=False)
@@ -189,7 +189,7 @@ def test_nothing_is_written_without_parity(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     from export.build import export_bundle
-    from export.checkpoint import ExportError
+    from export.errors import ExportError
     from export.options import Options
 
     checkpoint = write_cross_encoder(tmp_path / "model")
@@ -205,7 +205,8 @@ def test_pickles_are_refused_unless_trusted(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from export.checkpoint import ExportError, read_checkpoint
+    from export.checkpoint.reader import read_checkpoint
+    from export.errors import ExportError
 
     checkpoint = write_cross_encoder(tmp_path / "model")
     weights = checkpoint / "model.safetensors"
@@ -229,8 +230,9 @@ class Exploit:
 def test_a_trusted_pickle_still_runs_no_code(tmp_path: Path) -> None:
     import torch
 
-    from export.checkpoint import ExportError, read_checkpoint
-    from export.reference import load_reference
+    from export.checkpoint.reader import read_checkpoint
+    from export.errors import ExportError
+    from export.reference.loader import load_reference
 
     checkpoint = write_cross_encoder(tmp_path / "model")
     (checkpoint / "model.safetensors").unlink()
@@ -254,7 +256,8 @@ def test_a_trusted_pickle_still_runs_no_code(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_checkpoint_says_is_checked(tmp_path: Path, file: str, content: object, message: str) -> None:
-    from export.checkpoint import ExportError, read_checkpoint
+    from export.checkpoint.reader import read_checkpoint
+    from export.errors import ExportError
 
     checkpoint = write_bi_encoder(tmp_path / "model")
     (checkpoint / file).write_text(json.dumps(content))
@@ -272,7 +275,7 @@ def test_what_a_checkpoint_says_is_checked(tmp_path: Path, file: str, content: o
 )
 def test_what_an_export_is_asked_for_is_checked(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     from export.build import export_bundle
-    from export.checkpoint import ExportError
+    from export.errors import ExportError
     from export.options import Options
 
     with pytest.raises(ExportError, match=message):

@@ -29,7 +29,7 @@ def test_int8_keeps_ranks_and_does_not_depend_on_the_batch(tmp_path: Path, kind:
 
 def test_rounding_makes_good_its_own_errors() -> None:
     """On inputs whose channels go together, products change less than with the nearest whole numbers."""
-    from export.int8 import rounded
+    from export.graph.int8 import rounded
 
     random = np.random.default_rng(3)
     inputs = (random.normal(size=(500, 8)) @ random.normal(size=(8, 64))).astype(np.float32)
@@ -41,7 +41,7 @@ def test_rounding_makes_good_its_own_errors() -> None:
 
 
 def test_rounding_keeps_whole_numbers() -> None:
-    from export.int8 import rounded
+    from export.graph.int8 import rounded
 
     random = np.random.default_rng(3)
     weights = random.integers(-127, 128, size=(96, 5)).astype(np.float32)

@@ -147,7 +147,7 @@ async def test_sparse_queries_are_weighed_by_the_table_and_documents_by_the_mode
 def test_a_checkpoints_own_table_is_taken_and_a_wrong_one_refused(tmp_path: Path) -> None:
     from tokenizers import Tokenizer as Tokens
 
-    from export.checkpoint import ExportError
+    from export.errors import ExportError
     from export.idf import read_idf
 
     tokenizer = Tokens.from_file(str(splade_checkpoint() / "tokenizer.json"))
@@ -196,7 +196,8 @@ async def test_an_inference_free_checkpoint_gives_what_sentence_transformers_giv
 
 
 def test_a_router_of_other_routes_is_refused(router_checkpoint: Path, tmp_path: Path) -> None:
-    from export.checkpoint import ExportError, read_checkpoint
+    from export.checkpoint.reader import read_checkpoint
+    from export.errors import ExportError
 
     folder = shutil.copytree(router_checkpoint, tmp_path / "checkpoint")
     (folder / "query_0_SparseStaticEmbedding/model.safetensors").unlink()
@@ -267,8 +268,8 @@ async def test_token_vectors_are_those_of_torch(tmp_path: Path, has_modules: boo
     ],
 )
 def test_another_projection_is_refused(tmp_path: Path, file: str, content: object, message: str) -> None:
-    from export.checkpoint import ExportError
-    from export.projection import read_projection
+    from export.errors import ExportError
+    from export.reference.projection import read_projection
 
     checkpoint = write_late_interaction(tmp_path / "colbert", has_modules=True)
     (checkpoint / file).write_text(json.dumps(content))

@@ -20,8 +20,8 @@ KEY = "sm90-tensorrt10.16.1-onnxruntime1.31.1"
 
 def plain(checkpoint: Path, *, multi_vector: bool = False) -> bytes:
     """Return the graph that TensorRT gets for a checkpoint."""
-    from export.checkpoint import read_checkpoint
-    from export.reference import load_reference
+    from export.checkpoint.reader import read_checkpoint
+    from export.reference.loader import load_reference
     from export.tensorrt import plain_graph
 
     read = read_checkpoint(str(checkpoint))

@@ -11,7 +11,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from tokenizers import Encoding, Tokenizer
 
 from export.calibration_texts import Item
-from export.reference import F32, Outputs
+from export.reference.model import Outputs
+from services.core.arrays import F32
 
 # Exceptions of ONNX Runtime; they have no common base class.
 GRAPH_ERRORS: Final = (

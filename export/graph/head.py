@@ -1,35 +1,22 @@
-"""ONNX graphs of a checkpoint: exported by Optimum, fused by ONNX Runtime, with pooling and normalization included.
+"""The head of a graph: pooling, projection and normalization, which turn token states into the outputs of a bundle.
 
-The body of a bi-encoder gives token states; the head turns them into the outputs of the bundle. The head is written
-as ONNX text and appended after the fusions, so it is the same for every architecture and independent of torch's tracer.
+It is written as ONNX text and appended after the fusions, so it is the same for every architecture and independent of
+torch's tracer.
 """
 
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
 import onnx.parser
 from numpy.typing import NDArray
-from onnxruntime.transformers.fusion_options import FusionOptions
-from onnxruntime.transformers.optimizer import optimize_model
-from optimum.exporters.onnx import export as optimum_export
-from optimum.exporters.tasks import TasksManager
-from optimum.onnxruntime.utils import ORTConfigManager
-from torch.jit._trace import TracerWarning
-from transformers import PreTrainedModel
 
-from export.checkpoint import ExportError, Pooling
+from export.checkpoint.description import Pooling
 
-# The head needs axes as inputs (18). TensorRT 10 reads up to 20.
-OPSET: Final = 18
 STATES: Final = "last_hidden_state"
-
 _LOGITS: Final = "logits"
 _PROJECTION: Final = "h_projection"
-
 # B texts, T tokens, D dimensions, S width of states, V vocabulary. The constants equal sentence-transformers': the
 # mean of no token is 0, and a row of zeros stays zero.
 _HEAD: Final = """
@@ -105,84 +92,6 @@ class Head:
         """Names of the outputs, in the graph's order."""
         given = {"dense": self.pooling is not None, "sparse": self.sparse, "multi_vector": self.multi_vector}
         return tuple(name for name, is_given in given.items() if is_given)
-
-
-def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
-    """Write the graph of a torch model through Optimum, float32, with dynamic batch size and length.
-
-    task   Optimum's: `feature-extraction` (token states), `fill-mask` (logits) or `text-classification` (logits)
-    Raises ExportError for an architecture that Optimum does not know.
-    """
-    try:
-        construct = TasksManager.get_exporter_config_constructor(
-            exporter="onnx", model=model, task=task, library_name="transformers"
-        )
-    except (KeyError, ValueError) as error:
-        raise ExportError(f"{type(model).__name__}: expected an architecture that Optimum exports: {error}") from error
-    config = construct(model.config, task=task)
-    with warnings.catch_warnings():
-        # Optimum exports through TorchScript, which is deprecated and whose tracer warns about constants. Parity is
-        # measured afterwards.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", TracerWarning)
-        optimum_export(model, config, output=path, opset=max(OPSET, config.DEFAULT_ONNX_OPSET))
-
-
-def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelProto:
-    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none.
-
-    The fusions keep float32 results up to rounding: gelu stays exact, and no layer becomes half precision.
-    """
-    try:
-        kind = ORTConfigManager.get_model_ort_type(model_type)
-    except KeyError:
-        return onnx.load(path)
-    optimizer = optimize_model(
-        str(path),
-        model_type=kind,
-        num_heads=heads,
-        hidden_size=hidden,
-        optimization_options=FusionOptions(kind),
-        opt_level=1,
-        use_gpu=False,
-    )
-    return optimizer.model
-
-
-def for_cpu(body: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with each SkipLayerNormalization split into Sum and LayerNormalization.
-
-    ONNX Runtime's fused operator is scalar code on CPUs, LayerNormalization is not: MiniLM at 8 x 64 tokens takes 75 ms
-    instead of 85 (onnxruntime 1.31, one thread). Sum, because two Adds would be fused again when the graph is loaded.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(body)
-    del model.graph.node[:]
-    for node in body.graph.node:
-        model.graph.node.extend(_taken_apart(node) if _is_skip_norm(node) else [node])
-    return model
-
-
-def _is_skip_norm(node: onnx.NodeProto) -> bool:
-    # Additional outputs exist only in the fused operator.
-    return node.op_type == "SkipLayerNormalization" and len([name for name in node.output if name]) == 1
-
-
-def _taken_apart(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    first, skip, scale, shift, *bias = node.input
-    output = node.output[0]
-    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    return [
-        onnx.helper.make_node("Sum", [first, *bias, skip], [f"{output}_sum"], name=f"{node.name}_sum"),
-        onnx.helper.make_node(
-            "LayerNormalization",
-            [f"{output}_sum", scale, shift],
-            [output],
-            name=node.name,
-            axis=-1,
-            epsilon=attributes.get("epsilon", 1e-12),
-        ),
-    ]
 
 
 def with_head(body: onnx.ModelProto, head: Head) -> onnx.ModelProto:

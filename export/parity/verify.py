@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 
 from export.calibration_texts import Sample
-from export.onnx_runner import Feed, Graph
-from export.reference import F32, Outputs
+from export.parity.onnx_runner import Feed, Graph
+from export.reference.model import Outputs
+from services.core.arrays import F32
 from services.inference.bundle import Parity, Variant, VariantName
 
 MIN_COSINE: Final = 0.9999

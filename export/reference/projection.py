@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from export.checkpoint import PROJECTION, ExportError, has_projection
+from export.checkpoint.files import PROJECTION, has_projection
+from export.errors import ExportError
 
 _WEIGHTS: Final = "model.safetensors"
 

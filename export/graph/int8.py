@@ -35,7 +35,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.reference import F32
+from services.core.arrays import F32
 
 F64 = NDArray[np.float64]
 

@@ -1,0 +1,38 @@
+"""What a checkpoint states about itself."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Task = Literal["bi-encoder", "cross-encoder", "sparse", "late-interaction"]
+Pooling = Literal["mean", "cls", "last-token", "max"]
+Similarity = Literal["cosine", "dot", "l2"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk and what it states about itself."""
+
+    folder: Path
+    name: str
+    """Hub id, or name of the folder."""
+    revision: str
+    """Commit, or `sha256:` and the hash of the weights."""
+    licence: str
+    task: Task
+    architecture: str
+    pooling: Pooling
+    normalize: bool
+    similarity: Similarity
+    query_prompt: str
+    document_prompt: str
+    max_token_count: int
+    position_count: int | None
+    """Longest input that the model has positions for; None if it has no such limit."""
+    labels: tuple[str, ...]
+    """Names of a cross-encoder's logits."""
+    has_modules: bool
+    """Whether sentence-transformers wrote it; then the model that it loads is the reference."""
+    trust_pickle: bool
+    query_weights: Path | None = None
+    """Safetensors with `weight` [V], the weights of query terms; None if the model computes them."""

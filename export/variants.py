@@ -1,0 +1,59 @@
+"""The graphs of a bundle: one for each variant."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import onnx
+from tokenizers import Tokenizer
+
+from export.calibration_texts import Item, calibration_items
+from export.graph.body import export_body
+from export.graph.fp16 import to_float16
+from export.graph.fusion import for_cpu, fuse
+from export.graph.head import with_head
+from export.graph.int8 import quantized_inputs, to_int8
+from export.options import Options
+from export.parity.onnx_runner import Graph
+from export.reference.model import ReferenceModel
+from services.core.arrays import F32
+from services.inference.bundle import VariantName
+
+_CALIBRATION_BATCH: Final = 8
+
+
+def variants_of(
+    original: ReferenceModel, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
+) -> dict[VariantName, onnx.ModelProto]:
+    """Return the graph of each variant."""
+    config = original.body.config
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "body.onnx"
+        export_body(original.body, original.task, path)
+        heads = getattr(config, "num_attention_heads", 0)  # 0: found in the graph
+        fused = fuse(path, config.model_type, heads=heads, hidden=config.hidden_size)
+    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": for_cpu(fused)}
+    if options.int8:
+        activations = _activations(bodies["fp32"], tokenizer, calibration_items(is_pairs=is_pairs))
+        bodies["int8"] = to_int8(bodies["fp32"], activations, reduce_range=not has_vnni())
+    if options.fp16:
+        bodies["fp16"] = to_float16(fused)
+    head = original.head
+    return {name: with_head(body, head) for name, body in bodies.items()} if head else bodies
+
+
+def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:
+    """Return the inputs of the graph's matrix products for these items: float32 [tokens, channels] each."""
+    model = onnx.ModelProto()
+    model.CopyFrom(body)
+    del model.graph.output[:]
+    names = quantized_inputs(body)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    return Graph(model.SerializeToString(), tokenizer).tokens(items, batch_size=_CALIBRATION_BATCH)
+
+
+def has_vnni() -> bool:
+    """Return whether this processor multiplies 8-bit integers without saturating intermediate sums."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "vnni" in flags.read_text(encoding="utf-8")
