@@ -29,10 +29,20 @@ class _ScoringEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scoring.Value
     SCORING_UNSPECIFIED: _Scoring.ValueType  # 0
     """Not sent."""
     SCORING_CROSS_ENCODER: _Scoring.ValueType  # 1
-    """A sequence classifier reads the query and the document together."""
+    """The model reads the query and one document together: a sequence classifier, or a language model whose score is the
+    probability of its answer "yes".
+    """
     SCORING_LATE_INTERACTION: _Scoring.ValueType  # 2
     """The mean, over the query's tokens, of the highest cosine similarity to a token of the document (MaxSim divided by
     the number of query tokens): -1 to 1.
+    """
+    SCORING_LISTWISE: _Scoring.ValueType  # 3
+    """A language model reads the query and up to 20 documents together, and names the most relevant one. The logit of a
+    document's identifier is its score, so all documents are ranked by one decoding step. Longer lists are read in
+    windows of 20 that overlap by 10, from the last documents of the request to the first, and each window passes its
+    best 10 on. Send documents best first, and in one call: a score depends on the other documents of the call.
+
+    Source: Reddy et al., FIRST: Faster Improved Listwise Reranking with Single Token Decoding, 2024.
     """
 
 class Scoring(_Scoring, metaclass=_ScoringEnumTypeWrapper):
@@ -41,10 +51,20 @@ class Scoring(_Scoring, metaclass=_ScoringEnumTypeWrapper):
 SCORING_UNSPECIFIED: Scoring.ValueType  # 0
 """Not sent."""
 SCORING_CROSS_ENCODER: Scoring.ValueType  # 1
-"""A sequence classifier reads the query and the document together."""
+"""The model reads the query and one document together: a sequence classifier, or a language model whose score is the
+probability of its answer "yes".
+"""
 SCORING_LATE_INTERACTION: Scoring.ValueType  # 2
 """The mean, over the query's tokens, of the highest cosine similarity to a token of the document (MaxSim divided by
 the number of query tokens): -1 to 1.
+"""
+SCORING_LISTWISE: Scoring.ValueType  # 3
+"""A language model reads the query and up to 20 documents together, and names the most relevant one. The logit of a
+document's identifier is its score, so all documents are ranked by one decoding step. Longer lists are read in
+windows of 20 that overlap by 10, from the last documents of the request to the first, and each window passes its
+best 10 on. Send documents best first, and in one call: a score depends on the other documents of the call.
+
+Source: Reddy et al., FIRST: Faster Improved Listwise Reranking with Single Token Decoding, 2024.
 """
 Global___Scoring: _TypeAlias = Scoring  # noqa: Y015
 
@@ -100,11 +120,17 @@ class RerankRequest(_message.Message):
     raw_scores: _builtins.bool
     """Returns the model's logits as scores. By default, scores are the sigmoid of the logit for a model with one label,
     and the softmax over the labels for a model with several. No effect on late interaction.
+
+    For a listwise model, a score is the sigmoid of the difference between the logit and the mean logit of the call.
+    0.5 is the average of the documents, and a single document scores 0.5. Logits of several windows are aligned by the
+    documents that both windows contain. Scores are lowered by as little as needed to fall from each result to the
+    next.
     """
     truncation: _model_pb2.Truncation.ValueType
     """What to do with input that is longer than the model's limit. A cross-encoder reads query and document together,
-    and the longer of the two loses tokens first; late interaction truncates each on its own. Must be unset if
-    `windows` is set.
+    and the longer of the two loses tokens first; late interaction truncates each on its own. A listwise model divides
+    its limit among the documents that it reads together, and the longest lose tokens first; the query may take half. A
+    prompt around the texts is never truncated. Must be unset if `windows` is set.
     """
     lane: _model_pb2.Lane.ValueType
     """Priority of the request."""
@@ -119,7 +145,7 @@ class RerankRequest(_message.Message):
         """Splits documents that are longer than the model's limit into windows instead of truncating them. A document has
         the score of its best window. The query is not split. A cross-encoder reads it with each window and cuts it at the
         end to half of the model's limit, late interaction to the limit; `TextUsage.dropped_token_count` does not include
-        this cut.
+        this cut. A listwise model reads each document once, and rejects windows with FAILED_PRECONDITION.
         """
 
     def __init__(
@@ -193,7 +219,9 @@ class ScoredDocument(_message.Message):
 
     @_builtins.property
     def usage(self) -> _model_pb2.TextUsage:
-        """Token counts and truncation of the document; for a cross-encoder, of the query and the document together."""
+        """Token counts and truncation of the document; for a cross-encoder, of the query and the document together. For a
+        listwise model, of the document alone, in the last window that contained it.
+        """
 
     def __init__(
         self,
@@ -278,7 +306,9 @@ class RerankingModel(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the labels, in the order of the logits. A plain reranker has one; a late-interaction model has none."""
+        """Names of the labels, in the order of the logits. A plain reranker has one; a late-interaction or listwise model has
+        none.
+        """
 
     def __init__(
         self,
