@@ -15,6 +15,18 @@ from services.inference.bundle import VariantName
 
 app = typer.Typer(add_completion=False)
 
+_QueryIdf = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON lines with `text`. Sparse queries then weigh terms by their rarity in these documents and need no "
+        "model. (default: the checkpoint's idf.json, if it has one)"
+    ),
+]
+_Adapters = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FOLDER[:WEIGHT]", help="LoRA adapter in PEFT's format, merged into the model; may repeat."),
+]
+
 
 @app.command(name="export")
 def main(  # noqa: PLR0913, PLR0917 - each is a flag
@@ -42,13 +54,8 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     multi_vector: Annotated[
         bool, typer.Option("--multi-vector", help="Also output a vector for every token, for late interaction.")
     ] = False,
-    query_idf: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON lines with `text`. Sparse queries then weigh terms by their rarity in these documents and need "
-            "no model. (default: the checkpoint's idf.json, if it has one)"
-        ),
-    ] = None,
+    query_idf: _QueryIdf = None,
+    adapter: _Adapters = None,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Also write an 8-bit graph.")] = True,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write a half-precision graph, for GPUs.")] = False,
     default_variant: Annotated[
@@ -79,6 +86,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         relevant_label=relevant_label,
         multi_vector=multi_vector,
         query_idf=query_idf,
+        adapters=tuple(adapter or ()),
         int8=int8,
         fp16=fp16,
         default_variant=default_variant,

@@ -77,13 +77,15 @@ def _existing(folder: Path, checkpoint: Checkpoint, options: Options) -> Bundle 
     except BundleError:
         return None
     source = found.manifest.source
-    is_same = (source.revision, source.options) == (checkpoint.revision, options.recorded())
+    is_same = (source.revision, source.options) == (checkpoint.revision, options.recorded(checkpoint.adapters))
     return found if is_same else None
 
 
 def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, say: Say) -> Manifest:
     """Write every file of a bundle except the manifest, and return the manifest. Raises ExportError without parity."""
     say(f"loading {checkpoint.name}: {checkpoint.architecture}, {checkpoint.task}")
+    for adapter in checkpoint.adapters:
+        say(f"merging the adapter {adapter}")
     original = load_reference(checkpoint, multi_vector=options.multi_vector)
     tokenizer = _write_tokenizer(folder, original)
     query_idf = _write_query_idf(folder, checkpoint, tokenizer, options)
@@ -126,7 +128,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
             checkpoint=checkpoint.name,
             revision=checkpoint.revision,
             licence=checkpoint.licence,
-            options=options.recorded(),
+            options=options.recorded(checkpoint.adapters),
             versions={package: version_of(package) for package in _PACKAGES},
         ),
         variants=variants,

@@ -1,10 +1,12 @@
 """Options of an export, and how they override what the checkpoint states."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+from export.checkpoint.adapter import Adapter, read_adapter
 from export.checkpoint.description import Checkpoint, Pooling, Similarity, Task
 from export.errors import ExportError
 from services.inference.bundle import VariantName
@@ -35,15 +37,18 @@ class Options:
     relevant_label: str | None = None
     multi_vector: bool = False
     query_idf: Path | None = None
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters to merge, each FOLDER or FOLDER:WEIGHT."""
     int8: bool = True
     fp16: bool = False
     default_variant: VariantName | None = None
     trust_pickle: bool = False
 
-    def recorded(self) -> dict[str, str]:
-        """Return the given options as the manifest records them."""
-        given = {key: str(value) for key, value in vars(self).items() if value not in (None, ()) and key != "revision"}
-        return {"recipe": _RECIPE, **given}
+    def recorded(self, adapters: Sequence[Adapter] = ()) -> dict[str, str]:
+        """Return the given options as the manifest records them, with the contents of adapters instead of paths."""
+        given = {**vars(self), "adapters": ", ".join(map(str, adapters)) or None}
+        del given["revision"]
+        return {"recipe": _RECIPE, **{key: str(value) for key, value in given.items() if value not in (None, ())}}
 
 
 def bundle_path(checkpoint: Checkpoint, options: Options) -> PurePath:
@@ -56,7 +61,7 @@ def bundle_path(checkpoint: Checkpoint, options: Options) -> PurePath:
 
 
 def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
-    """Return the checkpoint with the options applied.
+    """Return the checkpoint with the options applied and the adapters read.
 
     If they change what the model computes, the reference model is built from parts instead of the checkpoint's
     modules. Raises ExportError.
@@ -66,4 +71,5 @@ def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     longest = given.get("max_token_count", 0)
     if checkpoint.position_count is not None and longest > checkpoint.position_count:
         raise ExportError(f"--max-token-count: expected at most {checkpoint.position_count} positions, found {longest}")
-    return replace(checkpoint, has_modules=checkpoint.has_modules and is_same, **given)
+    adapters = tuple(read_adapter(adapter) for adapter in options.adapters)
+    return replace(checkpoint, has_modules=checkpoint.has_modules and is_same, adapters=adapters, **given)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from export.checkpoint.adapter import Adapter
+
 Task = Literal["bi-encoder", "cross-encoder", "sparse", "late-interaction"]
 Pooling = Literal["mean", "cls", "last-token", "max"]
 Similarity = Literal["cosine", "dot", "l2"]
@@ -36,3 +38,5 @@ class Checkpoint:
     trust_pickle: bool
     query_weights: Path | None = None
     """Safetensors with `weight` [V], the weights of query terms; None if the model computes them."""
+    adapters: tuple[Adapter, ...] = ()
+    """LoRA adapters that are merged into the model."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from huggingface_hub.repocard import metadata_load
 
+from export.checkpoint.adapter import refuse_adapter
 from export.checkpoint.description import Checkpoint, Similarity, Task
 from export.checkpoint.files import download, has_projection, hash_of, list_weights, read_json
 from export.checkpoint.modules import CHAINS, QUERY_WEIGHTS, names_of, read_modules, read_pooling, read_routes
@@ -31,6 +32,7 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
     else:
         folder = download(source, revision, trust_pickle=trust_pickle)
         name, commit = source, folder.name
+    refuse_adapter(folder)
     top, routes = folder, read_routes(folder)
     folder = routes.document if routes else folder
     weights = list_weights(folder, trust_pickle=trust_pickle)
