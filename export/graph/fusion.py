@@ -1,21 +1,30 @@
 """ONNX Runtime's transformer fusions, and what of them is undone for CPUs."""
 
 from pathlib import Path
+from typing import Final
 
 import onnx
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from optimum.onnxruntime.utils import ORTConfigManager
 
+# ONNX Runtime's name for all decoders.
+_DECODER: Final = "gpt2"
+
 
 def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelProto:
-    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none.
+    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none or is a decoder.
+
+    Fusions of decoders write operators into the standard domain that only ONNX Runtime knows, such as
+    SimplifiedLayerNormalization. ONNX Runtime fuses the same norms when it loads the graph.
 
     The fusions keep float32 results up to rounding: gelu stays exact, and no layer becomes half precision.
     """
     try:
         kind = ORTConfigManager.get_model_ort_type(model_type)
     except KeyError:
+        kind = _DECODER
+    if kind == _DECODER:
         return onnx.load(path)
     optimizer = optimize_model(
         str(path),

@@ -22,7 +22,7 @@ _PROJECTION: Final = "h_projection"
 _HEAD: Final = """
 <ir_version: 10, opset_import: ["" : 18]>
 head ({source}, int64[B,T] attention_mask) => ({outputs})
-<int64[1] h_first = {{1}}, int64[1] h_last = {{-1}}, int64 h_zero = {{0}},
+<int64[1] h_first = {{1}}, int64[1] h_last = {{-1}}, int64 h_zero = {{0}}, int64 h_axis = {{1}},
  float h_least_count = {{1e-9}}, float h_least_norm = {{1e-12}}, float h_low = {{-1e9}},
  float h_none = {{0}}, float h_one = {{1}}>
 {{
@@ -40,10 +40,11 @@ _POOLING: Final[dict[Pooling, str]] = {
         h_pooled = Div (h_sum, h_divisor)""",
     "cls": """
         h_pooled = Gather <axis = 1> (last_hidden_state, h_zero)""",
-    # Padding is on the right, so the last token is the one before it.
+    # The count of tokens reaches its maximum first at the last token, on whichever side the padding is.
     "last-token": """
-        h_length = ReduceSum <keepdims = 1> (attention_mask, h_first)
-        h_index = Sub (h_length, h_first)
+        h_counts = CumSum (attention_mask, h_axis)
+        h_counts_32 = Cast <to = 6> (h_counts)
+        h_index = ArgMax <axis = 1> (h_counts_32)
         h_pooled = GatherND <batch_dims = 1> (last_hidden_state, h_index)""",
     "max": """
         h_mask = Cast <to = 9> (attention_mask)

@@ -28,7 +28,19 @@ def require_fast(tokenizer: object, checkpoint: Checkpoint) -> PreTrainedTokeniz
             f"{checkpoint.folder}: expected a tokenizer of the tokenizers library, found {type(tokenizer)}"
         )
     tokenizer.padding_side = "right"  # like the servers; a single text is the same either way
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = _any_special_token(tokenizer, checkpoint)
     return tokenizer
+
+
+def _any_special_token(tokenizer: PreTrainedTokenizerFast, checkpoint: Checkpoint) -> str:
+    """Return a token that pads without a change of results, because padding is masked. Raises ExportError."""
+    found = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+    if not any(found):
+        raise ExportError(
+            f"{checkpoint.folder}: expected a tokenizer with a token for padding or for the end, found none"
+        )
+    return next(str(token) for token in found if token)
 
 
 def keep_whole(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> None:

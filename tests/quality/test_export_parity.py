@@ -16,25 +16,12 @@ import pytest
 from services.inference.bundle import BundleError, open_bundle
 from services.inference.session import Session
 from services.inference.tokenizer import Tokenizer
+from tests.support.bundles import cosines, served
 from tests.support.checkpoints import MAX_TOKEN_COUNT, write_bi_encoder, write_cross_encoder
 from tests.support.processes import IGNORING_SIGINT, command_running
 
 # Lengths from empty to truncated, and characters that the vocabulary does not have.
 TEXTS = ["", "x", "What does yield do?", "größer than ☃", "a class is a callable " * 3, "for each item in turn " * 40]
-
-
-def served(folder: Path, texts: list[str], output: str) -> list[np.ndarray]:
-    """What a server's session gives for each text, all in one batch, without padding."""
-    bundle = open_bundle(folder)
-    tokenizer = Tokenizer(folder / "tokenizer.json", max_token_count=bundle.manifest.max_token_count)
-    rows = [tokenizer.single(ids, "end") for ids in tokenizer.tokenize(texts)]
-    values = Session(bundle, "fp32").run(rows, [output])[output]
-    return [value if value.ndim == 1 else value[: len(row.ids)] for value, row in zip(values, rows, strict=True)]
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    result: np.ndarray = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return result
 
 
 @pytest.mark.slow
