@@ -101,6 +101,8 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     say(f"running the reference model on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
     relevant_label = _relevant_label(checkpoint, options)
     reference = verify.Reference(sample, original.run(sample.items), relevant_label)
+    for line in _check_distinct(reference.outputs):
+        say(line)
     say("comparing the graphs with it")
     variants = _measured(folder, tokenizer, reference, say)
     for line in verify.report(variants):
@@ -165,6 +167,25 @@ def _dimensions(outputs: Outputs) -> int:
     if "dense" in outputs:
         return len(outputs["dense"][0])
     return outputs["multi_vector"][0].shape[1] if "multi_vector" in outputs else 0
+
+
+def _check_distinct(outputs: Outputs) -> list[str]:
+    """Return a warning if texts hardly differ in the model. Raises ExportError if they do not differ at all.
+
+    Vectors that are all alike agree with those of any graph, so parity would prove nothing.
+    """
+    median = verify.median_cosine(outputs)
+    if median >= verify.MIN_COSINE:
+        raise ExportError(
+            f"expected different texts to have different vectors, found a median cosine of {median:.5f} between them: "
+            "the model does not separate texts, and no comparison could show that a graph equals it"
+        )
+    if median < verify.DISTINCT_COSINE:
+        return []
+    return [
+        f"warning: the median cosine between different texts is {median:.3f}, above {verify.DISTINCT_COSINE}: the "
+        "cosine to the reference model says little here, and the rank agreement more"
+    ]
 
 
 def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, say: Say) -> dict[VariantName, Variant]:

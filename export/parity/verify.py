@@ -21,6 +21,8 @@ MIN_COSINE: Final = 0.9999
 MAX_SCORE_DIFFERENCE: Final = 1e-3
 MIN_BATCH_INVARIANCE: Final = 0.9999
 MIN_RANK_AGREEMENT: Final = 0.95
+# Above this median cosine between texts, a high cosine to the reference says little about a graph.
+DISTINCT_COSINE: Final = 0.9
 _NEAREST: Final = 10
 _BATCH: Final = 16
 # Logits of 16 x 512 tokens for a vocabulary of 30,000 would be a gigabyte.
@@ -103,6 +105,17 @@ def scores(outputs: Outputs, sample: Sample, relevant_label: int) -> F32:
         return _maxsim(outputs["multi_vector"][:count], outputs["multi_vector"][count:])
     result: F32 = vectors[:count] @ vectors[count:].T
     return result
+
+
+def median_cosine(outputs: Outputs) -> float:
+    """Return the median cosine of the dense vectors of two different texts; 0 without dense vectors."""
+    if "dense" not in outputs:
+        return 0.0
+    vectors = np.unique(np.stack(outputs["dense"]), axis=0)  # equal texts have equal vectors
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    if len(vectors) < 2:
+        return 1.0
+    return float(np.median((vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]))
 
 
 def _maxsim(queries: Sequence[F32], documents: Sequence[F32]) -> F32:

@@ -1,9 +1,13 @@
 """Bundles of decoders: the vectors equal sentence-transformers', alone and in batches, padded left or right."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 
@@ -71,3 +75,97 @@ def test_tokenizer_without_padding_uses_another_special_token(tmp_path: Path) ->
     manifest = open_bundle(export_tiny(checkpoint, tmp_path / "out")).manifest
     assert manifest.pad_token_id == 1
     assert manifest.query_prompt == "Instruct: find\nQuery:"
+
+
+# Graphs that the comparison with the reference model must reject.
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a checkpoint with learned positions and last-token pooling; its bundle is in `out` beside it."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    checkpoint = write_decoder(folder / "model", "gpt2")
+    export_tiny(checkpoint, folder / "out")
+    return checkpoint
+
+
+def without_causal_mask(graph: onnx.GraphProto) -> None:
+    """Let each token attend to later ones: compare the positions of keys with a large number."""
+    comparison = next(node for node in graph.node if node.op_type == "LessOrEqual")
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(10**6), "beyond"))
+    comparison.input[1] = "beyond"
+
+
+def with_positions_shifted_by_padding(graph: onnx.GraphProto) -> None:
+    """Count positions from the end of a row, as if padding were on the left and had positions."""
+    added = onnx.parser.parse_graph(
+        """shift (int64[B,T] p_indices) => (int64[B,T] shifted) <int64[1] last = {-1}> {
+            largest = ReduceMax (p_indices, last)
+            all = Equal (attention_mask, attention_mask)
+            all_64 = Cast <to = 7> (all)
+            count = ReduceSum (all_64, last)
+            end = Sub (count, p_one)
+            shift = Sub (end, largest)
+            shifted = Add (p_indices, shift)
+        }"""
+    )
+    index = next(index for index, node in enumerate(graph.node) if "p_indices" in node.input)
+    graph.node[index].input[0] = "shifted"
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes[:index], *added.node, *nodes[index:]])
+    graph.initializer.extend(added.initializer)
+
+
+def with_pooling_off_by_one(graph: onnx.GraphProto) -> None:
+    """Take the token before the last one."""
+    index, pooling = next((index, node) for index, node in enumerate(graph.node) if node.op_type == "GatherND")
+    before = onnx.helper.make_node("Sub", [pooling.input[1], "p_one"], ["before_last"])
+    nodes = [*graph.node[:index], before, *graph.node[index:]]
+    pooling.input[1] = "before_last"
+    nodes[index + 1] = pooling
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "damage", [None, without_causal_mask, with_positions_shifted_by_padding, with_pooling_off_by_one]
+)
+def test_broken_graph_fails_the_comparison(gpt2: Path, damage: Callable[[onnx.GraphProto], None] | None) -> None:
+    from tokenizers import Tokenizer
+
+    from export.calibration_texts import text_sample
+    from export.checkpoint.reader import read_checkpoint
+    from export.parity import verify
+    from export.parity.onnx_runner import Graph
+    from export.reference.loader import load_reference
+
+    folder = gpt2.parent / "out" / "model" / "1"
+    model = onnx.load(folder / "fp32.onnx")
+    if damage:
+        damage(model.graph)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_TOKEN_COUNT)
+    tokenizer.enable_padding(pad_id=2)
+    sample = text_sample()
+    original = load_reference(read_checkpoint(str(gpt2)), multi_vector=False)
+    reference = verify.Reference(sample, original.run(sample.items), 0)
+    assert verify.median_cosine(reference.outputs) < verify.DISTINCT_COSINE
+    parity = verify.measure(Graph(model.SerializeToString(), tokenizer), reference)
+    assert verify.keeps_parity(parity) == (damage is None)
+
+
+@pytest.mark.slow
+def test_model_with_equal_vectors_is_rejected(gpt2: Path, tmp_path: Path) -> None:
+    """A last norm with zero weights gives all texts its bias."""
+    from safetensors.numpy import load_file, save_file
+
+    from export.errors import ExportError
+
+    checkpoint = shutil.copytree(gpt2, tmp_path / "model")
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["ln_f.weight"], weights["ln_f.bias"] = np.zeros(32, np.float32), np.ones(32, np.float32)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match="expected different texts to have different vectors"):
+        export_tiny(checkpoint, tmp_path / "out")
