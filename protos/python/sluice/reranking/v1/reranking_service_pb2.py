@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sluice.common.v1 import model_pb2 as sluice_dot_common_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sluice/reranking/v1/reranking_service.proto\x12\x13sluice.reranking.v1\x1a\x1csluice/common/v1/model.proto\"\x92\x02\n\rRerankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12)\n\x05order\x18\x05 \x01(\x0e\x32\x1a.sluice.reranking.v1.Order\x12\x12\n\nraw_scores\x18\x06 \x01(\x08\x12\x30\n\ntruncation\x18\x07 \x01(\x0e\x32\x1c.sluice.common.v1.Truncation\x12$\n\x04lane\x18\x08 \x01(\x0e\x32\x16.sluice.common.v1.Lane\x12*\n\x07windows\x18\t \x01(\x0b\x32\x19.sluice.common.v1.Windows\"q\n\x0eRerankResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12\x34\n\x07results\x18\x02 \x03(\x0b\x32#.sluice.reranking.v1.ScoredDocument\"p\n\x0eScoredDocument\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x14\n\x0clabel_scores\x18\x03 \x03(\x02\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x1b.sluice.common.v1.TextUsage\"\x13\n\x11ListModelsRequest\"I\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.sluice.reranking.v1.RerankingModel\"\xc0\x01\n\x0eRerankingModel\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12-\n\x07scoring\x18\x02 \x01(\x0e\x32\x1c.sluice.reranking.v1.Scoring\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x17\n\x0fmax_token_count\x18\x04 \x01(\x05\x12\x1a\n\x12\x65xecution_provider\x18\x05 \x01(\t\x12\x0f\n\x07variant\x18\x06 \x01(\t\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\">\n\x11LoadModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*q\n\x07Scoring\x12\x17\n\x13SCORING_UNSPECIFIED\x10\x00\x12\x19\n\x15SCORING_CROSS_ENCODER\x10\x01\x12\x1c\n\x18SCORING_LATE_INTERACTION\x10\x02\x12\x14\n\x10SCORING_LISTWISE\x10\x03*B\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bORDER_SCORE\x10\x01\x12\x11\n\rORDER_REQUEST\x10\x02\x32\x96\x03\n\x10RerankingService\x12V\n\x06Rerank\x12\".sluice.reranking.v1.RerankRequest\x1a#.sluice.reranking.v1.RerankResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.sluice.reranking.v1.ListModelsRequest\x1a\'.sluice.reranking.v1.ListModelsResponse\"\x03\x90\x02\x01\x12_\n\tLoadModel\x12%.sluice.reranking.v1.LoadModelRequest\x1a&.sluice.reranking.v1.LoadModelResponse\"\x03\x90\x02\x02\x12\x65\n\x0bUnloadModel\x12\'.sluice.reranking.v1.UnloadModelRequest\x1a(.sluice.reranking.v1.UnloadModelResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sluice/reranking/v1/reranking_service.proto\x12\x13sluice.reranking.v1\x1a\x1csluice/common/v1/model.proto\"\x92\x02\n\rRerankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12)\n\x05order\x18\x05 \x01(\x0e\x32\x1a.sluice.reranking.v1.Order\x12\x12\n\nraw_scores\x18\x06 \x01(\x08\x12\x30\n\ntruncation\x18\x07 \x01(\x0e\x32\x1c.sluice.common.v1.Truncation\x12$\n\x04lane\x18\x08 \x01(\x0e\x32\x16.sluice.common.v1.Lane\x12*\n\x07windows\x18\t \x01(\x0b\x32\x19.sluice.common.v1.Windows\"\xa3\x01\n\x0eRerankResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12\x34\n\x07results\x18\x02 \x03(\x0b\x32#.sluice.reranking.v1.ScoredDocument\x12\x30\n\x0bquery_usage\x18\x03 \x01(\x0b\x32\x1b.sluice.common.v1.TextUsage\"p\n\x0eScoredDocument\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x14\n\x0clabel_scores\x18\x03 \x03(\x02\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x1b.sluice.common.v1.TextUsage\"\x13\n\x11ListModelsRequest\"I\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.sluice.reranking.v1.RerankingModel\"\xc0\x01\n\x0eRerankingModel\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12-\n\x07scoring\x18\x02 \x01(\x0e\x32\x1c.sluice.reranking.v1.Scoring\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x17\n\x0fmax_token_count\x18\x04 \x01(\x05\x12\x1a\n\x12\x65xecution_provider\x18\x05 \x01(\t\x12\x0f\n\x07variant\x18\x06 \x01(\t\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\">\n\x11LoadModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.ModelRef\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*q\n\x07Scoring\x12\x17\n\x13SCORING_UNSPECIFIED\x10\x00\x12\x19\n\x15SCORING_CROSS_ENCODER\x10\x01\x12\x1c\n\x18SCORING_LATE_INTERACTION\x10\x02\x12\x14\n\x10SCORING_LISTWISE\x10\x03*B\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bORDER_SCORE\x10\x01\x12\x11\n\rORDER_REQUEST\x10\x02\x32\x96\x03\n\x10RerankingService\x12V\n\x06Rerank\x12\".sluice.reranking.v1.RerankRequest\x1a#.sluice.reranking.v1.RerankResponse\"\x03\x90\x02\x01\x12\x62\n\nListModels\x12&.sluice.reranking.v1.ListModelsRequest\x1a\'.sluice.reranking.v1.ListModelsResponse\"\x03\x90\x02\x01\x12_\n\tLoadModel\x12%.sluice.reranking.v1.LoadModelRequest\x1a&.sluice.reranking.v1.LoadModelResponse\"\x03\x90\x02\x02\x12\x65\n\x0bUnloadModel\x12\'.sluice.reranking.v1.UnloadModelRequest\x1a(.sluice.reranking.v1.UnloadModelResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,30 +40,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RERANKINGSERVICE'].methods_by_name['LoadModel']._serialized_options = b'\220\002\002'
   _globals['_RERANKINGSERVICE'].methods_by_name['UnloadModel']._loaded_options = None
   _globals['_RERANKINGSERVICE'].methods_by_name['UnloadModel']._serialized_options = b'\220\002\002'
-  _globals['_SCORING']._serialized_start=1069
-  _globals['_SCORING']._serialized_end=1182
-  _globals['_ORDER']._serialized_start=1184
-  _globals['_ORDER']._serialized_end=1250
+  _globals['_SCORING']._serialized_start=1120
+  _globals['_SCORING']._serialized_end=1233
+  _globals['_ORDER']._serialized_start=1235
+  _globals['_ORDER']._serialized_end=1301
   _globals['_RERANKREQUEST']._serialized_start=99
   _globals['_RERANKREQUEST']._serialized_end=373
-  _globals['_RERANKRESPONSE']._serialized_start=375
-  _globals['_RERANKRESPONSE']._serialized_end=488
-  _globals['_SCOREDDOCUMENT']._serialized_start=490
-  _globals['_SCOREDDOCUMENT']._serialized_end=602
-  _globals['_LISTMODELSREQUEST']._serialized_start=604
-  _globals['_LISTMODELSREQUEST']._serialized_end=623
-  _globals['_LISTMODELSRESPONSE']._serialized_start=625
-  _globals['_LISTMODELSRESPONSE']._serialized_end=698
-  _globals['_RERANKINGMODEL']._serialized_start=701
-  _globals['_RERANKINGMODEL']._serialized_end=893
-  _globals['_LOADMODELREQUEST']._serialized_start=895
-  _globals['_LOADMODELREQUEST']._serialized_end=944
-  _globals['_LOADMODELRESPONSE']._serialized_start=946
-  _globals['_LOADMODELRESPONSE']._serialized_end=1008
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1010
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1044
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1046
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1067
-  _globals['_RERANKINGSERVICE']._serialized_start=1253
-  _globals['_RERANKINGSERVICE']._serialized_end=1659
+  _globals['_RERANKRESPONSE']._serialized_start=376
+  _globals['_RERANKRESPONSE']._serialized_end=539
+  _globals['_SCOREDDOCUMENT']._serialized_start=541
+  _globals['_SCOREDDOCUMENT']._serialized_end=653
+  _globals['_LISTMODELSREQUEST']._serialized_start=655
+  _globals['_LISTMODELSREQUEST']._serialized_end=674
+  _globals['_LISTMODELSRESPONSE']._serialized_start=676
+  _globals['_LISTMODELSRESPONSE']._serialized_end=749
+  _globals['_RERANKINGMODEL']._serialized_start=752
+  _globals['_RERANKINGMODEL']._serialized_end=944
+  _globals['_LOADMODELREQUEST']._serialized_start=946
+  _globals['_LOADMODELREQUEST']._serialized_end=995
+  _globals['_LOADMODELRESPONSE']._serialized_start=997
+  _globals['_LOADMODELRESPONSE']._serialized_end=1059
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1061
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1095
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1097
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1118
+  _globals['_RERANKINGSERVICE']._serialized_start=1304
+  _globals['_RERANKINGSERVICE']._serialized_end=1710
 # @@protoc_insertion_point(module_scope)

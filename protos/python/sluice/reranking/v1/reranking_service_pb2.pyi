@@ -144,8 +144,8 @@ class RerankRequest(_message.Message):
     def windows(self) -> _model_pb2.Windows:
         """Splits documents that are longer than the model's limit into windows instead of truncating them. A document has
         the score of its best window. The query is not split. A cross-encoder reads it with each window and cuts it at the
-        end to half of the model's limit, late interaction to the limit; `TextUsage.dropped_token_count` does not include
-        this cut. A listwise model reads each document once, and rejects windows with FAILED_PRECONDITION.
+        end to half of the model's limit, late interaction to the limit; `RerankResponse.query_usage` reports this cut. A
+        listwise model reads each document once, and rejects windows with FAILED_PRECONDITION.
         """
 
     def __init__(
@@ -177,6 +177,7 @@ class RerankResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    QUERY_USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
         """The model that produced the scores."""
@@ -185,15 +186,22 @@ class RerankResponse(_message.Message):
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredDocument]:
         """The scored documents in the requested order."""
 
+    @_builtins.property
+    def query_usage(self) -> _model_pb2.TextUsage:
+        """Token counts and truncation of the query. Set if the query is truncated on its own: in late interaction, and with
+        `windows`. Otherwise the usage of each result covers query and document together.
+        """
+
     def __init__(
         self,
         *,
         model: _model_pb2.ModelRef | None = ...,
         results: _abc.Iterable[Global___ScoredDocument] | None = ...,
+        query_usage: _model_pb2.TextUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "query_usage", b"query_usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "query_usage", b"query_usage", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.common.v1 import document_pb2 as _document_pb2
 from sluice.common.v1 import filter_pb2 as _filter_pb2
+from sluice.common.v1 import model_pb2 as _model_pb2
 from sluice.common.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
 import sys
@@ -151,6 +152,7 @@ class Schema(_message.Message):
     TEXT_FIELDS_FIELD_NUMBER: _builtins.int
     SPARSE_FIELDS_FIELD_NUMBER: _builtins.int
     MULTI_VECTOR_FIELDS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def dense_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___DenseField]:
         """Fields with one vector per document."""
@@ -173,6 +175,13 @@ class Schema(_message.Message):
     def multi_vector_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiVectorField]:
         """Fields with one vector per token."""
 
+    @_builtins.property
+    def windows(self) -> _model_pb2.Windows:
+        """How documents that are longer than the limit of their embedding model were embedded: in windows, or truncated if
+        unset. Retrieval stores this for the services that embed documents, and does not use it itself.
+        `overlap_token_count` is 0 to 65,536 here; the model's limit is checked when documents are embedded.
+        """
+
     def __init__(
         self,
         *,
@@ -181,10 +190,11 @@ class Schema(_message.Message):
         text_fields: _abc.Iterable[Global___TextField] | None = ...,
         sparse_fields: _abc.Iterable[Global___SparseField] | None = ...,
         multi_vector_fields: _abc.Iterable[Global___MultiVectorField] | None = ...,
+        windows: _model_pb2.Windows | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["windows", b"windows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_fields", b"dense_fields", "metadata_fields", b"metadata_fields", "multi_vector_fields", b"multi_vector_fields", "sparse_fields", b"sparse_fields", "text_fields", b"text_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_fields", b"dense_fields", "metadata_fields", b"metadata_fields", "multi_vector_fields", b"multi_vector_fields", "sparse_fields", b"sparse_fields", "text_fields", b"text_fields", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from sluice.common.v1 import filter_pb2 as sluice_dot_common_dot_v1_dot_filter__
 from sluice.common.v1 import model_pb2 as sluice_dot_common_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sluice/search/v1/search_service.proto\x12\x10sluice.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fsluice/common/v1/document.proto\x1a\x1dsluice/common/v1/filter.proto\x1a\x1csluice/common/v1/model.proto\"\xac\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x10\n\x08pipeline\x18\x03 \x01(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12(\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x18.sluice.common.v1.Filter\x12\x14\n\x0cmore_queries\x18\x06 \x03(\t\x12\x17\n\x0fgroup_by_parent\x18\x07 \x01(\x08\"\x95\x02\n\x0eSearchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.sluice.search.v1.Result\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12-\n\x06stages\x18\x03 \x03(\x0b\x32\x1d.sluice.search.v1.StageReport\x12\x10\n\x08pipeline\x18\x04 \x01(\t\x12\x1a\n\x12\x63ollection_version\x18\x05 \x01(\x03\x12*\n\x06models\x18\x06 \x03(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x63overage\x18\x08 \x01(\x02\"\x87\x01\n\x06Result\x12,\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.Document\x12\r\n\x05score\x18\x02 \x01(\x02\x12-\n\tstandings\x18\x03 \x03(\x0b\x32\x1a.sluice.search.v1.Standing\x12\x11\n\tparent_id\x18\x04 \x01(\t\"6\n\x08Standing\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\"\xbc\x02\n\x0bStageReport\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32$.sluice.search.v1.StageReport.Status\x12\x13\n\x0bgiven_count\x18\x03 \x01(\x05\x12\x12\n\nkept_count\x18\x04 \x01(\x05\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x14\n\x0cscored_count\x18\x07 \x01(\x05\"l\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x12\n\x0eSTATUS_SKIPPED\x10\x02\x12\x12\n\x0eSTATUS_PARTIAL\x10\x03\x12\x13\n\x0fSTATUS_LEFT_OUT\x10\x04\"\xd8\x01\n\x0cIndexRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x19\n\x11\x63reate_collection\x18\x02 \x01(\x08\x12<\n\x11\x66ilterable_fields\x18\x03 \x03(\x0b\x32!.sluice.search.v1.FilterableField\x12-\n\tdocuments\x18\x04 \x03(\x0b\x32\x1a.sluice.common.v1.Document\x12,\n\x08\x63hunking\x18\x05 \x01(\x0b\x32\x1a.sluice.search.v1.Chunking\"<\n\x08\x43hunking\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x1b\n\x13overlap_token_count\x18\x02 \x01(\x05\"-\n\x0f\x46ilterableField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"L\n\rIndexResponse\x12;\n\x10\x61\x63knowledgements\x18\x01 \x03(\x0b\x32!.sluice.search.v1.Acknowledgement\"\xe7\x01\n\x0f\x41\x63knowledgement\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12:\n\x07outcome\x18\x02 \x01(\x0e\x32).sluice.search.v1.Acknowledgement.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"b\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_INDEXED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"c\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.sluice.common.v1.Filter\"\'\n\x0e\x44\x65leteResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\"\x16\n\x14ListPipelinesRequest\"F\n\x15ListPipelinesResponse\x12-\n\tpipelines\x18\x01 \x03(\x0b\x32\x1a.sluice.search.v1.Pipeline\"\x88\x02\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\'\n\x06stages\x18\x03 \x03(\x0b\x32\x17.sluice.search.v1.Stage\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .sluice.search.v1.Pipeline.State\x12\x10\n\x08problems\x18\x05 \x03(\t\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_UNCHECKED\x10\x01\x12\x10\n\x0cSTATE_USABLE\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x12\n\x0eSTATE_UNUSABLE\x10\x04\"2\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\x05\x32\xed\x02\n\rSearchService\x12P\n\x06Search\x12\x1f.sluice.search.v1.SearchRequest\x1a .sluice.search.v1.SearchResponse\"\x03\x90\x02\x01\x12Q\n\x05Index\x12\x1e.sluice.search.v1.IndexRequest\x1a\x1f.sluice.search.v1.IndexResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12P\n\x06\x44\x65lete\x12\x1f.sluice.search.v1.DeleteRequest\x1a .sluice.search.v1.DeleteResponse\"\x03\x90\x02\x02\x12\x65\n\rListPipelines\x12&.sluice.search.v1.ListPipelinesRequest\x1a\'.sluice.search.v1.ListPipelinesResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sluice/search/v1/search_service.proto\x12\x10sluice.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fsluice/common/v1/document.proto\x1a\x1dsluice/common/v1/filter.proto\x1a\x1csluice/common/v1/model.proto\"\xac\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x10\n\x08pipeline\x18\x03 \x01(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12(\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x18.sluice.common.v1.Filter\x12\x14\n\x0cmore_queries\x18\x06 \x03(\t\x12\x17\n\x0fgroup_by_parent\x18\x07 \x01(\x08\"\x95\x02\n\x0eSearchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.sluice.search.v1.Result\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12-\n\x06stages\x18\x03 \x03(\x0b\x32\x1d.sluice.search.v1.StageReport\x12\x10\n\x08pipeline\x18\x04 \x01(\t\x12\x1a\n\x12\x63ollection_version\x18\x05 \x01(\x03\x12*\n\x06models\x18\x06 \x03(\x0b\x32\x1a.sluice.common.v1.ModelRef\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x63overage\x18\x08 \x01(\x02\"\x87\x01\n\x06Result\x12,\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1a.sluice.common.v1.Document\x12\r\n\x05score\x18\x02 \x01(\x02\x12-\n\tstandings\x18\x03 \x03(\x0b\x32\x1a.sluice.search.v1.Standing\x12\x11\n\tparent_id\x18\x04 \x01(\t\"6\n\x08Standing\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\"\xf2\x02\n\x0bStageReport\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32$.sluice.search.v1.StageReport.Status\x12\x13\n\x0bgiven_count\x18\x03 \x01(\x05\x12\x12\n\nkept_count\x18\x04 \x01(\x05\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x14\n\x0cscored_count\x18\x07 \x01(\x05\x12\x17\n\x0ftruncated_count\x18\x08 \x01(\x05\x12\x1b\n\x13\x64ropped_token_count\x18\t \x01(\x03\"l\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x12\n\x0eSTATUS_SKIPPED\x10\x02\x12\x12\n\x0eSTATUS_PARTIAL\x10\x03\x12\x13\n\x0fSTATUS_LEFT_OUT\x10\x04\"\x84\x02\n\x0cIndexRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x19\n\x11\x63reate_collection\x18\x02 \x01(\x08\x12<\n\x11\x66ilterable_fields\x18\x03 \x03(\x0b\x32!.sluice.search.v1.FilterableField\x12-\n\tdocuments\x18\x04 \x03(\x0b\x32\x1a.sluice.common.v1.Document\x12,\n\x08\x63hunking\x18\x05 \x01(\x0b\x32\x1a.sluice.search.v1.Chunking\x12*\n\x07windows\x18\x06 \x01(\x0b\x32\x19.sluice.common.v1.Windows\"<\n\x08\x43hunking\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x1b\n\x13overlap_token_count\x18\x02 \x01(\x05\"-\n\x0f\x46ilterableField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"L\n\rIndexResponse\x12;\n\x10\x61\x63knowledgements\x18\x01 \x03(\x0b\x32!.sluice.search.v1.Acknowledgement\"\x84\x02\n\x0f\x41\x63knowledgement\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12:\n\x07outcome\x18\x02 \x01(\x0e\x32).sluice.search.v1.Acknowledgement.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x1b\n\x13\x64ropped_token_count\x18\x05 \x01(\x05\"b\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_INDEXED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"c\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.sluice.common.v1.Filter\"\'\n\x0e\x44\x65leteResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\"\x16\n\x14ListPipelinesRequest\"F\n\x15ListPipelinesResponse\x12-\n\tpipelines\x18\x01 \x03(\x0b\x32\x1a.sluice.search.v1.Pipeline\"\x88\x02\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\'\n\x06stages\x18\x03 \x03(\x0b\x32\x17.sluice.search.v1.Stage\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .sluice.search.v1.Pipeline.State\x12\x10\n\x08problems\x18\x05 \x03(\t\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_UNCHECKED\x10\x01\x12\x10\n\x0cSTATE_USABLE\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x12\n\x0eSTATE_UNUSABLE\x10\x04\"2\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\x05\x32\xed\x02\n\rSearchService\x12P\n\x06Search\x12\x1f.sluice.search.v1.SearchRequest\x1a .sluice.search.v1.SearchResponse\"\x03\x90\x02\x01\x12Q\n\x05Index\x12\x1e.sluice.search.v1.IndexRequest\x1a\x1f.sluice.search.v1.IndexResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12P\n\x06\x44\x65lete\x12\x1f.sluice.search.v1.DeleteRequest\x1a .sluice.search.v1.DeleteResponse\"\x03\x90\x02\x02\x12\x65\n\rListPipelines\x12&.sluice.search.v1.ListPipelinesRequest\x1a\'.sluice.search.v1.ListPipelinesResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,35 +52,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STANDING']._serialized_start=778
   _globals['_STANDING']._serialized_end=832
   _globals['_STAGEREPORT']._serialized_start=835
-  _globals['_STAGEREPORT']._serialized_end=1151
-  _globals['_STAGEREPORT_STATUS']._serialized_start=1043
-  _globals['_STAGEREPORT_STATUS']._serialized_end=1151
-  _globals['_INDEXREQUEST']._serialized_start=1154
-  _globals['_INDEXREQUEST']._serialized_end=1370
-  _globals['_CHUNKING']._serialized_start=1372
-  _globals['_CHUNKING']._serialized_end=1432
-  _globals['_FILTERABLEFIELD']._serialized_start=1434
-  _globals['_FILTERABLEFIELD']._serialized_end=1479
-  _globals['_INDEXRESPONSE']._serialized_start=1481
-  _globals['_INDEXRESPONSE']._serialized_end=1557
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1560
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1791
-  _globals['_ACKNOWLEDGEMENT_OUTCOME']._serialized_start=1693
-  _globals['_ACKNOWLEDGEMENT_OUTCOME']._serialized_end=1791
-  _globals['_DELETEREQUEST']._serialized_start=1793
-  _globals['_DELETEREQUEST']._serialized_end=1892
-  _globals['_DELETERESPONSE']._serialized_start=1894
-  _globals['_DELETERESPONSE']._serialized_end=1933
-  _globals['_LISTPIPELINESREQUEST']._serialized_start=1935
-  _globals['_LISTPIPELINESREQUEST']._serialized_end=1957
-  _globals['_LISTPIPELINESRESPONSE']._serialized_start=1959
-  _globals['_LISTPIPELINESRESPONSE']._serialized_end=2029
-  _globals['_PIPELINE']._serialized_start=2032
-  _globals['_PIPELINE']._serialized_end=2296
-  _globals['_PIPELINE_STATE']._serialized_start=2187
-  _globals['_PIPELINE_STATE']._serialized_end=2296
-  _globals['_STAGE']._serialized_start=2298
-  _globals['_STAGE']._serialized_end=2348
-  _globals['_SEARCHSERVICE']._serialized_start=2351
-  _globals['_SEARCHSERVICE']._serialized_end=2716
+  _globals['_STAGEREPORT']._serialized_end=1205
+  _globals['_STAGEREPORT_STATUS']._serialized_start=1097
+  _globals['_STAGEREPORT_STATUS']._serialized_end=1205
+  _globals['_INDEXREQUEST']._serialized_start=1208
+  _globals['_INDEXREQUEST']._serialized_end=1468
+  _globals['_CHUNKING']._serialized_start=1470
+  _globals['_CHUNKING']._serialized_end=1530
+  _globals['_FILTERABLEFIELD']._serialized_start=1532
+  _globals['_FILTERABLEFIELD']._serialized_end=1577
+  _globals['_INDEXRESPONSE']._serialized_start=1579
+  _globals['_INDEXRESPONSE']._serialized_end=1655
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1658
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1918
+  _globals['_ACKNOWLEDGEMENT_OUTCOME']._serialized_start=1820
+  _globals['_ACKNOWLEDGEMENT_OUTCOME']._serialized_end=1918
+  _globals['_DELETEREQUEST']._serialized_start=1920
+  _globals['_DELETEREQUEST']._serialized_end=2019
+  _globals['_DELETERESPONSE']._serialized_start=2021
+  _globals['_DELETERESPONSE']._serialized_end=2060
+  _globals['_LISTPIPELINESREQUEST']._serialized_start=2062
+  _globals['_LISTPIPELINESREQUEST']._serialized_end=2084
+  _globals['_LISTPIPELINESRESPONSE']._serialized_start=2086
+  _globals['_LISTPIPELINESRESPONSE']._serialized_end=2156
+  _globals['_PIPELINE']._serialized_start=2159
+  _globals['_PIPELINE']._serialized_end=2423
+  _globals['_PIPELINE_STATE']._serialized_start=2314
+  _globals['_PIPELINE_STATE']._serialized_end=2423
+  _globals['_STAGE']._serialized_start=2425
+  _globals['_STAGE']._serialized_end=2475
+  _globals['_SEARCHSERVICE']._serialized_start=2478
+  _globals['_SEARCHSERVICE']._serialized_end=2843
 # @@protoc_insertion_point(module_scope)

@@ -256,6 +256,8 @@ class StageReport(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SCORED_COUNT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_COUNT_FIELD_NUMBER: _builtins.int
+    DROPPED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """Name of the stage, such as "embed", "dense" or "rerank"."""
     status: Global___StageReport.Status.ValueType
@@ -270,6 +272,13 @@ class StageReport(_message.Message):
     """
     scored_count: _builtins.int
     """Number of candidates that the stage scored itself. Less than `kept_count` if the stage was skipped or cut short."""
+    truncated_count: _builtins.int
+    """Number of texts that the stage's model truncated because they exceed its limit. In "embed", these are wordings of
+    the query, counted once for each embedding model. In a reranker, these are candidates, and the query if the model
+    truncates it on its own. 0 if the server is of a version without this field.
+    """
+    dropped_token_count: _builtins.int
+    """Number of tokens that were dropped from these texts together."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Time that the stage took."""
@@ -284,10 +293,12 @@ class StageReport(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         reason: _builtins.str = ...,
         scored_count: _builtins.int = ...,
+        truncated_count: _builtins.int = ...,
+        dropped_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "given_count", b"given_count", "kept_count", b"kept_count", "reason", b"reason", "scored_count", b"scored_count", "stage", b"stage", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_token_count", b"dropped_token_count", "duration", b"duration", "given_count", b"given_count", "kept_count", b"kept_count", "reason", b"reason", "scored_count", b"scored_count", "stage", b"stage", "status", b"status", "truncated_count", b"truncated_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,6 +317,7 @@ class IndexRequest(_message.Message):
     FILTERABLE_FIELDS_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     CHUNKING_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name of the collection to write to. Required in the first message; must be empty in later messages."""
     create_collection: _builtins.bool
@@ -333,6 +345,16 @@ class IndexRequest(_message.Message):
         documents, as decided when it is created; a stream of the other kind fails with FAILED_PRECONDITION.
         """
 
+    @_builtins.property
+    def windows(self) -> _model_pb2.Windows:
+        """Embeds documents that are longer than the model's limit in windows, so that the model reads all of them. Without
+        windows they are truncated, and their acknowledgements report it. Chunks are treated like documents.
+
+        Read from the first message only. The setting is stored with the collection when it is created, and applies to
+        every later stream. If the collection exists with other windows or without windows, the stream fails with
+        FAILED_PRECONDITION. Unset uses the setting of the collection.
+        """
+
     def __init__(
         self,
         *,
@@ -341,10 +363,11 @@ class IndexRequest(_message.Message):
         filterable_fields: _abc.Iterable[Global___FilterableField] | None = ...,
         documents: _abc.Iterable[_document_pb2.Document] | None = ...,
         chunking: Global___Chunking | None = ...,
+        windows: _model_pb2.Windows | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "windows", b"windows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "collection", b"collection", "create_collection", b"create_collection", "documents", b"documents", "filterable_fields", b"filterable_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "collection", b"collection", "create_collection", b"create_collection", "documents", b"documents", "filterable_fields", b"filterable_fields", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,6 +495,7 @@ class Acknowledgement(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    DROPPED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """Id of the document."""
     outcome: Global___Acknowledgement.Outcome.ValueType
@@ -482,6 +506,11 @@ class Acknowledgement(_message.Message):
     """Description of the problem, with the expected and the given value, if the outcome is OUTCOME_FAILED. Otherwise
     empty.
     """
+    dropped_token_count: _builtins.int
+    """Number of tokens at the end of the document that the model did not read, because the document is longer than the
+    model's limit. In a collection of chunks, of all chunks together. If there are several models, of the one that
+    dropped the most. 0 if the outcome is not OUTCOME_INDEXED, or if the server is of a version without this field.
+    """
     def __init__(
         self,
         *,
@@ -489,10 +518,11 @@ class Acknowledgement(_message.Message):
         outcome: Global___Acknowledgement.Outcome.ValueType = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        dropped_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "message", b"message", "outcome", b"outcome", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "dropped_token_count", b"dropped_token_count", "message", b"message", "outcome", b"outcome", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
