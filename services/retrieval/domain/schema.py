@@ -33,6 +33,13 @@ class TokenType(StrEnum):
     I8 = "i8"
 
 
+class Aggregation(StrEnum):
+    """How the dense vectors of a text's windows are combined."""
+
+    MEAN = "mean"
+    MAX = "max"
+
+
 class Kind(StrEnum):
     """Type of a metadata field."""
 
@@ -112,17 +119,27 @@ class MetadataField(_Model):
     kind: Kind
 
 
+class Windows(_Model):
+    """The windows in which documents over the model's limit were embedded."""
+
+    overlap: int
+    """Tokens that a window shares with the previous one."""
+    aggregation: Aggregation
+
+
 SearchField = DenseField | TextField | SparseField | MultiVectorField
 
 
 class Schema(_Model):
-    """The fields of a collection, in declaration order."""
+    """The fields of a collection, in declaration order, and how long documents are embedded."""
 
     dense: tuple[DenseField, ...] = ()
     metadata: tuple[MetadataField, ...] = ()
     text: tuple[TextField, ...] = ()
     sparse: tuple[SparseField, ...] = ()
     multi_vector: tuple[MultiVectorField, ...] = ()
+    windows: Windows | None = Field(None, exclude_if=lambda value: value is None)
+    """None if documents over the model's limit are truncated. Left out of stored schemas then, as in older versions."""
 
     @property
     def search_fields(self) -> tuple[SearchField, ...]:

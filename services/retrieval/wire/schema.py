@@ -4,11 +4,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Final, TypeVar
 
+from sluice.common.v1 import model_pb2
 from sluice.common.v1 import tensor_pb2 as tns
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.retrieval.domain.analysis import LANGUAGES
 from services.retrieval.domain.schema import (
+    Aggregation,
     CoarseType,
     DenseField,
     FdeParameters,
@@ -20,6 +22,7 @@ from services.retrieval.domain.schema import (
     SparseField,
     TextField,
     TokenType,
+    Windows,
 )
 from services.rpc.validation import Violations
 
@@ -36,6 +39,7 @@ _PARTITION_BITS_MAX: Final = 8
 # Dimensions of an encoding in the approximate index, and before the final projection.
 _ENCODED_MAX: Final = 16_384
 _ENCODED_WHOLE_MAX: Final = 65_536
+_OVERLAP_MAX: Final = 65_536
 
 _FIELD_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 _FIELD_NAME_RULE: Final = "1 to 64 of [a-z0-9_], not starting with a digit"
@@ -69,6 +73,12 @@ _KINDS: Final = {
     pb.METADATA_TYPE_LIST: Kind.LIST,
 }
 _KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+_AGGREGATIONS: Final = {
+    model_pb2.WINDOW_AGGREGATION_UNSPECIFIED: Aggregation.MEAN,
+    model_pb2.WINDOW_AGGREGATION_MEAN: Aggregation.MEAN,
+    model_pb2.WINDOW_AGGREGATION_MAX: Aggregation.MAX,
+}
+_AGGREGATION_NUMBERS: Final = {aggregation: number for number, aggregation in _AGGREGATIONS.items()}
 
 
 def read_schema(given: pb.Schema, violations: Violations) -> Schema:
@@ -90,6 +100,7 @@ def read_schema(given: pb.Schema, violations: Violations) -> Schema:
         text=_read_fields("text", given.text_fields, _text, violations),
         sparse=_read_fields("sparse", given.sparse_fields, _sparse, violations),
         multi_vector=_read_fields("multi_vector", given.multi_vector_fields, _multi_vector, violations),
+        windows=_windows(given.windows, violations) if given.HasField("windows") else None,
     )
     unique(_names(given), violations)
     return schema
@@ -214,6 +225,14 @@ def _metadata(path: str, given: pb.MetadataField, violations: Violations) -> Met
     return MetadataField(name=given.name, kind=_KINDS.get(given.type, Kind.STRING))
 
 
+def _windows(given: model_pb2.Windows, violations: Violations) -> Windows:
+    path, overlap = "schema.windows", given.overlap_token_count
+    violations.count(f"{path}.overlap_token_count", overlap, low=0, high=_OVERLAP_MAX, what="tokens")
+    if given.aggregation not in _AGGREGATIONS:
+        violations.add(f"{path}.aggregation", f"expected MEAN or MAX, got number {given.aggregation}")
+    return Windows(overlap=overlap, aggregation=_AGGREGATIONS.get(given.aggregation, Aggregation.MEAN))
+
+
 def check_name(path: str, given: str, allowed: re.Pattern[str], expected: str, violations: Violations) -> None:
     """Note a name that does not match the allowed pattern."""
     if not allowed.fullmatch(given):
@@ -258,4 +277,10 @@ def schema_message(schema: Schema) -> pb.Schema:
         metadata_fields=[
             pb.MetadataField(name=field.name, type=_KIND_NUMBERS[field.kind]) for field in schema.metadata
         ],
+        windows=None if schema.windows is None else _windows_message(schema.windows),
     )
+
+
+def _windows_message(windows: Windows) -> model_pb2.Windows:
+    aggregation = _AGGREGATION_NUMBERS[windows.aggregation]
+    return model_pb2.Windows(overlap_token_count=windows.overlap, aggregation=aggregation)
