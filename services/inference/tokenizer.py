@@ -142,13 +142,17 @@ class Tokenizer:
         return [Input((*before, *piece, *after)) for piece in cut(ids, self._max - self._single.special_count, overlap)]
 
     def pair_windows(self, query: Sequence[int], document: Sequence[int], overlap: int) -> list[Input]:
-        """Return rows that cover a whole document, each with the query, which may take half of the row.
+        """Return rows that cover a whole document, each with the query as `query_of_windows` truncates it.
 
         Raises ValueError.
         """
         room = self._max - self._pair.special_count
-        query = query[: room // 2]
+        query = self.query_of_windows(query)
         return [self.pair(query, piece, "end") for piece in cut(document, room - len(query), overlap)]
+
+    def query_of_windows(self, query: Sequence[int]) -> Sequence[int]:
+        """Return the part of a query that is read with each window of a document: at most half of the row."""
+        return query[: (self._max - self._pair.special_count) // 2]
 
     def content(self, vectors: F32) -> F32:
         """Return the token vectors [T, D] of a single text without those of special tokens."""

@@ -5,7 +5,7 @@ The query is tokenized once for all its documents, and for late interaction also
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -37,6 +37,16 @@ class RerankInput:
 
 
 @dataclass(frozen=True)
+class QueryUsage:
+    """What the model read of a query that is truncated on its own."""
+
+    token_count: int
+    """Tokens that the model read, including special tokens of the query's own row."""
+    dropped: int
+    """Number of truncated tokens."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """The scores of N documents, in their order."""
 
@@ -46,6 +56,8 @@ class Scores:
     """[N], higher is more relevant."""
     labels: NDArray[np.float32] | None
     """[N, L] for a cross-encoder with several labels."""
+    query: QueryUsage | None = None
+    """None if the query is truncated together with each document; the inputs then count the tokens of both."""
 
 
 async def score(model: Model, rerank_input: RerankInput, schedule: Schedule) -> Scores:
@@ -83,7 +95,11 @@ async def _by_cross_encoder(
     outputs = await model.scheduler.run(list(chain(*inputs)), ["logits"], schedule)
     logits = np.stack([output["logits"] for output in outputs])
     label = model.bundle.manifest.relevant_label
-    return _scores(model, inputs, logits[_best_rows(logits[:, label], inputs)], rerank_input.raw_scores)
+    scores = _scores(model, inputs, logits[_best_rows(logits[:, label], inputs)], rerank_input.raw_scores)
+    if rerank_input.window_overlap is None:
+        return scores
+    read = len(model.tokenizer.query_of_windows(query_ids))
+    return replace(scores, query=QueryUsage(read, len(query_ids) - read))
 
 
 def _scores(model: Model, inputs: Sequence[Sequence[Input]], logits: F32, raw_scores: bool) -> Scores:
@@ -109,7 +125,8 @@ async def _by_late_interaction(
     outputs = await model.scheduler.run(list(chain(*query_rows, *inputs)), ["multi_vector"], schedule)
     query, *windows = (model.tokenizer.content(output["multi_vector"]) for output in outputs)
     scores = await asyncio.to_thread(mean_maxsim, query, windows)
-    return Scores(inputs, scores[_best_rows(scores, inputs)], None)
+    [query_row] = query_rows[0]
+    return Scores(inputs, scores[_best_rows(scores, inputs)], None, QueryUsage(len(query_row.ids), query_row.dropped))
 
 
 def _best_rows(scores: F32, inputs: Sequence[Sequence[Input]]) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Conversion between the messages of the reranking service and the values of its domain."""
 
 import numpy as np
+from sluice.common.v1.model_pb2 import TextUsage
 from sluice.reranking.v1 import reranking_service_pb2 as pb
 
 from services.inference.catalog import model_ref
@@ -44,7 +45,11 @@ def response_of(model: Model, scores: Scores, request: pb.RerankRequest) -> pb.R
         )
         for index in order.tolist()
     ]
-    return pb.RerankResponse(model=model_ref(model), results=results)
+    response = pb.RerankResponse(model=model_ref(model), results=results)
+    if scores.query is not None:
+        read, dropped = scores.query.token_count, scores.query.dropped
+        response.query_usage.CopyFrom(TextUsage(token_count=read, dropped_token_count=dropped, window_count=1))
+    return response
 
 
 def describe(model: Model) -> pb.RerankingModel:

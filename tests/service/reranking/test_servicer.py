@@ -120,6 +120,28 @@ async def test_a_document_in_windows_scores_as_its_best_window(bundle: str, requ
         assert whole[0].score == pytest.approx(cut[0].score, abs=1e-5)
 
 
+@pytest.mark.parametrize("bundle", ["tiny_bi_encoder", "tiny_cross_encoder"])
+async def test_the_usage_of_a_query_that_is_truncated_on_its_own_is_reported(
+    bundle: str, request: pytest.FixtureRequest
+) -> None:
+    async with stub_of(request.getfixturevalue(bundle)) as stub:
+        long_query = QUERY * 100
+        windows = model_pb2.Windows()
+        usage = (await stub.Rerank(pb.RerankRequest(query=long_query, documents=["a"], windows=windows))).query_usage
+        assert usage.token_count > 0
+        assert usage.dropped_token_count > 0
+        usage = (await stub.Rerank(pb.RerankRequest(query=QUERY, documents=["a"], windows=windows))).query_usage
+        assert usage.token_count > 0
+        assert usage.dropped_token_count == 0
+
+
+async def test_a_cross_encoder_reports_query_and_document_together_without_windows(tiny_cross_encoder: Path) -> None:
+    async with stub_of(tiny_cross_encoder) as stub:
+        response = await stub.Rerank(pb.RerankRequest(query=QUERY * 100, documents=["a"]))
+        assert not response.HasField("query_usage")
+        assert response.results[0].usage.dropped_token_count > 0
+
+
 @pytest.mark.parametrize(
     ("bad", "fields"),
     [
