@@ -65,9 +65,9 @@ def content_hash(document: Document, fingerprint: Iterable[str]) -> str:
 
 
 def rejections(error: InvalidRequest, field: str, count: int) -> Mapping[int, str]:
-    """Return why each document was rejected, by its position, from violations such as `texts[3]: ...`.
+    """Return why documents were rejected, by position, from violations such as `texts[3]: ...`.
 
-    Names all `count` documents if no violation names one.
+    Empty if no violation names one of several documents: then they may be valid, but not together.
     """
     named: dict[int, str] = {}
     for violation in error.violations:
@@ -75,4 +75,4 @@ def rejections(error: InvalidRequest, field: str, count: int) -> Mapping[int, st
         if match and int(match[1]) < count:
             problem = f"{match[2]}: {violation.description}" if match[2] else violation.description
             named.setdefault(int(match[1]), problem)
-    return named or dict.fromkeys(range(count), error.message)
+    return named or ({0: error.message} if count == 1 else {})

@@ -18,6 +18,12 @@ STAGE_CANDIDATES: Final = Histogram(
 STAGE_DEGRADED: Final = Counter(
     "sluice_stage_degraded", "Stages skipped or cut short, by the reason of the error.", ["pipeline", "stage", "reason"]
 )
+STAGE_TRUNCATED: Final = Counter(
+    "sluice_stage_truncated", "Texts that the model of a stage truncated.", ["pipeline", "stage"]
+)
+STAGE_DROPPED_TOKENS: Final = Counter(
+    "sluice_stage_dropped_tokens", "Tokens that the model of a stage did not read.", ["pipeline", "stage"]
+)
 SEARCHES: Final = Counter("sluice_searches", "Searches answered: `full` or `degraded`.", ["pipeline", "outcome"])
 SEARCH_LIMIT: Final = Gauge(
     "sluice_searches_allowed_in_flight",
@@ -25,6 +31,12 @@ SEARCH_LIMIT: Final = Gauge(
 )
 INDEXED: Final = Counter(
     "sluice_documents_indexed", "Documents acknowledged: `indexed`, `unchanged` or `failed`.", ["outcome"]
+)
+INDEXED_TRUNCATED: Final = Counter(
+    "sluice_documents_truncated", "Documents indexed that exceed the limit of an embedding model and were truncated."
+)
+INDEXED_DROPPED_TOKENS: Final = Counter(
+    "sluice_documents_dropped_tokens", "Tokens of indexed documents that an embedding model did not read."
 )
 INDEX_REFUSED: Final = Counter(
     "sluice_index_refused",

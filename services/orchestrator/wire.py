@@ -6,11 +6,12 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from sluice.common.v1.filter_pb2 import Filter
+from sluice.common.v1.model_pb2 import WINDOW_AGGREGATION_MEAN, WindowAggregation
 from sluice.search.v1 import search_service_pb2 as pb
 
 from services.orchestrator.chunks import FIELDS as CHUNK_FIELDS
 from services.orchestrator.chunks import Chunking, parent_of
-from services.orchestrator.downstream.schemas import METADATA_TYPES
+from services.orchestrator.downstream.schemas import METADATA_TYPES, Windows
 from services.orchestrator.indexing.messages import Acknowledgement, Message, Outcome, StreamHeader
 from services.orchestrator.pipelines.schema import FUSE, Pipeline
 from services.orchestrator.pipelines.validation import Check, State
@@ -114,6 +115,7 @@ def index_response(acknowledgements: Sequence[Acknowledgement]) -> pb.IndexRespo
                 outcome=_OUTCOMES[item.outcome],
                 reason=item.reason,
                 message=item.message,
+                dropped_token_count=item.dropped_tokens,
             )
             for item in acknowledgements
         ]
@@ -163,8 +165,9 @@ def _header(request: pb.IndexRequest) -> StreamHeader:
         if len({field.name for field in fields}) < len(fields):
             violations.add("filterable_fields", "expected unique names, got one twice")
         chunking = _chunking(request, violations) if request.HasField("chunking") else None
+        windows = _windows(request.windows, violations) if request.HasField("windows") else None
     types = {field.name: field.type for field in fields}
-    return StreamHeader(request.collection, request.create_collection, types, chunking)
+    return StreamHeader(request.collection, request.create_collection, types, chunking, windows)
 
 
 def _chunking(request: pb.IndexRequest, violations: Violations) -> Chunking:
@@ -176,6 +179,15 @@ def _chunking(request: pb.IndexRequest, violations: Violations) -> Chunking:
         if field.name in CHUNK_FIELDS:
             violations.add(f"filterable_fields[{index}].name", f"expected another name, got {field.name!r} of chunks")
     return Chunking(tokens, overlap)
+
+
+def _windows(given: Windows, violations: Violations) -> Windows:
+    """Return windows with their aggregation named. The embedding service checks that the overlap fits the model."""
+    overlap, aggregation = given.overlap_token_count, given.aggregation or WINDOW_AGGREGATION_MEAN
+    violations.count("windows.overlap_token_count", overlap, low=0, high=_MAX_CHUNK // 2, what="tokens")
+    if aggregation not in WindowAggregation.values():
+        violations.add("windows.aggregation", f"expected MEAN or MAX, got number {aggregation}")
+    return Windows(overlap_token_count=overlap, aggregation=aggregation)
 
 
 def _check_collection(violations: Violations, name: str) -> None:
@@ -208,6 +220,8 @@ def _report(report: StageReport) -> pb.StageReport:
         scored_count=report.scored,
         duration=_duration(report.duration_s),
         reason=f"{error.reason_name}: {error.message}" if error else "",
+        truncated_count=report.truncation.texts,
+        dropped_token_count=report.truncation.tokens,
     )
 
 

@@ -48,7 +48,7 @@ _MODULES: Final = (
 )
 _GROUPS: Final = ("collections", "snapshots")
 _LOADTEST: Final = [sys.executable, "-m", "loadtest"]
-_COLLECTIONS: Final = {"docs", "notes"}
+_COLLECTIONS: Final = {"docs", "notes", "windowed"}
 _DIGITS: Final = re.compile(r"[0-9a-f]{8,}|\d+")
 
 Published = dict[str, dict[str, list[str]]]
@@ -181,13 +181,16 @@ def _data() -> dict[str, list[str]]:
 
 
 def _fill(client: RetrievalClient) -> None:
-    """Store documents with a field of each kind and form, merged into a segment."""
+    """Store documents with a field of each kind and form, merged into a segment, and a schema with all keys."""
     client.create_collection("docs", schema())
     client.upsert(upsert("docs", schema(), 0, 25))
     client.create_collection("notes", other_schema())
     client.upsert(upsert("notes", other_schema(), 0, 25))
     for name in ("docs", "notes"):
         client.optimize_collection(name)
+    windowed = other_schema()
+    windowed.windows.overlap_token_count = 8
+    client.create_collection("windowed", windowed)
 
 
 def _arrays(folder: Path) -> list[str]:

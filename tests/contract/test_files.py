@@ -1,9 +1,9 @@
-"""Files written for an earlier release are read: pipelines, tokens and bundles, with every published key."""
+"""Files written for an earlier release are read: pipelines, tokens and bundles, with every key published then."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -14,6 +14,9 @@ from services.orchestrator.pipelines.schema import WeightedSum
 from services.rpc.auth import tokens
 from tests.contract.published import FILE
 from tests.support.upgrade.files import unpack
+
+# Keys that were added after the files were written.
+NEWER_PIPELINE_KEYS: Final = {"overlap", "windows"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def published(kind: str, thing: str) -> set[str]:
 
 def test_a_pipelines_file_of_an_earlier_release_is_read(files: Path) -> None:
     path = files / "pipelines.yaml"
-    assert published("pipelines", "keys") <= set(keys(yaml.safe_load(path.read_text())))
+    assert published("pipelines", "keys") - NEWER_PIPELINE_KEYS <= set(keys(yaml.safe_load(path.read_text())))
     pipelines = loader.load(path)
     assert sorted(pipelines) == ["cut", "default", "ranks", "unserved", "vectors", "whole"]
     whole = pipelines["whole"]

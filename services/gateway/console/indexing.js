@@ -47,12 +47,12 @@ export async function indexView(main, values, known, signal, file = null) {
 }
 
 async function send(file, path, progress, signal) {
-  const counts = { indexed: 0, unchanged: 0, failed: 0, failures: [], bytes: 0, lines: 0, started: performance.now() };
+  const counts = { indexed: 0, unchanged: 0, failed: 0, truncated: 0, failures: [], bytes: 0, lines: 0, started: performance.now() };
   show(progress, state(counts, file));
   try {
     for await (const { text, lines } of parts(file)) {
       const answer = await patiently(() => postLines(path, text, { signal }), signal);
-      for (const name of ["indexed", "unchanged", "failed"]) counts[name] += answer[name];
+      for (const name of ["indexed", "unchanged", "failed", "truncated"]) counts[name] += answer[name];
       const at = (failure) => ({ ...failure, line: failure.line && failure.line + counts.lines });
       counts.failures.push(...answer.failures.slice(0, 20 - counts.failures.length).map(at));
       counts.bytes += new Blob([text]).size;
@@ -106,6 +106,9 @@ function state(counts, file, word = "") {
     { "data-testid": "progress", "data-state": word || null },
     h("progress", { max: Math.max(1, file.size), value: counts.bytes }),
     h("p", {}, words, done && seconds > 0.5 ? ` · ${short(done / seconds)} documents per second` : "", word ? ` · ${word}` : ""),
+    counts.truncated
+      ? h("p", { class: "notice warn" }, `${count(counts.truncated)} documents are longer than the model reads. Their last tokens were not embedded.`)
+      : null,
     counts.failures.length ? h("ul", { class: "failures" }, counts.failures.map((one) => h("li", {}, h("b", {}, one.document_id || `line ${one.line}`), ` ${one.message}`))) : null,
   );
 }

@@ -54,6 +54,9 @@ function placed(stages, kinds) {
 const WORDS = { left_out: "not used" };
 const REASONS = { left_out: "The collection has no field for this stage." };
 
+/** Returns how many texts the model of a stage truncated. */
+const truncated = (stage) => (stage.truncated_count ? `${count(stage.truncated_count)} truncated` : "");
+
 function bar(stage, whole) {
   const given = stage.given_count ? `${count(stage.given_count)} → ` : "";
   const counts = stage.kept_count || stage.given_count ? `${given}${count(stage.kept_count)}` : "";
@@ -61,7 +64,7 @@ function bar(stage, whole) {
     "li",
     { class: `stage ${stage.status}`, title: stage.reason || REASONS[stage.status] || null },
     h("span", { class: "name" }, stage.name),
-    h("span", { class: "counts", title: "candidates in → out" }, counts),
+    h("span", { class: "counts", title: "candidates in → out" }, [counts, truncated(stage)].filter(Boolean).join(", ")),
     h("span", { class: "took" }, stage.status === "ok" ? time(stage.duration_s) : WORDS[stage.status] ?? stage.status),
     h("span", { class: "track" }, h("span", { class: "bar", "--from": stage.start / whole, "--part": stage.duration_s / whole })),
   );

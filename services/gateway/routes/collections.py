@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from sluice.client.documents import Document, document_of
+from sluice.common.v1 import model_pb2
 from sluice.errors import NotFound
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 from sluice.search.v1 import search_service_pb2
@@ -36,6 +37,15 @@ class CollectionField(ResponseBody):
     """Digest of the model that made the vectors, if known."""
 
 
+class CollectionWindows(ResponseBody):
+    """The windows in which documents over the model's limit are embedded."""
+
+    overlap: int
+    """Tokens that a window shares with the previous one."""
+    aggregation: str
+    """How the dense vectors of the windows are combined: `mean` or `max`."""
+
+
 class CollectionDescription(ResponseBody):
     """A collection."""
 
@@ -51,6 +61,8 @@ class CollectionDescription(ResponseBody):
     """Fields that are searched."""
     filterable_fields: dict[str, str]
     """Type of each metadata field that filters can use."""
+    windows: CollectionWindows | None
+    """The windows in which documents over the model's limit are embedded; null if they are truncated."""
     indexed_document_count: int
     """Number of documents in approximate indexes."""
     dead_document_count: int
@@ -140,12 +152,18 @@ def _collection(proto: pb.Collection) -> dict[str, Any]:
             *(_field(one, "multi_vector", dimensions=one.dimensions) for one in schema.multi_vector_fields),
         ],
         "filterable_fields": {one.name: metadata_type(one.type) for one in schema.metadata_fields},
+        "windows": _windows(schema.windows) if schema.HasField("windows") else None,
         "indexed_document_count": statistics.indexed_document_count,
         "dead_document_count": statistics.dead_document_count,
         "part_count": statistics.part_count,
         "memory_bytes": statistics.memory_bytes,
         "disk_bytes": statistics.store_bytes + statistics.segment_bytes,
     }
+
+
+def _windows(proto: model_pb2.Windows) -> dict[str, object]:
+    name = model_pb2.WindowAggregation.Name(proto.aggregation)
+    return {"overlap": proto.overlap_token_count, "aggregation": name.removeprefix("WINDOW_AGGREGATION_").lower()}
 
 
 def metadata_type(number: pb.MetadataType.ValueType) -> str:

@@ -2,8 +2,8 @@
 
 | event | data |
 |---|---|
-| `progress` | counts so far, at most four times a second: `indexed`, `unchanged`, `failed` |
-| `done` | the final counts, and the first 100 failures: `line` or `document_id`, `reason`, `message` |
+| `progress` | the counts of `done` so far, at most four times a second |
+| `done` | the fields of `IndexResponse`: counts, and the first 100 failures |
 | `error` | the error that ended the stream, and the counts. The client sends again what was not acknowledged |
 
 Without `Accept: text/event-stream`, the response is the data of `done`.
@@ -76,6 +76,10 @@ class IndexResponse(ResponseBody):
     """Number of documents that were stored already, with the same content."""
     failed: int
     """Number of documents that failed."""
+    truncated: int
+    """Number of indexed documents that are longer than the model reads. Their last tokens were not embedded."""
+    dropped_tokens: int
+    """Number of tokens of these documents that were not embedded."""
     failures: list[DocumentFailure]
     """The first 100 failures."""
 

@@ -11,7 +11,8 @@ from typing import Final
 import grpc
 from sluice.client.answers import Acknowledgement
 from sluice.client.documents import Document
-from sluice.client.indexing import Window, index_stream, opening
+from sluice.client.index_options import opening
+from sluice.client.indexing import Window, index_stream
 from sluice.client.jsonl import Unreadable
 from sluice.errors import from_rpc_error
 
@@ -51,18 +52,30 @@ class IndexProgress:
     indexed: int = 0
     unchanged: int = 0
     failed: int = 0
+    truncated: int = 0
+    """Indexed documents that the model did not read to the end."""
+    dropped_tokens: int = 0
+    """Tokens of these documents that the model did not read."""
     failures: list[IndexFailure] = field(default_factory=list)
     """The first 100 failures."""
 
     def counts(self) -> dict[str, int]:
         """Return the counts by name."""
-        return {"indexed": self.indexed, "unchanged": self.unchanged, "failed": self.failed}
+        return {
+            "indexed": self.indexed,
+            "unchanged": self.unchanged,
+            "failed": self.failed,
+            "truncated": self.truncated,
+            "dropped_tokens": self.dropped_tokens,
+        }
 
     def record(self, acknowledgement: Acknowledgement) -> None:
         """Count an acknowledged document."""
         match acknowledgement.outcome:
             case "indexed":
                 self.indexed += 1
+                self.truncated += acknowledgement.dropped_token_count > 0
+                self.dropped_tokens += acknowledgement.dropped_token_count
             case "unchanged":
                 self.unchanged += 1
             case _:

@@ -10,7 +10,7 @@ from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.errors import BackendFailed, InvalidRequest, PreconditionFailed, Violation
 
-from services.orchestrator.downstream.schemas import REPRESENTATIONS, EmbeddingModel
+from services.orchestrator.downstream.schemas import REPRESENTATIONS, EmbeddingModel, Windows
 from services.orchestrator.downstream.vectors import EmbeddingBatch, Kind
 from services.rpc.client.downstream import Downstream
 from services.rpc.deadline import Deadline
@@ -36,10 +36,15 @@ class EmbeddingClient:
             raise _query_error(error) from None
 
     async def embed_documents(
-        self, texts: Sequence[str], *, model: str, kinds: Sequence[Kind], deadline: Deadline
+        self, texts: Sequence[str], *, model: str, kinds: Sequence[Kind], windows: Windows | None, deadline: Deadline
     ) -> EmbeddingBatch:
-        """Return the vectors of documents, embedded in the bulk lane."""
-        request = pb.EmbedRequest(model=model, texts=texts, role=model_pb2.TEXT_ROLE_DOCUMENT, lane=model_pb2.LANE_BULK)
+        """Return the vectors of documents, embedded in the bulk lane.
+
+        windows  how to read documents over the model's limit; None truncates them
+        """
+        request = pb.EmbedRequest(
+            model=model, texts=texts, role=model_pb2.TEXT_ROLE_DOCUMENT, lane=model_pb2.LANE_BULK, windows=windows
+        )
         return await self._embed(request, kinds, deadline, patient=True)
 
     async def models(self, deadline: Deadline, *, patient: bool = True) -> list[EmbeddingModel]:
@@ -73,6 +78,7 @@ class EmbeddingClient:
             response.dense,
             response.sparse,
             response.multi_vector,
+            tuple(usage.dropped_token_count for usage in response.usage),
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sluice.common.v1 import model_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 
@@ -11,6 +12,7 @@ from services.orchestrator.downstream.vectors import FieldKind, Kind
 
 EmbeddingModel = embedding_pb.EmbeddingModel
 Collection = retrieval_pb.Collection
+Windows = model_pb2.Windows
 
 # Types of metadata, by their names in the search API.
 _METADATA_TYPES: Final[dict[str, retrieval_pb.MetadataType.ValueType]] = {
@@ -52,14 +54,30 @@ def describe(model: EmbeddingModel) -> str:
     return f"{model.model.name}@{model.model.version} ({model.model.digest:.12})"
 
 
+def describe_windows(windows: Windows | None) -> str:
+    """Return windows as messages show them: `windows with an overlap of 16 tokens, joined by MEAN`."""
+    if windows is None:
+        return "no windows"
+    aggregation = model_pb2.WindowAggregation.Name(windows.aggregation).removeprefix("WINDOW_AGGREGATION_")
+    return f"windows with an overlap of {windows.overlap_token_count} tokens, joined by {aggregation}"
+
+
+def windows_of(collection: Collection) -> Windows | None:
+    """Return the windows in which a collection's documents are embedded; None if long documents are truncated."""
+    return collection.schema.windows if collection.schema.HasField("windows") else None
+
+
 def schema_for(
-    models: Mapping[FieldKind, EmbeddingModel], kinds: Sequence[FieldKind], filterable: Mapping[str, str]
+    models: Mapping[FieldKind, EmbeddingModel],
+    kinds: Sequence[FieldKind],
+    filterable: Mapping[str, str],
+    windows: Windows | None,
 ) -> retrieval_pb.Schema:
     """Return the schema of a new collection.
 
     It has one field for each kind, named like the kind, which accepts only the vectors of that kind's model.
     """
-    schema = retrieval_pb.Schema()
+    schema = retrieval_pb.Schema(windows=windows)
     for kind in kinds:
         if kind == "text":
             schema.text_fields.add(name=kind)

@@ -23,7 +23,7 @@ FieldKind = Literal["dense", "sparse", "multi_vector", "text"]
 class EmbeddingBatch:
     """Vectors of some texts, of the requested kinds.
 
-    Raises BackendFailed if a kind is missing or has the wrong shape.
+    Raises BackendFailed if a kind is missing or has the wrong shape, or if the usage is that of other texts.
     """
 
     texts: int
@@ -38,8 +38,12 @@ class EmbeddingBatch:
     """Weighted terms of each text."""
     multi_vector: MultiVectors
     """FLOAT32 [tokens of all texts, dimensions], one vector per token."""
+    dropped: tuple[int, ...] = ()
+    """Number of tokens of each text that the model did not read; empty if the service did not report it."""
 
     def __post_init__(self) -> None:
+        if len(self.dropped) not in {0, self.texts}:
+            raise BackendFailed(f"embedding: expected the usage of {self.texts} texts, got {len(self.dropped)}")
         checks = {"dense": self._has_dense, "sparse": self._has_sparse, "multi_vector": self._has_multi_vector}
         for kind in self.kinds:
             if not checks[kind]():
@@ -63,7 +67,8 @@ class EmbeddingBatch:
             sparse = _sparse_part(self.sparse, start, end)
         if "multi_vector" in self.kinds:
             multi_vector = _multi_vector_part(self.multi_vector, start, end)
-        return EmbeddingBatch(end - start, self.kinds, self.model, dense, sparse, multi_vector)
+        dropped = self.dropped[start:end]
+        return EmbeddingBatch(end - start, self.kinds, self.model, dense, sparse, multi_vector, dropped)
 
     def _has_dense(self) -> bool:
         return _has_shape(self.dense, DATA_TYPE_FLOAT32, axes=2) and self.dense.shape[0] == self.texts

@@ -54,6 +54,19 @@ class WriteBatch:
     items: list[IndexItem]
     slices: list[tuple[Slice, list[FieldVectors]]]
 
+    def dropped_tokens(self) -> dict[str, int]:
+        """Return how many tokens of each item a model did not read, by the item's id.
+
+        Of several models, the one that dropped the most counts.
+        """
+        dropped: dict[str, int] = dict.fromkeys((item.id for item in self.items), 0)
+        for part, vectors in self.slices:
+            for position, (item, _) in enumerate(part):
+                dropped[item.id] += max(
+                    (one.batch.dropped[position] for one in vectors if one.batch.dropped), default=0
+                )
+        return dropped
+
     def without(self, ids: Container[str]) -> "WriteBatch":
         """Return the batch without the items of these ids."""
         slices = [run for part, vectors in self.slices for run in _runs_without(part, vectors, ids)]

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from sluice.common.v1.document_pb2 import Document
 
 from services.orchestrator.chunks import Chunking
+from services.orchestrator.downstream.schemas import Windows
 
 Outcome = Literal["indexed", "unchanged", "failed"]
 
@@ -24,6 +25,8 @@ class StreamHeader:
     """Types of the metadata fields that filters can use, by name."""
     chunking: Chunking | None = None
     """How to cut documents into chunks; None stores them whole."""
+    windows: Windows | None = None
+    """How to embed documents over the model's limit; None leaves it to the collection."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Acknowledgement:
     reason: str = ""
     """Name of the error reason of a document that failed."""
     message: str = ""
+    dropped_tokens: int = 0
+    """Number of tokens that a model did not read of a document that was indexed."""
 
 
 def failure(document_id: str, message: str) -> Acknowledgement:

@@ -112,27 +112,34 @@ class Preparer:
         rest = [(item, document) for item in group for document in item.documents]
         while rest:
             part = next(slice_documents(rest, self.embedding.pace.size, self.max_bytes))
-            vectors = await self.embedding.batch(len(part), partial(self._embed_slice, part))
-            if vectors is not None:
-                slices.append((part, vectors))
+            embedded = await self.embedding.batch(len(part), partial(self._embed_slice, part))
+            if embedded is not None:
+                slices += embedded
                 rest = rest[len(part) :]
             elif len(group) > 1:
                 # A single item keeps its slices: it may have so many that starting again would never succeed.
                 return None
         return WriteBatch(group, slices)
 
-    async def _embed_slice(self, part: Slice, deadline: Deadline) -> list[FieldVectors]:
-        """Return the vectors of a slice for each field. Raises ItemsRejected."""
+    async def _embed_slice(self, part: Slice, deadline: Deadline) -> list[tuple[Slice, list[FieldVectors]]]:
+        """Return a slice with its vectors for each field, in parts if the service rejects the documents together.
+
+        It does so if their vectors exceed a message. Raises ItemsRejected.
+        """
         texts = [text_of(document) for _, document in part]
         embed = self.services.embedding.embed_documents
         try:
             by_model = {
-                model: await embed(texts, model=model, kinds=kinds, deadline=deadline)
+                model: await embed(texts, model=model, kinds=kinds, windows=self.target.windows, deadline=deadline)
                 for model, kinds in self.target.encodings.items()
             }
         except InvalidRequest as error:
-            raise ItemsRejected(rejected_items(part, rejections(error, "texts", len(part)))) from None
-        return field_vectors(self.target, by_model)
+            if reasons := rejections(error, "texts", len(part)):
+                raise ItemsRejected(rejected_items(part, reasons)) from None
+            middle = len(part) // 2
+            first = await self._embed_slice(part[:middle], deadline)
+            return first + await self._embed_slice(part[middle:], deadline)
+        return [(part, field_vectors(self.target, by_model))]
 
 
 def whole_items(hashed: Hashed) -> list[IndexItem]:

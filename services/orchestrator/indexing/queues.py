@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from services.orchestrator.downstream.truncation import Truncation
 from services.orchestrator.indexing.items import WriteBatch
 from services.orchestrator.indexing.messages import Acknowledgement, failure
-from services.orchestrator.metrics import INDEXED
+from services.orchestrator.metrics import INDEXED, INDEXED_DROPPED_TOKENS, INDEXED_TRUNCATED
 
 _MAX_ACKNOWLEDGEMENTS: Final = 4
 
@@ -61,6 +62,9 @@ class AcknowledgementQueue:
         for outcome, count in Counter(one.outcome for one in acknowledgements).items():
             self.stored += count if outcome == "indexed" else 0
             INDEXED.labels(outcome).inc(count)
+        truncation = Truncation.of(one.dropped_tokens for one in acknowledgements)
+        INDEXED_TRUNCATED.inc(truncation.texts)
+        INDEXED_DROPPED_TOKENS.inc(truncation.tokens)
         await self._queue.put(acknowledgements)
 
     async def fail(self, reasons: Mapping[str, str]) -> None:

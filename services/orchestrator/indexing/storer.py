@@ -41,7 +41,10 @@ class Storer:
                 batch = batch.without(rejected.reasons)
                 await self.acknowledgements.fail(rejected.reasons)
             else:
-                await self.acknowledgements.put([Acknowledgement(item.id, "indexed") for item in batch.items])
+                dropped = batch.dropped_tokens()
+                await self.acknowledgements.put(
+                    [Acknowledgement(item.id, "indexed", dropped_tokens=dropped[item.id]) for item in batch.items]
+                )
                 return
 
     async def _write(self, batch: WriteBatch) -> None:
@@ -64,12 +67,19 @@ class Storer:
                 start = end
 
     async def _upsert(self, part: Slice, vectors: list[FieldVectors], deadline: Deadline) -> bool:
-        """Write documents in one call, and return True. Raises ItemsRejected."""
+        """Write documents, and return True. Raises ItemsRejected.
+
+        One call writes them, or several if retrieval rejects the documents together.
+        """
         documents, hashes = [document for _, document in part], [item.content_hash for item, _ in part]
         try:
             await self.services.retrieval.upsert(
                 self.collection, documents, vectors, content_hashes=hashes, deadline=deadline
             )
         except InvalidRequest as error:
-            raise ItemsRejected(rejected_items(part, rejections(error, "documents", len(part)))) from None
+            if reasons := rejections(error, "documents", len(part)):
+                raise ItemsRejected(rejected_items(part, reasons)) from None
+            middle = len(part) // 2
+            for start, end in ((0, middle), (middle, len(part))):
+                await self._upsert(part[start:end], [one.part(start, end) for one in vectors], deadline)
         return True

@@ -14,10 +14,13 @@ from services.orchestrator.chunks import Chunking, is_chunked
 from services.orchestrator.downstream.schemas import (
     Collection,
     EmbeddingModel,
+    Windows,
+    describe_windows,
     kinds_of,
     metadata_types,
     schema_for,
     vector_fields,
+    windows_of,
 )
 from services.orchestrator.downstream.services import Services
 from services.orchestrator.downstream.vectors import FieldKind, Kind
@@ -48,12 +51,15 @@ class Target:
     """Name of the model that counts the tokens of chunks."""
     added_tokens: int
     """Tokens that this model adds to every chunk."""
+    windows: Windows | None
+    """The windows in which texts over a model's limit are embedded; None truncates them."""
 
     @property
     def fingerprint(self) -> tuple[str, ...]:
-        """What stored documents depend on besides their content: the models of the fields, and the chunking."""
-        how = () if self.chunking is None else (f"chunks {self.chunking.tokens} {self.chunking.overlap}",)
-        return (*(field.digest for field in self.fields), *how)
+        """What stored documents depend on besides their content: the models of the fields, chunking and windows."""
+        chunks = () if self.chunking is None else (f"chunks {self.chunking.tokens} {self.chunking.overlap}",)
+        windows = () if self.windows is None else (describe_windows(self.windows),)
+        return (*(field.digest for field in self.fields), *chunks, *windows)
 
     @property
     def encodings(self) -> dict[str, tuple[Kind, ...]]:
@@ -71,8 +77,9 @@ async def open_target(
 
     model  name of the embedding model for new collections and for fields that accept any; may be empty if one is served
     kinds  kinds of the fields of a new collection
-    Raises NotFound, AlreadyExists (other filterable fields), PreconditionFailed (no model fits, or the collection holds
-    whole documents instead of chunks or the reverse) and InvalidRequest (chunks longer than a model reads).
+    Raises NotFound, AlreadyExists (other filterable fields), PreconditionFailed (no model fits, the collection holds
+    whole documents instead of chunks or the reverse, or it has other windows) and InvalidRequest (chunks longer than a
+    model reads, or windows that share too many tokens).
     """
     models = await services.embedding.models(deadline)
     try:
@@ -80,18 +87,47 @@ async def open_target(
     except NotFound:
         if not header.create:
             raise
-        filterable = {**header.filterable, **(CHUNK_FIELDS if header.chunking else {})}
-        schema = schema_for(_models_for(models, model, kinds), kinds, filterable)
-        collection = await services.retrieval.create(header.collection, schema, deadline)
+        collection = await _create(services, header, _models_for(models, model, kinds), kinds, deadline)
     _check_filterable(collection, header)
     _check_chunked(collection, header)
+    _check_windows(collection, header)
     fields = tuple(_field(*described, models, model) for described in vector_fields(collection))
     if header.chunking is None:
-        return Target(header.collection, fields, None, "", 0)
+        return Target(header.collection, fields, None, "", 0, windows_of(collection))
     counting = fields[0].model if fields else _only_model(models, model).model.name
     _check_tokens(header.chunking, [one for one in models if one.model.name in {counting, *(f.model for f in fields)}])
     added = await _count_added(services, counting, deadline)
-    return Target(header.collection, fields, header.chunking, counting, added)
+    return Target(header.collection, fields, header.chunking, counting, added, windows_of(collection))
+
+
+async def _create(
+    services: Services,
+    header: StreamHeader,
+    models: Mapping[FieldKind, EmbeddingModel],
+    kinds: Sequence[FieldKind],
+    deadline: Deadline,
+) -> Collection:
+    """Return the new collection of a stream.
+
+    models  the model of each kind of vectors
+    Raises InvalidRequest if a model cannot read such windows, and PreconditionFailed if retrieval cannot store them.
+    """
+    for kind, model in models.items() if header.windows else ():
+        assert kind != "text"
+        # The service knows how many tokens a window holds, so a short text finds out whether the windows are valid.
+        await services.embedding.embed_documents(
+            ["a"], model=model.model.name, kinds=[kind], windows=header.windows, deadline=deadline
+        )
+    filterable = {**header.filterable, **(CHUNK_FIELDS if header.chunking else {})}
+    schema = schema_for(models, kinds, filterable, header.windows)
+    collection = await services.retrieval.create(header.collection, schema, deadline)
+    if header.windows != windows_of(collection):
+        raise PreconditionFailed(
+            f"windows: the retrieval service does not store them with collection {header.collection!r}, because its "
+            "version is older; upgrade it, drop the collection and try again",
+            reason=ErrorReason.ERROR_REASON_COLLECTION_MISMATCH,
+        )
+    return collection
 
 
 async def _count_added(services: Services, model: str, deadline: Deadline) -> int:
@@ -158,6 +194,17 @@ def _check_chunked(collection: Collection, header: StreamHeader) -> None:
         holds, given = ("chunks", "none") if header.chunking is None else ("whole documents", "one")
         raise PreconditionFailed(
             f"chunking: collection {header.collection!r} holds {holds}, got {given}; choose another collection",
+            reason=ErrorReason.ERROR_REASON_COLLECTION_MISMATCH,
+        )
+
+
+def _check_windows(collection: Collection, header: StreamHeader) -> None:
+    """Raise PreconditionFailed if the stream has windows and they are not those of the collection."""
+    stored = windows_of(collection)
+    if header.windows is not None and header.windows != stored:
+        raise PreconditionFailed(
+            f"windows: collection {header.collection!r} has {describe_windows(stored)}, "
+            f"got {describe_windows(header.windows)}; choose another collection",
             reason=ErrorReason.ERROR_REASON_COLLECTION_MISMATCH,
         )
 

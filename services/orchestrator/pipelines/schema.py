@@ -138,6 +138,16 @@ class Refine(_Stage):
     """Mix the stage's scores with the previous ones. Without it, the stage's scores replace them."""
 
 
+class CandidateWindows(_Part):
+    """The windows in which a reranker reads candidates that are longer than its limit.
+
+    A candidate has the score of its best window. The query is not split.
+    """
+
+    overlap: int = Field(0, ge=0, le=4096)
+    """Tokens that a window shares with the previous one: at most half of those that a window holds."""
+
+
 class Rerank(_Stage):
     """A stage that scores the texts of candidates against the query by a reranker, the best candidates first."""
 
@@ -145,6 +155,8 @@ class Rerank(_Stage):
     """Reranking model; may be empty if the server has one."""
     slice: int = Field(16, ge=1, le=1000)
     """Candidates in one call. Small slices waste less work when time runs out; large slices need fewer calls."""
+    windows: CandidateWindows | None = None
+    """Read candidates over the model's limit in windows. Without it, the model truncates them."""
     on_error: OnError = "skip"
     """Whether the search fails if the stage fails, or continues with the previous order."""
     interpolate: Interpolation | None = None

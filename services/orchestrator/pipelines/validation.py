@@ -8,12 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from sluice.reranking.v1.reranking_service_pb2 import SCORING_LATE_INTERACTION, SCORING_LISTWISE
+
 from services.orchestrator.downstream.reranking import RerankingModel
 from services.orchestrator.downstream.schemas import EmbeddingModel, kinds_of
 from services.orchestrator.pipelines.binding import field_kind, field_stages
-from services.orchestrator.pipelines.schema import Pipeline, Refine, Rerank, Retriever
+from services.orchestrator.pipelines.schema import CandidateWindows, Pipeline, Refine, Rerank, Retriever
 
 logger = logging.getLogger(__name__)
+
+# Special tokens around a query and a document: at most four, as in RoBERTa.
+_MAX_SPECIAL_TOKENS: Final = 4
 
 State = Literal["unchecked", "usable", "degraded", "unusable"]
 
@@ -78,9 +83,30 @@ def _embedding_problems(
 
 
 def _reranking_problems(pipeline: Pipeline, models: Sequence[RerankingModel]) -> Iterator[tuple[Rerank, str]]:
-    """Yield the rerankers whose model is not served, or is not named while several are served."""
+    """Yield the rerankers whose model is not served, is not named while several are served, or has smaller windows."""
     names = [model.model.name for model in models]
     for stage in pipeline.rerank:
         if stage.model not in names if stage.model else len(names) != 1:
             expected = f"the reranking model {stage.model!r}" if stage.model else "one reranking model, or a name"
             yield stage, f"expected {expected}, served are {', '.join(names) or 'none'}"
+            continue
+        if stage.windows:
+            model = next(model for model in models if stage.model in {"", model.model.name})
+            yield from ((stage, problem) for problem in _window_problems(stage.windows, model))
+
+
+def _window_problems(windows: CandidateWindows, model: RerankingModel) -> Iterator[str]:
+    """Yield why a model cannot read candidates in these windows."""
+    if model.scoring == SCORING_LISTWISE:
+        yield f"expected no windows, because {model.model.name} reads many candidates together, got some"
+    elif windows.overlap > (most := _max_overlap(model)):
+        yield f"expected windows with an overlap of up to {most} tokens for {model.model.name}, got {windows.overlap}"
+
+
+def _max_overlap(model: RerankingModel) -> int:
+    """Return the largest overlap of windows that a model accepts with any query.
+
+    A window may share half of its tokens. A cross-encoder reads the query with each window, in up to half of the input.
+    """
+    tokens = model.max_token_count - _MAX_SPECIAL_TOKENS
+    return max(0, tokens // 2 if model.scoring == SCORING_LATE_INTERACTION else tokens // 4)

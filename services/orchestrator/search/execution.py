@@ -15,6 +15,7 @@ from sluice.errors import NotFound, PreconditionFailed, SluiceError
 from services.core.ranking import Ranking
 from services.orchestrator.downstream.queries import FieldQuery
 from services.orchestrator.downstream.services import Services
+from services.orchestrator.downstream.truncation import Truncation
 from services.orchestrator.downstream.vectors import EmbeddingBatch, Model
 from services.orchestrator.pipelines.binding import Plan
 from services.orchestrator.pipelines.schema import Feedback, Refine, Rerank, Retriever
@@ -23,6 +24,7 @@ from services.rpc.deadline import Deadline
 
 Status = Literal["ok", "skipped", "partial", "left_out"]
 _EMPTY: Final = Ranking()
+_WHOLE: Final = Truncation()
 
 
 class StalePlan(Exception):
@@ -98,12 +100,15 @@ class StageReport:
     duration_s: float
     error: SluiceError | None = None
     """Why the status is not `ok`."""
+    truncation: Truncation = _WHOLE
+    """Texts that its model truncated: wordings of the query, or candidates of a reranker."""
 
     def attributes(self) -> dict[str, str | int]:
         """Return the attributes of the stage's span in a trace."""
         counts = {"sluice.given": self.given, "sluice.kept": self.kept, "sluice.scored": self.scored}
         reason = {"sluice.reason": self.error.reason_name} if self.error else {}
-        return {"sluice.stage": self.stage, "sluice.status": self.status, **counts, **reason}
+        truncated = {"sluice.truncated": self.truncation.texts} if self.truncation.texts else {}
+        return {"sluice.stage": self.stage, "sluice.status": self.status, **counts, **reason, **truncated}
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ class Scores:
     """The model that scored them."""
     candidate_s: float = 0.0
     """Seconds per candidate in the last call."""
+    truncation: Truncation = _WHOLE
+    """Candidates that the model truncated, and the query."""
     error: SluiceError | None = None
     """Why some candidates were not scored."""
 

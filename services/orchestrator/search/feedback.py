@@ -14,6 +14,7 @@ from services.core.fusion import append_unscored, normalize, weighted_sum
 from services.core.ranking import Ranking
 from services.orchestrator.downstream.queries import MAX_DEPTH, FieldQuery, feedback_query
 from services.orchestrator.downstream.retrieval import Candidates
+from services.orchestrator.downstream.truncation import Truncation
 from services.orchestrator.pipelines.schema import Feedback, Rerank
 from services.orchestrator.search.answer import Answer
 from services.orchestrator.search.budget import has_time_for
@@ -53,13 +54,14 @@ async def apply_feedback(
         error = caught
     if error and not stage.forgives(error):
         raise error
+    truncation = second.scores.truncation if second else Truncation()
     ranked = _merge(context.plan.pipeline.rerank[-1], reranked, second) if second and second.scores.ranking else None
     before, scored = answer.ranking, len(second.scores.ranking) if second else 0
     ranking = append_unscored(ranked, before).top(context.plan.pipeline.rerank[-1].depth) if ranked else before
     status: Status = "ok" if error is None else "partial" if scored else "skipped"
     duration = perf_counter() - started
     return StageResult(
-        StageReport(stage.name, status, len(before), len(ranking), scored, duration, error),
+        StageReport(stage.name, status, len(before), len(ranking), scored, duration, error, truncation),
         ranking,
         ranked,
         documents=second.candidates.documents if second else {},

@@ -1,6 +1,6 @@
 """Stages that order candidates anew: refinement by stored token vectors, and rerankers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -11,6 +11,9 @@ from services.core.fusion import append_unscored, interpolate
 from services.core.ranking import Ranking
 from services.orchestrator.documents import text_of
 from services.orchestrator.downstream.queries import cascade_queries
+from services.orchestrator.downstream.reranking import TextScores
+from services.orchestrator.downstream.schemas import Windows
+from services.orchestrator.downstream.truncation import Truncation
 from services.orchestrator.downstream.vectors import Model
 from services.orchestrator.pipelines.schema import Refine, Rerank
 from services.orchestrator.search.budget import has_time_for
@@ -69,26 +72,38 @@ async def score(
 
     model  the model that must answer; None accepts any, and then the same one for every slice
     """
-    each_s, scores = 0.0, list[tuple[str, float]]()
+    each_s, scores, dropped, dropped_of_query = 0.0, list[tuple[str, float]](), list[int](), 0
+    error: SluiceError | None = None
     while ids := given.ids[len(scores) : len(scores) + stage.slice]:
         if not has_time_for(len(ids), deadline.remaining_s(), each_s):
             error = DeadlineExpired(f"there was time to score {len(scores)} of {len(given)} candidates")
-            return Scores(Ranking.of(scores), model, each_s, error)
+            break
         started = perf_counter()
         try:
-            found, answered_by = await context.services.reranking.score(
-                context.query.text,
-                [text_of(documents[id_]) or _NO_TEXT for id_ in ids],
-                model=stage.model,
-                deadline=deadline,
-                patient=stage.on_error == "fail",
-            )
-            model = _same_model(model, answered_by)
-        except SluiceError as error:
-            return Scores(Ranking.of(scores), model, each_s, error)
-        scores += zip(ids, found, strict=True)
+            found = await _score_slice(context, stage, [documents[id_] for id_ in ids], deadline)
+            model = _same_model(model, found.model)
+        except SluiceError as caught:
+            error = caught
+            break
+        scores += zip(ids, found.scores, strict=True)
+        dropped += found.dropped
+        dropped_of_query = found.dropped_of_query
         each_s = (perf_counter() - started) / len(ids)
-    return Scores(Ranking.of(scores), model, each_s)
+    return Scores(Ranking.of(scores), model, each_s, Truncation.of([*dropped, dropped_of_query]), error)
+
+
+async def _score_slice(
+    context: SearchContext, stage: Rerank, documents: Sequence[Document], deadline: Deadline
+) -> TextScores:
+    """Return the reranker's scores of some candidates. Raises the errors of the reranking service."""
+    return await context.services.reranking.score(
+        context.query.text,
+        [text_of(document) or _NO_TEXT for document in documents],
+        model=stage.model,
+        windows=Windows(overlap_token_count=stage.windows.overlap) if stage.windows else None,
+        deadline=deadline,
+        patient=stage.on_error == "fail",
+    )
 
 
 def _same_model(expected: Model | None, given: Model) -> Model:
@@ -144,7 +159,7 @@ def _rescored(stage: Refine | Rerank, before: Ranking, given: Ranking, scores: S
     status: Status = "ok" if error is None else "partial" if scored else "skipped"
     duration = perf_counter() - started
     return StageResult(
-        StageReport(stage.name, status, len(before), len(given), len(scored), duration, error),
+        StageReport(stage.name, status, len(before), len(given), len(scored), duration, error, scores.truncation),
         append_unscored(scored, given),
         ranked=scored if scored else None,
         models=(scores.model,) if scores.model else (),

@@ -14,6 +14,7 @@ from services.core.ranking import Ranking
 from services.orchestrator.chunks import best_of_each_parent, is_chunk, parent_of
 from services.orchestrator.downstream.queries import MAX_DEPTH, FieldQuery, text_queries, vector_queries
 from services.orchestrator.downstream.retrieval import Candidates
+from services.orchestrator.downstream.truncation import Truncation
 from services.orchestrator.downstream.vectors import EmbeddingBatch, Model
 from services.orchestrator.pipelines.binding import Encoding
 from services.orchestrator.pipelines.schema import EMBED, FUSE, Retriever, Rrf, WeightedSum
@@ -192,12 +193,12 @@ def _embedding_results(embedded: Sequence[_Embedding]) -> list[StageResult]:
     if not embedded:
         return []
     errors = [vectors for vectors, _ in embedded if isinstance(vectors, SluiceError)]
-    models: dict[str, Model] = {
-        vectors.model.digest: vectors.model for vectors, _ in embedded if isinstance(vectors, EmbeddingBatch)
-    }
+    batches = [vectors for vectors, _ in embedded if isinstance(vectors, EmbeddingBatch)]
+    models: dict[str, Model] = {vectors.model.digest: vectors.model for vectors in batches}
+    truncation = Truncation.of(count for vectors in batches for count in vectors.dropped)
     status: Status = "ok" if not errors else "partial" if len(errors) < len(embedded) else "skipped"
     duration = max(seconds for _, seconds in embedded)
-    report = StageReport(EMBED, status, 0, 0, 0, duration, errors[0] if errors else None)
+    report = StageReport(EMBED, status, 0, 0, 0, duration, errors[0] if errors else None, truncation)
     return [StageResult(report, Ranking(), models=tuple(models.values()))]
 
 

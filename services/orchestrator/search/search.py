@@ -14,7 +14,14 @@ from sluice.errors import PreconditionFailed, SluiceError
 
 from services.orchestrator.discovery import ServiceDirectory
 from services.orchestrator.downstream.services import Services
-from services.orchestrator.metrics import SEARCHES, STAGE, STAGE_CANDIDATES, STAGE_DEGRADED
+from services.orchestrator.metrics import (
+    SEARCHES,
+    STAGE,
+    STAGE_CANDIDATES,
+    STAGE_DEGRADED,
+    STAGE_DROPPED_TOKENS,
+    STAGE_TRUNCATED,
+)
 from services.orchestrator.pipelines.binding import Plan, bind
 from services.orchestrator.pipelines.schema import EMBED, Pipeline
 from services.orchestrator.search.answer import Answer
@@ -115,5 +122,7 @@ def _count(pipeline: str, report: StageReport) -> None:
     STAGE.labels(pipeline, report.stage).observe(report.duration_s)
     if report.stage != EMBED:
         STAGE_CANDIDATES.labels(pipeline, report.stage).observe(report.kept)
+    STAGE_TRUNCATED.labels(pipeline, report.stage).inc(report.truncation.texts)
+    STAGE_DROPPED_TOKENS.labels(pipeline, report.stage).inc(report.truncation.tokens)
     if report.error is not None:
         STAGE_DEGRADED.labels(pipeline, report.stage, report.error.reason_name).inc()

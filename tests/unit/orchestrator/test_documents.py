@@ -38,11 +38,17 @@ def test_the_hash_does_not_depend_on_the_order_of_metadata() -> None:
     [
         ([("texts[1]", "too long")], {1: "too long"}),
         ([("texts[0]", "empty"), ("texts[2].x", "odd")], {0: "empty", 2: "x: odd"}),
-        ([("texts[7]", "not ours")], {0: "whole", 1: "whole", 2: "whole"}),
-        ([("model", "unknown")], {0: "whole", 1: "whole", 2: "whole"}),
-        ([], {0: "whole", 1: "whole", 2: "whole"}),
+        ([("texts[7]", "not ours")], {}),
+        ([("model", "unknown")], {}),
+        ([], {}),
     ],
 )
 def test_rejections_name_the_documents(violations: list[tuple[str, str]], expected: dict[int, str]) -> None:
     error = InvalidRequest("whole", violations=[Violation(*violation) for violation in violations])
     assert rejections(error, "texts", 3) == expected
+
+
+def test_a_rejection_of_one_document_names_it_always() -> None:
+    error = InvalidRequest("whole", violations=[Violation("texts", "too large")])
+    assert rejections(error, "texts", 1) == {0: "whole"}
+    assert not rejections(error, "texts", 2)

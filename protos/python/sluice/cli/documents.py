@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
@@ -25,11 +26,18 @@ from sluice.cli import options
 from sluice.cli.access import access
 from sluice.cli.console import CommandFailed, err, out
 from sluice.cli.refusals import DocumentsRefused, Refusal, Refusals
-from sluice.client import Acknowledgement, Chunking, Document, SearchClient, jsonl
+from sluice.client import Acknowledgement, Chunking, Document, SearchClient, Windows, jsonl
 from sluice.client.indexing import DEFAULT_PATIENCE_S
 from sluice.errors import SluiceError
 
 _STORED: Final = ("indexed", "unchanged")
+
+
+class Aggregation(StrEnum):
+    """How the dense vectors of windows are combined."""
+
+    MEAN = "mean"
+    MAX = "max"
 
 
 @dataclass
@@ -38,6 +46,10 @@ class Tally:
 
     stored: Counter[str] = field(default_factory=Counter)
     refusals: Refusals = field(default_factory=Refusals)
+    truncated: int = 0
+    """Indexed documents that the model did not read to the end."""
+    dropped_tokens: int = 0
+    """Tokens of these documents that the model did not read."""
 
     @property
     def done(self) -> int:
@@ -51,10 +63,29 @@ class Tally:
             self.refusals.add(Refusal(one.reason, one.message, document_id=one.document_id))
         else:
             self.stored[acknowledgement.outcome] += 1
+            self.truncated += acknowledgement.dropped_token_count > 0
+            self.dropped_tokens += acknowledgement.dropped_token_count
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts and the first refusals for JSON output."""
-        return {outcome: self.stored[outcome] for outcome in _STORED} | self.refusals.to_json()
+        counts = {outcome: self.stored[outcome] for outcome in _STORED}
+        return {
+            **counts,
+            "truncated": self.truncated,
+            "dropped_tokens": self.dropped_tokens,
+            **self.refusals.to_json(),
+        }
+
+    def show_truncation(self) -> None:
+        """Print how many documents were truncated, and what to do."""
+        if self.truncated:
+            err.print(
+                f"{self.truncated:,} of {self.stored['indexed']:,} documents are longer than the model reads: "
+                f"{self.dropped_tokens:,} tokens were truncated. To embed them too, create another collection "
+                "with --windows or --chunk-tokens.",
+                style="yellow",
+                soft_wrap=True,
+            )
 
     def words(self) -> str:
         """Return `5,690 indexed, 3 unchanged, 0 failed`."""
@@ -88,6 +119,16 @@ def index(
     chunk_overlap: Annotated[
         int, typer.Option(min=0, max=options.MOST, metavar="N", help="Tokens that consecutive chunks share.")
     ] = 0,
+    windows: Annotated[
+        bool,
+        typer.Option("--windows", help="With --create: embed documents over the model's limit in windows."),
+    ] = False,
+    window_overlap: Annotated[
+        int, typer.Option(min=0, max=options.MOST, metavar="N", help="With --windows: tokens that windows share.")
+    ] = 0,
+    window_aggregation: Annotated[
+        Aggregation, typer.Option(help="With --windows: how the vectors of windows are combined.")
+    ] = Aggregation.MEAN,
     patience: options.Patience = DEFAULT_PATIENCE_S,
     as_json: options.Json = False,
     address: options.Address = options.DEFAULT_ADDRESS,
@@ -97,6 +138,9 @@ def index(
     A line is {"id": …, "title": …, "text": …, "metadata": {…}}. The identifier can
     also be "_id", as in BEIR. You can repeat a run at any time: documents that
     have not changed are skipped.
+
+    Documents that are longer than the model reads are truncated, and counted at the
+    end. --chunk-tokens stores them in parts instead, --windows embeds them in parts.
 
     A rejected document or an invalid line does not stop the run. All others are
     stored, and the first rejections are listed at the end. The exit code is 0 if
@@ -108,8 +152,12 @@ def index(
 
       sluice index books.jsonl --collection books --create --chunk-tokens 200 --chunk-overlap 20
 
+      sluice index papers.jsonl --collection papers --create --windows --window-overlap 32
+
       zcat corpus.jsonl.gz | sluice index - --collection news --create
     """
+    if window_overlap and not windows:
+        raise typer.BadParameter("give --windows too", param_hint="--window-overlap")
     fields = _fields(filterable or [])
     timestamps = frozenset(name for name, kind in fields.items() if kind == "timestamp")
     tally = Tally()
@@ -122,6 +170,7 @@ def index(
             create=create,
             filterable_fields=fields,
             chunking=Chunking(chunk_tokens, chunk_overlap) if chunk_tokens or chunk_overlap else None,
+            windows=Windows(window_overlap, window_aggregation.value) if windows else None,
             patience_s=patience,
             on_retry=_retry_printer(),
         )
@@ -176,6 +225,7 @@ def follow(
             print(json.dumps({**tally.to_json(), "duration_s": round(elapsed_s, 3)}, indent=2))
         else:
             out.print(f"{tally.words()} in {elapsed_s:.1f} s")
+        tally.show_truncation()
         tally.refusals.show()
 
 

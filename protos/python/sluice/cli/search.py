@@ -44,8 +44,9 @@ def search(
 ) -> None:
     """Search a collection.
 
-    Below the results is a line with the time and the counts of each stage. If a
-    stage was skipped or cut short, a line says which and why.
+    Below the results is a line with the time and the counts of each stage, and how
+    many texts its model truncated. If a stage was skipped or cut short, a line says
+    which and why.
 
     [bold]Examples[/]
 
@@ -87,6 +88,8 @@ def stage_words(stage: StageReport) -> str:
     words = f"{stage.name} {1000 * stage.duration_s:.1f} ms"
     if stage.given_count or stage.kept_count:
         words += f", {counts}"
+    if stage.truncated_count:
+        words += f", {stage.truncated_count} truncated"
     return words if stage.status == "ok" else f"{words} ({stage.status})"
 
 

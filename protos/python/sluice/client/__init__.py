@@ -15,7 +15,7 @@ from sluice.client.credentials import tls_credentials
 from sluice.client.documents import Document, MetadataValue, Scalar
 from sluice.client.embedding import AsyncEmbeddingClient, EmbeddingClient, Embeddings
 from sluice.client.filters import to_text, where
-from sluice.client.indexing import Chunking
+from sluice.client.index_options import Chunking, Windows
 from sluice.client.reranking import AsyncRerankingClient, RerankingClient
 from sluice.client.retrieval import AsyncRetrievalClient, RetrievalClient
 from sluice.client.retry import RetryPolicy
@@ -44,6 +44,7 @@ __all__ = [
     "Stage",
     "StageReport",
     "Standing",
+    "Windows",
     "float32_tensor",
     "float32_view",
     "tls_credentials",

@@ -52,6 +52,11 @@ class StageReport:
     """Duration of the stage, in seconds."""
     reason: str
     """Reason of a status other than `ok`; otherwise empty."""
+    truncated_count: int = 0
+    """Number of texts that the model of the stage truncated because they exceed its limit: wordings of the query in
+    `embed`; candidates in a reranker, and the query if it is truncated on its own."""
+    dropped_token_count: int = 0
+    """Number of tokens that were dropped from these texts together."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,9 @@ class Acknowledgement:
     """For a failure, the name of the ErrorReason."""
     message: str = ""
     """For a failure, what was expected and what was given."""
+    dropped_token_count: int = 0
+    """Number of tokens at the end of the document that the model did not read, because the document exceeds its limit.
+    0 for a document that is not `indexed`."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def search_answer(response: pb.SearchResponse) -> SearchAnswer:
 def acknowledgement(proto: pb.Acknowledgement) -> Acknowledgement:
     """Return the acknowledgement in a proto."""
     outcome = enum_word(pb.Acknowledgement.Outcome.Name, proto.outcome, "OUTCOME_")
-    return Acknowledgement(proto.document_id, outcome, proto.reason, proto.message)
+    return Acknowledgement(proto.document_id, outcome, proto.reason, proto.message, proto.dropped_token_count)
 
 
 def pipelines(response: pb.ListPipelinesResponse) -> list[Pipeline]:
@@ -179,4 +187,6 @@ def _stage_report(proto: pb.StageReport) -> StageReport:
         kept_count=proto.kept_count,
         duration_s=proto.duration.ToNanoseconds() / 1e9,
         reason=proto.reason,
+        truncated_count=proto.truncated_count,
+        dropped_token_count=proto.dropped_token_count,
     )

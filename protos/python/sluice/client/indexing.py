@@ -8,8 +8,7 @@ Documents that were not acknowledged are then sent again, which is harmless beca
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final
 
 from sluice.client.answers import Acknowledgement, acknowledgement
@@ -22,28 +21,6 @@ MESSAGE_DOCUMENTS: Final = 64
 DEFAULT_PATIENCE_S: Final = 600.0
 # Well below the 16 MiB that servers accept.
 MESSAGE_BYTES: Final = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class Chunking:
-    """How documents are cut into chunks. Chunks are cut between words."""
-
-    tokens: int
-    """Most tokens of a chunk, including the title: at least 16, and at most the limit of the model."""
-    overlap: int = 0
-    """Tokens that a chunk shares with the previous one, up to half of `tokens`."""
-
-
-def opening(
-    collection: str, create: bool, filterable_fields: Mapping[str, str], chunking: Chunking | None = None
-) -> pb.IndexRequest:
-    """Return the first message of a stream."""
-    fields = [pb.FilterableField(name=name, type=kind) for name, kind in filterable_fields.items()]
-    first = pb.IndexRequest(collection=collection, create_collection=create, filterable_fields=fields)
-    if chunking is not None:
-        first.chunking.token_count = chunking.tokens
-        first.chunking.overlap_token_count = chunking.overlap
-    return first
 
 
 class NoAnswer(Exception):

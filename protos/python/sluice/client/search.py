@@ -16,7 +16,8 @@ from sluice.client.calls import AsyncClient, Client
 from sluice.client.credentials import with_trace
 from sluice.client.documents import Document
 from sluice.client.filters import filter_proto
-from sluice.client.indexing import DEFAULT_PATIENCE_S, Chunking, NoAnswer, Window, index_stream, opening
+from sluice.client.index_options import Chunking, Windows, opening
+from sluice.client.indexing import DEFAULT_PATIENCE_S, NoAnswer, Window, index_stream
 from sluice.client.patience import IndexJob, OnRetry, Watchdog
 from sluice.common.v1.filter_pb2 import Filter
 from sluice.search.v1 import search_service_pb2 as pb
@@ -90,6 +91,7 @@ class SearchClient(Client):
         create: bool = False,
         filterable_fields: Mapping[str, str] | None = None,
         chunking: Chunking | None = None,
+        windows: Windows | None = None,
         max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
         patience_s: float = DEFAULT_PATIENCE_S,
         on_retry: OnRetry | None = None,
@@ -102,12 +104,14 @@ class SearchClient(Client):
         create             create the collection if it does not exist, for the server's embedding model
         filterable_fields  of a created collection: name to "string", "number", "bool", "timestamp" or "list"
         chunking           cut documents into chunks, which are stored and found in their place; None stores documents
+        windows            of a created collection: embed documents over the model's limit in windows; None truncates
+                           them in a new collection, and uses the windows of an existing one
         patience_s         longest time without an acknowledgement; after that, Unavailable is raised
         on_retry           called with the error and the seconds to wait, each time before the stream is opened again
 
         Raises SluiceError.
         """
-        first = opening(collection, create, filterable_fields or {}, chunking)
+        first = opening(collection, create, filterable_fields or {}, chunking, windows)
         job = IndexJob(first, Window(max_unacknowledged), patience_s, on_retry)
         source = iter(documents)
         while True:
@@ -188,12 +192,13 @@ class AsyncSearchClient(AsyncClient):
         create: bool = False,
         filterable_fields: Mapping[str, str] | None = None,
         chunking: Chunking | None = None,
+        windows: Windows | None = None,
         max_unacknowledged: int = DEFAULT_UNACKNOWLEDGED,
         patience_s: float = DEFAULT_PATIENCE_S,
         on_retry: OnRetry | None = None,
     ) -> AsyncIterator[Acknowledgement]:
         """Index documents, as `SearchClient.index` does. They may also come from an async iterable."""
-        first = opening(collection, create, filterable_fields or {}, chunking)
+        first = opening(collection, create, filterable_fields or {}, chunking, windows)
         job = IndexJob(first, Window(max_unacknowledged), patience_s, on_retry)
         source = documents.__aiter__() if isinstance(documents, AsyncIterable) else _each(documents)
         while True:
