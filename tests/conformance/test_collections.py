@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sluice.common.v1.model_pb2 import WINDOW_AGGREGATION_MEAN, Windows
 from sluice.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
@@ -38,6 +39,21 @@ def test_a_collection_is_created_described_listed_dropped_and_created_again(plac
         await stub.Upsert(upsert([document("c")], [[1, 0]], collection=name))
         found = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query([1, 0])]))
         assert list(found.rankings[0].document_ids) == ["c"]
+
+    place.run(check)
+
+
+def test_a_collection_keeps_the_windows_of_its_documents(place: Place) -> None:
+    create = new_collection(new_name())
+    create.schema.windows.overlap_token_count = 4
+    named = Windows(overlap_token_count=4, aggregation=WINDOW_AGGREGATION_MEAN)
+
+    async def check(stub: Stub) -> None:
+        assert (await stub.CreateCollection(create)).collection.schema.windows == named
+        described = (await stub.GetCollection(pb.GetCollectionRequest(name=create.name))).collection
+        assert described.schema.windows == named
+        truncating = await error_of(stub.CreateCollection(new_collection(create.name)))
+        assert isinstance(truncating, AlreadyExists)
 
     place.run(check)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sluice.common.v1 import tensor_pb2 as tns
+from sluice.common.v1.model_pb2 import Windows
 from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
@@ -115,7 +116,14 @@ async def test_a_cascade_scores_only_candidates_of_its_earlier_queries(tmp_path:
 
 
 def field(kind: str, message: Any) -> pb.CreateCollectionRequest:
-    return pb.CreateCollectionRequest(name="x", schema=pb.Schema(**{kind: [message]}))
+    fields: dict[str, Any] = {kind: [message]}
+    return pb.CreateCollectionRequest(name="x", schema=pb.Schema(**fields))
+
+
+def windowed(overlap: int, aggregation: Any = 0) -> pb.CreateCollectionRequest:
+    request = field("text_fields", pb.TextField(name="t"))
+    request.schema.windows.CopyFrom(Windows(overlap_token_count=overlap, aggregation=aggregation))
+    return request
 
 
 BAD_CREATES = [
@@ -135,6 +143,8 @@ BAD_CREATES = [
         field("multi_vector_fields", pb.MultiVectorField(name="m", dimensions=1025)),
         ["schema.multi_vector_fields[0].dimensions"],
     ),
+    (windowed(-1), ["schema.windows.overlap_token_count"]),
+    (windowed(65_537, 7), ["schema.windows.overlap_token_count", "schema.windows.aggregation"]),
 ]
 
 BAD_UPSERTS: list[tuple[dict[str, Any], list[str]]] = [
