@@ -40,6 +40,26 @@ class Aggregation(StrEnum):
     MAX = "max"
 
 
+ChunkTokens = Annotated[
+    int,
+    typer.Option(
+        min=0, max=options.MOST, metavar="N", help="Split documents into chunks of up to N tokens; 0: do not."
+    ),
+]
+ChunkOverlap = Annotated[
+    int, typer.Option(min=0, max=options.MOST, metavar="N", help="Tokens that consecutive chunks share.")
+]
+InWindows = Annotated[
+    bool, typer.Option("--windows", help="With --create: embed documents over the model's limit in windows.")
+]
+WindowOverlap = Annotated[
+    int, typer.Option(min=0, max=options.MOST, metavar="N", help="With --windows: tokens that windows share.")
+]
+WindowAggregation = Annotated[
+    Aggregation, typer.Option(help="With --windows: how the dense vectors of the windows are combined.")
+]
+
+
 @dataclass
 class Tally:
     """The outcomes of the documents of an index run."""
@@ -107,28 +127,11 @@ def index(
             "TYPE is string, number, bool, timestamp or list.",
         ),
     ] = None,
-    chunk_tokens: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=options.MOST,
-            metavar="N",
-            help="Split documents into chunks of up to N tokens; 0: do not.",
-        ),
-    ] = 0,
-    chunk_overlap: Annotated[
-        int, typer.Option(min=0, max=options.MOST, metavar="N", help="Tokens that consecutive chunks share.")
-    ] = 0,
-    windows: Annotated[
-        bool,
-        typer.Option("--windows", help="With --create: embed documents over the model's limit in windows."),
-    ] = False,
-    window_overlap: Annotated[
-        int, typer.Option(min=0, max=options.MOST, metavar="N", help="With --windows: tokens that windows share.")
-    ] = 0,
-    window_aggregation: Annotated[
-        Aggregation, typer.Option(help="With --windows: how the vectors of windows are combined.")
-    ] = Aggregation.MEAN,
+    chunk_tokens: ChunkTokens = 0,
+    chunk_overlap: ChunkOverlap = 0,
+    windows: InWindows = False,
+    window_overlap: WindowOverlap = 0,
+    window_aggregation: WindowAggregation = Aggregation.MEAN,
     patience: options.Patience = DEFAULT_PATIENCE_S,
     as_json: options.Json = False,
     address: options.Address = options.DEFAULT_ADDRESS,
