@@ -3,7 +3,7 @@
 Policy: a batch starts with the row that waited longest. It grows by the rows of nearest length among those that waited
 longest (the window), as long as that raises the efficiency:
 
-    efficiency = sum of lengths / (overhead_tokens + longest * count)
+    efficiency = effective tokens of the rows / (overhead_tokens + effective tokens of the rows padded to the longest)
 
 A batch thus grows while sharing a run's fixed cost saves more than padding wastes. A row is overtaken by at most a
 window of tokens, so the wait that was estimated at its admission holds. Rows that nobody waits for any more, or that
@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from services.inference.cost import Cost
+from services.inference.cost import Cost, Size
 
 T = TypeVar("T")
 
@@ -61,8 +61,8 @@ class BatchQueue(Generic[T]):
         self._max_rows = max_batch_rows
         self._window_tokens = window_tokens
         self._rows: deque[Row[T]] = deque()
-        self.tokens = 0
-        """Tokens of all waiting rows."""
+        self.size = Size()
+        """Size of all waiting rows."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -70,7 +70,7 @@ class BatchQueue(Generic[T]):
     def push(self, row: Row[T]) -> None:
         """Append a row."""
         self._rows.append(row)
-        self.tokens += row.length
+        self.size += Size.of([row.length])
 
     def take(self, now: float, cost: Cost) -> BatchDecision[T]:
         """Remove and return the next batch, and the rows dropped on the way to it."""
@@ -81,7 +81,7 @@ class BatchQueue(Generic[T]):
         chosen = set(map(id, batch))
         left = [row for row in window if id(row) not in chosen]
         self._rows.extendleft(reversed(left))
-        self.tokens += sum(row.length for row in left)
+        self.size += Size.of(row.length for row in left)
         return BatchDecision(batch, expired)
 
     def _take_window(self, now: float, cost: Cost) -> tuple[list[Row[T]], list[Row[T]]]:
@@ -91,8 +91,9 @@ class BatchQueue(Generic[T]):
         tokens = 0
         while self._rows and tokens < self._window_tokens:
             row = self._rows.popleft()
-            self.tokens -= row.length
-            if row.alive(now + cost.seconds(row.length)):
+            size = Size.of([row.length])
+            self.size -= size
+            if row.alive(now + cost.seconds(size)):
                 window.append(row)
                 tokens += row.length
             else:
@@ -104,22 +105,26 @@ class BatchQueue(Generic[T]):
         by_length = sorted(window, key=lambda row: row.length)
         low = next(position for position, row in enumerate(by_length) if row is window[0])
         high = low + 1
-        batch, useful = deque([window[0]]), window[0].length
+        batch, useful = deque([window[0]]), Size.of([window[0].length])
         while len(batch) < self._max_rows:
             side = _nearer(by_length, low - 1, high, batch[0].length, batch[-1].length)
             if side is None:
                 break
             low, high = (side, high) if side < low else (low, side + 1)
             row = by_length[side]
-            padded = max(batch[-1].length, row.length) * (len(batch) + 1)
+            padded = Size.of_batch(len(batch) + 1, max(batch[-1].length, row.length))
             if not row.alive(now + cost.seconds(padded)):
                 continue
-            before = useful / (cost.overhead_tokens + batch[-1].length * len(batch))
-            if padded > self._max_tokens or (useful + row.length) / (cost.overhead_tokens + padded) < before:
+            before = _efficiency(cost, useful, Size.of_batch(len(batch), batch[-1].length))
+            useful += Size.of([row.length])
+            if padded.tokens > self._max_tokens or _efficiency(cost, useful, padded) < before:
                 break
-            useful += row.length
             (batch.appendleft if side == low else batch.append)(row)
         return list(batch)
+
+
+def _efficiency(cost: Cost, useful: Size, padded: Size) -> float:
+    return cost.effective_tokens(useful) / (cost.overhead_tokens + cost.effective_tokens(padded))
 
 
 def _nearer(rows: list[Row[T]], left: int, right: int, shortest: int, longest: int) -> int | None:

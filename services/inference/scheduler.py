@@ -17,19 +17,18 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import monotonic, perf_counter
-from typing import Any, Final, Literal
+from time import monotonic
+from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from sluice.common.v1.error_reason_pb2 import ErrorReason
 from sluice.errors import BackendFailed, DeadlineExpired, SluiceError, Unavailable
 
 from services.inference import metrics
+from services.inference.batch_run import BatchResult, Output, run_batch
 from services.inference.batching import BatchQueue, Row
 from services.inference.cache import Cache
-from services.inference.cost import Cost, Throughput
-from services.inference.session import Outputs, Session
+from services.inference.cost import Cost, Size, Throughput
+from services.inference.session import Session
 from services.inference.stall_detector import StallDetector
 from services.inference.tokenizer import Input
 from services.rpc.observability import traces
@@ -57,13 +56,6 @@ _CAUTION: Final = 1.25
 _ANSWER_LEAST_S: Final = 0.002
 _ANSWER_LAGS: Final = 3
 _FORGET: Final = 0.95
-
-Output = dict[str, NDArray[Any]]
-"""One row's part of each wanted output, without batch axis and padding. Read-only, because callers share it.
-
-    dense [D]   multi_vector [T, D], including special tokens   logits [L]
-    sparse [K] weights, and with it sparse_indices int32 [K], ascending
-"""
 
 _Key = tuple[bytes, tuple[str, ...]]
 """`Input.key`, and the names of the wanted outputs."""
@@ -184,7 +176,7 @@ class BatchScheduler:
         """
         lane = self._lanes[schedule.lane]
         deadline = schedule.deadline - lane.answer_s
-        wait_s = _CAUTION * lane.wait_s(sum(len(row.ids) for row in inputs), len(inputs))
+        wait_s = _CAUTION * lane.wait_s(Size.of(len(row.ids) for row in inputs), len(inputs))
         left_s = deadline - monotonic()
         if wait_s > left_s:
             metrics.REFUSED.labels(self._model, lane.name).inc()
@@ -231,13 +223,14 @@ class BatchScheduler:
             lane.queue_wait.observe(now - row.arrived)
         alone = lane.name == "interactive" and not lane.running and not len(lane.queue)
         lane.running += 1
-        lane.running_tokens += sum(row.length for row in batch)
-        number = lane.stall_detector.begin(now, lane.cost.seconds(max(row.length for row in batch) * len(batch)))
+        lane.running_size += Size.of(row.length for row in batch)
+        padded = Size.of_batch(len(batch), max(row.length for row in batch))
+        number = lane.stall_detector.begin(now, lane.cost.seconds(padded))
         inputs = [row.payload.input for row in batch]
         wanted = [row.payload.key[1] for row in batch]
         loop = asyncio.get_running_loop()
         span = self._span(lane, batch)
-        future = loop.run_in_executor(lane.threads, _run_batch, self._session, inputs, wanted, alone)
+        future = loop.run_in_executor(lane.threads, run_batch, self._session, inputs, wanted, alone)
         future.add_done_callback(lambda done: self._finish(lane, batch, done))
         future.add_done_callback(lambda done: _end(span, done))
         future.add_done_callback(lambda _: lane.stall_detector.end(number))
@@ -251,10 +244,10 @@ class BatchScheduler:
             {"sluice.model": self._model, "sluice.lane": lane.name, "sluice.rows": len(batch), "sluice.tokens": tokens},
         )
 
-    def _finish(self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[_BatchResult]") -> None:
+    def _finish(self, lane: "_Lane", batch: list[Row[_Work]], done: "asyncio.Future[BatchResult]") -> None:
         """Start the next batch, and deliver the outputs of this one."""
         lane.running -= 1
-        lane.running_tokens -= sum(row.length for row in batch)
+        lane.running_size -= Size.of(row.length for row in batch)
         was_saturated = len(lane.queue) > 0
         self._pump(lane)
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
@@ -270,7 +263,7 @@ class BatchScheduler:
             for row in batch:
                 self._fail(row, BackendFailed("the model failed on this batch; see the server's log"))
 
-    def _deliver(self, row: Row[_Work], output: Output, ran: "_BatchResult") -> None:
+    def _deliver(self, row: Row[_Work], output: Output, ran: "BatchResult") -> None:
         work = row.payload
         del self._rows[work.lane, work.key]
         waited_s = ran.ended - ran.seconds - row.arrived
@@ -325,7 +318,7 @@ class _Lane:
         # Bulk keeps a batch ready for the next free thread. A query waits in the queue, where others can join it.
         self.most_running = limits.threads + (name == "bulk")
         self.running = 0
-        self.running_tokens = 0
+        self.running_size = Size()
         self.stall_detector = StallDetector(name, limits.stuck_s)
         self._throughput = Throughput(cost.seconds_per_token / limits.threads)
         self._saturated_since: float | None = None
@@ -336,64 +329,27 @@ class _Lane:
         self._batch_tokens = metrics.BATCH_TOKENS.labels(model, name)
         self._used, self._padding = (metrics.TOKENS.labels(model, name, kind) for kind in ("used", "padding"))
 
-    def observe(self, lengths: Sequence[int], ran: "_BatchResult", now: float, *, was_saturated: bool) -> None:
+    def observe(self, lengths: Sequence[int], ran: "BatchResult", now: float, *, was_saturated: bool) -> None:
         """Update the estimates after a batch of rows of these lengths. `was_saturated`: other rows were waiting."""
-        padded = max(lengths) * len(lengths)
+        size, padded = Size.of(lengths), Size.of_batch(len(lengths), max(lengths))
         began, self._saturated_since = self._saturated_since, now if was_saturated else None
         since_last_s = ran.seconds / self.thread_count if began is None else now - began
-        self._throughput = self._throughput.after(sum(lengths), since_last_s)
+        self._throughput = self._throughput.after(self.cost.effective_tokens(size), since_last_s)
         self.cost = self.cost.after(padded, ran.seconds)
         self.answer_s = max(_ANSWER_LEAST_S, _FORGET * self.answer_s, _ANSWER_LAGS * (now - ran.ended))
         self._inference.observe(ran.seconds)
-        self._batch_tokens.observe(padded)
-        self._used.inc(sum(lengths))
-        self._padding.inc(padded - sum(lengths))
+        self._batch_tokens.observe(padded.tokens)
+        self._used.inc(size.tokens)
+        self._padding.inc(padded.tokens - size.tokens)
 
-    def wait_s(self, own_tokens: int, own_rows: int) -> float:
+    def wait_s(self, own: Size, own_rows: int) -> float:
         """Return the expected time until new work is done: the waiting and running rows, then the work itself."""
-        before = self._throughput.seconds_per_token * (self.queue.tokens + self.running_tokens / 2)
-        return before + self.cost.seconds(own_tokens) / max(1, min(self.thread_count, own_rows))
+        waiting, running = map(self.cost.effective_tokens, (self.queue.size, self.running_size))
+        before = self._throughput.seconds_per_token * (waiting + running / 2)
+        return before + self.cost.seconds(own) / max(1, min(self.thread_count, own_rows))
 
 
-def _end(span: Span, done: "asyncio.Future[_BatchResult]") -> None:
+def _end(span: Span, done: "asyncio.Future[BatchResult]") -> None:
     if done.cancelled() or done.exception() is not None:
         span.fail("INTERNAL")
     span.end()
-
-
-@dataclass(frozen=True)
-class _BatchResult:
-    """The result of a batch."""
-
-    outputs: list[Output]
-    seconds: float
-    """Seconds that the model took."""
-    ended: float
-    """Time at which the outputs were ready, on the monotonic clock."""
-
-
-def _run_batch(session: Session, inputs: list[Input], wanted: list[tuple[str, ...]], alone: bool) -> _BatchResult:
-    """Run a batch and return the wanted outputs of each row."""
-    started = perf_counter()
-    outputs = session.run(inputs, sorted({name for names in wanted for name in names}), alone=alone)
-    seconds = perf_counter() - started
-    parts = [
-        _part(outputs, names, position, len(row.ids))
-        for position, (row, names) in enumerate(zip(inputs, wanted, strict=True))
-    ]
-    return _BatchResult(parts, seconds, monotonic())
-
-
-def _part(outputs: Outputs, names: tuple[str, ...], position: int, length: int) -> Output:
-    """Return one row's outputs, copied, so that caching them does not keep the whole batch in memory."""
-    parts: Output = {}
-    for name in names:
-        row = outputs[name][position]
-        if name == "sparse":
-            parts["sparse_indices"] = np.flatnonzero(row).astype(np.int32)
-            parts[name] = row[parts["sparse_indices"]]
-        else:
-            parts[name] = (row[:length] if name == "multi_vector" else row).copy()
-    for part in parts.values():
-        part.setflags(write=False)
-    return parts

@@ -1,12 +1,16 @@
 """Laws that hold for any batch queue, and cases that show its policy."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.batching import BatchQueue, Row
-from services.inference.cost import Cost, Throughput
+from services.inference.cost import Cost, Size, Throughput
 
 COST = Cost(overhead_tokens=11, seconds_per_token=0.001)
+LONG = Cost(overhead_tokens=11, seconds_per_token=0.001, quadratic=0.01)
 LATER = 1e9
 
 
@@ -38,7 +42,7 @@ def test_every_row_is_taken_once_within_the_limits(lengths: list[int], max_token
         assert lengths_of(batch) == sorted(lengths_of(batch))
         seen += [row.payload for row in batch]
     assert sorted(seen) == list(range(len(lengths)))
-    assert queue.tokens == 0
+    assert queue.size == Size()
     assert len(queue) == 0
 
 
@@ -53,12 +57,13 @@ def test_the_oldest_row_is_in_the_next_batch(lengths: list[int]) -> None:
 
 @given(LENGTHS.filter(bool))
 def test_a_batch_costs_no_more_a_token_than_its_oldest_row_alone(lengths: list[int]) -> None:
-    queue = queue_of(lengths)
-    batch = queue.take(0, COST).batch
     oldest = lengths[0]
-    alone = COST.seconds(oldest) / oldest
-    padded = max(lengths_of(batch)) * len(batch)
-    assert COST.seconds(padded) / sum(lengths_of(batch)) <= alone * (1 + 1e-9)
+    for cost in (COST, LONG):
+        batch = queue_of(lengths).take(0, cost).batch
+        alone = cost.seconds(Size.of([oldest])) / cost.effective_tokens(Size.of([oldest]))
+        padded = Size.of_batch(len(batch), max(lengths_of(batch)))
+        each = cost.seconds(padded) / cost.effective_tokens(Size.of(lengths_of(batch)))
+        assert each <= alone * (1 + 1e-9)
 
 
 @given(LENGTHS.filter(bool), st.integers(1, 2000))
@@ -119,14 +124,38 @@ def test_a_cost_fits_two_runs_and_follows_later_ones() -> None:
     assert round(cost.seconds_per_token, 6) == 0.001
     assert round(cost.overhead_tokens, 6) == 10
     for _ in range(200):
-        cost = cost.after(100, 0.220)
-    assert round(cost.seconds(100), 3) == 0.220
+        cost = cost.after(Size.of([100]), 0.220)
+    assert round(cost.seconds(Size.of([100])), 3) == 0.220
 
 
 def test_a_cost_of_equally_fast_runs_is_valid() -> None:
     cost = Cost.fit((4, 0.001), (128, 0.001))
     assert cost.seconds_per_token > 0
-    assert cost.seconds(128) > 0
+    assert cost.seconds(Size.of([128])) > 0
+
+
+def test_a_cost_fits_the_quadratic_part_of_long_runs() -> None:
+    true = Cost(overhead_tokens=20, seconds_per_token=1e-4, quadratic=1 / 700)
+    cost = Cost.fit(*((tokens, true.seconds(Size.of([tokens]))) for tokens in (4, 32, 128, 512)))
+    assert cost.seconds(Size.of([2048])) == pytest.approx(true.seconds(Size.of([2048])))
+    assert cost.after(Size.of([512]), 1.0).quadratic == cost.quadratic
+
+
+@given(st.lists(st.floats(0.3, 3), min_size=4, max_size=4), st.floats(0, 0.01))
+def test_no_part_of_a_cost_is_negative_however_the_runs_vary(noise: list[float], quadratic: float) -> None:
+    true = Cost(overhead_tokens=20, seconds_per_token=1e-4, quadratic=quadratic)
+    runs = [
+        (tokens, true.seconds(Size.of([tokens])) * factor)
+        for tokens, factor in zip((4, 32, 128, 512), noise, strict=True)
+    ]
+    cost = Cost.fit(*runs)
+    assert min(cost.overhead_tokens, cost.quadratic) >= 0
+    assert cost.seconds_per_token > 0
+
+
+def test_rows_whose_padding_would_cost_more_attention_than_a_run_saves_do_not_share_a_batch() -> None:
+    assert lengths_of(queue_of([200, 190]).take(0, COST).batch) == [190, 200]
+    assert lengths_of(queue_of([200, 190]).take(0, replace(COST, quadratic=0.02)).batch) == [200]
 
 
 def test_throughput_is_weighted_by_tokens_not_by_batches() -> None:
