@@ -5,6 +5,7 @@ import typer
 from loadtest.attacks.command import attacks
 from loadtest.bench import (
     compat_apis,
+    cost,
     deadlines,
     gateway,
     latency,
@@ -31,6 +32,7 @@ app.command()(benchmark(scenarios.lanes))
 app.command()(orchestrator.orchestrator)
 app.command()(deadlines.deadlines)
 app.command()(benchmark_in_rounds(start.start))
+app.command()(benchmark_in_rounds(cost.cost))
 app.command()(scaling.retrieval)
 app.command()(scaling.retrieval_forms)
 app.command()(faiss_comparison.retrieval_grpc)

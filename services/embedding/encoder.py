@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from services.core.arrays import F32
 from services.core.representation import Aggregation, join_windows, prefix
+from services.inference.batch_run import Output
 from services.inference.bundle import Representation, Role
 from services.inference.loader import Model
 from services.inference.rows import rows_of
-from services.inference.scheduler import Output, Schedule
+from services.inference.scheduler import Schedule
 from services.inference.tokenizer import Input, Truncation
 
 _Parts = tuple[Sequence[Input], Sequence[Output]]
