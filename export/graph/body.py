@@ -7,10 +7,9 @@ from typing import Final
 import onnx
 import onnx.parser
 from optimum.exporters.onnx import export as optimum_export
-from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel
 
-from export.errors import ExportError
+from export.graph.onnx_config import onnx_config
 
 # The head needs axes as inputs (18). TensorRT 10 reads up to 20.
 OPSET: Final = 18
@@ -36,13 +35,7 @@ def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
     task   Optimum's: `feature-extraction` (token states), `fill-mask` (logits) or `text-classification` (logits)
     Raises ExportError for an architecture that Optimum does not know.
     """
-    try:
-        construct = TasksManager.get_exporter_config_constructor(
-            exporter="onnx", model=model, task=task, library_name="transformers"
-        )
-    except (KeyError, ValueError) as error:
-        raise ExportError(f"{type(model).__name__}: expected an architecture that Optimum exports: {error}") from error
-    config = construct(model.config, task=task)
+    config = onnx_config(model, task)
     with warnings.catch_warnings():
         # Optimum exports through TorchScript, which is deprecated and warns about constants and indices. Parity is
         # measured afterwards.

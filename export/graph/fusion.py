@@ -1,5 +1,7 @@
 """ONNX Runtime's transformer fusions, and what of them is undone for CPUs."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +15,10 @@ _DECODER: Final = "gpt2"
 
 
 def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelProto:
-    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none or is a decoder.
+    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none that work.
 
-    Fusions of decoders write operators into the standard domain that only ONNX Runtime knows, such as
-    SimplifiedLayerNormalization. ONNX Runtime fuses the same norms when it loads the graph.
+    Fusions of RMSNorm, which decoders and T5 have, write operators into the standard domain that only ONNX Runtime
+    knows, such as SimplifiedLayerNormalization. ONNX Runtime fuses the same norms when it loads the graph.
 
     The fusions keep float32 results up to rounding: gelu stays exact, and no layer becomes half precision.
     """
@@ -26,16 +28,25 @@ def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelP
         kind = _DECODER
     if kind == _DECODER:
         return onnx.load(path)
-    optimizer = optimize_model(
-        str(path),
-        model_type=kind,
-        num_heads=heads,
-        hidden_size=hidden,
-        optimization_options=FusionOptions(kind),
-        opt_level=1,
-        use_gpu=False,
-    )
-    return optimizer.model
+    try:
+        with redirect_stdout(io.StringIO()):  # the optimizer prints what it skips
+            fused: onnx.ModelProto = optimize_model(
+                str(path),
+                model_type=kind,
+                num_heads=heads,
+                hidden_size=hidden,
+                optimization_options=FusionOptions(kind),
+                opt_level=1,
+                use_gpu=False,
+            ).model
+    except Exception:  # fusions fail in many ways on graphs that they were not written for
+        return onnx.load(path)
+    return fused if _is_standard(fused) else onnx.load(path)
+
+
+def _is_standard(model: onnx.ModelProto) -> bool:
+    """Return whether each operator of the standard domain is one of ONNX."""
+    return all(onnx.defs.has(node.op_type) for node in model.graph.node if not node.domain)
 
 
 def for_cpu(body: onnx.ModelProto) -> onnx.ModelProto:

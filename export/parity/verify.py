@@ -86,7 +86,8 @@ def _min_row_cosine(expected: Sequence[F32], found: Sequence[F32]) -> float:
 
 def max_difference(expected: Sequence[F32], found: Sequence[F32]) -> float:
     """Return the largest absolute difference of two scores at the same position; infinite if one is not a number."""
-    difference = float(np.abs(np.stack(expected).astype(np.float64) - np.stack(found)).max())
+    with np.errstate(invalid="ignore"):  # the difference of two infinities
+        difference = float(np.abs(np.stack(expected).astype(np.float64) - np.stack(found)).max())
     return difference if np.isfinite(difference) else float("inf")
 
 

@@ -1,30 +1,35 @@
 """The reference model of a checkpoint."""
 
 from export.checkpoint.description import Checkpoint
-from export.errors import ExportError
+from export.errors import explained
 from export.reference.adapter_merge import merge_adapters
 from export.reference.bi_encoder import BiEncoder
 from export.reference.cross_encoder import CrossEncoder
 from export.reference.late_interaction import LateInteraction
 from export.reference.model import ReferenceModel
+from export.reference.soundness import accepted_inputs, check_model, check_weights, recorded_weights
 from export.reference.sparse_encoder import SparseEncoder
 
 
 def load_reference(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceModel:
-    """Load the checkpoint in its framework, float32 on the CPU, with its adapters merged. Raises ExportError."""
-    model = _load(checkpoint, multi_vector=multi_vector)
+    """Load the checkpoint in its framework, float32 on the CPU, with its adapters merged. Raises ExportError.
+
+    The tokenizer gives only inputs that the model has: DistilBERT has no segments, but some of its tokenizers do.
+    """
+    with recorded_weights() as weights, explained(f"{checkpoint.folder}: transformers cannot load this checkpoint"):
+        model = _load(checkpoint, multi_vector=multi_vector)
+    check_model(checkpoint, model.body, model.tokenizer)
+    check_weights(checkpoint, model.body, weights)
+    model.tokenizer.model_input_names = accepted_inputs(model.body, model.tokenizer)
     merge_adapters(model.body, checkpoint.adapters)
     return model
 
 
 def _load(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceModel:
-    try:
-        if checkpoint.task == "cross-encoder":
-            return CrossEncoder(checkpoint)
-        if checkpoint.task == "sparse":
-            return SparseEncoder(checkpoint)
-        if checkpoint.task == "late-interaction":
-            return LateInteraction(checkpoint)
-        return BiEncoder(checkpoint, multi_vector=multi_vector)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ExportError(f"{checkpoint.folder}: expected a checkpoint that transformers loads: {error}") from error
+    if checkpoint.task == "cross-encoder":
+        return CrossEncoder(checkpoint)
+    if checkpoint.task == "sparse":
+        return SparseEncoder(checkpoint)
+    if checkpoint.task == "late-interaction":
+        return LateInteraction(checkpoint)
+    return BiEncoder(checkpoint, multi_vector=multi_vector)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from export.calibration_texts import Item
 from export.checkpoint.description import Checkpoint
 from export.errors import ExportError
+from export.reference.byte_tokenizer import to_fast
 
 
 def load_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -23,9 +24,12 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
 
 def require_fast(tokenizer: object, checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     """Return the tokenizer, which must be one of the tokenizers library, padding on the right. Raises ExportError."""
+    if isinstance(tokenizer, ByT5Tokenizer):
+        tokenizer = to_fast(tokenizer)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ExportError(
-            f"{checkpoint.folder}: expected a tokenizer of the tokenizers library, found {type(tokenizer)}"
+            f"{checkpoint.folder}: expected a tokenizer that the tokenizers library runs (tokenizer.json), found one "
+            "that exists only in Python. Servers have no Python tokenizers; choose a model that has a fast tokenizer"
         )
     tokenizer.padding_side = "right"  # like the servers; a single text is the same either way
     if tokenizer.pad_token is None:
