@@ -3,12 +3,13 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from sluice.signals import stop_on_signals
 
-from export.checkpoint.description import Pooling, Similarity, Task
+from export.checkpoint.chain import PoolingMode, Task
+from export.checkpoint.description import Similarity
 from export.errors import ExportError
 from export.options import Options
 from services.inference.bundle import VariantName
@@ -28,6 +29,14 @@ _Adapters = Annotated[
 ]
 
 
+def _pooling_modes(texts: list[str]) -> tuple[PoolingMode, ...]:
+    """Check the values of --pooling, because typer has no choices for options that repeat."""
+    known = get_args(PoolingMode)
+    if unknown := [text for text in texts if text not in known]:
+        raise typer.BadParameter(f"--pooling: expected {', '.join(known)}, found {unknown[0]!r}")
+    return cast(tuple[PoolingMode, ...], tuple(texts))
+
+
 @app.command(name="export")
 def main(  # noqa: PLR0913, PLR0917 - each is a flag
     checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its Hugging Face Hub id.")],
@@ -36,7 +45,13 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")] = None,
     task: Annotated[Task | None, typer.Option(help="Kind of model. (default: from the architecture)")] = None,
-    pooling: Annotated[Pooling | None, typer.Option(help="How tokens become one vector. (default: as stated)")] = None,
+    pooling: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(get_args(PoolingMode)),
+            help="How tokens become one vector; several are concatenated. (default: as stated)",
+        ),
+    ] = None,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", help="Scale vectors to unit length. (default: as stated)"),
@@ -76,7 +91,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         version=version,
         revision=revision,
         task=task,
-        pooling=pooling,
+        pooling=_pooling_modes(pooling or []),
         normalize=normalize,
         similarity=similarity,
         query_prompt=query_prompt,

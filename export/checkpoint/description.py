@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from export.checkpoint.adapter import Adapter
+from export.checkpoint.chain import Chain, Task
 
-Task = Literal["bi-encoder", "cross-encoder", "sparse", "late-interaction"]
-Pooling = Literal["mean", "cls", "last-token", "max"]
 Similarity = Literal["cosine", "dot", "l2"]
 
 
@@ -16,6 +15,8 @@ class Checkpoint:
     """A checkpoint on disk and what it states about itself."""
 
     folder: Path
+    body: Path
+    """Folder of the transformer, or of a static embedding's table; often the same."""
     name: str
     """Hub id, or name of the folder."""
     revision: str
@@ -23,8 +24,8 @@ class Checkpoint:
     licence: str
     task: Task
     architecture: str
-    pooling: Pooling
-    normalize: bool
+    chain: Chain
+    """What follows the body; empty for a cross-encoder."""
     similarity: Similarity
     query_prompt: str
     document_prompt: str
@@ -36,6 +37,8 @@ class Checkpoint:
     has_modules: bool
     """Whether sentence-transformers wrote it; then the model that it loads is the reference."""
     trust_pickle: bool
+    is_static: bool = False
+    """Whether the body is a table of token vectors instead of a transformer."""
     query_weights: Path | None = None
     """Safetensors with `weight` [V], the weights of query terms; None if the model computes them."""
     adapters: tuple[Adapter, ...] = ()

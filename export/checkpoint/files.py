@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from export.errors import ExportError
 
-PROJECTION: Final = "linear.weight"
+LINEAR: Final = "linear.weight"
+_WEIGHTS: Final = "model.safetensors"
 _SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -44,13 +45,20 @@ def list_weights(folder: Path, *, trust_pickle: bool) -> list[Path]:
     raise ExportError(f"{folder}: expected weights (*.safetensors), found none")
 
 
-def has_projection(path: Path) -> bool:
-    """Return whether a weights file has the projection of a ColBERT model. Reads only the file's index."""
-    if path.suffix != ".safetensors":
-        return False
+def weights_in(folder: Path, *, trust_pickle: bool) -> Path:
+    """Return the file of weights that sentence-transformers loads for a module. Raises ExportError."""
+    found = list_weights(folder, trust_pickle=trust_pickle)
+    for name in (_WEIGHTS, "pytorch_model.bin"):
+        if folder / name in found:
+            return folder / name
+    raise ExportError(f"{folder}: expected weights named {_WEIGHTS}, found {found[0].name}")
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array in a safetensors file. Reads only the file's index. Raises ExportError."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return PROJECTION in file.keys()  # noqa: SIM118 - not a mapping
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise ExportError(f"{path}: expected safetensors, found {error}") from error
 

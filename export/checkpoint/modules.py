@@ -2,106 +2,256 @@
 
 Facts: sentence-transformers writes modules.json, a list of modules, and a config.json in the folder of each. An
 inference-free sparse encoder is one module, a Router: router_config.json names the folders of the modules of each
-route, a table of weights for queries and a masked language model for documents.
+route, a table of weights for queries and a masked language model for documents. PyLate's Dense works on token states,
+sentence-transformers' on the vector of a text unless its configuration says otherwise.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from export.checkpoint.description import Pooling, Task
-from export.checkpoint.files import read_json
+from export.checkpoint.chain import (
+    CHAINS,
+    Activation,
+    Chain,
+    Dense,
+    Module,
+    Normalize,
+    Pooling,
+    PoolingMode,
+    SpladePooling,
+    Task,
+    task_of,
+)
+from export.checkpoint.files import LINEAR, read_json, shapes_of, weights_in
 from export.errors import ExportError
 
-_POOLING_NAMES: Final[dict[str, Pooling]] = {"mean": "mean", "cls": "cls", "lasttoken": "last-token", "max": "max"}
-_MODULES: Final = ("Transformer", "Pooling", "Normalize")
-# Chains of modules that a graph's head can express, and their tasks.
-CHAINS: Final[dict[tuple[str, ...], Task]] = {
-    _MODULES: "bi-encoder",
-    _MODULES[:2]: "bi-encoder",
-    ("Transformer", "SpladePooling"): "sparse",
-    ("MLMTransformer", "SpladePooling"): "sparse",
-    ("Transformer", "Dense"): "late-interaction",
-}
-_SPLADE_CHAINS: Final = tuple(chain for chain, task in CHAINS.items() if task == "sparse")
-QUERY_WEIGHTS: Final = "model.safetensors"
+STATIC: Final = "StaticEmbedding"
+_BODIES: Final = ("Transformer", "MLMTransformer")
+_FOLLOWING: Final = ("Pooling", "Dense", "Normalize", "SpladePooling")
 _LIBRARIES: Final = ("sentence_transformers.", "pylate.")
+QUERY_WEIGHTS: Final = "model.safetensors"
+# Names of sentence-transformers. Versions before 5.6 have a flag for each mode, in this order of concatenation.
+_MODES: Final[dict[str, PoolingMode]] = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean-sqrt-len",
+    "weightedmean": "weighted-mean",
+    "lasttoken": "last-token",
+}
+_FLAGS: Final = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS: Final[dict[str, Activation]] = {
+    "Identity": "identity",
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+}
+_TORCH: Final = ("torch.nn", "torch.nn.modules.activation", "torch.nn.modules.linear")
+_INPUTS: Final[dict[str, Literal["tokens", "text"]]] = {"token_embeddings": "tokens", "sentence_embedding": "text"}
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The modules of a checkpoint."""
+
+    body: Path
+    """Folder of the transformer, or of a static embedding's table."""
+    is_static: bool
+    """Whether the body is a table of token vectors instead of a transformer."""
+    chain: Chain
+    task: Task
 
 
 @dataclass(frozen=True)
 class Routes:
-    """The folders of a Router's modules."""
+    """The modules of an inference-free sparse encoder."""
 
     query: Path
+    """Folder of the weights of query terms."""
     document: Path
-    pooling: Path
+    """Folder of the masked language model for documents."""
+    chain: Chain
+
+
+def read_modules(folder: Path, *, trust_pickle: bool) -> Modules | None:
+    """Read modules.json; None without it. Raises ExportError for a chain that a graph's head cannot compute."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return None
+    kinds, folders = _entries(path)
+    names = [kind.rpartition(".")[2] for kind in kinds]
+    is_known = bool(names) and names[0] in _BODIES and set(names[1:]) <= set(_FOLLOWING)
+    if not is_known or not all(kind.startswith(_LIBRARIES) for kind in kinds):
+        raise _unsupported(path, kinds)
+    is_static = names[0] == STATIC
+    rest = [_read(kind, at, trust_pickle=trust_pickle) for kind, at in zip(kinds[1:], folders[1:], strict=True)]
+    chain = (Pooling(("mean",)), *rest) if is_static else tuple(rest)
+    task = task_of(chain)
+    if task is None:
+        raise _unsupported(path, kinds)
+    return Modules(folders[0], is_static, chain, task)
 
 
 def read_routes(folder: Path) -> Routes | None:
-    """Return the folders of a Router's modules; None if the checkpoint is not a Router. Raises ExportError."""
+    """Return the modules of a Router; None if the checkpoint is not a Router. Raises ExportError."""
     path = folder / "router_config.json"
     if not path.exists():
         return None
     config = read_json(path)
     routes = [config.get("structure", {}).get(route, []) for route in ("query", "document")]
     kinds = [[str(config.get("types", {}).get(name, "")).rpartition(".")[2] for name in route] for route in routes]
-    if kinds[0] != ["SparseStaticEmbedding"] or tuple(kinds[1]) not in _SPLADE_CHAINS:
+    if kinds[0] != ["SparseStaticEmbedding"] or kinds[1] not in (
+        ["Transformer", "SpladePooling"],
+        ["MLMTransformer", "SpladePooling"],
+    ):
         raise ExportError(
             f"{path}: expected queries by SparseStaticEmbedding and documents by a masked language model with "
             f"SpladePooling, found queries by {', '.join(kinds[0])} and documents by {', '.join(kinds[1])}"
         )
-    found = Routes(folder / routes[0][0], folder / routes[1][0], folder / routes[1][1])
-    if not (found.query / QUERY_WEIGHTS).exists():
-        raise ExportError(f"{found.query}: expected the weights of query terms in {QUERY_WEIGHTS}, found none")
-    _check_splade(found.pooling / "config.json")
+    query, document, pooling = (_inside(folder, str(name)) for name in (*routes[0], *routes[1]))
+    if not (query / QUERY_WEIGHTS).exists():
+        raise ExportError(f"{query}: expected the weights of query terms in {QUERY_WEIGHTS}, found none")
+    return Routes(query, document, (_read_splade(pooling / "config.json"),))
+
+
+def default_chain(task: Task, body: Path) -> Chain:
+    """Return the chain of a checkpoint without modules; the default of sentence-transformers, where it has one."""
+    if task == "bi-encoder":
+        return (Pooling(("mean",)),)
+    if task == "sparse":
+        return (SpladePooling(),)
+    if task == "late-interaction":
+        return (_read_projection(body),)
+    return ()
+
+
+def _entries(path: Path) -> tuple[list[str], list[Path]]:
+    """Return the class and the folder of each module. Raises ExportError."""
+    try:
+        modules: Any = json.loads(path.read_text(encoding="utf-8"))
+        kinds = [str(module["type"]) for module in modules]
+        return kinds, [_inside(path.parent, str(module["path"])) for module in modules]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path}: expected a list of objects with type and path, found {error}") from error
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return a folder of the checkpoint. Raises ExportError if it lies elsewhere."""
+    found = folder / name
+    if not found.resolve().is_relative_to(folder.resolve()):
+        raise ExportError(f"{folder}: expected a folder inside the checkpoint, found {name!r}")
     return found
 
 
-def read_modules(folder: Path) -> list[dict[str, Any]]:
-    """Read modules.json; empty without it. Raises ExportError for a chain that the graph's head cannot express."""
-    path = folder / "modules.json"
-    if not path.exists():
-        return []
-    modules: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    kinds = [str(module.get("type", "")) for module in modules]
-    if any(not kind.startswith(_LIBRARIES) for kind in kinds) or names_of(modules) not in CHAINS:
+def _unsupported(path: Path, kinds: Sequence[str]) -> ExportError:
+    return ExportError(f"{path}: expected {CHAINS}; found {', '.join(kinds)}")
+
+
+def _read(kind: str, folder: Path, *, trust_pickle: bool) -> Module:
+    """Read one of the modules that may follow a body. Raises ExportError."""
+    name = kind.rpartition(".")[2]
+    if name == "Normalize":
+        return Normalize()
+    if name == "Pooling":
+        return _read_pooling(folder / "config.json")
+    if name == "SpladePooling":
+        return _read_splade(folder / "config.json")
+    return _read_dense(folder, is_pylate=kind.startswith("pylate."), trust_pickle=trust_pickle)
+
+
+def _read_pooling(path: Path) -> Pooling:
+    config = read_json(path, needed=True)
+    stated = config.get("pooling_mode")
+    if stated is None:
+        stated = [mode for flag, mode in _FLAGS.items() if config.get(flag)] or "mean"
+    names = [stated] if isinstance(stated, str) else list(stated)
+    modes = tuple(_MODES[name] for name in names if name in _MODES)
+    if not modes or len(modes) < len(names):
+        raise ExportError(f"{path}: expected poolings among {', '.join(_MODES)}, found {', '.join(map(str, names))}")
+    width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    return Pooling(modes, width, includes_prompt=bool(config.get("include_prompt", True)))
+
+
+def _read_splade(path: Path) -> SpladePooling:
+    config = read_json(path, needed=True)
+    strategy, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+    if strategy not in {"max", "sum"} or activation not in {"relu", "log1p_relu"}:
+        raise ExportError(f"{path}: expected max or sum of relu or log1p_relu, found {strategy} of {activation}")
+    return SpladePooling("sum" if strategy == "sum" else "max", 2 if activation == "log1p_relu" else 1)
+
+
+def _read_dense(folder: Path, *, is_pylate: bool, trust_pickle: bool) -> Dense:
+    path = folder / "config.json"
+    config = read_json(path, needed=True)
+    source = config.get("module_input_name", "token_embeddings" if is_pylate else "sentence_embedding")
+    target = config.get("module_output_name") or source
+    if source not in _INPUTS or source != target:
+        expected = " or ".join(_INPUTS)
+        raise ExportError(f"{path}: expected {expected} as input and as output, found {source} and {target}")
+    dense = Dense(
+        weights_in(folder, trust_pickle=trust_pickle),
+        _INPUTS[source],
+        in_features=int(config.get("in_features", 0)),
+        out_features=int(config.get("out_features", 0)),
+        has_bias=bool(config.get("bias", True)),
+        activation=_activation(path, str(config.get("activation_function", "")), is_pylate=is_pylate),
+        has_residual=is_pylate and bool(config.get("use_residual", False)),
+    )
+    return _as_stored(dense) if dense.weights.suffix == ".safetensors" else dense
+
+
+def _as_stored(dense: Dense) -> Dense:
+    """Return a Dense with the shape of its weights. Raises ExportError if they contradict its configuration."""
+    shapes = shapes_of(dense.weights)
+    shape = shapes.get(LINEAR, ())
+    if len(shape) != 2:
+        raise ExportError(f"{dense.weights}: expected {LINEAR} of two axes, found {list(shape)}")
+    out_features, in_features = shape
+    expected: dict[str, tuple[int, ...]] = {LINEAR: shape}
+    if dense.has_bias:
+        expected["linear.bias"] = (out_features,)
+    if dense.has_residual and in_features != out_features:
+        expected["residual.weight"] = shape
+    stated = (dense.out_features or out_features, dense.in_features or in_features)
+    if shapes != expected or stated != shape:
         raise ExportError(
-            f"{path}: expected Transformer, Pooling and perhaps Normalize; Transformer and SpladePooling; or "
-            f"Transformer and Dense; found {', '.join(kinds)}"
+            f"{dense.weights}: expected the weights of a Dense from {stated[1]} to {stated[0]} dimensions, "
+            f"{_names(expected)}; found {_names(shapes)}"
         )
-    if names_of(modules)[-1] == "SpladePooling":
-        _check_splade(folder / modules[-1]["path"] / "config.json")
-    return modules
+    return replace(dense, in_features=in_features, out_features=out_features)
 
 
-def names_of(modules: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the names of the classes of modules, without their packages."""
-    return tuple(str(module.get("type", "")).rpartition(".")[2] for module in modules)
+def _names(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
 
 
-def _check_splade(path: Path) -> None:
-    """Raise ExportError if the pooling differs from that of the graph's head."""
-    config = read_json(path, needed=True)
-    found = (config.get("pooling_strategy", "max"), config.get("activation_function", "relu"))
-    if found != ("max", "relu"):
-        raise ExportError(f"{path}: expected max pooling of relu, found {found[0]} of {found[1]}")
+def _read_projection(body: Path) -> Dense:
+    """Read the projection of a ColBERT checkpoint without modules, which lies among its weights. Raises ExportError."""
+    for path in sorted(body.glob("*.safetensors")):
+        shapes = shapes_of(path)
+        if len(shapes.get(LINEAR, ())) == 2:
+            out_features, in_features = shapes[LINEAR]
+            return Dense(path, "tokens", in_features, out_features, has_bias="linear.bias" in shapes)
+    raise ExportError(f"{body}: expected a projection named {LINEAR} in the safetensors, found none")
 
 
-def read_pooling(folder: Path, modules: list[dict[str, Any]]) -> tuple[Pooling, bool]:
-    """Return pooling and normalization; without modules, sentence-transformers' default: mean, not normalized."""
-    if not modules:
-        return "mean", False
-    path = folder / modules[1]["path"] / "config.json"
-    config = read_json(path, needed=True)
-    stated = config.get("pooling_mode")  # since sentence-transformers 5.6; older versions have a flag per mode
-    flags = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-    modes = flags if stated is None else [stated] if isinstance(stated, str) else list(stated)
-    # "pooling_mode_mean_tokens", "pooling_mode_cls_token" and "pooling_mode_lasttoken" were the flags
-    names = [
-        _POOLING_NAMES.get(mode.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token"))
-        for mode in modes
-    ]
-    if len(names) != 1 or names[0] is None:
-        raise ExportError(f"{path}: expected one of mean, cls, last-token or max pooling, found {', '.join(modes)}")
-    return names[0], len(modules) == len(_MODULES)
+def _activation(path: Path, stated: str, *, is_pylate: bool) -> Activation:
+    """Return the activation of a Dense. Raises ExportError for one that is not known, which would run its code."""
+    if not stated:
+        return "identity" if is_pylate else "tanh"
+    package, _, name = stated.rpartition(".")
+    if package not in _TORCH or name not in _ACTIVATIONS:
+        raise ExportError(f"{path}: expected an activation among torch.nn.{', '.join(_ACTIVATIONS)}, found {stated}")
+    return _ACTIVATIONS[name]

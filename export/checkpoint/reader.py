@@ -12,9 +12,10 @@ from typing import Any, Final
 from huggingface_hub.repocard import metadata_load
 
 from export.checkpoint.adapter import refuse_adapter
-from export.checkpoint.description import Checkpoint, Similarity, Task
-from export.checkpoint.files import download, has_projection, hash_of, list_weights, read_json
-from export.checkpoint.modules import CHAINS, QUERY_WEIGHTS, names_of, read_modules, read_pooling, read_routes
+from export.checkpoint.chain import Chain, Dense, Task, check_widths, is_normalized
+from export.checkpoint.description import Checkpoint, Similarity
+from export.checkpoint.files import LINEAR, download, hash_of, list_weights, read_json, shapes_of
+from export.checkpoint.modules import QUERY_WEIGHTS, STATIC, default_chain, read_modules, read_routes
 from export.errors import ExportError
 
 _MARKERS: Final = ("[unused0] ", "[unused1] ")
@@ -22,6 +23,10 @@ _SIMILARITIES: Final[dict[str, Similarity]] = {"cosine": "cosine", "dot": "dot",
 _OFFSET_POSITIONS: Final = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 # Limit for checkpoints that state none: attention is quadratic, and longer input seldom helps.
 _FALLBACK_LENGTH: Final = 512
+# Limit for static embeddings, which have none of their own. It bounds memory: 8,192 tokens of 1,024 dimensions take
+# 32 MiB.
+_STATIC_LENGTH: Final = 8192
+_WIDTHS: Final = ("hidden_size", "d_model", "dim", "n_embd")
 
 
 def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: bool = False) -> Checkpoint:
@@ -33,47 +38,60 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
         folder = download(source, revision, trust_pickle=trust_pickle)
         name, commit = source, folder.name
     refuse_adapter(folder)
-    top, routes = folder, read_routes(folder)
-    folder = routes.document if routes else folder
-    weights = list_weights(folder, trust_pickle=trust_pickle)
-    query_weights = routes.query / QUERY_WEIGHTS if routes else None
-    config = read_json(folder / "config.json", needed=True)
-    modules = [] if routes else read_modules(folder)
-    architecture = (config.get("architectures") or ["unknown"])[0]
-    task = _task(modules, architecture, weights)
-    pooling, normalize = read_pooling(folder, modules) if task == "bi-encoder" else ("mean", False)
-    card = read_json(top / "config_sentence_transformers.json")
+    routes = read_routes(folder)
+    modules = None if routes else read_modules(folder, trust_pickle=trust_pickle)
+    body = routes.document if routes else modules.body if modules else folder
+    is_static = modules is not None and modules.is_static
+    weights = list_weights(body, trust_pickle=trust_pickle)
+    config = {} if is_static else read_json(body / "config.json", needed=True)
+    architecture = STATIC if is_static else (config.get("architectures") or ["unknown"])[0]
+    task = modules.task if modules else _task(architecture, weights)
+    chain = routes.chain if routes else modules.chain if modules else default_chain(task, body)
+    check_widths(chain, _width(config))
+    card = read_json(folder / "config_sentence_transformers.json")
     query_prompt, document_prompt = _prompts(card, is_plain_colbert=task == "late-interaction" and not modules)
+    query_weights = routes.query / QUERY_WEIGHTS if routes else None
     return Checkpoint(
         folder=folder,
+        body=body,
         name=name,
-        revision=commit or f"sha256:{hash_of([*weights, *([query_weights] if query_weights else [])])}",
-        licence=_licence(top),
+        revision=commit or f"sha256:{hash_of(_hashed(weights, chain, query_weights))}",
+        licence=_licence(folder),
         task=task,
         architecture=architecture,
-        pooling=pooling,
-        normalize=normalize,
-        similarity=_similarity(card, normalize=normalize) if task == "bi-encoder" else "cosine",
+        chain=chain,
+        similarity=_similarity(card, normalize=is_normalized(chain)) if task == "bi-encoder" else "cosine",
         query_prompt=query_prompt,
         document_prompt=document_prompt,
-        max_token_count=_max_token_count(folder, config),
+        max_token_count=_static_token_count(body) if is_static else _max_token_count(body, config),
         position_count=_position_count(config),
         labels=_labels(config) if task == "cross-encoder" else (),
-        has_modules=bool(modules),
+        has_modules=modules is not None,
         trust_pickle=trust_pickle,
+        is_static=is_static,
         query_weights=query_weights,
     )
 
 
-def _task(modules: list[dict[str, Any]], architecture: str, weights: list[Path]) -> Task:
-    """Return the task that the modules state, else the one that the architecture and the names of the weights imply."""
-    if modules:
-        return CHAINS[names_of(modules)]
+def _hashed(weights: list[Path], chain: Chain, query_weights: Path | None) -> list[Path]:
+    """Return every file of weights once."""
+    others = [module.weights for module in chain if isinstance(module, Dense)]
+    return list(dict.fromkeys([*weights, *others, *([query_weights] if query_weights else [])]))
+
+
+def _task(architecture: str, weights: list[Path]) -> Task:
+    """Return the task that the architecture and the names of the weights imply."""
     if architecture.endswith("ForSequenceClassification"):
         return "cross-encoder"
-    if any(has_projection(path) for path in weights):
+    if any(path.suffix == ".safetensors" and LINEAR in shapes_of(path) for path in weights):
         return "late-interaction"
     return "sparse" if architecture.endswith("ForMaskedLM") else "bi-encoder"
+
+
+def _width(config: dict[str, Any]) -> int | None:
+    """Return the length of token states; None if the configuration has another name for it."""
+    width = next((config[name] for name in _WIDTHS if name in config), None)
+    return width if isinstance(width, int) else None
 
 
 def _prompts(card: dict[str, Any], *, is_plain_colbert: bool) -> tuple[str, str]:
@@ -93,6 +111,12 @@ def _similarity(card: dict[str, Any], *, normalize: bool) -> Similarity:
     if stated not in _SIMILARITIES:
         raise ExportError(f"expected a similarity of {', '.join(_SIMILARITIES)}, found {stated}; name one")
     return _SIMILARITIES[stated]
+
+
+def _static_token_count(folder: Path) -> int:
+    """Return the longest input of a static embedding: what its tokenizer truncates to, else a limit of ours."""
+    truncation = read_json(folder / "tokenizer.json", needed=True).get("truncation") or {}
+    return int(truncation.get("max_length", _STATIC_LENGTH))
 
 
 def _max_token_count(folder: Path, config: dict[str, Any]) -> int:

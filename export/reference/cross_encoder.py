@@ -24,7 +24,7 @@ class CrossEncoder:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.body: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.folder, **load_arguments(checkpoint)
+            checkpoint.body, **load_arguments(checkpoint)
         ).eval()
         self.tokenizer = load_tokenizer(checkpoint)
         self._max_token_count = checkpoint.max_token_count

@@ -13,13 +13,15 @@ from export.reference.byte_tokenizer import to_fast
 
 
 def load_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained`: float32, safetensors unless pickles are trusted, no remote code."""
-    return {"dtype": torch.float32, "use_safetensors": not checkpoint.trust_pickle, "trust_remote_code": False}
+    """Return the arguments of `from_pretrained`: float32, no remote code, no pickles unless they are trusted."""
+    # None: safetensors if there are any.
+    safe = None if checkpoint.trust_pickle else True
+    return {"dtype": torch.float32, "use_safetensors": safe, "trust_remote_code": False}
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     """Load the tokenizer. Raises ExportError if it is not one of the tokenizers library."""
-    return require_fast(AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False), checkpoint)
+    return require_fast(AutoTokenizer.from_pretrained(checkpoint.body, trust_remote_code=False), checkpoint)
 
 
 def require_fast(tokenizer: object, checkpoint: Checkpoint) -> PreTrainedTokenizerFast:

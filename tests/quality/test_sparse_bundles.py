@@ -258,20 +258,3 @@ async def test_token_vectors_are_those_of_torch(tmp_path: Path, has_modules: boo
             for text, given in zip(TEXTS, rows, strict=True):
                 expected = colbert_of(checkpoint, prompt + text, weights["linear.weight"], **markers)
                 np.testing.assert_allclose(given, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("1_Dense/config.json", {"bias": False, "activation_function": "torch.nn.Tanh"}, "Tanh"),
-        ("1_Dense/config.json", {"bias": True, "activation_function": "Identity"}, "bias True"),
-    ],
-)
-def test_another_projection_is_refused(tmp_path: Path, file: str, content: object, message: str) -> None:
-    from export.errors import ExportError
-    from export.reference.projection import read_projection
-
-    checkpoint = write_late_interaction(tmp_path / "colbert", has_modules=True)
-    (checkpoint / file).write_text(json.dumps(content))
-    with pytest.raises(ExportError, match=message):
-        read_projection(checkpoint, width=32)

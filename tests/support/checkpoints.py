@@ -7,10 +7,11 @@ Parity does not depend on training; weights are drawn wide so that texts differ 
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, NamedTuple
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -23,15 +24,30 @@ SIZES: dict[str, Any] = {
 MAX_TOKEN_COUNT = 64
 
 
+class DenseSpec(NamedTuple):
+    """A Dense module: its output length and activation, a class of torch.nn."""
+
+    width: int
+    activation: str = "Identity"
+    has_bias: bool = True
+
+
 def write_bi_encoder(
     folder: Path,
-    pooling: str = "mean",
+    pooling: str | tuple[str, ...] = "mean",
     *,
     normalize: bool = True,
+    token_dense: DenseSpec | None = None,
+    dense: Sequence[DenseSpec] = (),
     prompts: dict[str, str] | None = None,
     seed: int = 7,
 ) -> Path:
-    """Write a sentence-transformers checkpoint. Pooling as that library names it: mean, cls, lasttoken, max."""
+    """Write a sentence-transformers checkpoint.
+
+    pooling      as that library names it: mean, cls, lasttoken, max, ...; several are concatenated
+    token_dense  Dense of token states, before the pooling
+    dense        Dense of the vector of a text, after the pooling
+    """
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -42,10 +58,29 @@ def write_bi_encoder(
     tokenizer = _write_tokenizer(body)
     BertModel(BertConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(body, safe_serialization=True)
     transformer = Transformer(str(body), max_seq_length=MAX_TOKEN_COUNT)
-    last = [Normalize()] if normalize else []
-    modules = [transformer, Pooling(SIZES["hidden_size"], pooling), *last]
+    width = SIZES["hidden_size"]
+    modules: list[Any] = [transformer]
+    if token_dense:
+        modules.append(_dense(width, token_dense, of="token_embeddings"))
+        width = token_dense.width
+    modules.append(Pooling(width, pooling))
+    width = modules[-1].get_embedding_dimension()
+    for spec in dense:
+        modules.append(_dense(width, spec, of="sentence_embedding"))
+        width = spec.width
+    modules += [Normalize()] if normalize else []
     SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save_pretrained(str(folder))
     return folder
+
+
+def _dense(inputs: int, spec: DenseSpec, *, of: str) -> Any:
+    """Return a module of sentence-transformers, with wide weights."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    activation = getattr(torch.nn, spec.activation)()
+    weight, bias = torch.randn(spec.width, inputs), torch.randn(spec.width)
+    return Dense(inputs, spec.width, spec.has_bias, activation, weight, bias, module_input_name=of)
 
 
 def write_cross_encoder(folder: Path, labels: tuple[str, ...] = ("LABEL_0",), *, seed: int = 7) -> Path:

@@ -1,0 +1,177 @@
+"""Chains of modules give what sentence-transformers gives; a broken chain ends in a sentence and writes nothing."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.inference.bundle import open_bundle
+from services.inference.session import Session
+from services.inference.tokenizer import Tokenizer
+from tests.support.bundles import export_tiny
+from tests.support.checkpoints import DenseSpec, write_bi_encoder
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+# Lengths from empty to truncated, and characters that the vocabulary does not have.
+TEXTS = ["", "x", "What does yield do?", "größer than ☃", "a class is a callable " * 3, "for each item in turn " * 40]
+
+
+def served(bundle: Path) -> tuple[Vectors, Vectors]:
+    """Return what a server's session gives for the texts in one batch, and for each text alone."""
+    opened = open_bundle(bundle)
+    tokenizer = Tokenizer(bundle / "tokenizer.json", max_token_count=opened.manifest.max_token_count)
+    rows = [tokenizer.single(ids, "end") for ids in tokenizer.tokenize(TEXTS)]
+    session = Session(opened, "fp32")
+    batched = session.run(rows, ["dense"])["dense"]
+    return batched, np.concatenate([session.run([row], ["dense"])["dense"] for row in rows])
+
+
+def expected_of(checkpoint: Path) -> Vectors:
+    """Return what sentence-transformers gives for each text alone."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(checkpoint), device="cpu")
+    return np.stack([model.encode(text) for text in TEXTS])
+
+
+def assert_equal(given: Vectors, expected: Vectors) -> None:
+    """Compare directions and lengths."""
+    norms = np.linalg.norm(given, axis=1), np.linalg.norm(expected, axis=1)
+    assert ((given * expected).sum(axis=1) / (norms[0] * norms[1])).min() >= 0.9999
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+    unit = expected / norms[1][:, None]
+    assert np.median((unit @ unit.T)[np.triu_indices(len(unit), 1)]) < 0.9, "texts that all look alike prove nothing"
+
+
+CHAINS: dict[str, dict[str, Any]] = {
+    "labse": {"pooling": "cls", "dense": [DenseSpec(32, "Tanh")]},
+    "gtr": {"dense": [DenseSpec(48, has_bias=False)]},
+    "gemma": {"dense": [DenseSpec(128, has_bias=False), DenseSpec(32, has_bias=False)]},
+    "activations": {
+        "pooling": "max",
+        "dense": [DenseSpec(40, "GELU"), DenseSpec(40, "SiLU"), DenseSpec(40, "Sigmoid")],
+    },
+    "tokens": {"token_dense": DenseSpec(24, "ReLU"), "normalize": False},
+    "cls-and-mean": {"pooling": ("cls", "mean"), "dense": [DenseSpec(16, "Tanh")]},
+    "all-poolings": {"pooling": ("lasttoken", "mean_sqrt_len_tokens", "weightedmean", "max"), "normalize": False},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_equals_sentence_transformers(tmp_path: Path, name: str) -> None:
+    checkpoint = write_bi_encoder(tmp_path / "model", **CHAINS[name])
+    batched, alone = served(export_tiny(checkpoint, tmp_path / "out"))
+    assert_equal(batched, expected_of(checkpoint))
+    assert_equal(alone, batched)
+
+
+@pytest.mark.slow
+def test_poolings_and_normalization_are_replaced_and_dense_modules_stay(tmp_path: Path) -> None:
+    """A checkpoint with the same weights that states the options gives the expected vectors."""
+    given, stated = tmp_path / "given", tmp_path / "stated"
+    write_bi_encoder(given, ("mean", "max"), dense=[DenseSpec(16, "Tanh")])
+    write_bi_encoder(stated, ("cls", "mean"), dense=[DenseSpec(16, "Tanh")], normalize=False)
+    bundle = export_tiny(given, tmp_path / "out", pooling=("cls", "mean"), normalize=False)
+    assert_equal(served(bundle)[0], expected_of(stated))
+    assert open_bundle(bundle).manifest.source.options["pooling"] == "cls+mean"
+
+
+@pytest.mark.slow
+def test_a_pickle_of_a_dense_needs_trust(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from export.errors import ExportError
+
+    checkpoint = write_bi_encoder(tmp_path / "model", dense=[DenseSpec(16, "Tanh")])
+    weights = checkpoint / "2_Dense" / "model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    with pytest.raises(ExportError, match=r"pytorch_model\.bin.*--trust-pickle"):
+        export_tiny(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    bundle = export_tiny(checkpoint, tmp_path / "out", trust_pickle=True)
+    assert_equal(served(bundle)[0], expected_of(checkpoint))
+
+
+ENTRY = "sentence_transformers.sentence_transformer.modules"
+TRANSFORMER = {"path": "", "type": f"{ENTRY}.transformer.Transformer"}
+POOLING = {"path": "1_Pooling", "type": f"{ENTRY}.pooling.Pooling"}
+DENSE = {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+
+
+@pytest.fixture(scope="module")
+def chain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bi_encoder(tmp_path_factory.mktemp("broken") / "model", dense=[DenseSpec(16, "Tanh")])
+
+
+BROKEN: dict[str, tuple[str, object, str]] = {
+    "two poolings": ("modules.json", [TRANSFORMER, POOLING, POOLING], "expected Transformer, Pooling, and any number"),
+    "no pooling": ("modules.json", [TRANSFORMER, DENSE], "found .*Dense"),
+    "unknown module": ("modules.json", [TRANSFORMER, {**POOLING, "type": f"{ENTRY}.WordWeights"}], "WordWeights"),
+    "code of its own": ("modules.json", [TRANSFORMER, {**POOLING, "type": "custom.Pooling"}], "found .*custom.Pooling"),
+    "another folder": (
+        "modules.json",
+        [TRANSFORMER, {**POOLING, "path": "../x"}],
+        "inside the checkpoint, found '../x'",
+    ),
+    "no list": ("modules.json", {"path": ""}, "expected a list of objects with type and path"),
+    "no path": ("modules.json", [{"type": "x"}], "expected a list of objects with type and path"),
+    "pooling of another length": (
+        "1_Pooling/config.json",
+        {"embedding_dimension": 64},
+        "64 dimensions before it, found 32",
+    ),
+    "unknown pooling": ("1_Pooling/config.json", {"pooling_mode": ["mean", "median"]}, "found mean, median"),
+    "unknown activation": (
+        "2_Dense/config.json",
+        {"activation_function": "torch.nn.Softmax"},
+        "found torch.nn.Softmax",
+    ),
+    "foreign activation": ("2_Dense/config.json", {"activation_function": "torch.hub.load"}, "found torch.hub.load"),
+    "another length": (
+        "2_Dense/config.json",
+        {"in_features": 64, "activation_function": "torch.nn.Tanh"},
+        "from 64 to 16",
+    ),
+    "no bias": ("2_Dense/config.json", {"bias": False, "activation_function": "torch.nn.Tanh"}, "found .*linear.bias"),
+    "other features": ("2_Dense/config.json", {"module_output_name": "x"}, "found sentence_embedding and x"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_chain_is_refused(chain_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    from export.errors import ExportError
+
+    file, content, message = BROKEN[name]
+    checkpoint = Path(shutil.copytree(chain_checkpoint, tmp_path / "model"))
+    (checkpoint / file).write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=message):
+        export_tiny(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dense_that_does_not_fit_its_input_is_refused(tmp_path: Path) -> None:
+    from export.errors import ExportError
+
+    checkpoint = write_bi_encoder(tmp_path / "model", dense=[DenseSpec(16)])
+    (checkpoint / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": ["cls", "mean"]}))
+    with pytest.raises(ExportError, match="Dense in 2_Dense: expected vectors of 32 dimensions before it, found 64"):
+        export_tiny(checkpoint, tmp_path / "out")
+
+
+def test_pooling_without_the_prompt_is_refused_if_there_is_one(tmp_path: Path) -> None:
+    from export.checkpoint.reader import read_checkpoint
+    from export.errors import ExportError
+    from export.options import Options, overridden
+
+    checkpoint = write_bi_encoder(tmp_path / "model", prompts={"query": "query: "})
+    (checkpoint / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "mean", "include_prompt": False}))
+    with pytest.raises(ExportError, match="include_prompt: false"):
+        overridden(read_checkpoint(str(checkpoint)), Options())
+    assert overridden(read_checkpoint(str(checkpoint)), Options(query_prompt="")).has_modules
