@@ -10,6 +10,8 @@ import grpc
 
 from services.embedding import server as embedding
 from services.embedding.settings import EmbeddingSettings
+from services.orchestrator import server as orchestrator
+from services.orchestrator.settings import OrchestratorSettings
 from services.reranking import server as reranking
 from services.reranking.settings import RerankingSettings
 from services.retrieval.server import build
@@ -46,6 +48,22 @@ async def retrieval_address(folder: Path, **overrides: Any) -> AsyncIterator[str
     """Run a retrieval server with its data in `folder` and yield its address."""
     settings = RetrievalSettings(listen="127.0.0.1:0", data=folder, **overrides)
     async with serving(settings, partial(build, settings)) as running:
+        yield running.address
+
+
+@asynccontextmanager
+async def embedding_address(*bundles: Path, **overrides: Any) -> AsyncIterator[str]:
+    """Run an embedding server with these bundles and yield its address."""
+    settings = EmbeddingSettings(listen="127.0.0.1:0", bundles=list(bundles), **overrides)
+    async with serving(settings, lambda: embedding.build(settings)) as running:
+        yield running.address
+
+
+@asynccontextmanager
+async def orchestrator_address(**overrides: Any) -> AsyncIterator[str]:
+    """Run an orchestrator and yield its address."""
+    settings = OrchestratorSettings(listen="127.0.0.1:0", **overrides)
+    async with serving(settings, lambda: orchestrator.build(settings)) as running:
         yield running.address
 
 
