@@ -1,17 +1,16 @@
 """The engines that the suite runs against, and their capabilities."""
 
-from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sluice.common.v1 import filter_pb2 as pb_filter
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.support.retrieval import Stub, in_server, new_collection
+from tests.support.retrieval import Stub, new_collection, retrieval_stub
 
-R = TypeVar("R")
 _numbers: Final = count(1)
 
 
@@ -81,9 +80,9 @@ class Place:
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
-        """Run a test against a new service on the same storage, and return its result."""
-        return in_server(self.folder, test, **self.settings, **settings)
+    def stub(self, **settings: Any) -> AbstractAsyncContextManager[Stub]:
+        """Run a new service on the same storage, and yield a stub of it."""
+        return retrieval_stub(self.folder, **self.settings, **settings)
 
 
 # Named with a hyphen, which Milvus does not take in a name.

@@ -13,10 +13,10 @@ from tests.support.retrieval import DIMENSIONS, Stub, document, error_of, new_co
 AXES = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
 
 
-def test_a_collection_is_created_described_listed_dropped_and_created_again(place: Place) -> None:
+async def test_a_collection_is_created_described_listed_dropped_and_created_again(place: Place) -> None:
     name = new_name()
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         created = (await stub.CreateCollection(new_collection(name))).collection
         assert (created.name, created.document_count, created.version) == (name, 0, 0)
         assert created.schema == _declared(name)
@@ -40,22 +40,18 @@ def test_a_collection_is_created_described_listed_dropped_and_created_again(plac
         found = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query([1, 0])]))
         assert list(found.rankings[0].document_ids) == ["c"]
 
-    place.run(check)
 
-
-def test_a_collection_keeps_the_windows_of_its_documents(place: Place) -> None:
+async def test_a_collection_keeps_the_windows_of_its_documents(place: Place) -> None:
     create = new_collection(new_name())
     create.schema.windows.overlap_token_count = 4
     named = Windows(overlap_token_count=4, aggregation=WINDOW_AGGREGATION_MEAN)
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         assert (await stub.CreateCollection(create)).collection.schema.windows == named
         described = (await stub.GetCollection(pb.GetCollectionRequest(name=create.name))).collection
         assert described.schema.windows == named
         truncating = await error_of(stub.CreateCollection(new_collection(create.name)))
         assert isinstance(truncating, AlreadyExists)
-
-    place.run(check)
 
 
 async def _is_gone(stub: Stub, name: str) -> None:
@@ -81,7 +77,7 @@ def _declared(name: str) -> pb.Schema:
     return schema
 
 
-def test_an_alias_moves_to_another_collection_and_is_dropped_with_it(place: Place) -> None:
+async def test_an_alias_moves_to_another_collection_and_is_dropped_with_it(place: Place) -> None:
     blue, green, alias = new_name(), new_name(), new_name()
 
     async def names(stub: Stub) -> dict[str, str]:
@@ -91,7 +87,7 @@ def test_an_alias_moves_to_another_collection_and_is_dropped_with_it(place: Plac
         ranking = await stub.Retrieve(pb.RetrieveRequest(collection=alias, queries=[query(AXES[0])]))
         return list(ranking.rankings[0].document_ids)
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         for name, id_ in ((blue, "old"), (green, "new")):
             await stub.CreateCollection(new_collection(name))
             await stub.Upsert(upsert([document(id_)], AXES[:1], collection=name))
@@ -114,8 +110,6 @@ def test_an_alias_moves_to_another_collection_and_is_dropped_with_it(place: Plac
         assert alias not in await names(stub)
         assert isinstance(await error_of(stub.GetCollection(pb.GetCollectionRequest(name=alias))), NotFound)
 
-    place.run(check)
-
 
 FIELDS: dict[str, tuple[str, Any]] = {
     "sparse": ("schema.sparse_fields[0]", {"sparse_fields": [pb.SparseField(name="s")]}),
@@ -132,10 +126,10 @@ FIELDS: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_a_field_is_supported_or_rejected_with_its_path(place: Place, kind: str) -> None:
+async def test_a_field_is_supported_or_rejected_with_its_path(place: Place, kind: str) -> None:
     path, schema = FIELDS[kind]
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         create = pb.CreateCollectionRequest(name=new_name(), schema=pb.Schema(**schema))
         if getattr(place.can, kind):
             await stub.CreateCollection(create)
@@ -146,26 +140,23 @@ def test_a_field_is_supported_or_rejected_with_its_path(place: Place, kind: str)
         assert [violation.field for violation in error.violations] == [path]
         assert isinstance(await error_of(stub.GetCollection(pb.GetCollectionRequest(name=create.name))), NotFound)
 
-    place.run(check)
 
-
-def test_the_number_of_collections_is_limited(place: Place) -> None:
+async def test_the_number_of_collections_is_limited(place: Place) -> None:
     async def count(stub: Stub) -> int:
         return len((await stub.ListCollections(pb.ListCollectionsRequest())).collections)
 
-    there = place.run(count)
+    async with place.stub() as stub:
+        there = await count(stub)
 
-    async def check(stub: Stub) -> None:
+    async with place.stub(max_collections=max(1, there)) as stub:
         if not there:
             await stub.CreateCollection(new_collection(new_name()))
         refused = await error_of(stub.CreateCollection(new_collection(new_name())))
         assert refused.reason_name == "QUOTA_EXCEEDED"
 
-    place.run(check, max_collections=max(1, there))
 
-
-def test_a_collection_is_compacted_on_request_or_the_request_is_rejected(place: Place) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_collection_is_compacted_on_request_or_the_request_is_rejected(place: Place) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         call = stub.OptimizeCollection(pb.OptimizeCollectionRequest(name=SHARED))
         if place.can.optimize:
@@ -174,5 +165,3 @@ def test_a_collection_is_compacted_on_request_or_the_request_is_rejected(place: 
             assert isinstance(await error_of(call), PreconditionFailed)
         snapshot = await error_of(stub.CreateSnapshot(pb.CreateSnapshotRequest()))
         assert isinstance(snapshot, PreconditionFailed)
-
-    place.run(check)

@@ -11,7 +11,7 @@ from sluice.common.v1 import filter_pb2 as pb_filter
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from tests.conformance.engines import SHARED, Place, empty
-from tests.support.retrieval import Stub, document, query, upsert, value
+from tests.support.retrieval import document, query, upsert, value
 
 Metadata = dict[str, Any]
 Case = tuple[str, pb_filter.Filter, Callable[[Metadata], bool]]
@@ -52,12 +52,12 @@ MOMENTS: Final = [-62_135_596_800_000_000, -1, 0, 1, 1_700_000_000_123_456, 253_
 LISTS: Final = [[], ["red"], ["red", "green"], ["gre"], [1.0, 2.5], [2.5]]
 
 
-def test_every_operator_finds_what_python_finds(place: Place) -> None:
+async def test_every_operator_finds_what_python_finds(place: Place) -> None:
     rng = np.random.default_rng(7)
     given = {f"{number:03}": _random(rng) for number in range(80)}
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         documents = [document(id_, **_sent(metadata)) for id_, metadata in given.items()]
         await stub.Upsert(upsert(documents, rng.standard_normal((len(given), 4)), collection=name))
@@ -75,13 +75,11 @@ def test_every_operator_finds_what_python_finds(place: Place) -> None:
             ranking = (await stub.Retrieve(asked)).rankings[0]
             assert sorted(ranking.document_ids) == expected, said
 
-    place.run(check)
 
-
-def test_values_cannot_inject_expressions(place: Place) -> None:
+async def test_values_cannot_inject_expressions(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         given = [document(f"{i:02}", author=text, tags=[text], year=1.0) for i, text in enumerate(NASTY)]
         await stub.Upsert(upsert(given, np.ones((len(given), 4)), collection=name))
@@ -103,21 +101,17 @@ def test_values_cannot_inject_expressions(place: Place) -> None:
         gone = await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=ids[:5]))
         assert gone.deleted_count == 5
 
-    place.run(check)
 
-
-def test_a_list_with_true_contains_one_or_not(place: Place) -> None:
+async def test_a_list_with_true_contains_one_or_not(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         given = [document("one", tags=[1.0]), document("true", tags=[True])]
         await stub.Upsert(upsert(given, np.ones((2, 4)), collection=name))
         one = pb_filter.Filter(contains=pb_filter.Contains(field="tags", value=value(1.0)))
         found = await stub.ListDocuments(pb.ListDocumentsRequest(collection=name, filter=one))
         assert ([one.document_id for one in found.documents] == ["one"]) == place.can.true_is_not_one
-
-    place.run(check)
 
 
 def _random(rng: np.random.Generator) -> Metadata:

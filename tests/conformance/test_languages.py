@@ -1,7 +1,5 @@
 """Both engines find words in Chinese, Japanese and Korean sentences and rank their document first."""
 
-from functools import partial
-
 import pytest
 from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
@@ -65,5 +63,6 @@ async def is_refused(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("language", SENTENCES)
-def test_a_word_within_a_sentence_without_spaces_is_found(place: Place, language: str) -> None:
-    place.run(partial(check, language) if place.can.text else is_refused)
+async def test_a_word_within_a_sentence_without_spaces_is_found(place: Place, language: str) -> None:
+    async with place.stub() as stub:
+        await (check(language, stub) if place.can.text else is_refused(stub))

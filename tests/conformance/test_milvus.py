@@ -25,7 +25,6 @@ from tests.support.retrieval import (
     channel_to_retrieval,
     document,
     error_of,
-    in_server,
     new_collection,
     query,
     retrieval_stub,
@@ -65,39 +64,37 @@ async def test_a_write_of_one_replica_is_seen_by_the_next_read_of_another(milvus
         await two.DropCollection(pb.DropCollectionRequest(name=name))
 
 
-def test_calls_fail_while_milvus_is_away_and_work_again_afterwards(tmp_path: Path) -> None:
+async def test_calls_fail_while_milvus_is_away_and_work_again_afterwards(tmp_path: Path) -> None:
     """While Milvus is away, calls fail at once with UNAVAILABLE. Afterwards, all acknowledged documents are there."""
     name = new_name()
     milvus = Standalone(tmp_path / "milvus")
 
-    async def check(stub: Stub) -> None:
-        await stub.CreateCollection(new_collection(name))
-        await stub.Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
-        await _check_stopped(milvus, name, tmp_path / "impatient")
-        milvus.kill()
-        calls: list[Any] = [
-            stub.Retrieve(retrieve(name)),
-            stub.GetCollection(pb.GetCollectionRequest(name=name)),
-            stub.ListCollections(pb.ListCollectionsRequest()),
-            stub.ListAliases(pb.ListAliasesRequest()),
-            stub.Upsert(upsert([document("b")], np.eye(4)[:1], collection=name)),
-            stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=["a"])),
-            stub.CreateCollection(new_collection(new_name())),
-            stub.DropCollection(pb.DropCollectionRequest(name=name)),
-        ]
-        for call in calls:
-            error = await error_of(call)
-            assert isinstance(error, Unavailable)
-            assert error.reason_name == "NOT_READY"
-            assert error.retry_after_s
-        await asyncio.to_thread(milvus.start)
-        assert list((await _once_back(stub, name)).rankings[0].document_ids) == ["a"]
-        done = await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
-        assert (done.inserted_count, done.replaced_count) == (1, 1)
-
     try:
         milvus.start()
-        in_server(tmp_path, check, engine="milvus", milvus_uri=milvus.uri)
+        async with retrieval_stub(tmp_path, engine="milvus", milvus_uri=milvus.uri) as stub:
+            await stub.CreateCollection(new_collection(name))
+            await stub.Upsert(upsert([document("a")], np.eye(4)[:1], collection=name))
+            await _check_stopped(milvus, name, tmp_path / "impatient")
+            milvus.kill()
+            calls: list[Any] = [
+                stub.Retrieve(retrieve(name)),
+                stub.GetCollection(pb.GetCollectionRequest(name=name)),
+                stub.ListCollections(pb.ListCollectionsRequest()),
+                stub.ListAliases(pb.ListAliasesRequest()),
+                stub.Upsert(upsert([document("b")], np.eye(4)[:1], collection=name)),
+                stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=["a"])),
+                stub.CreateCollection(new_collection(new_name())),
+                stub.DropCollection(pb.DropCollectionRequest(name=name)),
+            ]
+            for call in calls:
+                error = await error_of(call)
+                assert isinstance(error, Unavailable)
+                assert error.reason_name == "NOT_READY"
+                assert error.retry_after_s
+            await asyncio.to_thread(milvus.start)
+            assert list((await _once_back(stub, name)).rankings[0].document_ids) == ["a"]
+            done = await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
+            assert (done.inserted_count, done.replaced_count) == (1, 1)
     finally:
         milvus.kill()
 
@@ -134,20 +131,18 @@ async def test_a_server_starts_without_milvus_and_rejects_calls(tmp_path: Path) 
             assert error.retry_after_s
 
 
-def test_the_callers_deadline_ends_the_call_to_milvus(milvus_place: Place) -> None:
+async def test_the_callers_deadline_ends_the_call_to_milvus(milvus_place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with milvus_place.stub() as stub:
         await empty(stub)
         # So soon that no Milvus can have answered.
         error = await error_of(stub.Retrieve(retrieve(name), timeout=0.0005))
         assert isinstance(error, DeadlineExpired)
         assert (await stub.Retrieve(retrieve(name))).rankings[0].coverage == 1
 
-    milvus_place.run(check)
 
-
-def test_foreign_collections_are_not_touched(milvus_place: Place) -> None:
+async def test_foreign_collections_are_not_touched(milvus_place: Place) -> None:
     theirs = f"theirs{new_name().removeprefix('zoo-')}"
     client = MilvusClient(uri=milvus_place.settings["milvus_uri"], dedicated=True)
     try:
@@ -160,17 +155,18 @@ def test_foreign_collections_are_not_touched(milvus_place: Place) -> None:
             assert isinstance(await error_of(stub.DropCollection(pb.DropCollectionRequest(name=theirs))), NotFound)
             assert isinstance(await error_of(stub.CreateCollection(new_collection(theirs))), AlreadyExists)
 
-        milvus_place.run(check)
+        async with milvus_place.stub() as stub:
+            await check(stub)
         assert client.has_collection(theirs)
     finally:
         client.drop_collection(theirs)
         client.close()
 
 
-def test_the_metrics_count_the_documents_of_each_collection(milvus_place: Place) -> None:
+async def test_the_metrics_count_the_documents_of_each_collection(milvus_place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with milvus_place.stub() as stub:
         await empty(stub)
         await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
         await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection=name, document_ids=["a"]))
@@ -181,8 +177,6 @@ def test_the_metrics_count_the_documents_of_each_collection(milvus_place: Place)
         assert await asyncio.to_thread(read, "sluice_collection_documents") == 1
         assert await asyncio.to_thread(read, "sluice_collection_deleted_documents") is None
         assert await asyncio.to_thread(REGISTRY.get_sample_value, "sluice_store_writable") is None
-
-    milvus_place.run(check)
 
 
 def test_the_token_is_in_no_log_and_no_error(tmp_path: Path) -> None:

@@ -55,10 +55,10 @@ def _calls(stub: Stub, name: str) -> list[tuple[Any, str]]:
     ]
 
 
-def test_invalid_requests_are_rejected_with_the_path_of_the_field(place: Place) -> None:
+async def test_invalid_requests_are_rejected_with_the_path_of_the_field(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         for call, path in _calls(stub, name):
             error = await error_of(call)
@@ -66,14 +66,12 @@ def test_invalid_requests_are_rejected_with_the_path_of_the_field(place: Place) 
             assert (error.reason_name, [one.field for one in error.violations]) == ("INVALID_REQUEST", [path])
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection=name))).document_count == 0
 
-    place.run(check)
 
-
-def test_the_largest_filter_is_accepted(place: Place) -> None:
+async def test_the_largest_filter_is_accepted(place: Place) -> None:
     name = SHARED
     many = [value(f"author {number}") for number in range(1024)]
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         given = [document("a", author="author 1023", year=1), document("b", author="nobody", year=2)]
         await stub.Upsert(upsert(given, np.eye(4)[:2], collection=name))
@@ -84,13 +82,11 @@ def test_the_largest_filter_is_accepted(place: Place) -> None:
             counted = await stub.CountDocuments(pb.CountDocumentsRequest(collection=name, filter=condition))
             assert counted.document_count == count
 
-    place.run(check)
 
-
-def test_a_text_of_the_maximum_length_is_stored_or_rejected(place: Place) -> None:
+async def test_a_text_of_the_maximum_length_is_stored_or_rejected(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         await stub.Upsert(upsert([document("a", "é" * 32_767)], np.eye(4)[:1], collection=name))
         longest = stub.Upsert(upsert([document("b", "x" * 65_536)], np.eye(4)[:1], collection=name))
@@ -102,5 +98,3 @@ def test_a_text_of_the_maximum_length_is_stored_or_rejected(place: Place) -> Non
             assert [one.field for one in error.violations] == ["documents[0].text"]
         got = await stub.GetDocuments(pb.GetDocumentsRequest(collection=name, document_ids=["a"]))
         assert got.documents[0].text == "é" * 32_767
-
-    place.run(check)

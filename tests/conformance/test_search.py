@@ -1,6 +1,5 @@
 """Searches: dense, sparse and text fields compared with numpy, pages, and several queries in one call."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ EVEN = pb_filter.Filter(
 
 
 @pytest.mark.parametrize("metric", SIMILARITIES)
-def test_dense_rankings_are_those_of_numpy(place: Place, metric: pb.Metric.ValueType) -> None:
+async def test_dense_rankings_are_those_of_numpy(place: Place, metric: pb.Metric.ValueType) -> None:
     rng = np.random.default_rng(5)
     vectors = rng.standard_normal((COUNT, DIMENSIONS)).astype(np.float32)
     create = new_collection(new_name(), metric)
@@ -38,7 +37,7 @@ def test_dense_rankings_are_those_of_numpy(place: Place, metric: pb.Metric.Value
         request.view = pb.DOCUMENT_VIEW_ID
         return (await stub.Retrieve(request)).rankings[0]
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await stub.CreateCollection(create)
         for start in range(0, COUNT, 100):
             given = [document(ids[i], printed=i % 2 == 0) for i in range(start, start + 100)]
@@ -53,13 +52,11 @@ def test_dense_rankings_are_those_of_numpy(place: Place, metric: pb.Metric.Value
                 np.testing.assert_allclose(ranking.scores, scores[order], rtol=1e-5, atol=1e-5)
                 assert ranking.coverage == 1
 
-    place.run(check)
 
-
-def test_an_exact_search_is_exact_or_rejected(place: Place) -> None:
+async def test_an_exact_search_is_exact_or_rejected(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
         request = pb.RetrieveRequest(collection=name, queries=[query([0.5, 1, 0, 0])], exact=True)
@@ -70,29 +67,23 @@ def test_an_exact_search_is_exact_or_rejected(place: Place) -> None:
         assert isinstance(refused, InvalidRequest)
         assert [violation.field for violation in refused.violations] == ["exact"]
 
-    place.run(check)
 
-
-def test_exact_in_a_flat_collection_of_milvus(milvus_place: Place) -> None:
+async def test_exact_in_a_flat_collection_of_milvus(milvus_place: Place) -> None:
     name = new_name()
 
-    async def create(stub: Stub) -> None:
+    async with milvus_place.stub(milvus_index="FLAT") as stub:
         await stub.CreateCollection(new_collection(name))
         await stub.Upsert(upsert([document("a"), document("b")], np.eye(4)[:2], collection=name))
-
-    async def check(stub: Stub) -> None:
+    # The collection keeps its index; the setting is for new ones.
+    async with milvus_place.stub() as stub:
         request = pb.RetrieveRequest(collection=name, queries=[query([0.5, 1, 0, 0])], exact=True)
         assert list((await stub.Retrieve(request)).rankings[0].document_ids) == ["b", "a"]
 
-    milvus_place.run(create, milvus_index="FLAT")
-    # The collection keeps its index; the setting is for new ones.
-    milvus_place.run(check)
 
-
-def test_equal_scores_are_ordered_by_id(place: Place) -> None:
+async def test_equal_scores_are_ordered_by_id(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         ids = ["m", "z", "c", "b", "y", "a", "x"]
         await stub.Upsert(upsert([document(id_) for id_ in ids], np.ones((7, 4)), collection=name))
@@ -104,13 +95,11 @@ def test_equal_scores_are_ordered_by_id(place: Place) -> None:
             if depth == 10 or place.can.ties_by_id:
                 assert found == sorted(ids)[:depth]
 
-    place.run(check)
 
-
-def test_pages_list_each_document_once_by_id_while_others_write(place: Place) -> None:
+async def test_pages_list_each_document_once_by_id_while_others_write(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         ids = [f"{prefix}{number}" for prefix in ("b", "é", "Z", "😀", "a") for number in range(9)]
         for start in range(0, len(ids), 9):
@@ -132,20 +121,16 @@ def test_pages_list_each_document_once_by_id_while_others_write(place: Place) ->
                 await stub.Upsert(upsert([last], np.ones((1, 4)), collection=name))
             assert listed == sorted(wanted, key=str.encode)
 
-    place.run(check)
 
-
-def test_no_documents_are_found_in_an_empty_collection(place: Place) -> None:
+async def test_no_documents_are_found_in_an_empty_collection(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         found = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query([1, 0, 0, 0])]))
         assert (list(found.rankings), list(found.documents)) == ([pb.Ranking(coverage=1)], [])
         assert await stub.ListDocuments(pb.ListDocumentsRequest(collection=name)) == pb.ListDocumentsResponse()
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection=name))).document_count == 0
-
-    place.run(check)
 
 
 def terms(*documents: dict[int, float]) -> tns.SparseVectors:
@@ -156,7 +141,7 @@ def terms(*documents: dict[int, float]) -> tns.SparseVectors:
     )
 
 
-def test_sparse_scores_are_inner_products(place: Place) -> None:
+async def test_sparse_scores_are_inner_products(place: Place) -> None:
     rng = np.random.default_rng(9)
     name = new_name()
     given = [
@@ -180,7 +165,11 @@ def test_sparse_scores_are_inner_products(place: Place) -> None:
         assert not (await _asked(stub, name, pb.FieldQuery(sparse=terms({}), depth=20))).document_ids
         await _check_limits(place, stub, name)
 
-    place.run(check if place.can.sparse else partial(_is_refused, pb.Schema(sparse_fields=[pb.SparseField(name="s")])))
+    async with place.stub() as stub:
+        if place.can.sparse:
+            await check(stub)
+        else:
+            await _is_refused(pb.Schema(sparse_fields=[pb.SparseField(name="s")]), stub)
 
 
 async def _check_limits(place: Place, stub: Stub, name: str) -> None:
@@ -212,7 +201,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("parameters", [(1.5, 0.75), (1.2, 0.6)])
-def test_text_scores_are_those_of_bm25_in_lucene(place: Place, parameters: tuple[float, float]) -> None:
+async def test_text_scores_are_those_of_bm25_in_lucene(place: Place, parameters: tuple[float, float]) -> None:
     """The same terms, ranking and scores with Milvus, whose own BM25 has one more factor."""
     k1, b = parameters
     name = new_name()
@@ -243,7 +232,11 @@ def test_text_scores_are_those_of_bm25_in_lucene(place: Place, parameters: tuple
         for asked in ("the", "elsewhere"):
             assert not (await _asked(stub, name, pb.FieldQuery(text=asked, depth=10))).document_ids
 
-    place.run(check if place.can.text else partial(_is_refused, pb.Schema(text_fields=[pb.TextField(name="t")])))
+    async with place.stub() as stub:
+        if place.can.text:
+            await check(stub)
+        else:
+            await _is_refused(pb.Schema(text_fields=[pb.TextField(name="t")]), stub)
 
 
 async def _is_refused(schema: pb.Schema, stub: Stub) -> None:
@@ -259,10 +252,10 @@ async def _asked(stub: Stub, name: str, asked: pb.FieldQuery) -> pb.Ranking:
     return (await stub.Retrieve(_retrieve(name, asked))).rankings[0]
 
 
-def test_several_queries_and_a_cascade_are_answered_in_one_call(place: Place) -> None:
+async def test_several_queries_and_a_cascade_are_answered_in_one_call(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         given = [document(id_, printed=id_ != "c") for id_ in "abcd"]
         await stub.Upsert(upsert(given, np.eye(4) + 0.1, collection=name))
@@ -280,15 +273,13 @@ def test_several_queries_and_a_cascade_are_answered_in_one_call(place: Place) ->
         assert all("c" not in ranking.document_ids for ranking in filtered.rankings)
         assert not filtered.documents[0].text
 
-    place.run(check)
 
-
-def test_rankings_are_fused_and_documents_grouped(place: Place) -> None:
+async def test_rankings_are_fused_and_documents_grouped(place: Place) -> None:
     """Fusion and grouping work with every engine."""
     name = SHARED
     authors = ["a", "a", "a", "b", "b", "c", None, "b"]
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         vectors = np.stack([[1, 0.1 * number, 0, 0] for number in range(len(authors))])
         given = [document(f"{i}", **({"author": one} if one else {})) for i, one in enumerate(authors)]
@@ -304,11 +295,9 @@ def test_rankings_are_fused_and_documents_grouped(place: Place) -> None:
         assert list(fused.fused.document_ids) == ["0", "7", "1", "6"]
         assert [one.document_id for one in fused.documents] == ["0", "1", "6", "7"]
 
-    place.run(check)
-
 
 @pytest.mark.parametrize("metric", SIMILARITIES)
-def test_equal_vectors_have_equal_scores_in_every_position(place: Place, metric: pb.Metric.ValueType) -> None:
+async def test_equal_vectors_have_equal_scores_in_every_position(place: Place, metric: pb.Metric.ValueType) -> None:
     """In large collections, in several dimensions, and at the end of a ranking."""
     rng = np.random.default_rng(11)
     name, width = new_name(), 100
@@ -318,7 +307,7 @@ def test_equal_vectors_have_equal_scores_in_every_position(place: Place, metric:
     vectors = np.stack([equal if i % 4 else rng.standard_normal(width).astype(np.float32) for i in range(64)])
     wanted = [f"{i:02}" for i in range(64) if i % 4]
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await stub.CreateCollection(create)
         for start in range(0, 64, 16):
             documents = [document(f"{i:02}") for i in range(start, start + 16)]
@@ -330,5 +319,3 @@ def test_equal_vectors_have_equal_scores_in_every_position(place: Place, metric:
             assert len(set(ranking.scores)) == 1
             truth = SIMILARITIES[metric](equal + np.float32(0.1), equal[None])
             assert ranking.scores[0] == pytest.approx(float(truth[0]), rel=1e-6)
-
-    place.run(check)

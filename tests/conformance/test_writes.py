@@ -20,7 +20,7 @@ async def listed(stub: Stub, name: str) -> list[str]:
     return [one.document_id for one in found.documents]
 
 
-def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
+async def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
     name = SHARED
     moment = doc.MetadataValue(timestamp_value=Timestamp(seconds=-5_000_000_000, nanos=123_456_000))
     full = document(
@@ -35,7 +35,7 @@ def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
         **{"any key: ü": [1.0, 2.5]},
     )
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         first = upsert([document("a"), full], AXES[:2], collection=name, content_hashes=["1", "2"])
         done = await stub.Upsert(first)
@@ -58,13 +58,11 @@ def test_upsert_inserts_replaces_and_keeps_everything(place: Place) -> None:
         described = (await stub.GetCollection(pb.GetCollectionRequest(name=name))).collection
         assert (described.document_count, described.version) == (3, mixed.version)
 
-    place.run(check)
 
-
-def test_a_request_with_one_invalid_document_writes_none(place: Place) -> None:
+async def test_a_request_with_one_invalid_document_writes_none(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         await stub.Upsert(upsert([document("a")], AXES[:1], collection=name))
         bad: list[pb.UpsertRequest] = [
@@ -79,10 +77,8 @@ def test_a_request_with_one_invalid_document_writes_none(place: Place) -> None:
             assert isinstance(await error_of(stub.Upsert(request)), InvalidRequest)
         assert await listed(stub, name) == ["a"]
 
-    place.run(check)
 
-
-def test_delete_by_ids_and_by_filter(place: Place) -> None:
+async def test_delete_by_ids_and_by_filter(place: Place) -> None:
     name = SHARED
     old = filter_pb2.Filter(
         comparison=filter_pb2.Comparison(
@@ -90,7 +86,7 @@ def test_delete_by_ids_and_by_filter(place: Place) -> None:
         )
     )
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         given = [document(str(i), year=1897 + i) for i in range(6)]
         written = await stub.Upsert(upsert(given, np.ones((6, 4)), collection=name))
@@ -110,10 +106,8 @@ def test_delete_by_ids_and_by_filter(place: Place) -> None:
         assert (back.inserted_count, back.replaced_count) == (1, 0)
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection=name))).document_count == 2
 
-    place.run(check)
 
-
-def test_vectors_of_another_model_are_rejected_also_after_a_restart(place: Place) -> None:
+async def test_vectors_of_another_model_are_rejected_also_after_a_restart(place: Place) -> None:
     create = new_collection(new_name())
     create.schema.dense_fields[0].model_digest = "abc"
 
@@ -121,11 +115,6 @@ def test_vectors_of_another_model_are_rejected_also_after_a_restart(place: Place
         request = upsert([document("a")], AXES[:1], collection=create.name)
         request.dense[0].model_digest = digest
         return request
-
-    async def first(stub: Stub) -> None:
-        await stub.CreateCollection(create)
-        await stub.Upsert(bound("abc"))
-        await second(stub)
 
     async def second(stub: Stub) -> None:
         retrieve = pb.RetrieveRequest(collection=create.name, queries=[query(AXES[0], model_digest="xyz")])
@@ -137,14 +126,18 @@ def test_vectors_of_another_model_are_rejected_also_after_a_restart(place: Place
         retrieve.queries[0].model_digest = "abc"
         assert list((await stub.Retrieve(retrieve)).rankings[0].document_ids) == ["a"]
 
-    place.run(first)
-    place.run(second)
+    async with place.stub() as stub:
+        await stub.CreateCollection(create)
+        await stub.Upsert(bound("abc"))
+        await second(stub)
+    async with place.stub() as stub:
+        await second(stub)
 
 
-def test_every_acknowledged_write_is_found_by_the_next_read(place: Place) -> None:
+async def test_every_acknowledged_write_is_found_by_the_next_read(place: Place) -> None:
     name = SHARED
 
-    async def check(stub: Stub) -> None:
+    async with place.stub() as stub:
         await empty(stub)
         for number in range(10):
             await stub.Upsert(upsert([document(f"{number:02}")], AXES[:1], collection=name))
@@ -154,5 +147,3 @@ def test_every_acknowledged_write_is_found_by_the_next_read(place: Place) -> Non
         found = await stub.Retrieve(pb.RetrieveRequest(collection=name, queries=[query(AXES[0], depth=50)]))
         assert "03" not in found.rankings[0].document_ids
         assert (await stub.CountDocuments(pb.CountDocumentsRequest(collection=name))).document_count == 9
-
-    place.run(check)

@@ -1,10 +1,9 @@
 """A real retrieval server for tests, and short forms of its requests."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from sluice.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub
 
 Stub: TypeAlias = "RetrievalServiceAsyncStub"
-R = TypeVar("R")
 DIMENSIONS = 4
 
 
@@ -38,16 +36,6 @@ async def retrieval_stub(folder: Path, **settings: Any) -> AsyncIterator[Stub]:
     """Run a server on a free port, with its data in `folder`, and yield a stub of it."""
     async with channel_to_retrieval(folder, **settings) as channel:
         yield RetrievalServiceStub(channel)
-
-
-def in_server(folder: Path, test: Callable[[Stub], Coroutine[Any, Any, R]], **settings: Any) -> R:
-    """Run a test against a new server on the folder, and return its result."""
-
-    async def run() -> R:
-        async with channel_to_retrieval(folder, **settings) as channel:
-            return await test(RetrievalServiceStub(channel))
-
-    return asyncio.run(run())
 
 
 async def error_of(call: Awaitable[Any]) -> SluiceError:

@@ -12,7 +12,6 @@ from tests.support.retrieval import (
     Stub,
     document,
     error_of,
-    in_server,
     new_collection,
     query,
     retrieval_stub,
@@ -33,7 +32,7 @@ async def fill(stub: Stub, name: str, dimensions: int) -> None:
     await stub.Upsert(upsert([document(name)], np.ones((1, dimensions)), collection=name))
 
 
-def test_every_call_resolves_an_alias_also_after_a_restart(tmp_path: Path) -> None:
+async def test_every_call_resolves_an_alias_also_after_a_restart(tmp_path: Path) -> None:
     async def use(stub: Stub) -> None:
         described = (await stub.GetCollection(pb.GetCollectionRequest(name="live"))).collection
         assert described.name == "blue"
@@ -45,12 +44,11 @@ def test_every_call_resolves_an_alias_also_after_a_restart(tmp_path: Path) -> No
         listed = await stub.ListAliases(pb.ListAliasesRequest())
         assert list(listed.aliases) == [pb.Alias(alias="live", collection="blue")]
 
-    async def check(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub, "blue", 4)
         await stub.SetAlias(alias("live", "blue"))
         await use(stub)
-
-    async def end(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await use(stub)
         gone = await error_of(stub.DropCollection(pb.DropCollectionRequest(name="live")))
         assert isinstance(gone, NotFound)
@@ -61,9 +59,6 @@ def test_every_call_resolves_an_alias_also_after_a_restart(tmp_path: Path) -> No
         await stub.DeleteAlias(pb.DeleteAliasRequest(alias="live"))
         await stub.DeleteAlias(pb.DeleteAliasRequest(alias="live"))
         assert isinstance(await error_of(stub.CountDocuments(pb.CountDocumentsRequest(collection="live"))), NotFound)
-
-    in_server(tmp_path, check)
-    in_server(tmp_path, end)
 
 
 async def test_an_alias_and_a_collection_cannot_have_the_same_name(tmp_path: Path) -> None:
@@ -77,8 +72,8 @@ async def test_an_alias_and_a_collection_cannot_have_the_same_name(tmp_path: Pat
         assert isinstance(await error_of(stub.CreateCollection(new_collection("live"))), AlreadyExists)
 
 
-def test_no_search_fails_while_the_alias_moves_and_the_old_collection_is_dropped(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_no_search_fails_while_the_alias_moves_and_the_old_collection_is_dropped(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, search_threads=2) as stub:
         await fill(stub, "v0", 4)
         await stub.SetAlias(alias("live", "v0"))
         ended = False
@@ -103,8 +98,6 @@ def test_no_search_fails_while_the_alias_moves_and_the_old_collection_is_dropped
         for ids in seen:
             numbers = [int(id_.removeprefix("v")) for id_ in ids]
             assert numbers == sorted(numbers)
-
-    in_server(tmp_path, check, search_threads=2)
 
 
 async def test_documents_are_listed_by_id_a_page_at_a_time(tmp_path: Path) -> None:
@@ -152,8 +145,8 @@ async def test_a_page_of_large_documents_is_cut_to_fit_into_a_message(tmp_path: 
         assert ids == [f"{number:03}" for number in range(100)]
 
 
-def test_pages_list_each_remaining_document_once_during_writes_and_deletions(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_pages_list_each_remaining_document_once_during_writes_and_deletions(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path) as stub:
         await stub.CreateCollection(new_collection())
         staying = [document(f"{number:03}-stays") for number in range(200)]
         await stub.Upsert(upsert(staying, np.ones((200, 4))))
@@ -183,5 +176,3 @@ def test_pages_list_each_remaining_document_once_during_writes_and_deletions(tmp
                 listed += 1
 
         await asyncio.gather(write(), listing())
-
-    in_server(tmp_path, check)

@@ -17,7 +17,7 @@ from services.retrieval.embedded.engine import EmbeddedEngine
 from services.retrieval.embedded.storage.segment_files import MANIFEST
 from services.retrieval.snapshots.repository import SnapshotRepository
 from services.retrieval.snapshots.restore import restore
-from tests.support.retrieval import Stub, in_server
+from tests.support.retrieval import Stub, retrieval_stub
 
 DATA = Path(__file__).parents[2] / "data" / "retrieval-analysis-1.tar.xz"
 QUERIES = {
@@ -46,6 +46,16 @@ def manifest_of(folder: Path) -> dict[str, object]:
     return read
 
 
+def inode_of_vectors(folder: Path) -> int:
+    (vectors,) = folder.glob("segments/*/*/vectors-v.npy")
+    return vectors.stat().st_ino
+
+
+def set_modes(folder: Path, *, folders: int, files: int) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(folders if path.is_dir() else files)
+
+
 async def is_found(stub: Stub) -> None:
     for text, expected in QUERIES.items():
         request = pb.RetrieveRequest(collection="c", queries=[pb.FieldQuery(text=text, depth=10)])
@@ -54,30 +64,29 @@ async def is_found(stub: Stub) -> None:
     assert (described.text_analysis, described.statistics.segment_count) == (ANALYSIS_VERSION, 1)
 
 
-def test_words_of_an_earlier_release_are_analyzed_again_once(folder: Path) -> None:
+async def test_words_of_an_earlier_release_are_analyzed_again_once(folder: Path) -> None:
     assert "analysis" not in manifest_of(folder)
-    (vectors,) = folder.glob("segments/*/*/vectors-v.npy")
-    before = vectors.stat().st_ino
-    in_server(folder, is_found)
+    before = inode_of_vectors(folder)
+    async with retrieval_stub(folder) as stub:
+        await is_found(stub)
     written = manifest_of(folder)
     assert written["analysis"] == ANALYSIS_VERSION
-    assert vectors.stat().st_ino == before
-    in_server(folder, is_found)
+    assert inode_of_vectors(folder) == before
+    async with retrieval_stub(folder) as stub:
+        await is_found(stub)
     assert manifest_of(folder) == written
 
 
-def test_a_read_only_folder_of_an_earlier_release_is_searched(folder: Path) -> None:
-    paths = [folder, *folder.rglob("*")]
-    for path in paths:
-        path.chmod(0o555 if path.is_dir() else 0o444)
+async def test_a_read_only_folder_of_an_earlier_release_is_searched(folder: Path) -> None:
+    set_modes(folder, folders=0o555, files=0o444)
     try:
-        in_server(folder, is_found)
+        async with retrieval_stub(folder) as stub:
+            await is_found(stub)
     finally:
-        for path in paths:
-            path.chmod(0o755)
+        set_modes(folder, folders=0o755, files=0o644)
 
 
-def test_a_snapshot_with_the_earlier_analysis_is_restored(folder: Path, tmp_path: Path) -> None:
+async def test_a_snapshot_with_the_earlier_analysis_is_restored(folder: Path, tmp_path: Path) -> None:
     """The snapshot contains the segment as the earlier release wrote it, even if the snapshot is created now."""
     earlier = tmp_path / "earlier"
     shutil.copytree(folder / "segments", earlier)
@@ -94,4 +103,5 @@ def test_a_snapshot_with_the_earlier_analysis_is_restored(folder: Path, tmp_path
         engine.close()
     restore(tmp_path / "snapshots" / "old", tmp_path / "restored")
     assert "analysis" not in manifest_of(tmp_path / "restored")
-    in_server(tmp_path / "restored", is_found)
+    async with retrieval_stub(tmp_path / "restored") as stub:
+        await is_found(stub)

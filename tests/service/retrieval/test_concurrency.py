@@ -8,7 +8,7 @@ import numpy as np
 from sluice.errors import Unavailable, from_rpc_error
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
-from tests.support.retrieval import Stub, document, in_server, new_collection, query, retrieval_stub, upsert
+from tests.support.retrieval import document, new_collection, query, retrieval_stub, upsert
 
 DOCUMENTS = 40
 
@@ -19,8 +19,8 @@ def generation(number: int) -> pb.UpsertRequest:
     return upsert(documents, np.full((DOCUMENTS, 4), [1, number, 0, 0]))
 
 
-def test_a_search_sees_one_state_while_all_documents_are_replaced_and_deleted(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_search_sees_one_state_while_all_documents_are_replaced_and_deleted(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path, search_threads=3) as stub:
         await stub.CreateCollection(new_collection(metric=pb.METRIC_DOT))
         await stub.Upsert(generation(0))
         ended = False
@@ -49,8 +49,6 @@ def test_a_search_sees_one_state_while_all_documents_are_replaced_and_deleted(tm
 
         _, *counts = await asyncio.gather(write(), search(), search(), search())
         assert min(counts) > 0
-
-    in_server(tmp_path, check, search_threads=3)
 
 
 async def test_writes_beyond_the_queue_are_rejected_before_any_work(tmp_path: Path) -> None:

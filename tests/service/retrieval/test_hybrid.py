@@ -12,7 +12,7 @@ from sluice.errors import InvalidRequest
 from sluice.retrieval.v1 import retrieval_service_pb2 as pb
 
 from services.rpc.tensor import to_tensor
-from tests.support.retrieval import Stub, document, error_of, in_server, query, retrieval_stub
+from tests.support.retrieval import Stub, document, error_of, query, retrieval_stub
 
 DIMENSIONS = 3
 
@@ -68,7 +68,7 @@ def ask(**given: Any) -> pb.FieldQuery:
 TOKENS = to_tensor(np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32))
 
 
-def test_one_call_searches_every_kind_of_field(tmp_path: Path) -> None:
+async def test_one_call_searches_every_kind_of_field(tmp_path: Path) -> None:
     async def check(stub: Stub) -> pb.RetrieveResponse:
         created = await stub.CreateCollection(new_collection())
         assert created.collection.schema.text_fields[0] == pb.TextField(
@@ -88,7 +88,8 @@ def test_one_call_searches_every_kind_of_field(tmp_path: Path) -> None:
         ]
         return await stub.Retrieve(pb.RetrieveRequest(collection="books", queries=queries))
 
-    found = in_server(tmp_path, check)
+    async with retrieval_stub(tmp_path) as stub:
+        found = await check(stub)
     assert [list(ranking.document_ids) for ranking in found.rankings] == [
         ["a", "b"],
         ["a"],
@@ -100,7 +101,8 @@ def test_one_call_searches_every_kind_of_field(tmp_path: Path) -> None:
     assert list(found.rankings[2].scores) == [10.0, 2.0]
     assert list(found.rankings[3].scores) == [2.0, 0.0]
     assert [one.document_id for one in found.documents] == ["a", "b"]
-    assert in_server(tmp_path, look) == found
+    async with retrieval_stub(tmp_path) as stub:
+        assert await look(stub) == found
 
 
 async def test_a_cascade_scores_only_candidates_of_its_earlier_queries(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from services.retrieval.domain.queries import DenseQuery
 from services.retrieval.domain.schema import DenseField, Kind, MetadataField, Metric, Schema
 from services.retrieval.embedded.engine import EmbeddedEngine
 from services.retrieval.embedded.recall_monitor import RecallMonitor
-from tests.support.retrieval import Stub, in_server, upsert
 from tests.support.retrieval import document as wire_document
+from tests.support.retrieval import retrieval_stub, upsert
 
 F32 = NDArray[np.float32]
 DOCUMENTS = 20_000
@@ -263,21 +263,17 @@ def test_a_damaged_segment_is_detected_and_rebuilt_from_the_store(
 
 
 @pytest.mark.parametrize("coarse", [tns.DATA_TYPE_FLOAT32, tns.DATA_TYPE_FLOAT16, tns.DATA_TYPE_INT8])
-def test_a_segment_of_vectors_of_different_lengths_is_loaded_by_a_start(
+async def test_a_segment_of_vectors_of_different_lengths_is_loaded_by_a_start(
     tmp_path: Path, coarse: tns.DataType.ValueType
 ) -> None:
     """By inner product such vectors have an index without a graph."""
     field = pb.DenseField(name="dense", dimensions=4, metric=pb.METRIC_DOT, coarse=coarse)
     vectors = np.random.default_rng(5).standard_normal((30, 4)) * np.arange(1, 31)[:, None]
 
-    async def write(stub: Stub) -> None:
+    async with retrieval_stub(tmp_path, segment_documents=20) as stub:
         await stub.CreateCollection(pb.CreateCollectionRequest(name="books", schema=pb.Schema(dense_fields=[field])))
         await stub.Upsert(upsert([wire_document(f"{number}") for number in range(30)], vectors))
         await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
-
-    async def segment_count(stub: Stub) -> int:
+    async with retrieval_stub(tmp_path) as stub:
         described = (await stub.GetCollection(pb.GetCollectionRequest(name="books"))).collection
-        return described.statistics.segment_count
-
-    in_server(tmp_path, write, segment_documents=20)
-    assert in_server(tmp_path, segment_count) == 1
+        assert described.statistics.segment_count == 1

@@ -14,7 +14,6 @@ from tests.support.retrieval import (
     Stub,
     document,
     error_of,
-    in_server,
     new_collection,
     query,
     retrieval_stub,
@@ -166,7 +165,7 @@ async def test_count_all_and_with_a_filter(tmp_path: Path) -> None:
         assert counted.document_count == 2
 
 
-def test_a_restart_keeps_all_data(tmp_path: Path) -> None:
+async def test_a_restart_keeps_all_data(tmp_path: Path) -> None:
     async def look(stub: Stub) -> tuple[pb.RetrieveResponse, pb.GetCollectionResponse]:
         found = await stub.Retrieve(
             pb.RetrieveRequest(collection="books", queries=[query([3, 2, 1, 0])], filter=SINCE_1970)
@@ -175,12 +174,12 @@ def test_a_restart_keeps_all_data(tmp_path: Path) -> None:
         described.collection.ClearField("statistics")  # a start leaves no dead documents in memory
         return found, described
 
-    async def write(stub: Stub) -> tuple[pb.RetrieveResponse, pb.GetCollectionResponse]:
+    async with retrieval_stub(tmp_path) as stub:
         await fill(stub)
         await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["a"]))
-        return await look(stub)
-
-    assert in_server(tmp_path, write) == in_server(tmp_path, look)
+        before = await look(stub)
+    async with retrieval_stub(tmp_path) as stub:
+        assert await look(stub) == before
 
 
 async def test_a_field_bound_to_a_model_rejects_vectors_of_another(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from tests.support.retrieval import (
     Stub,
     document,
     error_of,
-    in_server,
     new_collection,
     query,
     retrieval_stub,
@@ -60,7 +59,7 @@ async def filled(stub: Stub) -> None:
     await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["07"]))
 
 
-def test_a_restored_snapshot_contains_everything_written_before_it(tmp_path: Path) -> None:
+async def test_a_restored_snapshot_contains_everything_written_before_it(tmp_path: Path) -> None:
     async def check(stub: Stub) -> list[Any]:
         await filled(stub)
         await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
@@ -84,36 +83,38 @@ def test_a_restored_snapshot_contains_everything_written_before_it(tmp_path: Pat
         return await contents(stub)
 
     data, snapshots, elsewhere = tmp_path / "data", tmp_path / "snapshots", tmp_path / "elsewhere"
-    before = in_server(data, check, snapshots=snapshots, segment_documents=SEGMENT)
+    async with retrieval_stub(data, snapshots=snapshots, segment_documents=SEGMENT) as stub:
+        before = await check(stub)
     shutil.rmtree(data)
     snapshots.rename(tmp_path / "moved")
     manifest = restore(tmp_path / "moved" / "first", elsewhere)
     assert [one.document_count for one in manifest.collections] == [59, 0]
-    assert in_server(elsewhere, look, segment_documents=SEGMENT) == before
+    async with retrieval_stub(elsewhere, segment_documents=SEGMENT) as stub:
+        assert await look(stub) == before
 
 
-def test_rows_of_deleted_documents_are_not_reused_after_restoring(tmp_path: Path) -> None:
+async def test_rows_of_deleted_documents_are_not_reused_after_restoring(tmp_path: Path) -> None:
     """The segment still contains the deleted document, so a new document must not get its row."""
-
-    async def make(stub: Stub) -> None:
-        await filled(stub)
-        await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
-        await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["59"]))
-        await stub.CreateSnapshot(pb.CreateSnapshotRequest(name="one"))
 
     async def write(stub: Stub) -> list[Any]:
         await stub.Upsert(upsert([document("new", "new")], np.ones((1, 4))))
         return await contents(stub)
 
-    in_server(tmp_path / "data", make, snapshots=tmp_path / "snapshots", segment_documents=SEGMENT)
+    async with retrieval_stub(tmp_path / "data", snapshots=tmp_path / "snapshots", segment_documents=SEGMENT) as stub:
+        await filled(stub)
+        await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
+        await stub.DeleteDocuments(pb.DeleteDocumentsRequest(collection="books", document_ids=["59"]))
+        await stub.CreateSnapshot(pb.CreateSnapshotRequest(name="one"))
     restore(tmp_path / "snapshots" / "one", tmp_path / "restored")
-    written = in_server(tmp_path / "restored", write, segment_documents=SEGMENT)
+    async with retrieval_stub(tmp_path / "restored", segment_documents=SEGMENT) as stub:
+        written = await write(stub)
     assert written[0].document_count == 59
-    assert in_server(tmp_path / "restored", contents, segment_documents=SEGMENT) == written
+    async with retrieval_stub(tmp_path / "restored", segment_documents=SEGMENT) as stub:
+        assert await contents(stub) == written
 
 
-def test_a_snapshot_created_during_writes_is_consistent(tmp_path: Path) -> None:
-    async def check(stub: Stub) -> None:
+async def test_a_snapshot_created_during_writes_is_consistent(tmp_path: Path) -> None:
+    async with retrieval_stub(tmp_path / "data", snapshots=tmp_path / "snapshots", segment_documents=2) as stub:
         await stub.CreateCollection(new_collection())
         await stub.Upsert(generation(0))
         is_over = False
@@ -133,16 +134,12 @@ def test_a_snapshot_created_during_writes_is_consistent(tmp_path: Path) -> None:
                 is_over = True
 
         await asyncio.gather(write(), snapshots())
-
-    async def look(stub: Stub) -> None:
-        listed = await stub.ListDocuments(pb.ListDocumentsRequest(collection="books", page_size=1024))
-        assert len(listed.documents) == 60
-        assert len({one.text for one in listed.documents}) == 1
-
-    in_server(tmp_path / "data", check, snapshots=tmp_path / "snapshots", segment_documents=2)
     for name in ("a", "b", "c", "d", "e"):
         restore(tmp_path / "snapshots" / name, tmp_path / f"restored-{name}")
-        in_server(tmp_path / f"restored-{name}", look)
+        async with retrieval_stub(tmp_path / f"restored-{name}") as stub:
+            listed = await stub.ListDocuments(pb.ListDocumentsRequest(collection="books", page_size=1024))
+            assert len(listed.documents) == 60
+            assert len({one.text for one in listed.documents}) == 1
 
 
 async def test_old_snapshots_are_deleted_beyond_the_number_to_keep(tmp_path: Path) -> None:
@@ -198,12 +195,13 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a snapshot with a segment."""
     folder = tmp_path_factory.mktemp("snapshots")
 
-    async def make(stub: Stub) -> None:
-        await filled(stub)
-        await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
-        await stub.CreateSnapshot(pb.CreateSnapshotRequest(name="whole"))
+    async def make() -> None:
+        async with retrieval_stub(folder / "data", snapshots=folder / "snapshots", segment_documents=SEGMENT) as stub:
+            await filled(stub)
+            await stub.OptimizeCollection(pb.OptimizeCollectionRequest(name="books"))
+            await stub.CreateSnapshot(pb.CreateSnapshotRequest(name="whole"))
 
-    in_server(folder / "data", make, snapshots=folder / "snapshots", segment_documents=SEGMENT)
+    asyncio.run(make())
     return folder / "snapshots" / "whole"
 
 
@@ -281,7 +279,7 @@ def test_the_restore_command_reports_success_and_failure(snapshot: Path, tmp_pat
     assert run_restore().returncode == 2
 
 
-def test_compaction_leaves_one_segment_without_dead_documents(tmp_path: Path) -> None:
+async def test_compaction_leaves_one_segment_without_dead_documents(tmp_path: Path) -> None:
     async def check(stub: Stub) -> list[Any]:
         await filled(stub)
         await stub.Upsert(generation(3, count=5))
@@ -300,8 +298,10 @@ def test_compaction_leaves_one_segment_without_dead_documents(tmp_path: Path) ->
         assert described.statistics == smaller.after
         return await contents(stub)
 
-    before = in_server(tmp_path, check, segment_documents=SEGMENT)
-    assert in_server(tmp_path, contents, segment_documents=SEGMENT) == before
+    async with retrieval_stub(tmp_path, segment_documents=SEGMENT) as stub:
+        before = await check(stub)
+    async with retrieval_stub(tmp_path, segment_documents=SEGMENT) as stub:
+        assert await contents(stub) == before
 
 
 async def test_a_collection_too_small_for_a_segment_is_compacted_in_memory(tmp_path: Path) -> None:
