@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,34 +110,32 @@ class Running:
         yield pb.IndexRequest(collection=collection, documents=texts)
 
 
-def run(folder: Path, check: Callable[[Running], Awaitable[None]], **settings: Any) -> None:
+@asynccontextmanager
+async def services_of(folder: Path, **settings: Any) -> AsyncIterator[Running]:
     (folder / "pipelines.yaml").write_text(PIPELINES)
 
-    async def main() -> None:
-        async with (
-            embedding_server(HashingEmbedder()) as embedding,
-            reranking_server(OverlapReranker()) as reranking,
-            retrieval_address(folder / "data") as retrieval,
-            grpc.aio.insecure_channel(retrieval) as channel,
-        ):
-            addresses = {"embedding": embedding, "reranking": reranking, "retrieval": retrieval}
-            given: dict[str, Any] = {"pipelines": folder / "pipelines.yaml", "drain_grace_s": 0.0, **settings}
-            async with orchestrator(listen="127.0.0.1:0", **addresses, **given) as (search, _):
-                running = Running(search, RetrievalServiceStub(channel))
-                await running.fill()
-                await check(running)
-
-    asyncio.run(main())
+    async with (
+        embedding_server(HashingEmbedder()) as embedding,
+        reranking_server(OverlapReranker()) as reranking,
+        retrieval_address(folder / "data") as retrieval,
+        grpc.aio.insecure_channel(retrieval) as channel,
+    ):
+        addresses = {"embedding": embedding, "reranking": reranking, "retrieval": retrieval}
+        given: dict[str, Any] = {"pipelines": folder / "pipelines.yaml", "drain_grace_s": 0.0, **settings}
+        async with orchestrator(listen="127.0.0.1:0", **addresses, **given) as (search, _):
+            running = Running(search, RetrievalServiceStub(channel))
+            await running.fill()
+            yield running
 
 
 def code(found: pb.SearchResponse | SluiceError) -> str:
     return found.code.name if isinstance(found, SluiceError) else "OK"
 
 
-def test_a_search_is_planned_again_if_the_name_means_another_collection(tmp_path: Path) -> None:
+async def test_a_search_is_planned_again_if_the_name_means_another_collection(tmp_path: Path) -> None:
     """Every pipeline, from every collection to every other, with collections that were looked up up to an hour ago."""
 
-    async def check(running: Running) -> None:
+    async with services_of(tmp_path, fresh_s=3600) as running:
         for pipeline in ("default", "words", "named", "maxsim"):
             expected = {name: code(await running.found(pipeline, NAMES[name])) for name in SCHEMAS}
             assert expected["fitting"] == "OK"
@@ -148,23 +147,19 @@ def test_a_search_is_planned_again_if_the_name_means_another_collection(tmp_path
                     await running.point(second)
                     assert code(await running.found(pipeline)) == expected[second], (pipeline, first, second)
 
-    run(tmp_path, check, fresh_s=3600)
-
 
 @pytest.mark.parametrize("schema", ["other dimensions", "wrong dimensions"])
-def test_a_field_of_other_dimensions_than_the_model_is_a_failed_precondition(tmp_path: Path, schema: str) -> None:
-    async def check(running: Running) -> None:
+async def test_a_field_of_other_dimensions_than_the_model_is_a_failed_precondition(tmp_path: Path, schema: str) -> None:
+    async with services_of(tmp_path) as running:
         error = await running.found("default", NAMES[schema])
         assert isinstance(error, PreconditionFailed)
         assert error.reason_name == "MODEL_MISMATCH"
         assert "7 dimensions" in error.message
         assert f"{DIMENSIONS} dimensions" in error.message
 
-    run(tmp_path, check)
 
-
-def test_no_search_is_an_internal_error_while_an_alias_moves(tmp_path: Path) -> None:
-    async def check(running: Running) -> None:
+async def test_no_search_is_an_internal_error_while_an_alias_moves(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         await running.point("fitting")
         has_ended = False
 
@@ -187,11 +182,9 @@ def test_no_search_is_an_internal_error_while_an_alias_moves(tmp_path: Path) -> 
         seen = [await one for one in searches]
         assert set().union(*seen) <= {"OK", "FAILED_PRECONDITION"}, seen
 
-    run(tmp_path, check)
 
-
-def test_a_name_that_changes_between_chunks_and_whole_documents_is_answered(tmp_path: Path) -> None:
-    async def check(running: Running) -> None:
+async def test_a_name_that_changes_between_chunks_and_whole_documents_is_answered(tmp_path: Path) -> None:
+    async with services_of(tmp_path, fresh_s=3600) as running:
         long = Document(document_id="long", text=" ".join(f"some words {number}" for number in range(60)))
 
         async def requests() -> AsyncIterator[pb.IndexRequest]:
@@ -207,5 +200,3 @@ def test_a_name_that_changes_between_chunks_and_whole_documents_is_answered(tmp_
             results = (await running.search.Search(request)).results
             parents = [result.parent_id for result in results]
             assert parents == (["long"] if name == "chunks" else [""] * 5)
-
-    run(tmp_path, check, fresh_s=3600)

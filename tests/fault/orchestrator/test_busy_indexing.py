@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,6 @@ def documents(count: int) -> list[document_pb2.Document]:
     return [
         document_pb2.Document(document_id=f"d{number:03}", text=f"word{number} some text") for number in range(count)
     ]
-
-
-def run(check: Callable[[System], Awaitable[None]], **settings: Any) -> None:
-    async def main() -> None:
-        async with system(**settings) as running:
-            await check(running)
-
-    asyncio.run(main())
 
 
 def busy(texts: int, most: int) -> Unavailable:
@@ -147,8 +139,9 @@ async def test_chunks_of_one_document_are_embedded_in_parts_that_fit() -> None:
         assert max(sizes(running)[-3:]) <= 3
 
 
-def test_a_stream_that_is_always_rejected_ends_with_what_was_stored() -> None:
-    async def check(running: System) -> None:
+async def test_a_stream_that_is_always_rejected_ends_with_what_was_stored() -> None:
+    async with system(patience_s=0.3) as running:
+
         async def refuse_after_some(method: str) -> None:
             if method == "Embed" and len(sizes(running)) > 2:
                 raise busy(35, 16)
@@ -168,8 +161,6 @@ def test_a_stream_that_is_always_rejected_ends_with_what_was_stored() -> None:
         assert f"for 0.3 s; {len(known):,} documents of this stream are stored" in error.message
         assert "expected to take 35 s with 16 s left" in error.message
         assert len(known) == len(running.retrieval.collections["books"].documents)
-
-    run(check, patience_s=0.3)
 
 
 async def test_a_stream_that_waits_for_capacity_ends_at_once_when_the_server_drains() -> None:

@@ -98,40 +98,36 @@ def test_a_slow_reranker_scores_what_it_has_time_for() -> None:
     run(check)
 
 
-def test_a_rolling_restart_of_two_orchestrators_fails_no_search(tmp_path: Path) -> None:
+async def test_a_rolling_restart_of_two_orchestrators_fails_no_search(tmp_path: Path) -> None:
     """As in a rollout: a replica stops after the previous one answers again. The stages show which replica answered."""
+    retrieval, seen = ExactRetrieval(), Seen()
+    async with (
+        embedding_server(HashingEmbedder()) as embedding,
+        retrieval_server(retrieval) as address,
+        reranking_server(OverlapReranker()) as reranking,
+        AsyncExitStack() as stack,
+    ):
+        common = {"embedding": embedding, "retrieval": address, "reranking": reranking, "drain_grace_s": GUARD_S}
 
-    async def main() -> None:
-        retrieval, seen = ExactRetrieval(), Seen()
-        async with (
-            embedding_server(HashingEmbedder()) as embedding,
-            retrieval_server(retrieval) as address,
-            reranking_server(OverlapReranker()) as reranking,
-            AsyncExitStack() as stack,
-        ):
-            common = {"embedding": embedding, "retrieval": address, "reranking": reranking, "drain_grace_s": GUARD_S}
+        async def start(name: str, listen: str = "127.0.0.1:0") -> tuple[str, Callable[[], Awaitable[None]]]:
+            file = tmp_path / f"{name}.yaml"
+            stage = f"{{name: {name}, kind: dense, depth: 10}}"
+            file.write_text(f"default:\n  description: Of {name}.\n  retrieve: [{stage}]\n")
+            return await replica(stack, listen=listen, pipelines=file, **common)
 
-            async def start(name: str, listen: str = "127.0.0.1:0") -> tuple[str, Callable[[], Awaitable[None]]]:
-                file = tmp_path / f"{name}.yaml"
-                stage = f"{{name: {name}, kind: dense, depth: 10}}"
-                file.write_text(f"default:\n  description: Of {name}.\n  retrieve: [{stage}]\n")
-                return await replica(stack, listen=listen, pipelines=file, **common)
-
-            replicas = [await start("old-a"), await start("old-b")]
-            target = "ipv4:" + ",".join(at for at, _ in replicas)
-            async with client.AsyncSearchClient(target, timeout_s=30.0) as searcher:
-                known = [one async for one in searcher.index("books", documents(), create=True)]
-                assert {one.outcome for one in known} == {"indexed"}
-                loops = [asyncio.create_task(seen.search_until_stopped(searcher)) for _ in range(4)]
-                for name, (at, stop) in zip(("new-a", "new-b"), replicas, strict=True):
-                    await stop()
-                    await start(name, at)
-                    await seen.by(name)
-                seen.is_stopped = True
-                for loop in loops:
-                    await loop
-
-    asyncio.run(main())
+        replicas = [await start("old-a"), await start("old-b")]
+        target = "ipv4:" + ",".join(at for at, _ in replicas)
+        async with client.AsyncSearchClient(target, timeout_s=30.0) as searcher:
+            known = [one async for one in searcher.index("books", documents(), create=True)]
+            assert {one.outcome for one in known} == {"indexed"}
+            loops = [asyncio.create_task(seen.search_until_stopped(searcher)) for _ in range(4)]
+            for name, (at, stop) in zip(("new-a", "new-b"), replicas, strict=True):
+                await stop()
+                await start(name, at)
+                await seen.by(name)
+            seen.is_stopped = True
+            for loop in loops:
+                await loop
 
 
 async def replica(stack: AsyncExitStack, **settings: Any) -> tuple[str, Callable[[], Awaitable[None]]]:

@@ -1,7 +1,7 @@
 """Documents stored as chunks, with the real retrieval service. The fake embedder counts words as tokens."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,28 +72,26 @@ class Chunked:
         return [result.document.document_id for result in answer.results]
 
 
-def run(folder: Path, check: Callable[[Chunked], Awaitable[None]], **settings: Any) -> None:
+@asynccontextmanager
+async def services_of(folder: Path, **settings: Any) -> AsyncIterator[Chunked]:
     (folder / "pipelines.yaml").write_text(PIPELINES)
 
-    async def main() -> None:
-        embedder = HashingEmbedder()
-        async with (
-            embedding_server(embedder) as embedding,
-            retrieval_address(folder / "data") as retrieval,
-            reranking_server(OverlapReranker()) as reranking,
-            grpc.aio.insecure_channel(retrieval) as channel,
-            orchestrator(
-                listen="127.0.0.1:0",
-                embedding=embedding,
-                retrieval=retrieval,
-                reranking=reranking,
-                pipelines=folder / "pipelines.yaml",
-                **settings,
-            ) as (search, _),
-        ):
-            await check(Chunked(search, RetrievalServiceStub(channel), embedder))
-
-    asyncio.run(main())
+    embedder = HashingEmbedder()
+    async with (
+        embedding_server(embedder) as embedding,
+        retrieval_address(folder / "data") as retrieval,
+        reranking_server(OverlapReranker()) as reranking,
+        grpc.aio.insecure_channel(retrieval) as channel,
+        orchestrator(
+            listen="127.0.0.1:0",
+            embedding=embedding,
+            retrieval=retrieval,
+            reranking=reranking,
+            pipelines=folder / "pipelines.yaml",
+            **settings,
+        ) as (search, _),
+    ):
+        yield Chunked(search, RetrievalServiceStub(channel), embedder)
 
 
 async def failure(call: Awaitable[Any]) -> SluiceError:
@@ -106,8 +104,8 @@ def book(id_: str, count: int, word: str = "word") -> Document:
     return Document(document_id=id_, text=" ".join(f"{word}{n}" for n in range(count)))
 
 
-def test_a_long_document_is_stored_as_chunks_and_acknowledged_once(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_a_long_document_is_stored_as_chunks_and_acknowledged_once(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         assert await running.index(book("a", 40), book("b", 3, "short")) == {"a": INDEXED, "b": INDEXED}
         stored = await running.stored()
         assert sorted(stored) == ["a#0", "a#1", "a#2", "b#0"]
@@ -115,11 +113,9 @@ def test_a_long_document_is_stored_as_chunks_and_acknowledged_once(tmp_path: Pat
         assert stored["a#1"].split()[:4] == [f"word{n}" for n in range(12, 16)]
         assert stored["b#0"] == "short0 short1 short2"
 
-    run(tmp_path, check)
 
-
-def test_chunks_of_equal_documents_cost_no_model_work(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_chunks_of_equal_documents_cost_no_model_work(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         await running.index(book("a", 40))
         before = running.embedder.count("Embed")
         assert await running.index(book("a", 40)) == {"a": UNCHANGED}
@@ -127,11 +123,9 @@ def test_chunks_of_equal_documents_cost_no_model_work(tmp_path: Path) -> None:
         other = pb.Chunking(token_count=20, overlap_token_count=4)
         assert await running.index(book("a", 40), chunking=other) == {"a": INDEXED}
 
-    run(tmp_path, check)
 
-
-def test_the_surplus_chunks_of_a_shortened_document_are_deleted(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_the_surplus_chunks_of_a_shortened_document_are_deleted(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         await running.index(book("a", 100), book("b", 40))
         assert len(await running.stored()) == 8 + 3
         await running.index(book("a", 20, "new"))
@@ -139,13 +133,11 @@ def test_the_surplus_chunks_of_a_shortened_document_are_deleted(tmp_path: Path) 
         assert sorted(stored) == ["a#0", "a#1", "b#0", "b#1", "b#2"]
         assert stored["a#1"].split()[-1] == "new19"
 
-    run(tmp_path, check)
 
-
-def test_an_interrupted_change_is_repeated(tmp_path: Path) -> None:
+async def test_an_interrupted_change_is_repeated(tmp_path: Path) -> None:
     """Surplus chunks are deleted first. The first chunk is written last, so the next run sees the old one."""
 
-    async def check(running: Chunked) -> None:
+    async with services_of(tmp_path) as running:
         await running.index(book("a", 100))
         gone = [f"a#{n}" for n in range(2, 8)]
         await running.retrieval.DeleteDocuments(
@@ -156,21 +148,17 @@ def test_an_interrupted_change_is_repeated(tmp_path: Path) -> None:
         assert sorted(stored) == ["a#0", "a#1"]
         assert stored["a#0"].startswith("new0")
 
-    run(tmp_path, check)
 
-
-def test_a_document_of_more_chunks_than_a_batch_is_stored_whole(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_a_document_of_more_chunks_than_a_batch_is_stored_whole(tmp_path: Path) -> None:
+    async with services_of(tmp_path, batch_documents=4) as running:
         assert await running.index(book("a", 300)) == {"a": INDEXED}
         assert len(await running.stored()) == 25
         sizes = [len(request.texts) for method, request in running.embedder.calls if method == "Embed"]
         assert max(sizes) <= 4
 
-    run(tmp_path, check, batch_documents=4)
 
-
-def test_only_the_best_chunk_of_a_parent_is_returned_and_top_k_counts_parents(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_only_the_best_chunk_of_a_parent_is_returned_and_top_k_counts_parents(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         many = Document(document_id="many", text="salt water " * 200)
         others = [Document(document_id=f"other{n}", text="salt " + "bread " * 12) for n in range(3)]
         await running.index(many, *others)
@@ -184,37 +172,29 @@ def test_only_the_best_chunk_of_a_parent_is_returned_and_top_k_counts_parents(tm
         answer = await running.search.Search(request)
         assert answer.results[0].parent_id == "many"
 
-    run(tmp_path, check)
 
-
-def test_a_parent_is_deleted_with_its_chunks_and_counted_once(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_a_parent_is_deleted_with_its_chunks_and_counted_once(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         await running.index(book("a", 40), book("b", 40), book("c", 4))
         deleted = await running.search.Delete(pb.DeleteRequest(collection="books", document_ids=["a", "c", "nowhere"]))
         assert deleted.deleted_count == 2
         assert sorted(await running.stored()) == ["b#0", "b#1", "b#2"]
 
-    run(tmp_path, check)
 
-
-def test_chunks_and_whole_documents_are_not_mixed(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_chunks_and_whole_documents_are_not_mixed(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         await running.index(book("a", 4))
         error = await failure(running.index(book("b", 4), chunking=None))
         assert isinstance(error, PreconditionFailed)
         assert (error.reason_name, "holds chunks" in error.message) == ("COLLECTION_MISMATCH", True)
 
-    run(tmp_path, check)
 
-
-def test_whole_documents_take_no_chunks(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_whole_documents_take_no_chunks(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         await running.index(book("a", 4), chunking=None)
         error = await failure(running.index(book("b", 4)))
         assert isinstance(error, PreconditionFailed)
         assert "holds whole documents" in error.message
-
-    run(tmp_path, check)
 
 
 @pytest.mark.parametrize(
@@ -225,20 +205,16 @@ def test_whole_documents_take_no_chunks(tmp_path: Path) -> None:
         (pb.Chunking(token_count=257), "chunking.token_count"),
     ],
 )
-def test_chunks_have_limits(tmp_path: Path, chunking: pb.Chunking, field: str) -> None:
-    async def check(running: Chunked) -> None:
+async def test_chunks_have_limits(tmp_path: Path, chunking: pb.Chunking, field: str) -> None:
+    async with services_of(tmp_path) as running:
         error = await failure(running.index(book("a", 4), chunking=chunking))
         assert isinstance(error, InvalidRequest)
         assert error.violations[0].field == field
 
-    run(tmp_path, check)
 
-
-def test_parents_have_shorter_ids_and_no_metadata_of_chunks(tmp_path: Path) -> None:
-    async def check(running: Chunked) -> None:
+async def test_parents_have_shorter_ids_and_no_metadata_of_chunks(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as running:
         named = book("n", 3)
         named.metadata["chunk"].number_value = 1
         outcomes = await running.index(book("i" * 501, 3), named, book("a", 3))
         assert outcomes == {"i" * 501: FAILED, "n": FAILED, "a": INDEXED}
-
-    run(tmp_path, check)

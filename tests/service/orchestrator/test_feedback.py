@@ -1,7 +1,8 @@
 """Relevance feedback, with the real retrieval service."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,33 +43,30 @@ BOOKS = [
     Document(document_id="more", text="gold sand river wash"),
     Document(document_id="far", text="a lock waits until it is free"),
 ]
-Check = Callable[["SearchServiceAsyncStub", OverlapReranker], Awaitable[None]]
 
 
-def run(folder: Path, check: Check) -> None:
+@asynccontextmanager
+async def services_of(folder: Path) -> AsyncIterator[tuple["SearchServiceAsyncStub", OverlapReranker]]:
     (folder / "p.yaml").write_text(PIPELINES)
 
     async def requests() -> AsyncIterator[pb.IndexRequest]:
         yield pb.IndexRequest(collection="books", create_collection=True, documents=BOOKS)
 
-    async def main() -> None:
-        reranker = OverlapReranker()
-        async with (
-            embedding_server(HashingEmbedder()) as embedding,
-            retrieval_address(folder / "data") as retrieval,
-            reranking_server(reranker) as reranking,
-            orchestrator(
-                listen="127.0.0.1:0",
-                embedding=embedding,
-                retrieval=retrieval,
-                reranking=reranking,
-                pipelines=folder / "p.yaml",
-            ) as (search, _),
-        ):
-            assert [response async for response in search.Index(requests())]
-            await check(search, reranker)
-
-    asyncio.run(main())
+    reranker = OverlapReranker()
+    async with (
+        embedding_server(HashingEmbedder()) as embedding,
+        retrieval_address(folder / "data") as retrieval,
+        reranking_server(reranker) as reranking,
+        orchestrator(
+            listen="127.0.0.1:0",
+            embedding=embedding,
+            retrieval=retrieval,
+            reranking=reranking,
+            pipelines=folder / "p.yaml",
+        ) as (search, _),
+    ):
+        assert [response async for response in search.Index(requests())]
+        yield search, reranker
 
 
 def asking(pipeline: str = "") -> pb.SearchRequest:
@@ -79,8 +77,8 @@ def ids(answer: pb.SearchResponse) -> list[str]:
     return [result.document.document_id for result in answer.results]
 
 
-def test_feedback_finds_more_documents_and_the_reranker_scores_them(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", reranker: OverlapReranker) -> None:
+async def test_feedback_finds_more_documents_and_the_reranker_scores_them(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as (search, reranker):
         assert ids(await search.Search(asking("plain"))) == ["ore", "dishes"]
         scored = sum(len(request.documents) for method, request in reranker.calls if method == "Rerank")
         answer = await search.Search(asking())
@@ -91,11 +89,10 @@ def test_feedback_finds_more_documents_and_the_reranker_scores_them(tmp_path: Pa
         assert not answer.degraded
         assert [standing.stage for standing in answer.results[0].standings] == ["dense", "rerank", "again"]
 
-    run(tmp_path, check)
 
+async def test_without_scores_feedback_is_skipped_and_reported(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as (search, reranker):
 
-def test_without_scores_feedback_is_skipped_and_reported(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", reranker: OverlapReranker) -> None:
         async def fail(method: str) -> None:
             raise BackendFailed("broken")
 
@@ -107,11 +104,10 @@ def test_without_scores_feedback_is_skipped_and_reported(tmp_path: Path) -> None
         assert "no feedback: stage" in again.reason
         assert answer.degraded
 
-    run(tmp_path, check)
 
+async def test_a_second_retrieval_that_times_out_keeps_the_first_results(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as (search, reranker):
 
-def test_a_second_retrieval_that_times_out_keeps_the_first_results(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", reranker: OverlapReranker) -> None:
         async def hang_later(method: str) -> None:
             if reranker.count("Rerank") > 1:
                 await asyncio.Event().wait()
@@ -130,8 +126,6 @@ def test_a_second_retrieval_that_times_out_keeps_the_first_results(tmp_path: Pat
         assert again.reason.startswith("DEADLINE_EXPIRED")
         assert answer.degraded
         await reranker.cancelled.wait()
-
-    run(tmp_path, check)
 
 
 @pytest.mark.parametrize(

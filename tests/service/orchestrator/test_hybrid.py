@@ -1,7 +1,7 @@
 """Retrievers of every kind, with the real retrieval service."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,30 +60,27 @@ BOOKS = [
     Document(document_id="b", title="Locks", text="a lock blocks until it is free"),
     Document(document_id="c", title="Cooking", text="boil the water and add salt"),
 ]
-Check = Callable[["SearchServiceAsyncStub", HashingEmbedder], Awaitable[None]]
 
 
-def run(folder: Path, check: Check, **settings: Any) -> None:
+@asynccontextmanager
+async def services_of(folder: Path, **settings: Any) -> AsyncIterator[tuple["SearchServiceAsyncStub", HashingEmbedder]]:
     (folder / "pipelines.yaml").write_text(PIPELINES)
 
-    async def main() -> None:
-        embedder = HashingEmbedder()
-        async with (
-            embedding_server(embedder) as embedding,
-            retrieval_address(folder / "data") as retrieval,
-            reranking_server(OverlapReranker()) as reranking,
-            orchestrator(
-                listen="127.0.0.1:0",
-                embedding=embedding,
-                retrieval=retrieval,
-                reranking=reranking,
-                pipelines=folder / "pipelines.yaml",
-                **settings,
-            ) as (search, _),
-        ):
-            await check(search, embedder)
-
-    asyncio.run(main())
+    embedder = HashingEmbedder()
+    async with (
+        embedding_server(embedder) as embedding,
+        retrieval_address(folder / "data") as retrieval,
+        reranking_server(OverlapReranker()) as reranking,
+        orchestrator(
+            listen="127.0.0.1:0",
+            embedding=embedding,
+            retrieval=retrieval,
+            reranking=reranking,
+            pipelines=folder / "pipelines.yaml",
+            **settings,
+        ) as (search, _),
+    ):
+        yield search, embedder
 
 
 async def index(search: "SearchServiceAsyncStub") -> None:
@@ -102,19 +99,17 @@ async def ranked(search: "SearchServiceAsyncStub", pipeline: str, query: str, *m
 
 
 @pytest.mark.parametrize("pipeline", ["default", "text", "sparse", "multi_vector"])
-def test_a_collection_with_fields_of_all_kinds_is_searched_by_each(tmp_path: Path, pipeline: str) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+async def test_a_collection_with_fields_of_all_kinds_is_searched_by_each(tmp_path: Path, pipeline: str) -> None:
+    async with services_of(tmp_path, index_fields=KINDS) as (search, embedder):
         await index(search)
         embedded = embedder.count("Embed")
         assert (await ranked(search, pipeline, "lock free")).ids[0] == "b"
         assert embedder.count("Embed") == embedded + (pipeline != "text")
         assert {"a", "c"} <= set((await ranked(search, pipeline, "asyncio item", "water salt")).ids)
 
-    run(tmp_path, check, index_fields=KINDS)
 
-
-def test_all_kinds_are_fused_and_embedded_in_one_call(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+async def test_all_kinds_are_fused_and_embedded_in_one_call(tmp_path: Path) -> None:
+    async with services_of(tmp_path, index_fields=KINDS) as (search, embedder):
         await index(search)
         alone = [
             await ranked(search, pipeline, "queue salt") for pipeline in ("default", "text", "sparse", "multi_vector")
@@ -126,11 +121,10 @@ def test_all_kinds_are_fused_and_embedded_in_one_call(tmp_path: Path) -> None:
         assert together.scores == pytest.approx(expected.scores, abs=1e-5)
         assert embedder.count("Embed") == embedded + 1
 
-    run(tmp_path, check, index_fields=KINDS)
 
+async def test_a_text_retriever_answers_while_the_embedding_service_is_unavailable(tmp_path: Path) -> None:
+    async with services_of(tmp_path, index_fields=KINDS) as (search, embedder):
 
-def test_a_text_retriever_answers_while_the_embedding_service_is_unavailable(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
         async def refuse(method: str) -> None:
             raise Unavailable("away")
 
@@ -154,11 +148,9 @@ def test_a_text_retriever_answers_while_the_embedding_service_is_unavailable(tmp
             "fuse": ok,
         }
 
-    run(tmp_path, check, index_fields=KINDS)
 
-
-def test_the_report_names_a_missing_field(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+async def test_the_report_names_a_missing_field(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as (search, _):
         await index(search)
         request = pb.SearchRequest(collection="books", query="lock free", pipeline="all")
         answer = await search.Search(request)
@@ -167,11 +159,9 @@ def test_the_report_names_a_missing_field(tmp_path: Path) -> None:
         skipped = [report.stage for report in answer.stages if report.status == pb.StageReport.STATUS_SKIPPED]
         assert skipped == ["sparse", "multi_vector"]
 
-    run(tmp_path, check)
 
-
-def test_token_vectors_score_only_what_was_found(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+async def test_token_vectors_score_only_what_was_found(tmp_path: Path) -> None:
+    async with services_of(tmp_path, index_fields=KINDS) as (search, embedder):
         await index(search)
         alone = dict((await ranked(search, "multi_vector", "lock free")).items())
         embedded = embedder.count("Embed")
@@ -180,22 +170,19 @@ def test_token_vectors_score_only_what_was_found(tmp_path: Path) -> None:
         assert dict(refined.items()) == pytest.approx({"b": alone["b"]}, abs=1e-5)
         assert embedder.count("Embed") == embedded + 1
 
-    run(tmp_path, check, index_fields=KINDS)
 
-
-def test_token_vectors_score_what_any_wording_found_by_the_query_itself(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+async def test_token_vectors_score_what_any_wording_found_by_the_query_itself(tmp_path: Path) -> None:
+    async with services_of(tmp_path, index_fields=KINDS) as (search, _):
         await index(search)
         alone = dict((await ranked(search, "multi_vector", "asyncio item")).items())
         refined = await ranked(search, "late", "asyncio item", "water salt")
         assert set(refined.ids) == {"a", "c"}
         assert dict(refined.items()) == pytest.approx({id_: alone[id_] for id_ in refined.ids}, abs=1e-5)
 
-    run(tmp_path, check, index_fields=KINDS)
 
+async def test_a_refinement_without_vectors_keeps_the_previous_order(tmp_path: Path) -> None:
+    async with services_of(tmp_path, index_fields=KINDS) as (search, embedder):
 
-def test_a_refinement_without_vectors_keeps_the_previous_order(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
         async def refuse(method: str) -> None:
             raise Unavailable("away")
 
@@ -207,16 +194,12 @@ def test_a_refinement_without_vectors_keeps_the_previous_order(tmp_path: Path) -
         skipped = [report.stage for report in answer.stages if report.status == pb.StageReport.STATUS_SKIPPED]
         assert skipped == ["embed", "near", "maxsim"]
 
-    run(tmp_path, check, index_fields=KINDS)
 
-
-def test_a_collection_without_token_vectors_is_searched_without_the_refinement(tmp_path: Path) -> None:
-    async def check(search: "SearchServiceAsyncStub", embedder: HashingEmbedder) -> None:
+async def test_a_collection_without_token_vectors_is_searched_without_the_refinement(tmp_path: Path) -> None:
+    async with services_of(tmp_path) as (search, _):
         await index(search)
         answer = await search.Search(pb.SearchRequest(collection="books", query="lock free", pipeline="late"))
         assert answer.results[0].document.document_id == "b"
         assert (answer.degraded, answer.coverage) == (True, 0.0)
         skipped = [report.stage for report in answer.stages if report.status == pb.StageReport.STATUS_SKIPPED]
         assert skipped == ["maxsim"]
-
-    run(tmp_path, check)

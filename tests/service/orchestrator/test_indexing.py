@@ -1,6 +1,6 @@
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -30,7 +30,6 @@ from tests.support.fake_services import (
     DIMENSIONS,
     ExactRetrieval,
     HashingEmbedder,
-    System,
     embedding_server,
     index,
     retrieval_server,
@@ -41,14 +40,6 @@ from tests.support.waiting import longer_and_longer
 INDEXED = pb.Acknowledgement.OUTCOME_INDEXED
 UNCHANGED = pb.Acknowledgement.OUTCOME_UNCHANGED
 FAILED = pb.Acknowledgement.OUTCOME_FAILED
-
-
-def run(check: Callable[[System], Awaitable[None]], **settings: Any) -> None:
-    async def main() -> None:
-        async with system(**settings) as running:
-            await check(running)
-
-    asyncio.run(main())
 
 
 def document(number: int, text: str = "some words") -> Document:
@@ -312,19 +303,17 @@ async def test_index_ends_with_a_message_that_breaks_a_rule(requests: list[pb.In
         assert error.violations[0].field.startswith(field)
 
 
-def test_index_that_stays_idle_ends_as_unavailable() -> None:
+async def test_index_that_stays_idle_ends_as_unavailable() -> None:
     told: dict[str, Any] = {}
 
-    async def check(running: System) -> None:
-        call = running.search.Index()
-        await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=[document(1)]))
-        known, error = await ended(call)
-        told.update(outcomes(known))
-        assert isinstance(error, Unavailable)
-        assert error.reason_name == "STREAM_IDLE"
-
     for idle_s in longer_and_longer(0.3):
-        run(check, idle_timeout_s=idle_s)
+        async with system(idle_timeout_s=idle_s) as running:
+            call = running.search.Index()
+            await call.write(pb.IndexRequest(collection="books", create_collection=True, documents=[document(1)]))
+            known, error = await ended(call)
+            told.update(outcomes(known))
+            assert isinstance(error, Unavailable)
+            assert error.reason_name == "STREAM_IDLE"
         if told:
             break
     assert told == {"d001": INDEXED}

@@ -1,6 +1,5 @@
 """Unusual documents in index streams, with the real retrieval service: each is stored or rejected on its own."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sluice.common.v1.document_pb2 import Document, MetadataList, MetadataValue
 from sluice.search.v1 import search_service_pb2 as pb
 
-from tests.service.orchestrator.test_chunks import CHUNKING, FAILED, INDEXED, UNCHANGED, Chunked, run
+from tests.service.orchestrator.test_chunks import CHUNKING, FAILED, INDEXED, UNCHANGED, services_of
 
 CHUNKINGS: Final = pytest.mark.parametrize("chunking", [None, CHUNKING], ids=["whole", "chunks"])
 
@@ -24,13 +23,9 @@ def with_value(id_: str, value: MetadataValue) -> Document:
     return document
 
 
-def check_stream(folder: Path, check: Callable[[Chunked], Awaitable[None]]) -> None:
-    run(folder, check)
-
-
 @CHUNKINGS
-def test_a_title_alone_is_embedded_stored_and_found(tmp_path: Path, chunking: pb.Chunking | None) -> None:
-    async def check(running: Chunked) -> None:
+async def test_a_title_alone_is_embedded_stored_and_found(tmp_path: Path, chunking: pb.Chunking | None) -> None:
+    async with services_of(tmp_path) as running:
         bare = Document(document_id="bare", title="the sluice gate")
         blank = Document(document_id="blank", title="a water wheel", text=" \n")
         assert await running.index(bare, blank, plain("p"), chunking=chunking) == dict.fromkeys(
@@ -42,8 +37,6 @@ def test_a_title_alone_is_embedded_stored_and_found(tmp_path: Path, chunking: pb
             found = await running.found("sluice gate", pipeline=pipeline, top_k=1)
             assert found == ["bare" if chunking is None else "bare#0"]
         assert await running.index(bare, blank, chunking=chunking) == {"bare": UNCHANGED, "blank": UNCHANGED}
-
-    check_stream(tmp_path, check)
 
 
 @CHUNKINGS
@@ -66,21 +59,21 @@ def test_a_title_alone_is_embedded_stored_and_found(tmp_path: Path, chunking: pb
     ],
     ids=str,
 )
-def test_only_the_invalid_document_is_rejected(tmp_path: Path, odd: Document, chunking: pb.Chunking | None) -> None:
-    async def check(running: Chunked) -> None:
+async def test_only_the_invalid_document_is_rejected(
+    tmp_path: Path, odd: Document, chunking: pb.Chunking | None
+) -> None:
+    async with services_of(tmp_path) as running:
         outcomes = await running.index(plain("before"), odd, plain("after"), chunking=chunking)
         assert outcomes == {"before": INDEXED, odd.document_id: FAILED, "after": INDEXED}
 
-    check_stream(tmp_path, check)
-
 
 @CHUNKINGS
-def test_only_the_text_that_the_embedding_service_rejects_fails(tmp_path: Path, chunking: pb.Chunking | None) -> None:
+async def test_only_the_text_that_the_embedding_service_rejects_fails(
+    tmp_path: Path, chunking: pb.Chunking | None
+) -> None:
     """Here the limit of the embedding service is below that of the orchestrator."""
 
-    async def check(running: Chunked) -> None:
+    async with services_of(tmp_path, max_text_bytes=100_000) as running:
         long = Document(document_id="long", text="x" * 65_540)
         outcomes = await running.index(plain("before"), long, plain("after"), chunking=chunking)
         assert outcomes == {"before": INDEXED, "long": FAILED, "after": INDEXED}
-
-    run(tmp_path, check, max_text_bytes=100_000)

@@ -1,5 +1,4 @@
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from sluice.search.v1 import search_service_pb2 as pb
 
 from services.core.fusion import interpolate, rrf
 from services.core.ranking import Ranking
-from tests.support.fake_services import PIPELINES, System, index, system, vector, words
+from tests.support.fake_services import PIPELINES, index, system, vector, words
 
 BOOKS = [
     Document(document_id="a", title="Queues", text="asyncio queue get waits for an item"),
@@ -31,22 +30,14 @@ default:
 """
 
 
-def run(check: Callable[[System], Awaitable[None]], pipelines: Path | None = None, **settings: Any) -> None:
-    async def main() -> None:
-        async with system(pipelines, **settings) as running:
-            await check(running)
-
-    asyncio.run(main())
-
-
 async def failure(call: Awaitable[Any]) -> SluiceError:
     with pytest.raises(grpc.RpcError) as caught:
         await call
     return from_rpc_error(caught.value)
 
 
-def test_search_embeds_retrieves_and_reranks() -> None:
-    async def check(running: System) -> None:
+async def test_search_embeds_retrieves_and_reranks() -> None:
+    async with system() as running:
         await index(running, BOOKS)
         answer = await running.search.Search(pb.SearchRequest(collection="books", query="queue waits", top_k=2))
         assert [result.document.document_id for result in answer.results] == ["d", "a"]
@@ -63,44 +54,36 @@ def test_search_embeds_retrieves_and_reranks() -> None:
         assert [model.name for model in answer.models] == ["hashing", "overlap"]
         assert answer.duration.ToNanoseconds() >= max(s.duration.ToNanoseconds() for s in answer.stages)
 
-    run(check)
 
-
-def test_search_gives_texts_with_titles_to_the_reranker() -> None:
-    async def check(running: System) -> None:
+async def test_search_gives_texts_with_titles_to_the_reranker() -> None:
+    async with system() as running:
         await index(running, BOOKS)
         await running.search.Search(pb.SearchRequest(collection="books", query="queue waits"))
         [request] = [request for method, request in running.reranker.calls if method == "Rerank"]
         assert set(request.documents) == {f"{b.title}\n{b.text}" if b.title else b.text for b in BOOKS}
 
-    run(check)
 
-
-def test_search_in_an_empty_collection_finds_nothing_and_is_not_degraded() -> None:
-    async def check(running: System) -> None:
+async def test_search_in_an_empty_collection_finds_nothing_and_is_not_degraded() -> None:
+    async with system() as running:
         await index(running, [])
         answer = await running.search.Search(pb.SearchRequest(collection="books", query="queue"))
         assert not answer.results
         assert not answer.degraded
         assert running.reranker.count("Rerank") == 0
 
-    run(check)
 
-
-def test_search_runs_the_named_pipeline() -> None:
-    async def check(running: System) -> None:
+async def test_search_runs_the_named_pipeline() -> None:
+    async with system() as running:
         await index(running, BOOKS)
         answer = await running.search.Search(pb.SearchRequest(collection="books", query="salt", pipeline="fast"))
         assert [stage.stage for stage in answer.stages] == ["embed", "dense"]
         assert answer.results[0].document.document_id == "c"
 
-    run(check)
 
-
-def test_search_fuses_several_retrievers(tmp_path: Path) -> None:
+async def test_search_fuses_several_retrievers(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(TWO_KINDS)
 
-    async def check(running: System) -> None:
+    async with system(tmp_path / "p.yaml", index_model="one") as running:
         running.embedder.names = ("one", "two")
         await index(running, BOOKS)
         answer = await running.search.Search(pb.SearchRequest(collection="books", query="queue waits"))
@@ -111,10 +94,8 @@ def test_search_fuses_several_retrievers(tmp_path: Path) -> None:
         assert running.embedder.count("Embed") == 3  # one to index, one a model to search
         assert running.reranker.count("Rerank") == 2  # slices of 2 and 1
 
-    run(check, tmp_path / "p.yaml", index_model="one")
 
-
-def test_a_served_pipeline_ranks_as_the_same_cascade_does_in_one_process() -> None:
+async def test_a_served_pipeline_ranks_as_the_same_cascade_does_in_one_process() -> None:
     texts = {f"d{n:02}": " ".join(f"word{n * m % 17}" for m in range(1, 9)) for n in range(60)}
     query = "word3 word5 word8 word13"
 
@@ -128,18 +109,17 @@ def test_a_served_pipeline_ranks_as_the_same_cascade_does_in_one_process() -> No
     scored = Ranking.of((id_, overlap(texts[id_])) for id_ in dense.ids)
     expected = interpolate(dense, scored, weight=0.7, normalization="min_max")
 
-    async def check(running: System) -> None:
+    async with system() as running:
         await index(running, [Document(document_id=id_, text=text) for id_, text in texts.items()])
         answer = await running.search.Search(pb.SearchRequest(collection="books", query=query, top_k=50))
         assert [result.score for result in answer.results] == pytest.approx(expected.scores, abs=1e-6)
         served = Ranking.of((result.document.document_id, round(result.score, 5)) for result in answer.results)
         assert served.ids == Ranking.of((id_, round(score, 5)) for id_, score in expected.items()).ids
 
-    run(check)
 
+async def test_search_with_several_wordings_fuses_what_each_of_them_finds() -> None:
+    async with system() as running:
 
-def test_search_with_several_wordings_fuses_what_each_of_them_finds() -> None:
-    async def check(running: System) -> None:
         async def ranking(**wordings: Any) -> Ranking:
             request = pb.SearchRequest(collection="books", pipeline="fast", **wordings)
             results = (await running.search.Search(request)).results
@@ -152,10 +132,8 @@ def test_search_with_several_wordings_fuses_what_each_of_them_finds() -> None:
         assert together.ids == rrf(alone).ids
         assert (running.embedder.count("Embed"), running.retrieval.count("Retrieve")) == (before[0] + 1, before[1] + 1)
 
-    run(check)
 
-
-def test_a_cut_off_ends_the_results_unless_its_stage_failed(tmp_path: Path) -> None:
+async def test_a_cut_off_ends_the_results_unless_its_stage_failed(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(
         """
 default:
@@ -166,15 +144,13 @@ default:
 """
     )
 
-    async def check(running: System) -> None:
+    async with system(tmp_path / "p.yaml") as running:
         await index(running, BOOKS)
         request = pb.SearchRequest(collection="books", query="queue waits")
         answer = await running.search.Search(request)
         assert [result.document.document_id for result in answer.results] == ["a", "d"]
         running.reranker.alter = lambda response: type(response)()
         assert len((await running.search.Search(request)).results) == 4
-
-    run(check, tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize(
@@ -195,49 +171,41 @@ default:
         (pb.SearchRequest(collection="books", query="x", top_k=-1), "top_k", "got -1"),
     ],
 )
-def test_search_rejects_invalid_requests(request_: pb.SearchRequest, field: str, words: str) -> None:
-    async def check(running: System) -> None:
+async def test_search_rejects_invalid_requests(request_: pb.SearchRequest, field: str, words: str) -> None:
+    async with system() as running:
         error = await failure(running.search.Search(request_))
         assert isinstance(error, InvalidRequest)
         assert error.violations[0].field == field
         assert words in error.violations[0].description
         assert not running.embedder.count("Embed")
 
-    run(check)
 
-
-def test_search_of_an_unknown_collection_is_not_found() -> None:
-    async def check(running: System) -> None:
+async def test_search_of_an_unknown_collection_is_not_found() -> None:
+    async with system() as running:
         error = await failure(running.search.Search(pb.SearchRequest(collection="books", query="x")))
         assert isinstance(error, NotFound)
         assert error.reason_name == "UNKNOWN_COLLECTION"
 
-    run(check)
 
-
-def test_search_with_an_unknown_pipeline_names_the_existing_ones() -> None:
-    async def check(running: System) -> None:
+async def test_search_with_an_unknown_pipeline_names_the_existing_ones() -> None:
+    async with system() as running:
         error = await failure(running.search.Search(pb.SearchRequest(collection="books", query="x", pipeline="slow")))
         assert isinstance(error, NotFound)
         assert error.reason_name == "UNKNOWN_PIPELINE"
         assert "default, fast" in error.message
 
-    run(check)
 
-
-def test_search_with_another_model_than_the_collection_was_made_for_is_a_failed_precondition() -> None:
-    async def check(running: System) -> None:
+async def test_search_with_another_model_than_the_collection_was_made_for_is_a_failed_precondition() -> None:
+    async with system() as running:
         await index(running, BOOKS)
         running.embedder.digest = "f" * 64
         error = await failure(running.search.Search(pb.SearchRequest(collection="books", query="x")))
         assert isinstance(error, PreconditionFailed)
         assert error.reason_name == "MODEL_MISMATCH"
 
-    run(check)
 
-
-def test_pipelines_are_listed_by_name_with_their_stages() -> None:
-    async def check(running: System) -> None:
+async def test_pipelines_are_listed_by_name_with_their_stages() -> None:
+    async with system() as running:
         listed = (await running.search.ListPipelines(pb.ListPipelinesRequest())).pipelines
         assert [pipeline.name for pipeline in listed] == ["balanced", "default", "fast", "hybrid"]
         stages = [(stage.name, stage.kind, stage.depth) for stage in listed[1].stages]
@@ -245,37 +213,29 @@ def test_pipelines_are_listed_by_name_with_their_stages() -> None:
         kinds = [(stage.name, stage.kind) for stage in listed[0].stages]
         assert kinds == [("dense", "retrieve"), ("words", "retrieve"), ("fuse", "fuse"), ("maxsim", "refine")]
 
-    run(check)
 
-
-def test_changed_pipelines_are_used_without_a_restart(tmp_path: Path) -> None:
+async def test_changed_pipelines_are_used_without_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(PIPELINES.read_text())
 
-    async def check(running: System) -> None:
+    async with system(file, reload_s=0.01) as running:
         file.write_text(TWO_KINDS)
         names = ["before"]
         while names != ["default"]:
             listed = await running.search.ListPipelines(pb.ListPipelinesRequest())
             names = [pipeline.name for pipeline in listed.pipelines]
 
-    run(check, file, reload_s=0.01)
 
-
-def test_delete_removes_documents() -> None:
-    async def check(running: System) -> None:
+async def test_delete_removes_documents() -> None:
+    async with system() as running:
         await index(running, BOOKS)
         deleted = await running.search.Delete(pb.DeleteRequest(collection="books", document_ids=["a", "nowhere"]))
         assert deleted.deleted_count == 1
         assert "a" not in running.retrieval.collections["books"].documents
 
-    run(check)
 
-
-def test_delete_requires_ids_or_a_filter() -> None:
-    async def check(running: System) -> None:
+async def test_delete_requires_ids_or_a_filter() -> None:
+    async with system() as running:
         error = await failure(running.search.Delete(pb.DeleteRequest(collection="books")))
         assert isinstance(error, InvalidRequest)
         assert "expected ids or a filter, got none" in error.message
-
-    run(check)
