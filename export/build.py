@@ -93,7 +93,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     tokenizer.enable_truncation(checkpoint.max_token_count)
     tokenizer.enable_padding(pad_id=pad_token_id, pad_token=original.tokenizer.pad_token or "[PAD]")
 
-    say("exporting the graph through Optimum")
+    say("exporting the graph")
     is_pairs = checkpoint.task == "cross-encoder"
     for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs).items():
         onnx.save(model, folder / f"{variant}.onnx")

@@ -81,7 +81,7 @@ def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
 def _chain(checkpoint: Checkpoint, options: Options) -> Chain:
     """Return the checkpoint's modules with the options applied. Raises ExportError."""
     chain, task = checkpoint.chain, options.task or checkpoint.task
-    if checkpoint.is_static and (options.pooling or task != checkpoint.task or options.multi_vector):
+    if checkpoint.static and (options.pooling or task != checkpoint.task or options.multi_vector):
         raise ExportError("--task, --pooling, --multi-vector: expected a transformer, found a static embedding")
     if task != checkpoint.task:
         chain = default_chain(task, checkpoint.body)

@@ -17,6 +17,7 @@ from export.checkpoint.reader import read_checkpoint
 from export.errors import ExportError
 from export.graph.body import export_body
 from export.graph.head import with_head
+from export.graph.table import table_graph
 from export.options import Options, overridden
 from export.reference.loader import load_reference
 from export.reference.model import ReferenceModel
@@ -43,10 +44,13 @@ def required_key() -> str:
 
 def plain_graph(original: ReferenceModel) -> onnx.ModelProto:
     """Return the graph in standard operators only."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "body.onnx"
-        export_body(original.body, original.task, path)
-        body = onnx.load(path)
+    if isinstance(original.body, np.ndarray):
+        body = table_graph(original.body)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "body.onnx"
+            export_body(original.body, original.task, path)
+            body = onnx.load(path)
     return with_head(body, original.head) if original.head else body
 
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnx
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 from export.calibration_texts import Item, calibration_items
 from export.graph.body import export_body
@@ -14,6 +16,7 @@ from export.graph.fp16 import to_float16
 from export.graph.fusion import for_cpu, fuse
 from export.graph.head import with_head
 from export.graph.int8 import quantized_inputs, to_int8
+from export.graph.table import table_graph
 from export.options import Options
 from export.parity.onnx_runner import Graph
 from export.reference.model import ReferenceModel
@@ -27,10 +30,30 @@ def variants_of(
     original: ReferenceModel, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
 ) -> dict[VariantName, onnx.ModelProto]:
     """Return the graph of each variant."""
-    config = original.body.config
+    if isinstance(original.body, np.ndarray):
+        bodies = _tables(original.body, options)
+    else:
+        bodies = _transformers(original.body, original.task, tokenizer, options, is_pairs=is_pairs)
+    head = original.head
+    return {name: with_head(body, head) for name, body in bodies.items()} if head else bodies
+
+
+def _tables(table: F32, options: Options) -> dict[VariantName, onnx.ModelProto]:
+    """Return the bodies of a static embedding, which has no matrix products to compute in 8 bits."""
+    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": table_graph(table)}
+    if options.fp16:
+        bodies["fp16"] = table_graph(table.astype(np.float16))
+    return bodies
+
+
+def _transformers(
+    model: PreTrainedModel, task: str, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
+) -> dict[VariantName, onnx.ModelProto]:
+    """Return the bodies of a transformer."""
+    config = model.config
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.onnx"
-        export_body(original.body, original.task, path)
+        export_body(model, task, path)
         heads = getattr(config, "num_attention_heads", 0)  # 0: found in the graph
         fused = fuse(path, config.model_type, heads=heads, hidden=config.hidden_size)
     bodies: dict[VariantName, onnx.ModelProto] = {"fp32": for_cpu(fused)}
@@ -39,8 +62,7 @@ def variants_of(
         bodies["int8"] = to_int8(bodies["fp32"], activations, reduce_range=not has_vnni())
     if options.fp16:
         bodies["fp16"] = to_float16(fused)
-    head = original.head
-    return {name: with_head(body, head) for name, body in bodies.items()} if head else bodies
+    return bodies
 
 
 def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:

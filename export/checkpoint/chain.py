@@ -12,6 +12,7 @@ from typing import Final, Literal
 from export.errors import ExportError
 
 Task = Literal["bi-encoder", "cross-encoder", "sparse", "late-interaction"]
+StaticLayout = Literal["sentence-transformers", "model2vec"]
 PoolingMode = Literal["mean", "cls", "last-token", "max", "weighted-mean", "mean-sqrt-len"]
 Activation = Literal["identity", "tanh", "relu", "gelu", "silu", "sigmoid"]
 

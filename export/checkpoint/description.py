@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.checkpoint.adapter import Adapter
-from export.checkpoint.chain import Chain, Task
+from export.checkpoint.chain import Chain, StaticLayout, Task
 
 Similarity = Literal["cosine", "dot", "l2"]
 
@@ -37,8 +37,8 @@ class Checkpoint:
     has_modules: bool
     """Whether sentence-transformers wrote it; then the model that it loads is the reference."""
     trust_pickle: bool
-    is_static: bool = False
-    """Whether the body is a table of token vectors instead of a transformer."""
+    static: StaticLayout | None = None
+    """Layout of the table of a static embedding, whose body is no transformer; None for a transformer."""
     query_weights: Path | None = None
     """Safetensors with `weight` [V], the weights of query terms; None if the model computes them."""
     adapters: tuple[Adapter, ...] = ()

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from export.errors import ExportError
 
 LINEAR: Final = "linear.weight"
-_WEIGHTS: Final = "model.safetensors"
+WEIGHTS: Final = "model.safetensors"
 _SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -48,10 +48,10 @@ def list_weights(folder: Path, *, trust_pickle: bool) -> list[Path]:
 def weights_in(folder: Path, *, trust_pickle: bool) -> Path:
     """Return the file of weights that sentence-transformers loads for a module. Raises ExportError."""
     found = list_weights(folder, trust_pickle=trust_pickle)
-    for name in (_WEIGHTS, "pytorch_model.bin"):
+    for name in (WEIGHTS, "pytorch_model.bin"):
         if folder / name in found:
             return folder / name
-    raise ExportError(f"{folder}: expected weights named {_WEIGHTS}, found {found[0].name}")
+    raise ExportError(f"{folder}: expected weights named {WEIGHTS}, found {found[0].name}")
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:

@@ -22,17 +22,18 @@ from export.checkpoint.chain import (
     Pooling,
     PoolingMode,
     SpladePooling,
+    StaticLayout,
     Task,
     task_of,
 )
-from export.checkpoint.files import LINEAR, read_json, shapes_of, weights_in
+from export.checkpoint.files import LINEAR, WEIGHTS, read_json, shapes_of, weights_in
 from export.errors import ExportError
 
-STATIC: Final = "StaticEmbedding"
-_BODIES: Final = ("Transformer", "MLMTransformer")
+_STATIC: Final = "StaticEmbedding"
+_BODIES: Final = ("Transformer", "MLMTransformer", _STATIC)
 _FOLLOWING: Final = ("Pooling", "Dense", "Normalize", "SpladePooling")
+_DOCUMENT_ROUTES: Final = (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"])
 _LIBRARIES: Final = ("sentence_transformers.", "pylate.")
-QUERY_WEIGHTS: Final = "model.safetensors"
 # Names of sentence-transformers. Versions before 5.6 have a flag for each mode, in this order of concatenation.
 _MODES: Final[dict[str, PoolingMode]] = {
     "cls": "cls",
@@ -68,62 +69,70 @@ class Modules:
 
     body: Path
     """Folder of the transformer, or of a static embedding's table."""
-    is_static: bool
-    """Whether the body is a table of token vectors instead of a transformer."""
     chain: Chain
     task: Task
+    static: StaticLayout | None = None
+    """Layout of the table of a static embedding, whose body is no transformer; None for a transformer."""
+    query_weights: Path | None = None
+    """Safetensors with `weight` [V], the weights of query terms; None if the model computes them."""
 
 
-@dataclass(frozen=True)
-class Routes:
-    """The modules of an inference-free sparse encoder."""
+def find_modules(folder: Path, *, trust_pickle: bool) -> Modules | None:
+    """Return the modules that a checkpoint states; None if it is a transformer alone. Raises ExportError."""
+    if (path := folder / "router_config.json").exists():
+        return _read_router(path)
+    if (path := folder / "modules.json").exists():
+        return _read_modules(path, trust_pickle=trust_pickle)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") == "model2vec":
+        end = [Normalize()] if config.get("normalize") else []
+        return Modules(folder, (_mean_of_table(folder), *end), "bi-encoder", "model2vec")
+    return None
 
-    query: Path
-    """Folder of the weights of query terms."""
-    document: Path
-    """Folder of the masked language model for documents."""
-    chain: Chain
 
-
-def read_modules(folder: Path, *, trust_pickle: bool) -> Modules | None:
-    """Read modules.json; None without it. Raises ExportError for a chain that a graph's head cannot compute."""
-    path = folder / "modules.json"
-    if not path.exists():
-        return None
+def _read_modules(path: Path, *, trust_pickle: bool) -> Modules:
+    """Read modules.json. Raises ExportError for a chain that a graph's head cannot compute."""
     kinds, folders = _entries(path)
     names = [kind.rpartition(".")[2] for kind in kinds]
     is_known = bool(names) and names[0] in _BODIES and set(names[1:]) <= set(_FOLLOWING)
     if not is_known or not all(kind.startswith(_LIBRARIES) for kind in kinds):
         raise _unsupported(path, kinds)
-    is_static = names[0] == STATIC
+    body, is_static = folders[0], names[0] == _STATIC
     rest = [_read(kind, at, trust_pickle=trust_pickle) for kind, at in zip(kinds[1:], folders[1:], strict=True)]
-    chain = (Pooling(("mean",)), *rest) if is_static else tuple(rest)
+    chain = (_mean_of_table(body), *rest) if is_static else tuple(rest)
     task = task_of(chain)
     if task is None:
         raise _unsupported(path, kinds)
-    return Modules(folders[0], is_static, chain, task)
+    return Modules(body, chain, task, _layout(body) if is_static else None)
 
 
-def read_routes(folder: Path) -> Routes | None:
-    """Return the modules of a Router; None if the checkpoint is not a Router. Raises ExportError."""
-    path = folder / "router_config.json"
-    if not path.exists():
-        return None
-    config = read_json(path)
+def _mean_of_table(body: Path) -> Pooling:
+    """Return the pooling of a static embedding."""
+    shapes = shapes_of(body / WEIGHTS) if (body / WEIGHTS).exists() else {}
+    return Pooling(("mean",), next((shape[1] for shape in shapes.values() if len(shape) == 2), None))
+
+
+def _layout(body: Path) -> StaticLayout:
+    """Return the layout of a table: arrays that only model2vec reads show its own."""
+    names = set(shapes_of(body / WEIGHTS)) if (body / WEIGHTS).exists() else set()
+    return "model2vec" if names & {"mapping", "weights"} else "sentence-transformers"
+
+
+def _read_router(path: Path) -> Modules:
+    """Read the modules of a Router. Raises ExportError if it is not an inference-free sparse encoder."""
+    config, folder = read_json(path), path.parent
     routes = [config.get("structure", {}).get(route, []) for route in ("query", "document")]
     kinds = [[str(config.get("types", {}).get(name, "")).rpartition(".")[2] for name in route] for route in routes]
-    if kinds[0] != ["SparseStaticEmbedding"] or kinds[1] not in (
-        ["Transformer", "SpladePooling"],
-        ["MLMTransformer", "SpladePooling"],
-    ):
+    if kinds[0] != ["SparseStaticEmbedding"] or kinds[1] not in _DOCUMENT_ROUTES:
         raise ExportError(
             f"{path}: expected queries by SparseStaticEmbedding and documents by a masked language model with "
             f"SpladePooling, found queries by {', '.join(kinds[0])} and documents by {', '.join(kinds[1])}"
         )
     query, document, pooling = (_inside(folder, str(name)) for name in (*routes[0], *routes[1]))
-    if not (query / QUERY_WEIGHTS).exists():
-        raise ExportError(f"{query}: expected the weights of query terms in {QUERY_WEIGHTS}, found none")
-    return Routes(query, document, (_read_splade(pooling / "config.json"),))
+    if not (query / WEIGHTS).exists():
+        raise ExportError(f"{query}: expected the weights of query terms in {WEIGHTS}, found none")
+    chain = (_read_splade(pooling / "config.json"),)
+    return Modules(document, chain, "sparse", query_weights=query / WEIGHTS)
 
 
 def default_chain(task: Task, body: Path) -> Chain:

@@ -15,7 +15,7 @@ from export.checkpoint.adapter import refuse_adapter
 from export.checkpoint.chain import Chain, Dense, Task, check_widths, is_normalized
 from export.checkpoint.description import Checkpoint, Similarity
 from export.checkpoint.files import LINEAR, download, hash_of, list_weights, read_json, shapes_of
-from export.checkpoint.modules import QUERY_WEIGHTS, STATIC, default_chain, read_modules, read_routes
+from export.checkpoint.modules import default_chain, find_modules
 from export.errors import ExportError
 
 _MARKERS: Final = ("[unused0] ", "[unused1] ")
@@ -38,19 +38,17 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
         folder = download(source, revision, trust_pickle=trust_pickle)
         name, commit = source, folder.name
     refuse_adapter(folder)
-    routes = read_routes(folder)
-    modules = None if routes else read_modules(folder, trust_pickle=trust_pickle)
-    body = routes.document if routes else modules.body if modules else folder
-    is_static = modules is not None and modules.is_static
+    modules = find_modules(folder, trust_pickle=trust_pickle)
+    body, static = (modules.body, modules.static) if modules else (folder, None)
     weights = list_weights(body, trust_pickle=trust_pickle)
-    config = {} if is_static else read_json(body / "config.json", needed=True)
-    architecture = STATIC if is_static else (config.get("architectures") or ["unknown"])[0]
+    config = {} if static else read_json(body / "config.json", needed=True)
+    architecture = "StaticEmbedding" if static else (config.get("architectures") or ["unknown"])[0]
     task = modules.task if modules else _task(architecture, weights)
-    chain = routes.chain if routes else modules.chain if modules else default_chain(task, body)
+    chain = modules.chain if modules else default_chain(task, body)
     check_widths(chain, _width(config))
     card = read_json(folder / "config_sentence_transformers.json")
     query_prompt, document_prompt = _prompts(card, is_plain_colbert=task == "late-interaction" and not modules)
-    query_weights = routes.query / QUERY_WEIGHTS if routes else None
+    query_weights = modules.query_weights if modules else None
     return Checkpoint(
         folder=folder,
         body=body,
@@ -63,12 +61,12 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
         similarity=_similarity(card, normalize=is_normalized(chain)) if task == "bi-encoder" else "cosine",
         query_prompt=query_prompt,
         document_prompt=document_prompt,
-        max_token_count=_static_token_count(body) if is_static else _max_token_count(body, config),
+        max_token_count=_static_token_count(body) if static else _max_token_count(body, config),
         position_count=_position_count(config),
         labels=_labels(config) if task == "cross-encoder" else (),
         has_modules=modules is not None,
         trust_pickle=trust_pickle,
-        is_static=is_static,
+        static=static,
         query_weights=query_weights,
     )
 

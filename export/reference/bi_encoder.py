@@ -5,27 +5,17 @@ from typing import Any, Final
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import PreTrainedModel
 
 from export.calibration_texts import Item
-from export.checkpoint.chain import Dense, Module, Pooling, PoolingMode
 from export.checkpoint.description import Checkpoint
 from export.graph.head import Head
-from export.reference.linear import read_layers
+from export.reference.layers import as_module, read_layers
 from export.reference.model import Outputs
 from export.reference.pretrained import load_arguments, require_fast
 
 _BATCH: Final = 16
-_MODES: Final[dict[PoolingMode, str]] = {
-    "mean": "mean",
-    "cls": "cls",
-    "last-token": "lasttoken",
-    "max": "max",
-    "weighted-mean": "weightedmean",
-    "mean-sqrt-len": "mean_sqrt_len_tokens",
-}
 
 
 class BiEncoder:
@@ -41,7 +31,7 @@ class BiEncoder:
             self._model = SentenceTransformer(folder, device="cpu", trust_remote_code=False, model_kwargs=arguments)
         else:
             transformer = Transformer(str(checkpoint.body), model_kwargs=arguments)
-            following = [_module(module, transformer.get_embedding_dimension()) for module in checkpoint.chain]
+            following = [as_module(module, transformer.get_embedding_dimension()) for module in checkpoint.chain]
             self._model = SentenceTransformer(modules=[transformer, *following], device="cpu")
         self._model.max_seq_length = checkpoint.max_token_count
         self.body: PreTrainedModel = self._model[0].auto_model.eval()
@@ -59,12 +49,3 @@ class BiEncoder:
     def _encode(self, items: Sequence[Item], value: str) -> Any:
         arguments: dict[str, Any] = {"output_value": value, "convert_to_numpy": value == "sentence_embedding"}
         return self._model.encode(list(items), prompt="", batch_size=_BATCH, show_progress_bar=False, **arguments)
-
-
-def _module(module: Module, width: int) -> Any:
-    """Return a module of a chain as one of sentence-transformers. `width`: of the token states."""
-    if isinstance(module, Dense):
-        return modules.Dense.load(str(module.weights.parent))
-    if isinstance(module, Pooling):
-        return modules.Pooling(width, [_MODES[mode] for mode in module.modes])
-    return modules.Normalize()

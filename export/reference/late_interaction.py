@@ -8,7 +8,7 @@ from transformers import AutoModel, PreTrainedModel
 from export.calibration_texts import Item
 from export.checkpoint.description import Checkpoint
 from export.graph.head import Head, Linear
-from export.reference.linear import apply, read_layers
+from export.reference.layers import apply, read_layers
 from export.reference.model import Outputs
 from export.reference.pretrained import keep_whole, load_arguments, load_tokenizer, tokenize
 

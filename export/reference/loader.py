@@ -1,7 +1,7 @@
 """The reference model of a checkpoint."""
 
 from export.checkpoint.description import Checkpoint
-from export.errors import explained
+from export.errors import ExportError, explained
 from export.reference.adapter_merge import merge_adapters
 from export.reference.bi_encoder import BiEncoder
 from export.reference.cross_encoder import CrossEncoder
@@ -9,6 +9,7 @@ from export.reference.late_interaction import LateInteraction
 from export.reference.model import ReferenceModel
 from export.reference.soundness import accepted_inputs, check_model, check_weights, recorded_weights
 from export.reference.sparse_encoder import SparseEncoder
+from export.reference.static_embedding import StaticEncoder
 
 
 def load_reference(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceModel:
@@ -16,6 +17,8 @@ def load_reference(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceMo
 
     The tokenizer gives only inputs that the model has: DistilBERT has no segments, but some of its tokenizers do.
     """
+    if checkpoint.static:
+        return _load_static(checkpoint)
     with recorded_weights() as weights, explained(f"{checkpoint.folder}: transformers cannot load this checkpoint"):
         model = _load(checkpoint, multi_vector=multi_vector)
     check_model(checkpoint, model.body, model.tokenizer)
@@ -25,7 +28,14 @@ def load_reference(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceMo
     return model
 
 
-def _load(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceModel:
+def _load_static(checkpoint: Checkpoint) -> StaticEncoder:
+    if checkpoint.adapters:
+        raise ExportError(f"--adapter: expected a transformer to merge it into, found {checkpoint.architecture}")
+    with explained(f"{checkpoint.folder}: sentence-transformers cannot load this checkpoint"):
+        return StaticEncoder(checkpoint)
+
+
+def _load(checkpoint: Checkpoint, *, multi_vector: bool) -> CrossEncoder | SparseEncoder | LateInteraction | BiEncoder:
     if checkpoint.task == "cross-encoder":
         return CrossEncoder(checkpoint)
     if checkpoint.task == "sparse":

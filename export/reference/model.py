@@ -16,8 +16,8 @@ Outputs = dict[str, list[F32]]
 class ReferenceModel(Protocol):
     """A model in its own framework."""
 
-    body: PreTrainedModel
-    """The part that is exported."""
+    body: PreTrainedModel | F32
+    """The part that is exported: a transformer, or the table [V, D] of a static embedding."""
     task: str
     """Optimum's name of the body's task."""
     tokenizer: PreTrainedTokenizerFast

@@ -200,7 +200,7 @@ class BatchScheduler:
         row = self._rows.get((lane, key))
         if row is None:
             work = _Work(key, input_, lane)
-            row = self._rows[lane, key] = Row(work, len(input_.ids), monotonic())
+            row = self._rows[lane, key] = Row(work, max(1, len(input_.ids)), monotonic())
             self._lanes[lane].queue.push(row)
             self._outcomes["miss"].inc()
         else:

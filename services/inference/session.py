@@ -80,7 +80,7 @@ class Session:
             alone  no other batch is running, so use all threads
         """
         lengths = [len(row.ids) for row in inputs]
-        longest = max(lengths)
+        longest = max(1, *lengths)  # not every graph computes rows without tokens
         names = list(wanted)
         session = self._wide if alone else self._session
         arrays = session.run(names, self._feeds(inputs, lengths, longest))

@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sluice.embedding.v1 import embedding_service_pb2 as pb
+from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 
 from services.inference.bundle import open_bundle
 from services.inference.session import Session
 from services.inference.tokenizer import Tokenizer
 from tests.support.bundles import export_tiny
-from tests.support.checkpoints import DenseSpec, write_bi_encoder
+from tests.support.checkpoints import DenseSpec, write_bi_encoder, write_model2vec, write_static
+from tests.support.servers import embedding_server
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -30,12 +34,12 @@ def served(bundle: Path) -> tuple[Vectors, Vectors]:
     return batched, np.concatenate([session.run([row], ["dense"])["dense"] for row in rows])
 
 
-def expected_of(checkpoint: Path) -> Vectors:
+def expected_of(checkpoint: Path, texts: Sequence[str] = TEXTS) -> Vectors:
     """Return what sentence-transformers gives for each text alone."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(checkpoint), device="cpu")
-    return np.stack([model.encode(text) for text in TEXTS])
+    return np.stack([model.encode(text) for text in texts])
 
 
 def assert_equal(given: Vectors, expected: Vectors) -> None:
@@ -175,3 +179,89 @@ def test_pooling_without_the_prompt_is_refused_if_there_is_one(tmp_path: Path) -
     with pytest.raises(ExportError, match="include_prompt: false"):
         overridden(read_checkpoint(str(checkpoint)), Options())
     assert overridden(read_checkpoint(str(checkpoint)), Options(query_prompt="")).has_modules
+
+
+STATIC: dict[str, dict[str, Any]] = {
+    "static": {},
+    "static-as-stored": {"normalize": False},
+    "static-with-dense": {"dense": [DenseSpec(16, "Tanh")]},
+}
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_a_static_embedding_equals_sentence_transformers(tmp_path: Path, name: str) -> None:
+    checkpoint = write_static(tmp_path / "model", **STATIC[name])
+    bundle = export_tiny(checkpoint, tmp_path / "out", fp16=True)
+    manifest = open_bundle(bundle).manifest
+    assert (set(manifest.variants), manifest.default_variant) == ({"fp32", "fp16"}, "fp32")
+    assert manifest.max_token_count == 8192
+    batched, alone = served(bundle)
+    expected = expected_of(checkpoint)
+    if "dense" not in STATIC[name]:
+        assert not expected[0].any(), "the mean of no token"
+        np.testing.assert_array_equal(batched[0], expected[0])
+        batched, alone, expected = batched[1:], alone[1:], expected[1:]
+    assert_equal(batched, expected)
+    assert_equal(alone, batched)
+
+
+def test_a_model2vec_table_is_read_as_model2vec_reads_it(tmp_path: Path) -> None:
+    """The mean of weighted rows over the known tokens, in unit length."""
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer as Tokens
+
+    checkpoint = write_model2vec(tmp_path / "model")
+    tensors = load_file(checkpoint / "model.safetensors")
+    tokens = Tokens.from_file(str(checkpoint / "tokenizer.json"))
+    unknown = tokens.token_to_id("[UNK]")
+    expected = []
+    for text in TEXTS[1:]:
+        ids = [index for index in tokens.encode(text, add_special_tokens=False).ids if index != unknown]
+        rows = tensors["embeddings"][tensors["mapping"][ids]].astype(np.float32) * tensors["weights"][ids][:, None]
+        expected.append(rows.mean(axis=0) / np.linalg.norm(rows.mean(axis=0)))
+    batched, _ = served(export_tiny(checkpoint, tmp_path / "out"))
+    assert_equal(batched[1:], np.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"embedding.weight": np.zeros((8, 24), dtype=np.float32)}, r"a vector for each of \d+ tokens.*found 8"),
+        ({"embedding.weight": np.full((2000, 24), np.nan, dtype=np.float32)}, "expected finite weights"),
+        (
+            {"weight": np.zeros((8, 24), dtype=np.float32)},
+            "expected a table of token vectors named embedding.weight or",
+        ),
+    ],
+)
+def test_a_broken_table_is_refused(tmp_path: Path, tensors: dict[str, Vectors], message: str) -> None:
+    from safetensors.numpy import save_file
+
+    from export.errors import ExportError
+
+    checkpoint = write_static(tmp_path / "model")
+    save_file(tensors, next(checkpoint.rglob("model.safetensors")))
+    with pytest.raises(ExportError, match=message):
+        export_tiny(checkpoint, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("bundle.json"))
+
+
+@pytest.mark.parametrize("options", [{"pooling": ("cls",)}, {"multi_vector": True}, {"task": "sparse"}])
+def test_options_of_transformers_are_refused_for_a_static_embedding(tmp_path: Path, options: dict[str, Any]) -> None:
+    from export.errors import ExportError
+
+    with pytest.raises(ExportError, match="expected a transformer, found a static embedding"):
+        export_tiny(write_static(tmp_path / "model"), tmp_path / "out", **options)
+
+
+async def test_texts_without_tokens_are_served(tmp_path: Path) -> None:
+    """A static embedding adds no special tokens, so a text of zero-width spaces has no token at all."""
+    checkpoint = write_static(tmp_path / "model", normalize=False)
+    async with embedding_server(export_tiny(checkpoint, tmp_path / "out")) as channel:
+        stub = EmbeddingServiceStub(channel)
+        for texts in (["\u200b"], ["\u200b", *TEXTS[1:]], ["\u200b", "\u200b\u200b"]):
+            request = pb.EmbedRequest(texts=texts)
+            request.representations.append(pb.REPRESENTATION_DENSE)
+            response = await stub.Embed(request)
+            given = np.frombuffer(response.dense.data, dtype="<f4").reshape(response.dense.shape)
+            np.testing.assert_allclose(given, expected_of(checkpoint, texts), atol=1e-5)

@@ -83,6 +83,44 @@ def _dense(inputs: int, spec: DenseSpec, *, of: str) -> Any:
     return Dense(inputs, spec.width, spec.has_bias, activation, weight, bias, module_input_name=of)
 
 
+def write_static(
+    folder: Path, *, normalize: bool = True, dense: Sequence[DenseSpec] = (), width: int = 24, seed: int = 7
+) -> Path:
+    """Write a static embedding as sentence-transformers saves it, whose tokenizer would add special tokens."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+    torch.manual_seed(seed)
+    tokenizer = _write_tokenizer(folder.parent / f"{folder.name}-tokenizer")
+    table = torch.randn(len(tokenizer), width)
+    modules: list[Any] = [StaticEmbedding(tokenizer, table)]
+    for spec in dense:
+        modules.append(_dense(width, spec, of="sentence_embedding"))
+        width = spec.width
+    modules += [Normalize()] if normalize else []
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def write_model2vec(folder: Path, *, seed: int = 7) -> Path:
+    """Write a static embedding as model2vec saves it: float16, rows that tokens share, and a weight for each token."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    tokenizer = _write_tokenizer(folder.parent / f"{folder.name}-tokenizer")
+    folder.mkdir(parents=True)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    count, rows = len(tokenizer), 100
+    mapping, weights = torch.randint(rows, (count,)), torch.rand(count) + 0.5
+    tensors = {"embeddings": torch.randn(rows, 24).half(), "mapping": mapping, "weights": weights.double()}
+    save_file(tensors, folder / "model.safetensors")
+    config = {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True, "hidden_dim": 24}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def write_cross_encoder(folder: Path, labels: tuple[str, ...] = ("LABEL_0",), *, seed: int = 7) -> Path:
     """Write a sequence-classification checkpoint with one logit per label."""
     import torch

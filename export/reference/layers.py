@@ -1,13 +1,14 @@
-"""Dense modules with their weights, for the head of a graph and for the reference model."""
+"""The modules of a chain for the head of a graph, with their weights, and for the reference model."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from sentence_transformers.sentence_transformer import modules
 
-from export.checkpoint.chain import Activation, Chain, Dense
+from export.checkpoint.chain import Activation, Chain, Dense, Module, Pooling, PoolingMode
 from export.checkpoint.files import LINEAR
 from export.errors import ExportError
 from export.graph.head import Layer, Linear
@@ -20,6 +21,14 @@ _FUNCTIONS: Final[dict[Activation, torch.nn.Module]] = {
     "gelu": torch.nn.GELU(),
     "silu": torch.nn.SiLU(),
     "sigmoid": torch.nn.Sigmoid(),
+}
+_MODES: Final[dict[PoolingMode, str]] = {
+    "mean": "mean",
+    "cls": "cls",
+    "last-token": "lasttoken",
+    "max": "max",
+    "weighted-mean": "weightedmean",
+    "mean-sqrt-len": "mean_sqrt_len_tokens",
 }
 
 
@@ -54,6 +63,15 @@ def apply(linear: Linear, states: torch.Tensor) -> torch.Tensor:
     if not linear.dense.has_residual:
         return result
     return result + (states if linear.residual is None else states @ torch.from_numpy(linear.residual))
+
+
+def as_module(module: Module, width: int) -> Any:
+    """Return a module of a chain as one of sentence-transformers. `width`: of the token states."""
+    if isinstance(module, Dense):
+        return modules.Dense.load(str(module.weights.parent))
+    if isinstance(module, Pooling):
+        return modules.Pooling(width, [_MODES[mode] for mode in module.modes])
+    return modules.Normalize()
 
 
 def _read(path: Path, dense: Dense) -> dict[str, torch.Tensor]:
