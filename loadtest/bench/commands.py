@@ -9,6 +9,7 @@ from loadtest.bench import (
     deadlines,
     gateway,
     latency,
+    long_documents,
     orchestrator,
     peers,
     scenarios,
@@ -31,6 +32,7 @@ app.command()(benchmark(scenarios.overload))
 app.command()(benchmark(scenarios.lanes))
 app.command()(orchestrator.orchestrator)
 app.command()(deadlines.deadlines)
+app.command()(long_documents.long_documents)
 app.command()(benchmark_in_rounds(start.start))
 app.command()(benchmark_in_rounds(cost.cost))
 app.command()(scaling.retrieval)
