@@ -33,6 +33,8 @@ class ScriptedSearch(SearchServiceServicer):
     """Set when an index stream ended in any way."""
     keeps_silent: bool = False
     """Index takes documents and acknowledges none."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Number of dropped tokens of documents, by id."""
     requests: list[Any] = field(default_factory=list)
     openings: list[pb.IndexRequest] = field(default_factory=list)
     message_sizes: list[int] = field(default_factory=list)
@@ -89,7 +91,10 @@ class ScriptedSearch(SearchServiceServicer):
             if self.documents.get(document.document_id) == document:
                 outcome = pb.Acknowledgement.OUTCOME_UNCHANGED
             self.documents[document.document_id] = document
-            acknowledgements.append(pb.Acknowledgement(document_id=document.document_id, outcome=outcome))
+            dropped = self.dropped.get(document.document_id, 0)
+            acknowledgements.append(
+                pb.Acknowledgement(document_id=document.document_id, outcome=outcome, dropped_token_count=dropped)
+            )
         return pb.IndexResponse(acknowledgements=acknowledgements)
 
     def receive(self, request: Any) -> None:

@@ -276,7 +276,13 @@ class OneCollection(ExactRetrieval):
 async def degraded() -> AsyncIterator[str]:
     """The URL of a gateway whose answers report a stage that ended early, and one without a field."""
     stages = [
-        StageReport(stage="dense", status=StageReport.STATUS_OK, kept_count=1, duration=Duration(nanos=2_000_000)),
+        StageReport(
+            stage="dense",
+            status=StageReport.STATUS_OK,
+            kept_count=1,
+            duration=Duration(nanos=2_000_000),
+            truncated_count=2,
+        ),
         StageReport(stage="terms", status=StageReport.STATUS_LEFT_OUT),
         StageReport(
             stage="rerank",
@@ -312,6 +318,7 @@ def test_a_stage_that_the_collection_has_no_field_for_is_no_warning(page: Page) 
         unused, used, late = (page.locator(f".stage.{status}") for status in ("left_out", "ok", "partial"))
         expect(unused).to_contain_text("terms")
         expect(unused.locator(".took")).to_have_text("not used")
+        expect(used.locator(".counts")).to_have_text("1, 2 truncated")
         expect(unused.locator(".bar")).to_be_hidden()
         for part in (".name", ".took"):
             assert color(unused.locator(part)) == color(used.locator(".took")) != color(late.locator(part)), part

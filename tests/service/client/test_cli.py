@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from sluice.client import Document, RetrievalClient, where
 from sluice.client.documents import document_proto
 from sluice.common.v1.error_reason_pb2 import ErrorReason
+from sluice.common.v1.model_pb2 import WINDOW_AGGREGATION_MAX, Windows
 from sluice.errors import InvalidRequest, NotFound, Unavailable, Violation
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from sluice.search.v1 import search_service_pb2 as pb
@@ -32,7 +33,13 @@ ANSWER = pb.SearchResponse(
         pb.Result(document=document_proto(Document("plain", "No title.")), score=0.5),
     ],
     stages=[
-        pb.StageReport(stage="embed", status=pb.StageReport.STATUS_OK, duration=Duration(nanos=2_500_000)),
+        pb.StageReport(
+            stage="embed",
+            status=pb.StageReport.STATUS_OK,
+            duration=Duration(nanos=2_500_000),
+            truncated_count=1,
+            dropped_token_count=9,
+        ),
         pb.StageReport(stage="dense", status=pb.StageReport.STATUS_OK, kept_count=50),
         pb.StageReport(
             stage="rerank",
@@ -89,7 +96,8 @@ def test_search_prints_rank_score_title_passage_and_stages(search: ScriptedSearc
         "",
         "degraded: rerank skipped: BUSY: wait",
         "coverage: 50% of the planned work",
-        "embed 2.5 ms · dense 0.0 ms, 50 found · rerank 0.0 ms, 50 → 50 (skipped) · 9.0 ms in all (default)",
+        "embed 2.5 ms, 1 truncated · dense 0.0 ms, 50 found · rerank 0.0 ms, 50 → 50 (skipped) · 9.0 ms in",
+        "all (default)",
     ]
     [request] = search.requests
     assert request == pb.SearchRequest(collection="books", query="how", top_k=2, filter=where("year >= 2020"))
@@ -230,6 +238,30 @@ def test_index_reads_lines_and_reports_those_that_failed(search: ScriptedSearch,
     assert search.documents["a"].metadata["on"].WhichOneof("value") == "timestamp_value"
     fields = [pb.FilterableField(name="on", type="timestamp")]
     assert search.openings == [pb.IndexRequest(collection="books", create_collection=True, filterable_fields=fields)]
+
+
+def test_index_asks_for_windows_and_counts_what_was_truncated(
+    search: ScriptedSearch, address: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "corpus.jsonl"
+    file.write_text("".join(f'{{"id": "{name}", "text": "x"}}\n' for name in "abc"))
+    search.dropped = {"a": 1000, "c": 234}
+    ran = sluice("index", str(file), "--windows", "--window-overlap", "8", "--window-aggregation", "max", **at(address))
+    assert ran.returncode == 0, ran.stderr
+    assert "2 of 3 documents are longer than the model reads: 1,234 tokens were truncated." in ran.stderr
+    windows = Windows(overlap_token_count=8, aggregation=WINDOW_AGGREGATION_MAX)
+    assert search.openings == [pb.IndexRequest(collection="docs", windows=windows)]
+    search.documents.clear()
+    ran = sluice("index", str(file), "--json", **at(address))
+    assert json.loads(ran.stdout).items() >= {"indexed": 3, "truncated": 2, "dropped_tokens": 1234}.items()
+    assert not search.openings[1].HasField("windows")
+    ran = sluice("index", str(file), "--window-overlap", "8", **at(address))
+    assert (ran.returncode, "give --windows too" in ran.stderr) == (2, True)
+
+
+def at(address: str) -> dict[str, str]:
+    """The environment with the address of the orchestrator."""
+    return {"SLUICE_ADDRESS": address}
 
 
 def test_index_goes_on_past_lines_that_cannot_be_sent_and_lists_them_as_json(

@@ -73,6 +73,8 @@ FULL = pb.SearchResponse(
             kept_count=10,
             duration=Duration(nanos=1_500_000),
             reason="late",
+            truncated_count=3,
+            dropped_token_count=70,
         )
     ],
     pipeline="default",
@@ -99,7 +101,7 @@ def test_search_sends_the_request_and_reads_the_response() -> None:
     ]
     assert answer.results[0].document == BOOK
     assert answer.results[0].standings == (Standing("dense", 2, 0.25),)
-    assert answer.stages == (StageReport("rerank", "partial", 50, 10, 0.0015, "late"),)
+    assert answer.stages == (StageReport("rerank", "partial", 50, 10, 0.0015, "late", 3, 70),)
     assert (answer.degraded, answer.coverage) == (True, 0.25)
     assert (answer.pipeline, answer.collection_version) == ("default", 7)
     assert (answer.models, answer.duration_s) == (("m@1",), 1.0)

@@ -6,6 +6,7 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.model_pb2 import WINDOW_AGGREGATION_MAX, Windows
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval
 from sluice.search.v1 import search_service_pb2 as search
 
@@ -22,6 +23,7 @@ SCHEMA: Final = retrieval.Schema(
     dense_fields=[retrieval.DenseField(name="dense", dimensions=4, metric=retrieval.METRIC_DOT)],
     text_fields=[retrieval.TextField(name="text")],
     metadata_fields=[retrieval.MetadataField(name="year", type=retrieval.METADATA_TYPE_NUMBER)],
+    windows=Windows(overlap_token_count=8, aggregation=WINDOW_AGGREGATION_MAX),
 )
 ANSWER: Final = search.SearchResponse(
     results=[search.Result(document=DOCUMENT, standings=[search.Standing(stage="dense", rank=1, score=0.5)])],

@@ -107,6 +107,14 @@ async def test_an_invalid_line_is_one_failure_and_the_stream_continues(bad: str)
         assert len(told["failures"][0]["message"]) < 500
 
 
+async def test_truncated_documents_are_counted() -> None:
+    async with documents(ScriptedSearch(dropped={"a": 5, "c": 7})) as there:
+        content = b"".join(b'{"id": "%s", "text": "one"}\n' % name for name in (b"a", b"b", b"c"))
+        counts = {"indexed": 3, "truncated": 2, "dropped_tokens": 12}
+        answer = await there.post("/documents?collection=books&create=true", content=content, headers=LINES)
+        assert answer.json().items() >= counts.items()
+
+
 async def test_an_id_with_a_lone_surrogate_is_reported_in_every_kind_of_response() -> None:
     bad = rb'{"id": "\ud800", "title": "\ud800"}'
     async with documents(ScriptedSearch()) as there:

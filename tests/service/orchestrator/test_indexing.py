@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from sluice.common.v1.document_pb2 import Document, MetadataValue
+from sluice.common.v1.model_pb2 import Windows
 from sluice.errors import (
     AlreadyExists,
     InvalidRequest,
@@ -362,3 +363,19 @@ async def test_a_stream_that_ends_under_a_write_is_unavailable() -> None:
 async def test_index_without_any_message_ends_without_an_error() -> None:
     async with system() as running:
         assert [response async for response in running.search.Index(messages())] == []
+
+
+class RetrievalWithoutWindows(ExactRetrieval):
+    """A retrieval service of a version that does not know windows."""
+
+    async def CreateCollection(self, request: Any, context: Any) -> Any:
+        request.schema.ClearField("windows")
+        return await super().CreateCollection(request, context)
+
+
+async def test_windows_that_an_older_retrieval_service_does_not_store_are_refused() -> None:
+    async with retrieval_server(RetrievalWithoutWindows()) as retrieval, system(retrieval=retrieval) as running:
+        first = pb.IndexRequest(collection="books", create_collection=True, windows=Windows(overlap_token_count=8))
+        _, error = await ended(running.search.Index(messages(first)))
+        assert isinstance(error, PreconditionFailed)
+        assert "the retrieval service does not store them with collection 'books'" in error.message

@@ -4,7 +4,13 @@ import pytest
 from sluice.common.v1.model_pb2 import ModelRef
 from sluice.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sluice.errors import PreconditionFailed
-from sluice.reranking.v1.reranking_service_pb2 import RerankingModel
+from sluice.reranking.v1.reranking_service_pb2 import (
+    SCORING_CROSS_ENCODER,
+    SCORING_LATE_INTERACTION,
+    SCORING_LISTWISE,
+    RerankingModel,
+    Scoring,
+)
 from sluice.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 
 from services.orchestrator.pipelines.binding import bind
@@ -151,6 +157,23 @@ def test_pipelines_are_checked_against_what_is_served(
     found = check(given, embedders, rerankers)
     assert found.state == state
     assert bool(found.problems) == bool(told)
+    assert all(problem.startswith(told) for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "overlap", "told"),
+    [
+        (SCORING_CROSS_ENCODER, 31, ""),
+        (SCORING_CROSS_ENCODER, 32, "rerank: expected windows with an overlap of up to 31 tokens for reader, got 32"),
+        (SCORING_LATE_INTERACTION, 62, ""),
+        (SCORING_LATE_INTERACTION, 63, "rerank: expected windows with an overlap of up to 62 tokens for reader, got"),
+        (SCORING_LISTWISE, 0, "rerank: expected no windows, because reader reads many candidates together"),
+    ],
+)
+def test_windows_are_checked_against_the_reranker(scoring: Scoring.ValueType, overlap: int, told: str) -> None:
+    reader = RerankingModel(model=ModelRef(name="reader"), max_token_count=128, scoring=scoring)
+    found = check(pipeline(reranker=f"windows: {{overlap: {overlap}}}"), [MINI, SPLADE], [reader])
+    assert found.state == ("degraded" if told else "usable")
     assert all(problem.startswith(told) for problem in found.problems)
 
 

@@ -3,10 +3,15 @@
 import asyncio
 
 from sluice.common.v1.document_pb2 import Document
+from sluice.common.v1.model_pb2 import ModelRef
+from sluice.common.v1.tensor_pb2 import MultiVectors, SparseVectors, Tensor
 
+from services.orchestrator.downstream.vectors import EmbeddingBatch, FieldVectors
 from services.orchestrator.indexing.items import IndexItem, WriteBatch, group_items, rejected_items, slice_documents
 from services.orchestrator.indexing.preparer import too_many
 from services.orchestrator.indexing.queues import WriteQueue
+
+EMPTY = (Tensor(), SparseVectors(), MultiVectors())
 
 
 def item(name: str, count: int) -> IndexItem:
@@ -39,6 +44,21 @@ def test_a_batch_without_an_item_keeps_the_runs_around_it() -> None:
     batch = WriteBatch([a, b, c], [(pairs(a, b, c), [])]).without({"b"})
     assert [one.id for one in batch.items] == ["a", "c"]
     assert [[one.id for one, _ in part] for part, _ in batch.slices] == [["a"], ["c"]]
+
+
+def vectors(name: str, *dropped: int) -> FieldVectors:
+    """The vectors of a model that did not read some tokens of the documents of a slice."""
+    batch = EmbeddingBatch(len(dropped), (), ModelRef(name=name), Tensor(), SparseVectors(), MultiVectors(), dropped)
+    return FieldVectors(name, "dense", batch)
+
+
+def test_dropped_tokens_are_summed_over_chunks_and_the_model_that_dropped_the_most_counts() -> None:
+    a, b, c = item("a", 2), item("b", 1), item("c", 1)
+    first = (pairs(a, b), [vectors("short", 5, 0, 0), vectors("long", 2, 1, 0)])
+    unknown = (pairs(c), [FieldVectors("old", "dense", EmbeddingBatch(1, (), ModelRef(), *EMPTY))])
+    batch = WriteBatch([a, b, c], [first, unknown])
+    assert batch.dropped_tokens() == {"a": 6, "b": 0, "c": 0}
+    assert batch.without({"b"}).dropped_tokens() == {"a": 6, "c": 0}
 
 
 def test_documents_of_too_many_chunks_fail() -> None:

@@ -116,6 +116,17 @@ CASES = {
         "on_error: fail, share: 0.5",
         "10: default.rerank.1.share: expected none with on_error: fail",
     ),
+    "windows that share fewer tokens than none": (
+        "depth: 25",
+        "depth: 25, windows: {overlap: -1}",
+        "9: default.rerank.0.windows.overlap: Input should be greater than or equal to 0, got -1",
+    ),
+    "windows of unknown keys": (
+        "depth: 25",
+        "depth: 25, windows: {size: 5}",
+        "9: default.rerank.0.windows.size: Extra inputs",
+    ),
+    "windows of a retriever": ("depth: 20", "depth: 20, windows: {}", "5: default.retrieve.0.windows: Extra inputs"),
     "weight over 1": ("weight: 0.5", "weight: 1.5", "9: default.rerank.0.interpolate.weight: Input should be less"),
     "key twice": ("depth: 25", "depth: 25, depth: 24", "9: expected each key once, got 'depth' again"),
     "no default": ("default:", "other:", "1: expected a pipeline named default, got none"),
