@@ -50,13 +50,17 @@ class Graph:
         return outputs
 
     def tokens(self, items: Sequence[Item], *, batch_size: int) -> dict[str, F32]:
-        """Return the rows of all tokens of outputs [B, T, D], without padding: float32 [tokens, D] each."""
+        """Return the rows of all tokens of outputs [B, T, D], without padding: float32 [tokens, D] each.
+
+        Of an output without a row for each token, such as relative positions, return all rows.
+        """
         parts: dict[str, list[F32]] = {name: [] for name in self.outputs}
         for start in range(0, len(items), batch_size):
             feed = self.feed(self._tokenizer.encode_batch(list(items[start : start + batch_size])))
             is_token = feed["attention_mask"].astype(bool)
             for name, array in zip(self.outputs, self.compute(feed), strict=True):
-                parts[name].append(array[is_token])
+                has_tokens = array.shape[:2] == is_token.shape
+                parts[name].append(array[is_token] if has_tokens else array.reshape(-1, array.shape[-1]))
         return {name: np.concatenate(rows) for name, rows in parts.items()}
 
     def feed(self, encodings: Sequence[Encoding]) -> Feed:

@@ -29,19 +29,26 @@ _LINEAR, _EMBEDDING, _MAGNITUDES = (
 )
 
 
-def merge_adapters(model: PreTrainedModel, adapters: Sequence[Adapter]) -> None:
-    """Add the change of each adapter, times its weight, to the parameters of the model.
+def merge_adapters(model: PreTrainedModel, adapters: Sequence[Adapter]) -> set[str]:
+    """Add the change of each adapter, times its weight, to the parameters, and return those that are replaced.
 
-    Every change is computed from the original parameters, so the order does not matter. Raises ExportError for an
-    adapter that does not fit the model; the model is then unchanged.
+    A replaced parameter, such as a classifier's, does not depend on the original. Every change is computed from the
+    original parameters, so the order does not matter. Raises ExportError for an adapter that does not fit the model;
+    the model is then unchanged.
     """
     total: dict[str, Tensor] = {}
+    replaced = set()
     for adapter in adapters:
-        for name, change in _Merge(model, adapter).changes():
+        for name, change, is_whole in _Merge(model, adapter).changes():
+            if is_whole and adapter.weight == 1 and name not in total:
+                replaced.add(name)
+            else:
+                replaced.discard(name)
             total[name] = total.get(name, torch.zeros(())) + adapter.weight * change
     with torch.no_grad():
         for name, change in total.items():
             model.get_parameter(name).add_(change)
+    return replaced
 
 
 class _Merge:
@@ -51,8 +58,8 @@ class _Merge:
         self._model, self._adapter = model, adapter
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
 
-    def changes(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and change of each parameter that the adapter changes. Raises ExportError."""
+    def changes(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """Yield name, change, and whether it is replaced as a whole, of each parameter. Raises ExportError."""
         layers: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in self._read().items():
             if match := _LOW_RANK.fullmatch(key):
@@ -63,9 +70,9 @@ class _Merge:
                 name = self._find(key.replace(".base_layer.", "."))
                 original = self._parameters[name].detach()
                 self._check_shape(key, tensor, original)
-                yield name, tensor - original
+                yield name, tensor - original, True
         for layer, parts in layers.items():
-            yield self._find(f"{layer}.weight"), self._low_rank(layer, parts)
+            yield self._find(f"{layer}.weight"), self._low_rank(layer, parts), False
 
     def _read(self) -> dict[str, Tensor]:
         """Return the weights, float32, by their names in the base model."""
@@ -118,7 +125,7 @@ class _Merge:
 
     def _find(self, stated: str) -> str:
         """Return the model's name of a parameter, which may have the name of the model's body before it, or not."""
-        body = f"{self._model.base_model_prefix}."
+        body = f"{getattr(self._model, 'base_model_prefix', '')}."
         for name in (stated, stated.removeprefix(body), body + stated):
             if name in self._parameters:
                 return self._unshared(name)

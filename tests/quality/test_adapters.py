@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from services.inference.bundle import open_bundle
 from tests.support.adapters import LAYERS, OUTPUT, PREFIX, QUERY, Tensors, low_rank, write_adapter
 from tests.support.checkpoints import write_cross_encoder
+from tests.support.tiny_decoders import write_decoder
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +104,44 @@ def test_an_adapter_of_a_cross_encoder_brings_its_classifier(tmp_path: Path) -> 
     logits = served(bundle, PAIRS, "logits")
     assert np.abs(logits - expected).max() <= 1e-3
     assert np.abs(logits - before).max() > 0.1
+
+
+def test_an_adapter_brings_the_classifier_that_its_base_model_has_not(tmp_path: Path) -> None:
+    """As PEFT trains a classifier on a model without one."""
+    from export.build import export_bundle
+    from export.errors import ExportError
+    from export.options import Options
+    from tests.support.tiny_models import ENCODERS, write_model
+
+    checkpoint = write_model(tmp_path / "model", ENCODERS[0])
+    options = Options(int8=False, task="cross-encoder")
+    classifier = {f"{PREFIX}classifier.weight": np.ones((1, 32), dtype=np.float32)}
+    bias = {f"{PREFIX}classifier.bias": np.zeros(1, dtype=np.float32)}
+    incomplete = write_adapter(tmp_path / "incomplete", low_rank() | classifier)
+    complete = write_adapter(tmp_path / "complete", low_rank() | classifier | bias)
+    for adapter in (f"{incomplete}", f"{complete}:0.5"):
+        with pytest.raises(ExportError, match=r"expected weights for classifier\.\w+"):
+            export_bundle(str(checkpoint), tmp_path / "out", replace(options, adapters=(adapter,)))
+    bundle = export_bundle(str(checkpoint), tmp_path / "out", replace(options, adapters=(str(complete),)))
+    assert bundle.manifest.task == "cross_encoder"
+
+
+def test_an_adapter_of_a_decoder(tmp_path: Path) -> None:
+    """It was trained on the language model, whose names have the body's before them."""
+    from sentence_transformers import SentenceTransformer
+
+    checkpoint = write_decoder(tmp_path / "model", "llama")
+    layers = {"layers.0.self_attn.q_proj": (32, 32), "layers.1.mlp.down_proj": (32, 64)}
+    trained = low_rank({f"model.{layer}": shape for layer, shape in layers.items()})
+    adapter = write_adapter(tmp_path / "adapter", trained, task_type="CAUSAL_LM", use_rslora=True)
+    bundle = export(checkpoint, tmp_path / "out", str(adapter))
+
+    original = SentenceTransformer(str(checkpoint), device="cpu")
+    before = original.encode(TEXTS)
+    attach(original[0].auto_model, low_rank(layers), 2 / math.sqrt(4))
+    vectors = served(bundle, TEXTS, "dense")
+    assert cosines(vectors, original.encode(TEXTS)).min() >= 0.9999
+    assert cosines(vectors, before).max() < 0.9
 
 
 def test_another_adapter_is_another_bundle(tmp_path: Path, tiny_bi_encoder: Path) -> None:
