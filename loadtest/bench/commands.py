@@ -7,6 +7,7 @@ from loadtest.bench import (
     compat_apis,
     cost,
     deadlines,
+    frameworks,
     gateway,
     latency,
     long_documents,
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(benchmark_in_rounds(throughput.embed))
 app.command()(benchmark_in_rounds(throughput.rerank))
 app.command()(benchmark_in_rounds(throughput.variants, variant="int8"))
+app.command()(frameworks.frameworks)
 app.command()(benchmark(latency.latency))
 app.command()(benchmark(gateway.gateway))
 app.command()(benchmark(scenarios.overload))
