@@ -46,7 +46,7 @@ def pair_sample() -> Sample:
 
 def calibration_items(*, is_pairs: bool) -> list[Item]:
     """Return 36 items for calibration, about 4,000 tokens. The passages differ from those of the measurements."""
-    documents = _documents(37)[1:]
+    documents = _passages(37)[1:]
     if not is_pairs:
         return list(documents)
     return list(zip(cycle(_titles(11)), documents, strict=False))
@@ -57,6 +57,11 @@ def _titles(count: int) -> tuple[str, ...]:
 
 
 def _documents(count: int) -> tuple[str, ...]:
+    """Return passages, the shortest first, so that batches of consecutive items have little padding."""
+    return tuple(sorted(_passages(count), key=len))
+
+
+def _passages(count: int) -> list[str]:
     paragraphs = [
         text
         for name in sorted(topics)
@@ -64,9 +69,9 @@ def _documents(count: int) -> tuple[str, ...]:
         if len(text := " ".join(part.split())) > 3
     ]
     starts = _spread(range(len(paragraphs) - max(_PARAGRAPHS)), count)
-    return tuple(
+    return [
         " ".join(paragraphs[start : start + length]) for start, length in zip(starts, cycle(_PARAGRAPHS), strict=False)
-    )
+    ]
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:

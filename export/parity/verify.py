@@ -27,7 +27,6 @@ _NEAREST: Final = 10
 _BATCH: Final = 16
 # Logits of 16 x 512 tokens for a vocabulary of 30,000 would be a gigabyte.
 _SPARSE_BATCH: Final = 2
-# Every sixth item is long: 18 consecutive items have three of each length.
 _ALONE: Final = 18
 _ROUNDS: Final = 5
 
@@ -45,9 +44,8 @@ def measure(graph: Graph, reference: Reference) -> Parity:
     """Measure how close a graph is to the reference, and how much its outputs depend on the batch."""
     sample = reference.sample
     batched = graph.run(sample.items, batch_size=_SPARSE_BATCH if "sparse" in graph.outputs else _BATCH)
-    some = sample.items[-_ALONE:]
-    alone = graph.run(some, batch_size=1)
-    together = {name: rows[-_ALONE:] for name, rows in graph.run(some, batch_size=_ALONE).items()}
+    some = sample.items[:: -(-len(sample.items) // _ALONE)]  # of all lengths
+    alone, together = (graph.run(some, batch_size=size) for size in (1, len(some)))
     agreement = rank_agreement(
         scores(reference.outputs, sample, reference.relevant_label), scores(batched, sample, reference.relevant_label)
     )
