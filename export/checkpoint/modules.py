@@ -121,6 +121,9 @@ def _layout(body: Path) -> StaticLayout:
 def _read_router(path: Path) -> Modules:
     """Read the modules of a Router. Raises ExportError if it is not an inference-free sparse encoder."""
     config, folder = read_json(path), path.parent
+    stated = _entries(folder / "modules.json")[0] if (folder / "modules.json").exists() else ["Router"]
+    if len(stated) > 1:
+        raise ExportError(f"{folder}: expected a Router alone, found {', '.join(stated)}")
     routes = [config.get("structure", {}).get(route, []) for route in ("query", "document")]
     kinds = [[str(config.get("types", {}).get(name, "")).rpartition(".")[2] for name in route] for route in routes]
     if kinds[0] != ["SparseStaticEmbedding"] or kinds[1] not in _DOCUMENT_ROUTES:

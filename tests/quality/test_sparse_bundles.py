@@ -20,14 +20,16 @@ from services.embedding import server as embedding
 from services.embedding.settings import EmbeddingSettings
 from services.inference.bundle import BundleError, open_bundle
 from services.inference.loader import read_query_idf
-from services.inference.tokenizer import Tokenizer
+from services.inference.session import Session
+from services.inference.tokenizer import Input, Tokenizer
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.bundles import export_tiny
-from tests.support.checkpoints import MAX_TOKEN_COUNT, splade_checkpoint, write_late_interaction, write_router
+from tests.support.checkpoints import MAX_TOKEN_COUNT, splade_checkpoint, write_late_interaction, write_sparse_encoder
 from tests.support.fake_services import OverlapReranker, orchestrator, reranking_server
 from tests.support.servers import embedding_server
+from tests.support.tiny_models import Architecture, write_model
 
 pytestmark = pytest.mark.slow
 
@@ -163,9 +165,9 @@ def test_a_checkpoints_own_table_is_taken_and_a_wrong_one_refused(tmp_path: Path
             read_idf(tmp_path, tokenizer)
 
 
-def dense_of(sparse: Sparse) -> NDArray[np.float32]:
+def dense_of(sparse: Sparse, vocabulary_size: int = 30522) -> NDArray[np.float32]:
     """Return the same as float32 [texts, V]."""
-    rows = np.zeros((len(sparse), 30522), dtype=np.float32)
+    rows = np.zeros((len(sparse), vocabulary_size), dtype=np.float32)
     for row, (indices, weights) in zip(rows, sparse, strict=True):
         row[indices] = weights
     return rows
@@ -173,7 +175,7 @@ def dense_of(sparse: Sparse) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def router_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_router(tmp_path_factory.mktemp("router") / "checkpoint")
+    return write_sparse_encoder(tmp_path_factory.mktemp("router") / "checkpoint", splade_checkpoint(), has_routes=True)
 
 
 async def test_an_inference_free_checkpoint_gives_what_sentence_transformers_gives(
@@ -209,6 +211,55 @@ def test_a_router_of_other_routes_is_refused(router_checkpoint: Path, tmp_path: 
     path.write_text(json.dumps(config))
     with pytest.raises(ExportError, match="found queries by Transformer, SpladePooling"):
         read_checkpoint(str(folder))
+    config["structure"]["query"] = ["../query"]
+    config["types"]["../query"] = "sentence_transformers.models.SparseStaticEmbedding"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=r"inside the checkpoint, found '\.\./query'"):
+        read_checkpoint(str(folder))
+
+
+def test_a_router_among_other_modules_is_refused(router_checkpoint: Path, tmp_path: Path) -> None:
+    from export.checkpoint.reader import read_checkpoint
+    from export.errors import ExportError
+
+    folder = Path(shutil.copytree(router_checkpoint, tmp_path / "checkpoint"))
+    path = folder / "modules.json"
+    path.write_text(
+        json.dumps([*json.loads(path.read_text()), {"path": "x", "type": "sentence_transformers.Normalize"}])
+    )
+    with pytest.raises(ExportError, match="expected a Router alone"):
+        read_checkpoint(str(folder))
+
+
+SPARSE: dict[str, tuple[Architecture, dict[str, Any]]] = {
+    "bert-sum": (Architecture("bert", "wordpiece", model_class="BertForMaskedLM"), {"pooling": "sum"}),
+    "distilbert-doc-v3": (
+        Architecture("distilbert", "wordpiece", model_class="DistilBertForMaskedLM"),
+        {"activation": "log1p_relu", "has_routes": True},
+    ),
+    "modernbert": (
+        Architecture("modernbert", "wordpiece", sizes={"local_attention": 16}, model_class="ModernBertForMaskedLM"),
+        {},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # at the import of ModernBERT
+@pytest.mark.parametrize("name", SPARSE)
+async def test_sparse_encoders_equal_sentence_transformers(tmp_path: Path, name: str) -> None:
+    from sentence_transformers import SparseEncoder
+
+    architecture, options = SPARSE[name]
+    checkpoint = write_sparse_encoder(tmp_path / "model", write_model(tmp_path / "body", architecture), **options)
+    bundle = export_tiny(checkpoint, tmp_path / "out")
+    original = SparseEncoder(str(checkpoint), device="cpu")
+    expected = np.stack([original.encode_document(text).to_dense().numpy() for text in TEXTS])
+    async with embedding_server(bundle) as channel:
+        response = await embedded(channel, TEXTS, pb.REPRESENTATION_SPARSE, model_pb2.TEXT_ROLE_DOCUMENT)
+    np.testing.assert_allclose(dense_of(sparse_of(response), expected.shape[1]), expected, rtol=1e-3, atol=1e-3)
+    stated = open_bundle(bundle).manifest
+    assert stated.representations == ("sparse",)
+    assert (stated.query_idf is not None) == ("has_routes" in options)
 
 
 def test_a_damaged_table_is_refused(idf_bundle: Path, tmp_path: Path) -> None:
@@ -258,3 +309,42 @@ async def test_token_vectors_are_those_of_torch(tmp_path: Path, has_modules: boo
             for text, given in zip(TEXTS, rows, strict=True):
                 expected = colbert_of(checkpoint, prompt + text, weights["linear.weight"], **markers)
                 np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+def test_dense_modules_of_token_states_equal_pylate(tmp_path: Path) -> None:
+    """Two in a row: one with a bias, an activation and a residual connection through a matrix, one with its input."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModel, AutoTokenizer
+
+    checkpoint = write_late_interaction(tmp_path / "colbert", has_modules=True)
+    torch.manual_seed(7)
+    first = {
+        "linear.weight": torch.randn(16, 32),
+        "linear.bias": torch.randn(16),
+        "residual.weight": torch.randn(16, 32),
+    }
+    second = {"linear.weight": torch.randn(16, 16)}
+    (checkpoint / "2_Dense").mkdir()
+    modules = json.loads((checkpoint / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "pylate.models.Dense.Dense"})
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    activation = "torch.nn.modules.activation.GELU"
+    for number, tensors in ((1, first), (2, second)):
+        config = {"bias": number == 1, "activation_function": activation, "use_residual": True}
+        (checkpoint / f"{number}_Dense/config.json").write_text(json.dumps(config))
+        save_file(tensors, checkpoint / f"{number}_Dense/model.safetensors")
+
+    bundle = export_tiny(checkpoint, tmp_path / "out", max_token_count=MAX_TOKEN_COUNT)
+    with torch.inference_mode():
+        inputs = AutoTokenizer.from_pretrained(checkpoint)(TEXTS[0], return_tensors="pt")
+        states = AutoModel.from_pretrained(checkpoint)(**inputs).last_hidden_state[0]
+        hidden = torch.nn.functional.gelu(states @ first["linear.weight"].T + first["linear.bias"])
+        hidden = hidden + states @ first["residual.weight"].T
+        projected = torch.nn.functional.gelu(hidden @ second["linear.weight"].T) + hidden
+    expected = torch.nn.functional.normalize(projected, dim=-1).numpy()
+    opened = open_bundle(bundle)
+    row = Input(tuple(inputs["input_ids"][0].tolist()))
+    np.testing.assert_allclose(
+        Session(opened, "fp32").run([row], ["multi_vector"])["multi_vector"][0], expected, atol=1e-4
+    )

@@ -173,8 +173,14 @@ def splade_checkpoint() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def write_router(folder: Path, *, seed: int = 7) -> Path:
-    """Write an inference-free sparse encoder: the real SPLADE for documents, random weights for query terms."""
+def write_sparse_encoder(
+    folder: Path, body: Path, pooling: str = "max", activation: str = "relu", *, has_routes: bool = False, seed: int = 7
+) -> Path:
+    """Write a sparse encoder of sentence-transformers from a masked language model.
+
+    pooling, activation  as that library names them: max or sum; relu or log1p_relu
+    has_routes           inference-free: random weights for the terms of queries, the model for documents
+    """
     import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sparse_encoder.modules import (
@@ -185,10 +191,12 @@ def write_router(folder: Path, *, seed: int = 7) -> Path:
     )
 
     torch.manual_seed(seed)
-    body = Transformer(str(splade_checkpoint()), transformer_task="fill-mask")
-    table = SparseStaticEmbedding(tokenizer=body.tokenizer, weight=torch.rand(len(body.tokenizer)))
-    router = Router.for_query_document(query_modules=[table], document_modules=[body, SpladePooling("max")])
-    SparseEncoder(modules=[router], device="cpu").save_pretrained(str(folder))
+    transformer = Transformer(str(body), transformer_task="fill-mask")
+    modules: list[Any] = [transformer, SpladePooling(pooling, activation)]
+    if has_routes:
+        table = SparseStaticEmbedding(transformer.tokenizer, torch.rand(len(transformer.tokenizer)))
+        modules = [Router.for_query_document(query_modules=[table], document_modules=modules)]
+    SparseEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
     return folder
 
 
