@@ -40,14 +40,17 @@ def index(
 ) -> list[Refusal]:
     """Index documents, and return the rejected ones. Documents that are stored already cost nothing.
 
+    Prints how many documents were truncated.
+
     Raises CommandFailed if all are rejected, and Unavailable when `patience_s` is over.
     """
     acknowledgements = client.index(name, documents, create=True, patience_s=patience_s)
+    known = list(track(acknowledgements, "indexing", total=len(documents), console=err))
     refused = [
-        Refusal(one.reason, one.message, document_id=one.document_id)
-        for one in track(acknowledgements, "indexing", total=len(documents), console=err)
-        if one.outcome == "failed"
+        Refusal(one.reason, one.message, document_id=one.document_id) for one in known if one.outcome == "failed"
     ]
+    if truncated := sum(one.dropped_token_count > 0 for one in known):
+        err.print(f"{truncated:,} of {len(known):,} documents are longer than the model reads and were truncated")
     if documents and len(refused) == len(documents):
         raise CommandFailed(f"all {len(refused):,} documents were rejected; the first: {refused[0]}")
     return refused
