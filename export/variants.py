@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from export.calibration_texts import Item, calibration_items
 from export.graph.body import export_body
 from export.graph.fp16 import to_float16
-from export.graph.fusion import for_cpu, fuse
+from export.graph.fusion import for_cpu, fuse, without_gemm
+from export.graph.gating import smooth_gated
 from export.graph.head import with_head
 from export.graph.int8 import quantized_inputs, to_int8
 from export.graph.table import table_graph
@@ -58,8 +59,9 @@ def _transformers(
         fused = fuse(path, config.model_type, heads=heads, hidden=config.hidden_size)
     bodies: dict[VariantName, onnx.ModelProto] = {"fp32": for_cpu(fused)}
     if options.int8:
-        activations = _activations(bodies["fp32"], tokenizer, calibration_items(is_pairs=is_pairs))
-        bodies["int8"] = to_int8(bodies["fp32"], activations, reduce_range=not has_vnni())
+        plain = without_gemm(bodies["fp32"])
+        activations = _activations(plain, tokenizer, calibration_items(is_pairs=is_pairs))
+        bodies["int8"] = to_int8(*smooth_gated(plain, activations), reduce_range=not has_vnni())
     if options.fp16:
         bodies["fp16"] = to_float16(fused)
     return bodies
@@ -71,6 +73,8 @@ def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[It
     model.CopyFrom(body)
     del model.graph.output[:]
     names = quantized_inputs(body)
+    if not names:
+        return {}
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
     return Graph(model.SerializeToString(), tokenizer).tokens(items, batch_size=_CALIBRATION_BATCH)
 

@@ -15,7 +15,7 @@ _DECODER: Final = "gpt2"
 
 
 def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelProto:
-    """Return the graph with ONNX Runtime's transformer fusions; unchanged if its architecture has none that work.
+    """Return the graph with ONNX Runtime's transformer fusions; with constants folded if its architecture has none.
 
     Fusions of RMSNorm, which decoders and T5 have, write operators into the standard domain that only ONNX Runtime
     knows, such as SimplifiedLayerNormalization. ONNX Runtime fuses the same norms when it loads the graph.
@@ -26,11 +26,17 @@ def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelP
         kind = ORTConfigManager.get_model_ort_type(model_type)
     except KeyError:
         kind = _DECODER
-    if kind == _DECODER:
-        return onnx.load(path)
+    fused = None if kind == _DECODER else _optimize(path, kind, heads=heads, hidden=hidden)
+    if fused and _is_standard(fused):
+        return fused
+    return _optimize(path, _DECODER, heads=heads, hidden=hidden) or onnx.load(path)
+
+
+def _optimize(path: Path, kind: str, *, heads: int, hidden: int) -> onnx.ModelProto | None:
+    """Return the graph with the fusions of a kind of model, and constants folded; None if they fail."""
     try:
         with redirect_stdout(io.StringIO()):  # the optimizer prints what it skips
-            fused: onnx.ModelProto = optimize_model(
+            model: onnx.ModelProto = optimize_model(
                 str(path),
                 model_type=kind,
                 num_heads=heads,
@@ -38,10 +44,11 @@ def fuse(path: Path, model_type: str, *, heads: int, hidden: int) -> onnx.ModelP
                 optimization_options=FusionOptions(kind),
                 opt_level=1,
                 use_gpu=False,
+                only_onnxruntime=kind == _DECODER,
             ).model
     except Exception:  # fusions fail in many ways on graphs that they were not written for
-        return onnx.load(path)
-    return fused if _is_standard(fused) else onnx.load(path)
+        return None
+    return model
 
 
 def _is_standard(model: onnx.ModelProto) -> bool:
@@ -61,6 +68,37 @@ def for_cpu(body: onnx.ModelProto) -> onnx.ModelProto:
     for node in body.graph.node:
         model.graph.node.extend(_taken_apart(node) if _is_skip_norm(node) else [node])
     return model
+
+
+def without_gemm(body: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with each Gemm on flattened tokens split into MatMul and Add, which quantization knows.
+
+    GPT-2's linear layers are such. A Gemm of one row per text, as in a classifier, stays.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(body)
+    constants = {tensor.name for tensor in body.graph.initializer}
+    flat = {node.output[0] for node in body.graph.node if node.op_type == "Reshape"}
+    del model.graph.node[:]
+    for node in body.graph.node:
+        is_flat = node.op_type == "Gemm" and node.input[0] in flat and set(node.input[1:]) <= constants
+        model.graph.node.extend(_split_gemm(node) if is_flat and _is_plain(node) else [node])
+    return model
+
+
+def _is_plain(gemm: onnx.NodeProto) -> bool:
+    defaults = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in gemm.attribute}
+    return {**defaults, **attributes} == defaults and len(gemm.input) == 3
+
+
+def _split_gemm(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:
+    rows, weights, bias = gemm.input
+    output = gemm.output[0]
+    return [
+        onnx.helper.make_node("MatMul", [rows, weights], [f"{output}_product"], name=f"{gemm.name}_product"),
+        onnx.helper.make_node("Add", [f"{output}_product", bias], [output], name=gemm.name),
+    ]
 
 
 def _is_skip_norm(node: onnx.NodeProto) -> bool:

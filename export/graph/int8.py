@@ -4,11 +4,12 @@ Products X·W of activations and constant weights are computed in 8 bits:
 
     weights      int8, one scale per column
     activations  uint8; the scales depend on the operator that produces them:
-        LayerNorm   fixed scales from calibration. Its outputs are bounded, but some channels are tens of times larger
-                    than others: each is divided by a factor that moves into the weights (SmoothQuant).
+        norms       fixed scales from calibration. Outputs of LayerNorm and RMSNorm are bounded, but some channels are
+                    tens of times larger than others: each is divided by a factor that moves into the weights
+                    (SmoothQuant).
         gelu        one scale per token. Its outputs are never below -0.17: shifting them up by that uses all 256
                     steps, and the bias subtracts the shift.
-        other       one scale per token, symmetric
+        other       one scale per token, symmetric; the gated product of a decoder's feed-forward layer is one of them
     biases       corrected by the mean rounding error on the calibration texts
 
 The tokens of a batch share no scale. In ONNX Runtime's dynamic quantization they do, so a text's vector changes with
@@ -130,7 +131,7 @@ class _Rewriter:
         self._activations = activations
         self._levels = levels
         self._constants = {tensor.name: tensor for tensor in body.graph.initializer}
-        self._producers = {name: node.op_type for node in body.graph.node for name in node.output}
+        self._producers = {name: node for node in body.graph.node for name in node.output}
         self._nodes: list[onnx.NodeProto] = []
         self._quantized: dict[str, _Quantized] = {}
         self._corrected_biases: dict[str, str] = {}
@@ -147,6 +148,8 @@ class _Rewriter:
                 self._attention(node)
         model = onnx.ModelProto()
         model.CopyFrom(self._body)
+        if _MICROSOFT not in {opset.domain for opset in model.opset_import}:
+            model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
         used = {name for node in self._nodes for name in node.input}
         del model.graph.node[:]
         del model.graph.initializer[:]
@@ -210,17 +213,42 @@ class _Rewriter:
     def _quantize(self, source: str, weights: F32) -> _Quantized:
         """Return the activation in 8 bits. It is emitted once, however many products use it."""
         if source not in self._quantized:
-            producer = self._producers.get(source, "")
-            if producer in _NORMS:
-                self._quantized[source] = self._with_fixed_scales(source, weights)
+            producer = self._producers.get(source)
+            if producer and producer.op_type == "Reshape":  # of a norm's output to rows of tokens
+                producer = self._producers.get(producer.input[0])
+            if producer and (producer.op_type in _NORMS or self._is_rms_norm(producer)):
+                self._quantized[source] = self._with_fixed_scales(source, self._largest_weights(source, weights))
             else:
-                self._quantized[source] = self._with_token_scales(source, is_gelu=producer in _GELUS)
+                is_gelu = producer is not None and producer.op_type in _GELUS
+                self._quantized[source] = self._with_token_scales(source, is_gelu=is_gelu)
         return self._quantized[source]
 
-    def _with_fixed_scales(self, source: str, weights: F32) -> _Quantized:
+    def _is_rms_norm(self, node: onnx.NodeProto) -> bool:
+        """Return whether a product scales x / sqrt(mean(x²)), or x times its inverse, for each channel."""
+        factors = [self._producers[name] for name in node.input if self._is_from(name, "Div", "Mul")]
+        inverses = [name for factor in factors if factor.op_type == "Mul" for name in factor.input]
+        divisions = [*factors, *(self._producers[name] for name in inverses if self._is_from(name, "Div"))]
+        divisors = [division.input[1] for division in divisions if division.op_type == "Div"]
+        is_scaled = any(name in self._constants for name in node.input)
+        return node.op_type == "Mul" and is_scaled and any(self._is_from(name, "Sqrt") for name in divisors)
+
+    def _is_from(self, name: str, *operators: str) -> bool:
+        return name in self._producers and self._producers[name].op_type in operators
+
+    def _largest_weights(self, source: str, weights: F32) -> F32:
+        """Return the largest magnitude in each row [K] over the weights of all products of an activation."""
+        others = [
+            self._array(node.input[1])
+            for node in self._body.graph.node
+            if node.op_type == "MatMul" and node.input[0] == source and node.input[1] in self._constants
+        ]
+        largest: F32 = np.max([np.abs(part).max(axis=1) for part in (weights, *others)], axis=0)
+        return largest
+
+    def _with_fixed_scales(self, source: str, largest_weights: F32) -> _Quantized:
         x = self._activations[source]
         largest = np.maximum(np.abs(x).max(axis=0), _LEAST) ** _SMOOTHING
-        smoothing = largest / np.maximum(np.abs(weights).max(axis=1), _LEAST) ** (1 - _SMOOTHING)
+        smoothing = largest / np.maximum(largest_weights, _LEAST) ** (1 - _SMOOTHING)
         smooth = x / smoothing
         low, high = min(float(smooth.min()), 0.0), max(float(smooth.max()), _LEAST)
         scale = (high - low) / 255

@@ -50,7 +50,7 @@ class Graph:
         return outputs
 
     def tokens(self, items: Sequence[Item], *, batch_size: int) -> dict[str, F32]:
-        """Return the rows of all tokens of outputs [B, T, D], without padding: float32 [tokens, D] each.
+        """Return the rows of tokens of outputs [B, T, D] or [B * T, D], without padding: float32 [tokens, D] each.
 
         Of an output without a row for each token, such as relative positions, return all rows.
         """
@@ -59,8 +59,9 @@ class Graph:
             feed = self.feed(self._tokenizer.encode_batch(list(items[start : start + batch_size])))
             is_token = feed["attention_mask"].astype(bool)
             for name, array in zip(self.outputs, self.compute(feed), strict=True):
-                has_tokens = array.shape[:2] == is_token.shape
-                parts[name].append(array[is_token] if has_tokens else array.reshape(-1, array.shape[-1]))
+                has_tokens = is_token.shape == array.shape[:2] or is_token.size == len(array)
+                rows = array.reshape(-1, array.shape[-1])
+                parts[name].append(rows[is_token.ravel()] if has_tokens else rows)
         return {name: np.concatenate(rows) for name, rows in parts.items()}
 
     def feed(self, encodings: Sequence[Encoding]) -> Feed:
