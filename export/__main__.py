@@ -1,6 +1,7 @@
 """The command `python -m export CHECKPOINT --out FOLDER`, also available as `sluice export`."""
 
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -10,12 +11,20 @@ from sluice.signals import stop_on_signals
 
 from export.checkpoint.chain import PoolingMode, Task
 from export.checkpoint.description import Similarity
-from export.errors import ExportError
+from export.errors import ExportError, explanation
 from export.options import Options
 from services.inference.bundle import VariantName
 
 app = typer.Typer(add_completion=False)
 
+_Poolings = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="|".join(get_args(PoolingMode)),
+        help="How tokens become one vector; several are concatenated. (default: as stated)",
+    ),
+]
+_Verbose = Annotated[bool, typer.Option("--verbose", help="Show warnings of libraries, and where an export fails.")]
 _QueryIdf = Annotated[
     Path | None,
     typer.Option(
@@ -45,13 +54,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")] = None,
     task: Annotated[Task | None, typer.Option(help="Kind of model. (default: from the architecture)")] = None,
-    pooling: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="|".join(get_args(PoolingMode)),
-            help="How tokens become one vector; several are concatenated. (default: as stated)",
-        ),
-    ] = None,
+    pooling: _Poolings = None,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", help="Scale vectors to unit length. (default: as stated)"),
@@ -84,6 +87,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         bool, typer.Option("--tensorrt", help="Also build TensorRT engines for this machine's GPU.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Export again even if the bundle exists.")] = False,
+    verbose: _Verbose = False,
 ) -> None:
     """Export a checkpoint to a bundle. Fails if the bundle's outputs differ from the original model's."""
     options = Options(
@@ -107,27 +111,37 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         default_variant=default_variant,
         trust_pickle=trust_pickle,
     )
-    _run(checkpoint, out, options, tensorrt=tensorrt, force=force)
+    _run(checkpoint, out, options, tensorrt=tensorrt, force=force, verbose=verbose)
 
 
-def _run(checkpoint: str, out: Path, options: Options, *, tensorrt: bool, force: bool) -> None:
+def _run(checkpoint: str, out: Path, options: Options, *, tensorrt: bool, force: bool, verbose: bool) -> None:
     """Run the export; on failure, print the reason and exit with status 1."""
-    warnings.simplefilter("ignore")  # warnings of libraries, which the user cannot act on
+    try:
+        _export(checkpoint, out, options, tensorrt=tensorrt, force=force, verbose=verbose)
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        typer.echo(f"export: {explanation(error)}", err=True)
+        sys.exit(1)
+
+
+def _export(checkpoint: str, out: Path, options: Options, *, tensorrt: bool, force: bool, verbose: bool) -> None:
+    """Run the export. Raises ExportError, and other exceptions for defects."""
+    if not verbose:
+        warnings.simplefilter("ignore")
     try:
         # Importing torch takes seconds; --help should not wait for it.
         from export.build import export_bundle  # noqa: PLC0415
+        from export.library_output import silence  # noqa: PLC0415
         from export.tensorrt import export_engines, required_key  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        typer.echo(f"export: {error.name} is not installed: pip install 'sluice-search[export]'", err=True)
-        sys.exit(1)
-    try:
-        key = required_key() if tensorrt else None
-        bundle = export_bundle(checkpoint, out, options, force=force)
-        if key:
-            export_engines(checkpoint, bundle, options, key)
-    except ExportError as error:
-        typer.echo(f"export: {error}", err=True)
-        sys.exit(1)
+        raise ExportError(f"{error.name} is not installed: pip install 'sluice-search[export]'") from error
+    if not verbose:
+        silence()
+    key = required_key() if tensorrt else None
+    bundle = export_bundle(checkpoint, out, options, force=force)
+    if key:
+        export_engines(checkpoint, bundle, options, key)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ Rule: a bundle's folder only ever appears by renaming a complete one.
 """
 
 import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
@@ -34,8 +36,30 @@ def staging(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on writing `folder` for the block; wait while another export holds it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Hold an exclusive lock on writing `folder` for the block; wait while another export holds it.
+
+    If the block fails, remove the lock's file and the parent folders that were created for it.
+    """
+    created = [parent for parent in folder.parents if not parent.exists()]
+    lock = folder.parent / f".{folder.name}.lock"
+    with _acquire(lock):
+        try:
+            yield
+        except BaseException:
+            lock.unlink()
+            with suppress(OSError):  # another export may use the folder
+                for parent in created:
+                    parent.rmdir()
+            raise
+
+
+def _acquire(lock: Path) -> IO[str]:
+    """Return the open, locked file. Another export may remove the file while this one waits for it."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            file = lock.open("w")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+            file.close()

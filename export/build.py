@@ -13,7 +13,7 @@ from export.atomic_output import locked, staging
 from export.calibration_texts import Item, pair_sample, text_sample
 from export.checkpoint.description import Checkpoint
 from export.checkpoint.reader import read_checkpoint
-from export.errors import ExportError
+from export.errors import ExportError, cause, explained
 from export.idf import read_idf
 from export.options import Options, bundle_path, overridden
 from export.parity import verify
@@ -83,11 +83,12 @@ def _existing(folder: Path, checkpoint: Checkpoint, options: Options) -> Bundle 
 
 def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, say: Say) -> Manifest:
     """Write every file of a bundle except the manifest, and return the manifest. Raises ExportError without parity."""
-    say(f"loading {checkpoint.name}: {checkpoint.architecture}, {checkpoint.task}")
+    say(f"loading {checkpoint.name}: {checkpoint.model_type}, {checkpoint.task}")
     for adapter in checkpoint.adapters:
         say(f"merging the adapter {adapter}")
     original = load_reference(checkpoint, multi_vector=options.multi_vector)
-    tokenizer = _write_tokenizer(folder, original)
+    with explained(f"{checkpoint.name}: the tokenizer cannot be written as tokenizer.json"):
+        tokenizer = _write_tokenizer(folder, original)
     query_idf = _write_query_idf(folder, checkpoint, tokenizer, options)
     pad_token_id = original.tokenizer.pad_token_id or 0
     tokenizer.enable_truncation(checkpoint.max_token_count)
@@ -95,16 +96,19 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
 
     say("exporting the graph")
     is_pairs = checkpoint.task == "cross-encoder"
-    for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs).items():
-        onnx.save(model, folder / f"{variant}.onnx")
+    with explained(f"{checkpoint.model_type}: this architecture cannot be exported as an ONNX graph"):
+        for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs).items():
+            onnx.save(model, folder / f"{variant}.onnx")
     sample = pair_sample() if is_pairs else text_sample()
     say(f"running the reference model on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
     relevant_label = _relevant_label(checkpoint, options)
-    reference = verify.Reference(sample, original.run(sample.items), relevant_label)
+    with explained(f"{checkpoint.name}: the reference model cannot compute real texts"):
+        reference = verify.Reference(sample, original.run(sample.items), relevant_label)
     for line in _check_distinct(reference.outputs):
         say(line)
     say("comparing the graphs with it")
-    variants = _measured(folder, tokenizer, reference, say)
+    with explained(f"{checkpoint.model_type}: the exported graph cannot be compared with the reference model"):
+        variants = _measured(folder, tokenizer, reference, checkpoint.model_type, say)
     for line in verify.report(variants):
         say(line)
 
@@ -188,7 +192,9 @@ def _check_distinct(outputs: Outputs) -> list[str]:
     ]
 
 
-def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, say: Say) -> dict[VariantName, Variant]:
+def _measured(
+    folder: Path, tokenizer: Tokenizer, reference: verify.Reference, model_type: str, say: Say
+) -> dict[VariantName, Variant]:
     """Measure the variants in the folder. Raises ExportError if fp32 does not match the original model.
 
     Any other variant that ONNX Runtime cannot run is removed: some architectures lack the operators for it.
@@ -199,14 +205,14 @@ def _measured(folder: Path, tokenizer: Tokenizer, reference: verify.Reference, s
             parities[_VARIANTS[_VARIANTS.index(path.stem)]] = verify.measure(Graph(path, tokenizer), reference)
         except GRAPH_ERRORS as error:
             if path.stem == "fp32":
-                raise ExportError(f"ONNX Runtime cannot run the graph: {error}") from error
-            say(f"skipped {path.stem}: ONNX Runtime cannot run it: {error}")
+                raise ExportError(
+                    f"{model_type}: ONNX Runtime cannot run the exported graph on texts of all lengths, so this "
+                    f"architecture is not supported: {cause(error)}"
+                ) from error
+            say(f"skipped {path.stem}: ONNX Runtime cannot run it: {cause(error)}")
             path.unlink()
-    if not verify.keeps_parity(parities["fp32"]):
-        raise ExportError(
-            f"expected fp32 to match the reference model (cosine >= {verify.MIN_COSINE}, scores within "
-            f"{verify.MAX_SCORE_DIFFERENCE}), found {parities['fp32']}: no bundle was written"
-        )
+    if deviation := verify.deviation(parities["fp32"]):
+        raise ExportError(f"{model_type}: {deviation}: no bundle was written")
     graphs = {name: Graph(folder / f"{name}.onnx", tokenizer, threads=1) for name in parities}
     texts = sorted(reference.sample.documents, key=len)
     batches = [texts[start : start + _SPEED_BATCH] for start in range(0, len(texts), 4 * _SPEED_BATCH)]

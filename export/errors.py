@@ -35,6 +35,7 @@ _KNOWN: Final = (
         "`save_pretrained` where sentencepiece is installed",
     ),
 )
+_ADVICE: Final = "Choose another model, or run again with --verbose to see where it failed"
 _CAMEL_CASE: Final = re.compile(r"\b[A-Z][a-z0-9]+(?:[A-Z]+[a-z0-9]*)+\b")
 
 
@@ -55,7 +56,20 @@ def explained(problem: str) -> Iterator[None]:
     except Exception as error:
         if is_own(error):
             raise
-        raise ExportError(f"{problem}: {cause(error)}") from error
+        raise ExportError(f"{problem}: {_known_cause(error) or f'{cause(error)}. {_ADVICE}'}") from error
+
+
+def explanation(error: Exception) -> str:
+    """Return a sentence for the failure of an export: what failed, why, and what to do."""
+    if isinstance(error, ExportError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror.lower()}. Nothing was written"
+    return (
+        f"unexpected failure: {cause(error)}. This is probably a defect of Sluice: run again with --verbose, and "
+        "report what it prints. Nothing was written"
+    )
 
 
 def is_own(error: BaseException) -> bool:
@@ -68,18 +82,26 @@ def is_own(error: BaseException) -> bool:
 
 def cause(error: BaseException) -> str:
     """Return the cause of a library's error as a sentence, without names of classes and paths of installed packages."""
-    text = f"{type(error).__name__}: {error}"
-    for pattern, sentence in _KNOWN:
-        if found := re.search(pattern, text, re.DOTALL):
-            return sentence.format(**found.groupdict())
+    if known := _known_cause(error):
+        return known
     if isinstance(error, KeyError):
         return f"{str(error).strip(chr(39))} is missing"
     return _plain(str(error)) or "it gives no reason"
 
 
+def _known_cause(error: BaseException) -> str | None:
+    """Return the sentence for a failure of a library that has one, which says what to do."""
+    text = f"{type(error).__name__}: {error}"
+    for pattern, sentence in _KNOWN:
+        if found := re.search(pattern, text, re.DOTALL):
+            return sentence.format(**found.groupdict())
+    return None
+
+
 def _plain(message: str) -> str:
     """Return the first line of a message, shortened, as plain text."""
     line = next((line.strip() for line in message.splitlines() if line.strip()), "")
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (.*?)(?: Status Message: .*)?$", r"\1", line)
     line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line)
     line = re.sub(r"\S*(?:site-packages|onnxruntime_src|dist-packages)\S*", "", line)
     line = re.sub(r"\b(?:\w+\.)+(?=[A-Z])", "", line)

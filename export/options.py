@@ -53,7 +53,7 @@ class Options:
 
 def bundle_path(checkpoint: Checkpoint, options: Options) -> PurePath:
     """Return NAME/VERSION of the bundle. Raises ExportError if either is not a valid folder name."""
-    name = options.name or checkpoint.name.rpartition("/")[2]
+    name = checkpoint.name.rpartition("/")[2] if options.name is None else options.name
     for flag, value in (("--name", name), ("--version", options.version)):
         if not _NAME.fullmatch(value):
             raise ExportError(f"{flag}: expected letters, digits and . _ - (64 at most), found {value!r}")

@@ -24,6 +24,8 @@ class Checkpoint:
     licence: str
     task: Task
     architecture: str
+    model_type: str
+    """Name of the architecture in transformers."""
     chain: Chain
     """What follows the body; empty for a cross-encoder."""
     similarity: Similarity

@@ -9,11 +9,20 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from export.errors import ExportError
+from export.errors import ExportError, cause
 
 LINEAR: Final = "linear.weight"
 WEIGHTS: Final = "model.safetensors"
 _SAFE_FILES: Final = ["*.json", "*.txt", "*.md", "*.safetensors", "sentencepiece.bpe.model", "spiece.model"]
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -26,12 +35,36 @@ def download(source: str, revision: str | None, *, trust_pickle: bool) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=others))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ExportError(
-            f"{source}: expected a folder, or the id of a model on a hub that can be reached; found neither: {error}"
+            f"{source}: expected a folder, or the id of a model on a hub that can be reached; found neither: "
+            f"{cause(error)}"
         ) from error
 
 
+def check_links(folder: Path) -> None:
+    """Raise ExportError if a link leads out of the checkpoint, except to the files of the hub's cache."""
+    allowed = [folder.resolve()]
+    if folder.parent.name == "snapshots":  # the cache of huggingface_hub links from here
+        allowed.append(folder.resolve().parents[1] / "blobs")
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(parent) for parent in allowed):
+            raise ExportError(f"{path}: expected a file in the checkpoint's folder, found a link to another folder")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise ExportError if there is no file of a tokenizer."""
+    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        raise ExportError(
+            f"{folder}: expected a tokenizer (tokenizer.json), found none. Save the tokenizer that the model was "
+            "trained with in this folder"
+        )
+
+
 def list_weights(folder: Path, *, trust_pickle: bool) -> list[Path]:
-    """Return the files of weights. Raises ExportError if there are only pickles that are not trusted, or none."""
+    """Return the files of weights.
+
+    Raises ExportError if there are only pickles that are not trusted, or none, or if one of several files is missing.
+    """
+    _check_shards(folder)
     if found := sorted(folder.glob("*.safetensors")):
         return found
     pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
@@ -43,6 +76,19 @@ def list_weights(folder: Path, *, trust_pickle: bool) -> list[Path]:
             "loaded. Convert it with `safetensors`, ask its author to, or name it as trusted with --trust-pickle"
         )
     raise ExportError(f"{folder}: expected weights (*.safetensors), found none")
+
+
+def _check_shards(folder: Path) -> None:
+    """Raise ExportError if the index of weights names a file that is missing or not in the folder."""
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        names = sorted(set(map(str, dict(read_json(index).get("weight_map", {})).values())))
+        if foreign := [name for name in names if Path(name).name != name]:
+            raise ExportError(f"{index}: expected names of files in this folder, found {foreign[0]!r}")
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise ExportError(
+                f"{folder}: expected {len(names)} files of weights, of which {len(missing)} are missing: "
+                f"{', '.join(missing[:3])}. Download the checkpoint again"
+            )
 
 
 def weights_in(folder: Path, *, trust_pickle: bool) -> Path:

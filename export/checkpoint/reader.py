@@ -14,13 +14,22 @@ from huggingface_hub.repocard import metadata_load
 from export.checkpoint.adapter import refuse_adapter
 from export.checkpoint.chain import Chain, Dense, Task, check_widths, is_normalized
 from export.checkpoint.description import Checkpoint, Similarity
-from export.checkpoint.files import LINEAR, download, hash_of, list_weights, read_json, shapes_of
+from export.checkpoint.files import (
+    LINEAR,
+    check_links,
+    check_tokenizer,
+    download,
+    hash_of,
+    list_weights,
+    read_json,
+    shapes_of,
+)
+from export.checkpoint.lengths import position_count
 from export.checkpoint.modules import default_chain, find_modules
-from export.errors import ExportError
+from export.errors import ExportError, cause
 
 _MARKERS: Final = ("[unused0] ", "[unused1] ")
 _SIMILARITIES: Final[dict[str, Similarity]] = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
-_OFFSET_POSITIONS: Final = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 # Limit for checkpoints that state none: attention is quadratic, and longer input seldom helps.
 _FALLBACK_LENGTH: Final = 512
 # Limit for static embeddings, which have none of their own. It bounds memory: 8,192 tokens of 1,024 dimensions take
@@ -37,10 +46,22 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
     else:
         folder = download(source, revision, trust_pickle=trust_pickle)
         name, commit = source, folder.name
+    check_links(folder)
+    try:
+        return _read(folder, name, commit, trust_pickle=trust_pickle)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"{folder}: expected JSON files as transformers and sentence-transformers write them, found a value of "
+            f"another kind: {cause(error)}"
+        ) from error
+
+
+def _read(folder: Path, name: str, commit: str, *, trust_pickle: bool) -> Checkpoint:
     refuse_adapter(folder)
     modules = find_modules(folder, trust_pickle=trust_pickle)
     body, static = (modules.body, modules.static) if modules else (folder, None)
     weights = list_weights(body, trust_pickle=trust_pickle)
+    check_tokenizer(body)
     config = {} if static else read_json(body / "config.json", needed=True)
     architecture = "StaticEmbedding" if static else (config.get("architectures") or ["unknown"])[0]
     task = modules.task if modules else _task(architecture, weights)
@@ -57,12 +78,13 @@ def read_checkpoint(source: str, *, revision: str | None = None, trust_pickle: b
         licence=_licence(folder),
         task=task,
         architecture=architecture,
+        model_type="static" if static else str(config.get("model_type", "unknown")),
         chain=chain,
         similarity=_similarity(card, normalize=is_normalized(chain)) if task == "bi-encoder" else "cosine",
         query_prompt=query_prompt,
         document_prompt=document_prompt,
         max_token_count=_static_token_count(body) if static else _max_token_count(body, config),
-        position_count=_position_count(config),
+        position_count=position_count(config),
         labels=_labels(config) if task == "cross-encoder" else (),
         has_modules=modules is not None,
         trust_pickle=trust_pickle,
@@ -122,18 +144,10 @@ def _max_token_count(folder: Path, config: dict[str, Any]) -> int:
     limits = [
         read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
         read_json(folder / "tokenizer_config.json").get("model_max_length"),
-        _position_count(config),
+        position_count(config),
     ]
     # Tokenizers without a limit state one of 1e30.
     return min((int(limit) for limit in limits if limit and limit < 2**20), default=_FALLBACK_LENGTH)
-
-
-def _position_count(config: dict[str, Any]) -> int | None:
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    # RoBERTa and related models count positions from pad_token_id + 1.
-    return positions - 2 if config.get("model_type") in _OFFSET_POSITIONS else positions
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ _SERVED: Final = {"input_ids", "attention_mask", "token_type_ids", "position_ids
 # Architectures without a configuration in Optimum whose inputs are those of BERT or RoBERTa.
 _LIKE_BERT: Final = {"ernie", "nezha", "qdqbert"}
 _LIKE_ROBERTA: Final = {"roberta-prelayernorm", "umt5", "xlm-roberta-xl"}
+# Architectures whose graph Optimum writes, but a wrong one.
+_ONE_LENGTH: Final = {"longformer", "led"}
 
 
 class _TextConfig(TextEncoderOnnxConfig):  # type: ignore[misc] # Optimum has no types
@@ -42,6 +44,11 @@ def onnx_config(model: PreTrainedModel, task: str) -> OnnxConfig:
     Raises ExportError for an architecture that Optimum does not know.
     """
     kind = model.config.model_type
+    if kind in _ONE_LENGTH:
+        raise ExportError(
+            f"{kind}: Optimum exports attention in windows as a graph for texts of one length only, so this "
+            "architecture is not supported; choose a model of another architecture"
+        )
     if kind in _LIKE_BERT:
         return _TextConfig(model.config, task, ("input_ids", "attention_mask", "token_type_ids"))
     if kind in _LIKE_ROBERTA:

@@ -32,7 +32,7 @@ class Graph:
     def __init__(self, model: Path | bytes, tokenizer: Tokenizer, *, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # failures are raised, and would otherwise be printed too
         # Spinning while waiting takes processor time from other threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -146,11 +146,29 @@ def _seconds(graph: Graph, feeds: Sequence[Feed]) -> float:
     return time.perf_counter() - start
 
 
-def keeps_parity(parity: Parity) -> bool:
-    """Return whether a graph's outputs equal the reference's up to rounding, which fp32 must."""
-    if parity.min_cosine is not None:
-        return parity.min_cosine >= MIN_COSINE
-    return parity.max_score_difference is not None and parity.max_score_difference <= MAX_SCORE_DIFFERENCE
+def deviation(parity: Parity) -> str | None:
+    """Return how a graph's outputs differ from the reference's by more than rounding; None if they do not.
+
+    fp32 must not. An output that depends on the padding of its batch differs from itself, not only from the reference.
+    """
+    least = MIN_BATCH_INVARIANCE if parity.min_cosine is not None else 1 - MAX_SCORE_DIFFERENCE
+    if not parity.batch_invariance >= least:
+        return (
+            "expected the output for a text to be the same alone and in a batch, found an agreement of "
+            f"{parity.batch_invariance:.4f} (at least {least}): the model does not mask padding, and servers batch the "
+            "texts of several callers"
+        )
+    if parity.min_cosine is not None and not parity.min_cosine >= MIN_COSINE:
+        return (
+            f"expected the vectors of the reference model, found a cosine of {parity.min_cosine:.4f} (at least "
+            f"{MIN_COSINE})"
+        )
+    if parity.min_cosine is None and not (parity.max_score_difference or 0) <= MAX_SCORE_DIFFERENCE:
+        return (
+            "expected the scores of the reference model, found a difference of "
+            f"{parity.max_score_difference:.4g} (at most {MAX_SCORE_DIFFERENCE})"
+        )
+    return None
 
 
 def may_be_default(name: VariantName, parity: Parity) -> bool:

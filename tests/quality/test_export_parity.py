@@ -166,8 +166,8 @@ def test_a_graph_that_differs_is_refused(tiny_bi_encoder: Path, tmp_path: Path) 
     onnx.save(model, tmp_path / "broken.onnx")
 
     whole, broken = (Graph(path, tokenizer) for path in (tiny_bi_encoder / "fp32.onnx", tmp_path / "broken.onnx"))
-    assert verify.keeps_parity(verify.measure(whole, reference))
-    assert not verify.keeps_parity(verify.measure(broken, reference))
+    assert verify.deviation(verify.measure(whole, reference)) is None
+    assert verify.deviation(verify.measure(broken, reference))
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_nothing_is_written_without_parity(tmp_path: Path) -> None:
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ExportError, match="no bundle was written"):
         export_bundle(str(checkpoint), tmp_path / "out", Options(int8=False), say=lambda line: None)
-    assert not [path for path in (tmp_path / "out" / "model").iterdir() if path.is_dir()]
+    assert not (tmp_path / "out").exists()
 
 
 def test_pickles_are_refused_unless_trusted(tmp_path: Path) -> None:

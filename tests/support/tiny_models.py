@@ -118,7 +118,7 @@ ENCODERS: Final = (
     Architecture("electra", "wordpiece", "ElectraTokenizerFast", {"embedding_size": 16}),
     Architecture("modernbert", "wordpiece", sizes={"global_attn_every_n_layers": 2, "local_attention": 16}),
     Architecture("big_bird", "unigram-bert", "BigBirdTokenizerFast", {"block_size": 16, "num_random_blocks": 1}),
-    Architecture("longformer", "bpe", "LongformerTokenizerFast", {"attention_window": [16, 16]}),
+    Architecture("longformer", "bpe", "LongformerTokenizerFast", {"attention_window": [64, 64]}),
     Architecture("nystromformer", "unigram-bert", "AlbertTokenizerFast"),
     _t5("t5", "T5EncoderModel"),
     _t5("t5", "T5EncoderModel", "t5-gated", feed_forward_proj="gated-gelu"),
