@@ -70,7 +70,7 @@ class BatchQueue(Generic[T]):
     def push(self, row: Row[T]) -> None:
         """Append a row."""
         self._rows.append(row)
-        self.size += Size.of([row.length])
+        self.size += Size.of_batch(1, row.length)
 
     def take(self, now: float, cost: Cost) -> BatchDecision[T]:
         """Remove and return the next batch, and the rows dropped on the way to it."""
@@ -91,13 +91,12 @@ class BatchQueue(Generic[T]):
         tokens = 0
         while self._rows and tokens < self._window_tokens:
             row = self._rows.popleft()
-            size = Size.of([row.length])
-            self.size -= size
-            if row.alive(now + cost.seconds(size)):
+            if row.alive(now + cost.seconds(Size.of_batch(1, row.length))):
                 window.append(row)
                 tokens += row.length
             else:
                 expired.append(row)
+        self.size -= Size.of(row.length for row in (*window, *expired))
         return window, expired
 
     def _grow(self, window: list[Row[T]], now: float, cost: Cost) -> list[Row[T]]:
@@ -105,7 +104,7 @@ class BatchQueue(Generic[T]):
         by_length = sorted(window, key=lambda row: row.length)
         low = next(position for position, row in enumerate(by_length) if row is window[0])
         high = low + 1
-        batch, useful = deque([window[0]]), Size.of([window[0].length])
+        batch, useful = deque([window[0]]), Size.of_batch(1, window[0].length)
         while len(batch) < self._max_rows:
             side = _nearer(by_length, low - 1, high, batch[0].length, batch[-1].length)
             if side is None:
@@ -116,7 +115,7 @@ class BatchQueue(Generic[T]):
             if not row.alive(now + cost.seconds(padded)):
                 continue
             before = _efficiency(cost, useful, Size.of_batch(len(batch), batch[-1].length))
-            useful += Size.of([row.length])
+            useful += Size.of_batch(1, row.length)
             if padded.tokens > self._max_tokens or _efficiency(cost, useful, padded) < before:
                 break
             (batch.appendleft if side == low else batch.append)(row)

@@ -2,20 +2,28 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sluice.common.v1.document_pb2 import Document
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from sluice.search.v1 import search_service_pb2 as search_pb
 
+from services.embedding import server as embedding
+from services.embedding.settings import EmbeddingSettings
 from services.inference.bundle import open_bundle
 from services.inference.session import Session
 from services.inference.tokenizer import Tokenizer
+from services.retrieval import server as retrieval
+from services.retrieval.settings import RetrievalSettings
+from services.rpc.server.lifecycle import serving
 from tests.support.bundles import export_tiny
-from tests.support.checkpoints import DenseSpec, write_bi_encoder, write_model2vec, write_static
+from tests.support.checkpoints import MAX_TOKEN_COUNT, DenseSpec, write_bi_encoder, write_model2vec, write_static
+from tests.support.fake_services import OverlapReranker, orchestrator, reranking_server
 from tests.support.servers import embedding_server
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -83,6 +91,23 @@ def test_poolings_and_normalization_are_replaced_and_dense_modules_stay(tmp_path
     bundle = export_tiny(given, tmp_path / "out", pooling=("cls", "mean"), normalize=False)
     assert_equal(served(bundle)[0], expected_of(stated))
     assert open_bundle(bundle).manifest.source.options["pooling"] == "cls+mean"
+
+
+@pytest.mark.slow
+def test_a_transformer_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Older versions of sentence-transformers saved it so."""
+    checkpoint = write_bi_encoder(tmp_path / "model", "cls")
+    body = checkpoint / "0_Transformer"
+    body.mkdir()
+    for path in checkpoint.iterdir():
+        if path.is_file() and path.name not in {"modules.json", "config_sentence_transformers.json"}:
+            path.rename(body / path.name)
+    modules = json.loads((checkpoint / "modules.json").read_text())
+    modules[0]["path"] = body.name
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    bundle = export_tiny(checkpoint, tmp_path / "out")
+    assert_equal(served(bundle)[0], expected_of(checkpoint))
+    assert open_bundle(bundle).manifest.max_token_count == MAX_TOKEN_COUNT
 
 
 @pytest.mark.slow
@@ -265,3 +290,38 @@ async def test_texts_without_tokens_are_served(tmp_path: Path) -> None:
             response = await stub.Embed(request)
             given = np.frombuffer(response.dense.data, dtype="<f4").reshape(response.dense.shape)
             np.testing.assert_allclose(given, expected_of(checkpoint, texts), atol=1e-5)
+
+
+async def test_documents_are_found_by_a_static_embedding(tmp_path: Path) -> None:
+    checkpoint = write_static(tmp_path / "model")
+    bundles = EmbeddingSettings(listen="127.0.0.1:0", bundles=[export_tiny(checkpoint, tmp_path / "out")])
+    data = RetrievalSettings(listen="127.0.0.1:0", data=tmp_path / "data")
+    (tmp_path / "pipelines.yaml").write_text(
+        "default:\n  description: Dense.\n  retrieve: [{name: dense, kind: dense, depth: 6}]\n"
+    )
+    documents = [Document(document_id=str(number), text=text) for number, text in enumerate(TEXTS) if text]
+
+    async def requests() -> AsyncIterator[search_pb.IndexRequest]:
+        yield search_pb.IndexRequest(collection="texts", create_collection=True, documents=documents)
+
+    async with (
+        serving(bundles, lambda: embedding.build(bundles)) as embedder,
+        serving(data, lambda: retrieval.build(data)) as store,
+        reranking_server(OverlapReranker()) as reranking,
+        orchestrator(
+            listen="127.0.0.1:0",
+            embedding=embedder.address,
+            retrieval=store.address,
+            reranking=reranking,
+            pipelines=tmp_path / "pipelines.yaml",
+            index_fields=["dense"],
+        ) as (search, _),
+    ):
+        known = [item async for response in search.Index(requests()) for item in response.acknowledgements]
+        assert [item.outcome for item in known] == [search_pb.Acknowledgement.OUTCOME_INDEXED] * len(documents)
+        answer = await search.Search(search_pb.SearchRequest(collection="texts", query="a class is callable"))
+    query, *vectors = expected_of(checkpoint, ["a class is callable", *TEXTS[1:]])
+    expected = {str(number): float(query @ vector) for number, vector in enumerate(vectors, 1)}
+    scores = {result.document.document_id: result.score for result in answer.results}
+    assert list(scores) == sorted(expected, key=lambda name: -expected[name])
+    assert scores == pytest.approx(expected, abs=1e-3)
