@@ -1,6 +1,6 @@
 """Encoding of texts: prompt, tokens, windows, one run of the model, vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -64,12 +64,21 @@ class Embeddings:
 
 
 async def encode(
-    model: Model, texts: Sequence[str], options: EncodeOptions, schedule: Schedule, *, field: str = "texts[{}]"
+    model: Model,
+    texts: Sequence[str],
+    options: EncodeOptions,
+    schedule: Schedule,
+    *,
+    field: str = "texts[{}]",
+    check_bytes: Callable[[int], None] = lambda size: None,
 ) -> Embeddings:
-    """Return the wanted vectors of each text. `field` is the path of a text in the request, with its position.
+    """Return the wanted vectors of each text.
+
+    field        path of a text in the request, with its position
+    check_bytes  raises an error if vectors of so many bytes are too large; called before they are computed
 
     Raises InvalidRequest if texts exceed the model's limit and truncation is refused, or if windows overlap too far,
-    and the errors of `BatchScheduler.run`.
+    the errors of `check_bytes` and those of `BatchScheduler.run`.
     """
     prompt = model.bundle.manifest.prompt_of(options.role)
     token_ids = await model.tokenize([prompt + text for text in texts] if prompt else texts, schedule)
@@ -79,7 +88,24 @@ async def encode(
             return model.tokenizer.windows(ids, options.windows.overlap)
         return [model.tokenizer.single(ids, options.truncation)]
 
-    return await encode_rows(model, await rows_of(token_ids, rows, field.format), options, schedule)
+    inputs = await rows_of(token_ids, rows, field.format)
+    check_bytes(known_bytes(model, inputs, options))
+    return await encode_rows(model, inputs, options, schedule)
+
+
+def known_bytes(model: Model, inputs: Sequence[Sequence[Input]], options: EncodeOptions) -> int:
+    """Return the bytes of the dense vectors and token vectors of texts, as float32, before they are computed.
+
+    The number of weighted terms is not known before. A graph that does not state the length of its vectors counts as 0.
+    """
+    widths, overlap = model.session.widths, options.windows.overlap if options.windows else 0
+    count = 0
+    if "dense" in options.representations:
+        count += len(inputs) * (options.dimensions or widths.get("dense", 0))
+    if "multi_vector" in options.representations:
+        tokens = sum(model.tokenizer.content_count(row) for rows in inputs for row in rows)
+        count += (tokens - overlap * sum(len(rows) - 1 for rows in inputs)) * widths.get("multi_vector", 0)
+    return 4 * count
 
 
 async def encode_rows(

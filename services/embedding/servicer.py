@@ -44,9 +44,11 @@ class EmbeddingServicer(ModelManagement, EmbeddingServiceServicer):
         with self._catalog.using(request.model) as model:
             options = self._validate(request, model)
             when = schedule(request.lane, context, max_s=self._settings.max_deadline_s)
-            embeddings = await encode(model, list(request.texts), options, when)
+            most = self._settings.max_message_bytes
+            check_bytes = partial(check_size, data_type=request.data_type, most_bytes=most)
+            embeddings = await encode(model, list(request.texts), options, when, check_bytes=check_bytes)
             with SERIALIZE.labels(model.name).time():
-                check_size(embeddings, request.data_type, most_bytes=self._settings.max_message_bytes)
+                check_bytes(embeddings.byte_count)
                 work = partial(response_of, model, embeddings, request.data_type)
                 return await offload(work, size=embeddings.byte_count, inline=INLINE_BYTES)
 

@@ -123,9 +123,9 @@ def _windows(request: pb.EmbedRequest, violations: Violations) -> Windows | None
     return Windows(request.windows.overlap_token_count, _AGGREGATIONS[request.windows.aggregation])
 
 
-def check_size(embeddings: Embeddings, data_type: int, *, most_bytes: int) -> None:
-    """Raise InvalidRequest if the vectors exceed the size of a message."""
-    size = embeddings.byte_count * _BITS[data_type] // 32
+def check_size(byte_count: int, *, data_type: int, most_bytes: int) -> None:
+    """Raise InvalidRequest if vectors of so many bytes, as float32, exceed the size of a message."""
+    size = byte_count * _BITS[data_type] // 32
     if size > most_bytes:
         advice = "send fewer texts, or ask for a smaller data_type"
         description = f"expected texts with at most {most_bytes:,} bytes of vectors, got {size:,}: {advice}"

@@ -59,6 +59,9 @@ class Session:
         self._inputs = manifest.inputs
         self._pad_token_id = manifest.pad_token_id
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+        shapes = {output.name: output.shape for output in self._session.get_outputs()}
+        self.widths = {name: shape[-1] for name, shape in shapes.items() if shape and isinstance(shape[-1], int)}
+        """Size of the last axis of each output, if the graph states it."""
         expected = ("logits",) if manifest.task == "cross_encoder" else manifest.representations
         if missing := set(expected) - set(self.outputs):
             raise BundleError(bundle.folder, f"expected outputs {expected}, the graph lacks {sorted(missing)}")

@@ -159,6 +159,10 @@ class Tokenizer:
         before, after = map(len, self._single.parts)
         return vectors[before : len(vectors) - after]
 
+    def content_count(self, row: Input) -> int:
+        """Return the number of tokens of a single text's row that are not special."""
+        return len(row.ids) - self._single.special_count
+
     def _fit(self, ids: Sequence[int], room: int, truncation: Truncation) -> tuple[Sequence[int], int]:
         """Return the ids that fit, and the number of truncated ids."""
         dropped = len(ids) - room

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 from sluice.common.v1 import model_pb2, tensor_pb2
 from sluice.embedding.v1 import embedding_service_pb2 as pb
 from sluice.embedding.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
@@ -127,6 +128,26 @@ async def test_a_message_over_the_limit_is_refused_and_the_server_goes_on(tiny_b
         error = await refusal(stub.Embed(pb.EmbedRequest(texts=["x" * 2**16] * 2)))
         assert isinstance(error, QuotaExceeded)
         assert dense(await stub.Embed(pb.EmbedRequest(texts=["still well"]))).any()
+
+
+async def test_texts_whose_vectors_exceed_a_message_are_refused_before_they_are_computed(tiny_bi_encoder: Path) -> None:
+    def computed() -> float:
+        labels = {"model": "tiny", "lane": "bulk", "kind": "used"}
+        return REGISTRY.get_sample_value("sluice_tokens_total", labels) or 0.0
+
+    async with stub_of(tiny_bi_encoder, max_message_bytes=2**16) as stub:
+        kinds = [pb.REPRESENTATION_DENSE, pb.REPRESENTATION_MULTI_VECTOR]
+        windows = model_pb2.Windows(overlap_token_count=31)
+        long = pb.EmbedRequest(texts=["a b c " * 400], representations=kinds, windows=windows, lane=model_pb2.LANE_BULK)
+        before = computed()
+        error = await refusal(stub.Embed(long))
+        assert isinstance(error, InvalidRequest)
+        assert [violation.field for violation in error.violations] == ["texts"]
+        assert computed() == before
+        long.texts[0] = "a b c " * 160  # 480 tokens of 32 dimensions: just below 65,536 bytes
+        response = await stub.Embed(long)
+        assert len(response.multi_vector.tokens.data) + len(response.dense.data) > 2**16 - 2**13
+        assert computed() > before
 
 
 async def test_equal_texts_in_one_call_get_equal_vectors(tiny_bi_encoder: Path) -> None:
