@@ -23,7 +23,12 @@ _PIPELINES: Final = """
 default:
   description: Dense vectors alone.
   retrieve: [{name: dense, kind: dense, depth: 50}]
+late:
+  description: Dense vectors, then late interaction with stored token vectors.
+  retrieve: [{name: dense, kind: dense, depth: 50}]
+  refine: {name: maxsim, depth: 50}
 """
+_STAGES: Final = {"default": "dense", "late": "dense, MaxSim"}
 _SEED: Final = 1
 _SHOWN: Final = ("nDCG@10", "R@10")
 
@@ -40,7 +45,8 @@ class Way:
 class Outcome:
     """What was measured of one way."""
 
-    per_query: measures.PerQuery
+    per_query: Mapping[str, measures.PerQuery]
+    """By pipeline."""
     truncated: int
     """Number of truncated documents."""
     dropped_tokens: int
@@ -49,7 +55,10 @@ class Outcome:
 
     def figures(self) -> dict[str, Any]:
         """Return the means of the measures, and the counts."""
-        means = {name: measures.mean(values) for name, values in self.per_query.items()}
+        means = {
+            pipeline: {name: measures.mean(values) for name, values in per_query.items()}
+            for pipeline, per_query in self.per_query.items()
+        }
         counts = {"truncated": self.truncated, "dropped_tokens": self.dropped_tokens, "index_s": self.index_s}
         return {**means, **counts, "per_query": self.per_query}
 
@@ -66,18 +75,20 @@ def long_documents(  # noqa: PLR0913, PLR0917 - each is a flag
     ] = 1,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens that windows and chunks share.")] = 32,
     chunk_tokens: Annotated[int, typer.Option(min=16, help="Most tokens of a chunk.")] = 200,
+    late: Annotated[
+        bool, typer.Option("--late", help="Search by late interaction too, with the token vectors of all windows.")
+    ] = False,
     quick: Quick = False,
     out: Out = DEFAULT_OUT,
 ) -> None:
     """Measure the search quality of long documents: truncated, in windows, and in chunks.
 
-    Searches dense vectors alone. With --join, a long document is as relevant as
-    its most relevant part.
+    With --join, a long document is as relevant as its most relevant part.
     """
     judged = judged_collection.read(data, split, "")
     judged = judged_collection.fewer(judged) if quick else sampled(judged, documents)
     judged = joined(judged, join) if join > 1 else judged
-    outcomes = _measure(bundle, judged, ways(overlap, chunk_tokens))
+    outcomes = _measure(bundle, judged, ways(overlap, chunk_tokens), late=late)
     name = f"long-documents-{data.resolve().name}-{join}"
     _report(Setup(name, bundle, data, quick=quick, out=out), judged, outcomes)
 
@@ -121,30 +132,41 @@ def _of_wholes(qrels: Qrels, whole: Mapping[str, str]) -> dict[str, dict[str, in
     return found
 
 
-def _measure(bundle: Path, judged: JudgedCollection, compared: Mapping[str, Way]) -> dict[str, Outcome]:
-    """Return the outcome of each way, all in one system: equal rows of the model are computed once."""
+def _measure(bundle: Path, judged: JudgedCollection, compared: Mapping[str, Way], *, late: bool) -> dict[str, Outcome]:
+    """Return the outcome of each way, all in one system."""
     with tempfile.TemporaryDirectory(prefix="sluice-pipelines-") as folder:
         pipelines = Path(folder) / "pipelines.yaml"
         pipelines.write_text(_PIPELINES)
-        parts = Parts([bundle.absolute()], bundle.absolute(), ["dense"], pipelines)
+        fields = ["dense", "multi_vector"] if late else ["dense"]
+        parts = Parts([bundle.absolute()], bundle.absolute(), fields, pipelines)
         with system(parts) as (addresses, _), SearchClient(addresses.search, timeout_s=60) as client:
             return {
-                label: _outcome(client, f"way-{number}", label, way, judged)
+                label: _outcome(client, f"way-{number}", label, way, judged, late=late)
                 for number, (label, way) in enumerate(compared.items())
             }
 
 
-def _outcome(client: SearchClient, collection: str, label: str, way: Way, judged: JudgedCollection) -> Outcome:
+def _outcome(
+    client: SearchClient, collection: str, label: str, way: Way, judged: JudgedCollection, *, late: bool
+) -> Outcome:
     """Index the documents one way, and search all queries."""
     started = time.perf_counter()
     dropped = _index(client, collection, label, way, judged.documents)
     index_s = time.perf_counter() - started
-    rankings = {}
-    for query, text in track(judged.queries.items(), f"searching, {label}", console=err):
-        answer = client.search(collection, text, top_k=50, group_by_parent=True)
-        rankings[query] = [result.parent_id or result.document.document_id for result in answer.results]
-    per_query = measures.measure(rankings, judged.qrels)
+    per_query = {
+        pipeline: measures.measure(_search(client, collection, pipeline, judged.queries), judged.qrels)
+        for pipeline in (_STAGES if late else ["default"])
+    }
     return Outcome(per_query, sum(count > 0 for count in dropped), sum(dropped), index_s)
+
+
+def _search(client: SearchClient, collection: str, pipeline: str, queries: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the ids of the best documents of each query. The best chunk of a document stands for it."""
+    rankings = {}
+    for query, text in queries.items():
+        answer = client.search(collection, text, pipeline=pipeline, top_k=50, group_by_parent=True)
+        rankings[query] = [result.parent_id or result.document.document_id for result in answer.results]
+    return rankings
 
 
 def _index(client: SearchClient, collection: str, label: str, way: Way, documents: Sequence[Document]) -> list[int]:
@@ -164,15 +186,22 @@ def _index(client: SearchClient, collection: str, label: str, way: Way, document
 def _report(setup: Setup, judged: JudgedCollection, outcomes: Mapping[str, Outcome]) -> None:
     """Print a row for each way, with its difference to the first one, and write the figures."""
     first = next(iter(outcomes.values()))
-    rows = []
-    for label, one in outcomes.items():
-        means = [f"{measures.mean(one.per_query[name]):.3f}" for name in _SHOWN]
-        by = measures.difference(one.per_query["nDCG@10"], first.per_query["nDCG@10"])
-        change = (
-            ["", ""] if one is first else [f"{by.mean:+.3f} ({by.low:+.3f} to {by.high:+.3f})", f"{by.p_value:.4f}"]
-        )
-        rows.append([label, f"{one.truncated:,}", f"{one.dropped_tokens:,}", *means, *change, f"{one.index_s:.0f}"])
-    head = ("documents", "truncated", "dropped tokens", *_SHOWN, "nDCG@10 - truncated (95 %)", "p", "indexing s")
+    rows = [
+        [label, f"{one.truncated:,}", f"{one.dropped_tokens:,}", _STAGES[pipeline], *_shown(per_query, first, pipeline)]
+        for pipeline in first.per_query
+        for label, one in outcomes.items()
+        for per_query in [one.per_query[pipeline]]
+    ]
+    head = ("documents", "truncated", "dropped tokens", "search", *_SHOWN, "nDCG@10 - truncated (95 %)", "p")
     counts = {"documents": len(judged.documents), "queries": len(judged.queries)}
     err.print(f"{counts['documents']:,} documents, {counts['queries']:,} queries")
     setup.report(head, rows, {**counts, **{label: one.figures() for label, one in outcomes.items()}})
+
+
+def _shown(per_query: measures.PerQuery, first: Outcome, pipeline: str) -> list[str]:
+    """Return the means of the shown measures, and the difference to the first way."""
+    means = [f"{measures.mean(per_query[name]):.3f}" for name in _SHOWN]
+    if per_query is first.per_query[pipeline]:
+        return [*means, "", ""]
+    by = measures.difference(per_query["nDCG@10"], first.per_query[pipeline]["nDCG@10"])
+    return [*means, f"{by.mean:+.3f} ({by.low:+.3f} to {by.high:+.3f})", f"{by.p_value:.4f}"]
