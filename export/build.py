@@ -97,7 +97,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     say("exporting the graph")
     is_pairs = checkpoint.task == "cross-encoder"
     with explained(f"{checkpoint.model_type}: this architecture cannot be exported as an ONNX graph"):
-        for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs).items():
+        for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs, say=say).items():
             onnx.save(model, folder / f"{variant}.onnx")
     sample = pair_sample() if is_pairs else text_sample()
     say(f"running the reference model on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")

@@ -1,7 +1,7 @@
 """The graphs of a bundle: one for each variant."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from export.calibration_texts import Item, calibration_items
+from export.errors import cause
 from export.graph.body import export_body
 from export.graph.fp16 import to_float16
 from export.graph.fusion import for_cpu, fuse, without_gemm
@@ -26,30 +27,40 @@ from services.inference.bundle import VariantName
 
 _CALIBRATION_BATCH: Final = 8
 
+Body = Callable[[], onnx.ModelProto]
+Say = Callable[[str], None]
+
 
 def variants_of(
-    original: ReferenceModel, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
+    original: ReferenceModel, tokenizer: Tokenizer, options: Options, *, is_pairs: bool, say: Say
 ) -> dict[VariantName, onnx.ModelProto]:
-    """Return the graph of each variant."""
+    """Return the graph of each variant. Skip variants other than fp32 that cannot be made, and report them by `say`."""
     if isinstance(original.body, np.ndarray):
         bodies = _tables(original.body, options)
     else:
         bodies = _transformers(original.body, original.task, tokenizer, options, is_pairs=is_pairs)
-    head = original.head
-    return {name: with_head(body, head) for name, body in bodies.items()} if head else bodies
+    graphs: dict[VariantName, onnx.ModelProto] = {}
+    for name, body in bodies.items():
+        try:
+            graphs[name] = with_head(body(), original.head) if original.head else body()
+        except Exception as error:  # conversions fail in many ways on graphs that they were not written for
+            if name == "fp32":
+                raise
+            say(f"skipped {name}: the graph of this architecture cannot be converted to it: {cause(error)}")
+    return graphs
 
 
-def _tables(table: F32, options: Options) -> dict[VariantName, onnx.ModelProto]:
+def _tables(table: F32, options: Options) -> dict[VariantName, Body]:
     """Return the bodies of a static embedding, which has no matrix products to compute in 8 bits."""
-    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": table_graph(table)}
+    bodies: dict[VariantName, Body] = {"fp32": lambda: table_graph(table)}
     if options.fp16:
-        bodies["fp16"] = table_graph(table.astype(np.float16))
+        bodies["fp16"] = lambda: table_graph(table.astype(np.float16))
     return bodies
 
 
 def _transformers(
     model: PreTrainedModel, task: str, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
-) -> dict[VariantName, onnx.ModelProto]:
+) -> dict[VariantName, Body]:
     """Return the bodies of a transformer."""
     config = model.config
     with tempfile.TemporaryDirectory() as folder:
@@ -57,14 +68,20 @@ def _transformers(
         export_body(model, task, path)
         heads = getattr(config, "num_attention_heads", 0)  # 0: found in the graph
         fused = fuse(path, config.model_type, heads=heads, hidden=config.hidden_size)
-    bodies: dict[VariantName, onnx.ModelProto] = {"fp32": for_cpu(fused)}
+    plain = for_cpu(fused)
+    bodies: dict[VariantName, Body] = {"fp32": lambda: plain}
     if options.int8:
-        plain = without_gemm(bodies["fp32"])
-        activations = _activations(plain, tokenizer, calibration_items(is_pairs=is_pairs))
-        bodies["int8"] = to_int8(*smooth_gated(plain, activations), reduce_range=not has_vnni())
+        bodies["int8"] = lambda: _int8(plain, tokenizer, is_pairs=is_pairs)
     if options.fp16:
-        bodies["fp16"] = to_float16(fused)
+        bodies["fp16"] = lambda: to_float16(fused)
     return bodies
+
+
+def _int8(body: onnx.ModelProto, tokenizer: Tokenizer, *, is_pairs: bool) -> onnx.ModelProto:
+    """Return the body in 8 bits, calibrated on real texts."""
+    plain = without_gemm(body)
+    activations = _activations(plain, tokenizer, calibration_items(is_pairs=is_pairs))
+    return to_int8(*smooth_gated(plain, activations), reduce_range=not has_vnni())
 
 
 def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:

@@ -27,7 +27,7 @@ nDCG@10 of this ÷ fp32: SciFact .647 ÷ .645, Cranfield .508 ÷ .509; by late i
 Sources: Xiao et al., SmoothQuant, ICML 2023, equation 4; Nagel et al., Data-Free Quantization, ICCV 2019, section 4.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -123,6 +123,14 @@ class _Quantized:
     """[K], mean over the calibration tokens of the stored values, scaled back."""
 
 
+def _inputs_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Yield the names of all inputs, also of nodes inside the branches of an If."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _inputs_of(attribute.g.node)
+
+
 class _Rewriter:
     """A graph that is built node by node from another one."""
 
@@ -150,7 +158,7 @@ class _Rewriter:
         model.CopyFrom(self._body)
         if _MICROSOFT not in {opset.domain for opset in model.opset_import}:
             model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
-        used = {name for node in self._nodes for name in node.input}
+        used = set(_inputs_of(self._nodes))
         del model.graph.node[:]
         del model.graph.initializer[:]
         model.graph.node.extend(self._nodes)

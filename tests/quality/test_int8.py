@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.support.checkpoints import write_bi_encoder, write_cross_encoder
 from tests.support.tiny_decoders import write_decoder
+from tests.support.tiny_models import ENCODERS, write_model
 
 
 @pytest.mark.slow
@@ -74,6 +75,21 @@ def test_gated_channels_become_alike_and_results_stay() -> None:
         np.abs(part).max(axis=0).max() / np.median(np.abs(part).max(axis=0)) for part in (smooth, product)
     )
     assert spread < before / 10
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # at the import of DeBERTa
+def test_graphs_with_branches_and_relative_positions_become_8_bits(tmp_path: Path) -> None:
+    """DeBERTa's has constants that only the branches of an If use, and products of relative positions, not tokens."""
+    from export.build import export_bundle
+    from export.options import Options
+
+    deberta = next(one for one in ENCODERS if str(one) == "deberta")
+    checkpoint = write_model(tmp_path / "model", deberta)
+    bundle = export_bundle(str(checkpoint), tmp_path / "out", Options(), say=lambda line: None)
+    parity = bundle.manifest.variants["int8"].parity
+    assert parity.batch_invariance >= 0.9999
+    assert parity.rank_agreement >= 0.9
 
 
 def test_rounding_makes_good_its_own_errors() -> None:

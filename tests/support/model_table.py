@@ -16,14 +16,22 @@ import typer
 
 from export.checkpoint.chain import Dense, Normalize, Pooling, SpladePooling
 from services.inference.bundle import Bundle, Parity
-from tests.support.checkpoints import splade_checkpoint, write_late_interaction
+from tests.support.checkpoints import (
+    DenseSpec,
+    splade_checkpoint,
+    write_bi_encoder,
+    write_late_interaction,
+    write_model2vec,
+    write_sparse_encoder,
+    write_static,
+)
 from tests.support.real_models import (
     multilingual_e5_checkpoint,
     paraphrase_minilm_checkpoint,
     smollm2_checkpoint,
 )
 from tests.support.tiny_decoders import DECODERS, write_decoder
-from tests.support.tiny_models import ENCODERS, Architecture, write_model
+from tests.support.tiny_models import ENCODERS, OTHERS, Architecture, write_model
 
 FIGURES: Final = Path(__file__).parents[2] / "export" / "models.json"
 PAGE: Final = FIGURES.with_name("MODELS.md")
@@ -55,10 +63,35 @@ def models() -> list[Model]:
     encoders = [Model("tiny", str(one), _encoder(one)) for one in ENCODERS]
     rerankers = [Model("tiny", f"{one} reranker", _reranker(one)) for one in ENCODERS if str(one) in _CROSS_ENCODERS]
     decoders = [Model("tiny", name, _decoder(name)) for name in DECODERS]
-    others = [
-        Model("tiny", "bert ColBERT", lambda folder: write_late_interaction(folder, has_modules=True)),
-    ]
-    return [*encoders, *decoders, *rerankers, *others, *_real_models()]
+    others = [Model("tiny", str(one), _encoder(one)) for one in OTHERS]
+    return [*encoders, *decoders, *others, *_chains(), *rerankers, *_real_models()]
+
+
+def _chains() -> list[Model]:
+    """Return models of other modules than a mean after a transformer."""
+    tanh, linear = DenseSpec(32, "Tanh"), DenseSpec(48, has_bias=False)
+    writers: dict[str, Callable[[Path], Path]] = {
+        "LaBSE's modules": lambda folder: write_bi_encoder(folder, "cls", dense=[tanh]),
+        "GTR's modules": lambda folder: write_bi_encoder(folder, dense=[linear]),
+        "EmbeddingGemma's modules": lambda folder: write_bi_encoder(folder, dense=[linear, linear]),
+        "two poolings": lambda folder: write_bi_encoder(folder, ("cls", "mean")),
+        "weighted mean": lambda folder: write_bi_encoder(folder, "weightedmean"),
+        "StaticEmbedding": write_static,
+        "model2vec": write_model2vec,
+        "ColBERT": lambda folder: write_late_interaction(folder, has_modules=False),
+        "PyLate": lambda folder: write_late_interaction(folder, has_modules=True),
+        "SPLADE": lambda folder: write_sparse_encoder(folder, _masked(folder)),
+        "doc-v3 (Router)": lambda folder: write_sparse_encoder(
+            folder, _masked(folder), activation="log1p_relu", has_routes=True
+        ),
+    }
+    return [Model("tiny", name, write) for name, write in writers.items()]
+
+
+def _masked(folder: Path) -> Path:
+    """Write a masked language model beside a folder."""
+    body = folder.with_name(f"{folder.name}-body")
+    return write_model(body, Architecture("distilbert", "wordpiece", model_class="DistilBertForMaskedLM"))
 
 
 def _encoder(architecture: Architecture) -> Callable[[Path], Path]:
@@ -101,7 +134,7 @@ def measure(model: Model, folder: Path) -> dict[str, Any]:
     options = Options(name="model", fp16=model.table != _REAL, **model.options)
     try:
         stated = overridden(read_checkpoint(str(checkpoint)), options)
-        bundle = export_bundle(str(checkpoint), folder / "out", options, say=lambda line: None, force=True)
+        bundle = export_bundle(str(checkpoint), folder / "out", options, say=_say, force=True)
     except ExportError as error:
         return {"name": model.name, "reason": str(error).replace(str(checkpoint), model.name)}
     return {
@@ -111,6 +144,11 @@ def measure(model: Model, folder: Path) -> dict[str, Any]:
         "pooling": ", ".join(map(_module_name, stated.chain)),
         "variants": _variants(bundle),
     }
+
+
+def _say(line: str) -> None:
+    if line.startswith("skipped"):
+        typer.echo(line)
 
 
 def _module_name(module: object) -> str:
@@ -144,7 +182,7 @@ def tables(figures: Figures) -> dict[str, list[str]]:
     real = ["| model | class | task | pooling | fp32: difference | int8: agreement | fp32: speed | int8: speed |"]
     refused = ["| model | reason |", "|---|---|"]
     for table in (tiny, real):
-        table.append("|---" * table[0].count(" | ") + "|---|")
+        table.append("|---" * (table[0].count("|") - 1) + "|")
     tiny += [_row([*_start(row), _agreement(row, "int8"), _agreement(row, "fp16")]) for row in figures["tiny"]]
     real += [
         _row([*_start(row), _agreement(row, "int8"), _speed(row, "fp32"), _speed(row, "int8")])
@@ -238,7 +276,7 @@ def main(
     for model in wanted:
         with tempfile.TemporaryDirectory() as folder:
             row = measure(model, Path(folder))
-        typer.echo(f"{model.name}: {row.get('reason') or row['variants']['fp32']}")
+        typer.echo(f"{model.name}: {row.get('reason') or row['variants']}")
         figures = _with_row(figures, model.table, row)
         write_figures(figures)
 

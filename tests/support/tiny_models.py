@@ -126,3 +126,38 @@ ENCODERS: Final = (
     _t5("mt5", "MT5EncoderModel"),
     _t5("umt5", "UMT5EncoderModel"),
 )
+# Architectures that few published models of embeddings have. Some of them are refused.
+_XLM_SIZES: Final = {"emb_dim": 32, "n_layers": 2, "n_heads": 2}
+OTHERS: Final = (
+    Architecture("convbert", "wordpiece"),
+    Architecture("data2vec-text", "bpe", "RobertaTokenizerFast"),
+    Architecture("ernie", "wordpiece"),
+    Architecture("esm", "wordpiece"),
+    Architecture("flaubert", "wordpiece", sizes=_XLM_SIZES),
+    Architecture("ibert", "bpe", "RobertaTokenizerFast"),
+    Architecture("megatron-bert", "wordpiece"),
+    Architecture(
+        "mobilebert",
+        "wordpiece",
+        sizes={"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+    ),
+    Architecture("rembert", "wordpiece", sizes={"input_embedding_size": 16, "output_embedding_size": 16}),
+    Architecture("roberta-prelayernorm", "bpe", "RobertaTokenizerFast"),
+    Architecture("roformer", "wordpiece"),
+    Architecture("splinter", "wordpiece"),
+    Architecture("squeezebert", "wordpiece", sizes={"embedding_size": 32}),
+    Architecture("xlm", "wordpiece", sizes=_XLM_SIZES),
+    Architecture("xlm-roberta-xl", "unigram", "XLMRobertaTokenizerFast"),
+    Architecture("cohere", "gpt2"),
+    Architecture("falcon", "gpt2"),
+    Architecture("mpt", "gpt2", sizes={"d_model": 32, "n_heads": 2, "n_layers": 2}),
+    Architecture("olmo", "gpt2"),
+    Architecture(
+        "gpt_neo", "gpt2", sizes={"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}
+    ),
+    Architecture("stablelm", "gpt2"),
+    Architecture("ernie_m", "wordpiece"),
+    Architecture("mamba", "gpt2"),
+    Architecture("starcoder2", "gpt2"),
+    Architecture("xmod", "unigram", "XLMRobertaTokenizerFast", {"languages": ["en_XX"], "default_language": "en_XX"}),
+)
