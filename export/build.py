@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnx
 from tokenizers import Tokenizer
 
 from export.atomic_output import locked, staging
@@ -14,6 +13,7 @@ from export.calibration_texts import Item, pair_sample, text_sample
 from export.checkpoint.description import Checkpoint
 from export.checkpoint.reader import read_checkpoint
 from export.errors import ExportError, cause, explained
+from export.graph.files import remove_graph, save_graph
 from export.idf import read_idf
 from export.options import Options, bundle_path, overridden
 from export.parity import verify
@@ -98,7 +98,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     is_pairs = checkpoint.task == "cross-encoder"
     with explained(f"{checkpoint.model_type}: this architecture cannot be exported as an ONNX graph"):
         for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs, say=say).items():
-            onnx.save(model, folder / f"{variant}.onnx")
+            save_graph(model, folder / f"{variant}.onnx")
     sample = pair_sample() if is_pairs else text_sample()
     say(f"running the reference model on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
     relevant_label = _relevant_label(checkpoint, options)
@@ -210,7 +210,7 @@ def _measured(
                     f"architecture is not supported: {cause(error)}"
                 ) from error
             say(f"skipped {path.stem}: ONNX Runtime cannot run it: {cause(error)}")
-            path.unlink()
+            remove_graph(path)
     if deviation := verify.deviation(parities["fp32"]):
         raise ExportError(f"{model_type}: {deviation}: no bundle was written")
     graphs = {name: Graph(folder / f"{name}.onnx", tokenizer, threads=1) for name in parities}

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from export.calibration_texts import Item, calibration_items
 from export.errors import cause
 from export.graph.body import export_body
+from export.graph.files import save_graph
 from export.graph.fp16 import to_float16
 from export.graph.fusion import for_cpu, fuse, without_gemm
 from export.graph.gating import smooth_gated
@@ -93,7 +94,10 @@ def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[It
     if not names:
         return {}
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    return Graph(model.SerializeToString(), tokenizer).tokens(items, batch_size=_CALIBRATION_BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "calibration.onnx"
+        save_graph(model, path)
+        return Graph(path, tokenizer).tokens(items, batch_size=_CALIBRATION_BATCH)
 
 
 def has_vnni() -> bool:

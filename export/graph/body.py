@@ -9,6 +9,7 @@ import onnx.parser
 from optimum.exporters.onnx import export as optimum_export
 from transformers import PreTrainedModel
 
+from export.graph.files import save_graph
 from export.graph.onnx_config import onnx_config
 
 # The head needs axes as inputs (18). TensorRT 10 reads up to 20.
@@ -42,7 +43,7 @@ def export_body(model: PreTrainedModel, task: str, path: Path) -> None:
         warnings.simplefilter("ignore")
         optimum_export(model, config, output=path, opset=max(OPSET, config.DEFAULT_ONNX_OPSET))
     if _POSITIONS in config.inputs:
-        onnx.save(_with_positions_from_mask(onnx.load(path)), path)
+        save_graph(_with_positions_from_mask(onnx.load(path)), path)
 
 
 def _with_positions_from_mask(body: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,6 +4,7 @@
         bundle.json      the manifest below
         tokenizer.json   for the tokenizers library, without truncation and padding, which the server sets
         fp32.onnx ...    one graph for each variant, including pooling and normalization
+        fp32.onnx.data   only if a graph exceeds 2 GiB: its weights
         golden.npz       real inputs and the original framework's outputs
         idf.npz          optional: `idf` float32 [V], term weights of sparse queries, which then need no model
 

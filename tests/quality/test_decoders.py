@@ -77,6 +77,23 @@ def test_tokenizer_without_padding_uses_another_special_token(tmp_path: Path) ->
     assert manifest.query_prompt == "Instruct: find\nQuery:"
 
 
+@pytest.mark.slow
+def test_weights_beyond_one_file_are_in_a_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of a protobuf is lowered, because 2 GiB of weights take minutes."""
+    from export.build import export_bundle
+    from export.graph import files
+    from export.options import Options
+
+    checkpoint = write_decoder(tmp_path / "model", "llama")
+    whole = export_tiny(checkpoint, tmp_path / "whole")
+    monkeypatch.setattr(files, "MOST_WEIGHT_BYTES", 2**16)
+    divided = export_bundle(str(checkpoint), tmp_path / "divided", Options(), say=lambda line: None)
+    assert {"fp32.onnx.data", "int8.onnx.data"} <= set(divided.manifest.files)
+    assert (divided.folder / "fp32.onnx").stat().st_size < (whole / "fp32.onnx").stat().st_size / 2
+    vectors = np.stack(served(divided.folder, TEXTS, "dense"))
+    np.testing.assert_array_equal(vectors, np.stack(served(whole, TEXTS, "dense")))
+
+
 # Graphs that the comparison with the reference model must reject.
 
 
