@@ -102,7 +102,7 @@ class Tally:
             err.print(
                 f"{self.truncated:,} of {self.stored['indexed']:,} documents are longer than the model reads: "
                 f"{self.dropped_tokens:,} tokens were truncated. To embed them too, create another collection "
-                "with --windows or --chunk-tokens.",
+                "with --chunk-tokens or --windows.",
                 style="yellow",
                 soft_wrap=True,
             )
