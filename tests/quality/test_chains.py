@@ -22,9 +22,18 @@ from services.retrieval import server as retrieval
 from services.retrieval.settings import RetrievalSettings
 from services.rpc.server.lifecycle import serving
 from tests.support.bundles import export_tiny
-from tests.support.checkpoints import MAX_TOKEN_COUNT, DenseSpec, write_bi_encoder, write_model2vec, write_static
+from tests.support.checkpoints import (
+    MAX_TOKEN_COUNT,
+    DenseSpec,
+    write_bi_encoder,
+    write_chain,
+    write_model2vec,
+    write_static,
+)
 from tests.support.fake_services import OverlapReranker, orchestrator, reranking_server
 from tests.support.servers import embedding_server
+from tests.support.tiny_decoders import write_decoder_body
+from tests.support.tiny_models import ENCODERS, write_model
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -61,8 +70,6 @@ def assert_equal(given: Vectors, expected: Vectors) -> None:
 
 CHAINS: dict[str, dict[str, Any]] = {
     "labse": {"pooling": "cls", "dense": [DenseSpec(32, "Tanh")]},
-    "gtr": {"dense": [DenseSpec(48, has_bias=False)]},
-    "gemma": {"dense": [DenseSpec(128, has_bias=False), DenseSpec(32, has_bias=False)]},
     "activations": {
         "pooling": "max",
         "dense": [DenseSpec(40, "GELU"), DenseSpec(40, "SiLU"), DenseSpec(40, "Sigmoid")],
@@ -80,6 +87,36 @@ def test_a_chain_equals_sentence_transformers(tmp_path: Path, name: str) -> None
     batched, alone = served(export_tiny(checkpoint, tmp_path / "out"))
     assert_equal(batched, expected_of(checkpoint))
     assert_equal(alone, batched)
+
+
+@pytest.mark.slow
+def test_gtr_equals_sentence_transformers(tmp_path: Path) -> None:
+    """T5, mean, Dense without bias, Normalize."""
+    body = write_model(tmp_path / "body", next(item for item in ENCODERS if str(item) == "t5"))
+    checkpoint = write_chain(tmp_path / "model", body, dense=[DenseSpec(48, has_bias=False)])
+    batched, alone = served(export_tiny(checkpoint, tmp_path / "out"))
+    assert_equal(batched, expected_of(checkpoint))
+    assert_equal(alone, batched)
+
+
+@pytest.mark.slow
+def test_embedding_gemma_equals_sentence_transformers(tmp_path: Path) -> None:
+    """A bidirectional Gemma 3, mean, two Dense without bias, Normalize."""
+    body = write_decoder_body(tmp_path / "body", "embedding-gemma")
+    dense = [DenseSpec(128, has_bias=False), DenseSpec(32, has_bias=False)]
+    checkpoint = write_chain(tmp_path / "model", body, dense=dense)
+    batched, alone = served(export_tiny(checkpoint, tmp_path / "out"))
+    assert_equal(batched, expected_of(checkpoint))
+    assert_equal(alone, batched)
+
+
+@pytest.mark.slow
+def test_a_dense_may_follow_the_normalization(tmp_path: Path) -> None:
+    checkpoint = write_bi_encoder(tmp_path / "model", dense=[DenseSpec(16, "Tanh")])
+    modules = json.loads((checkpoint / "modules.json").read_text())
+    modules[2], modules[3] = modules[3], modules[2]
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    assert_equal(served(export_tiny(checkpoint, tmp_path / "out"))[0], expected_of(checkpoint))
 
 
 @pytest.mark.slow

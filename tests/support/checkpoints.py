@@ -42,24 +42,40 @@ def write_bi_encoder(
     prompts: dict[str, str] | None = None,
     seed: int = 7,
 ) -> Path:
-    """Write a sentence-transformers checkpoint.
-
-    pooling      as that library names it: mean, cls, lasttoken, max, ...; several are concatenated
-    token_dense  Dense of token states, before the pooling
-    dense        Dense of the vector of a text, after the pooling
-    """
+    """Write a BERT with modules of sentence-transformers. `pooling`, `token_dense` and `dense` as in `write_chain`."""
     import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(seed)
     body = folder.parent / f"{folder.name}-body"
     tokenizer = _write_tokenizer(body)
     BertModel(BertConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(body, safe_serialization=True)
-    transformer = Transformer(str(body), max_seq_length=MAX_TOKEN_COUNT)
-    width = SIZES["hidden_size"]
-    modules: list[Any] = [transformer]
+    return write_chain(
+        folder, body, pooling, normalize=normalize, token_dense=token_dense, dense=dense, prompts=prompts
+    )
+
+
+def write_chain(
+    folder: Path,
+    body: Path,
+    pooling: str | tuple[str, ...] = "mean",
+    *,
+    normalize: bool = True,
+    token_dense: DenseSpec | None = None,
+    dense: Sequence[DenseSpec] = (),
+    prompts: dict[str, str] | None = None,
+) -> Path:
+    """Write a checkpoint of sentence-transformers on the transformer in a folder.
+
+    pooling      as that library names it: mean, cls, lasttoken, max, ...; several are concatenated
+    token_dense  Dense of token states, before the pooling
+    dense        Dense of the vector of a text, after the pooling
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    modules: list[Any] = [Transformer(str(body), max_seq_length=MAX_TOKEN_COUNT)]
+    width = modules[0].get_embedding_dimension()
     if token_dense:
         modules.append(_dense(width, token_dense, of="token_embeddings"))
         width = token_dense.width
