@@ -14,11 +14,12 @@ the right; the fused attention relies on it. Outputs:
     dense         float32 [B, D], unit length if the similarity is cosine
     sparse        float32 [B, V], zero where a term is absent
     multi_vector  float32 [B, T, D], unit length; rows of padding are undefined
-    logits        float32 [B, L], of a cross-encoder
+    logits        float32 [B, L], of a cross-encoder; of a listwise reranker one per identifier of its prompt
 
 golden.npz is never pickled. For a bi-encoder it holds `texts` [N], used without a prompt, and one array for each
 representation: `dense` [N, D], `sparse` [N, V], `multi_vector` [sum(counts), D] with `counts` [N], including special
-tokens. For a cross-encoder it holds `queries` [N], `documents` [N] and `logits` [N, L].
+tokens. For a cross-encoder it holds `queries` [N], `documents` [N] and `logits` [N, L]. For a listwise reranker it
+holds `queries` [N], `counts` [N], and `documents` and `logits` [sum(counts)].
 
 Rule: bundles are read-only. After the export, nothing is written into a bundle except engines under `tensorrt/`.
 """
@@ -110,6 +111,36 @@ class QueryIdf(_Part):
     """Data and method from which the weights were computed."""
 
 
+class Slot(_Part):
+    """The position of a text in a prompt: of the query in `head` and `tail`, of a document in `document`."""
+
+    before: str = ""
+    """Literal text that is tokenized together with the text, because a token may span both."""
+    after: str = ""
+    """The same after the text."""
+
+
+class Prompt(_Part):
+    """The prompt of a reranker that is a language model: `head`, then `document` for each document, then `tail`.
+
+    In literal text, `{count}` stands for the number of documents and `{identifier}` for the identifier of the document.
+    Literals between two slots are tokenized together, and each slot on its own, without special tokens.
+    """
+
+    head: tuple[str | Slot, ...]
+    """Beginning of the prompt."""
+    document: tuple[str | Slot, ...]
+    """Part that is repeated for each document."""
+    tail: tuple[str | Slot, ...]
+    """End of the prompt."""
+    anchor: str = ""
+    """Text that is tokenized before each part but the first, and whose tokens are dropped, so that tokenizers which add
+    a space to the start of a text do not add one to each part. If it is not empty, the first part is literal text."""
+    identifiers: tuple[str, ...] = ()
+    """Listwise rerankers: identifiers of the documents, in the order of the logits. Their number is the most documents
+    of a row. Empty: a row has one document."""
+
+
 class Variant(_Part):
     """One graph of a bundle."""
 
@@ -133,8 +164,8 @@ class Manifest(_Part):
     """Name of the model in requests."""
     version: str = Field(pattern=f"^{_NAME}$", max_length=MAX_VERSION)
     """Version of the bundle."""
-    task: Literal["bi_encoder", "cross_encoder"]
-    """Text to vectors, or pairs of texts to logits."""
+    task: Literal["bi_encoder", "cross_encoder", "listwise"]
+    """Text to vectors, pairs of texts to logits, or a query and a list of texts to logits."""
     representations: tuple[Representation, ...] = ()
     """Bi-encoders: outputs of the graph."""
     dimensions: int = Field(0, ge=0)
@@ -159,6 +190,8 @@ class Manifest(_Part):
     """Cross-encoders: names of the logits; one for a plain reranker."""
     relevant_label: int = Field(0, ge=0)
     """Cross-encoders: index of the logit that is the relevance."""
+    prompt: Prompt | None = None
+    """Rerankers that are language models: the text around the query and the documents."""
     source: Source
     """Origin of the bundle."""
     variants: dict[VariantName, Variant]

@@ -102,7 +102,7 @@ def _failure_of(model: Model) -> str:
     if session.execution_provider != session.opened_with:
         return f"{session.opened_with} was lost; {session.execution_provider} runs the model instead"
     try:
-        check_golden(model.bundle, model.tokenizer, model.session)
+        check_golden(model.bundle, model.tokenizer, model.session, model.prompt)
     except Exception as error:  # an error of the runtime, a file that is gone: in any case there was no correct answer
         return f"golden check: {error}"
     return ""

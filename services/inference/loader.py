@@ -18,6 +18,7 @@ from services.inference import metrics
 from services.inference.bundle import GOLDEN, TOKENIZER, Bundle, BundleError, VariantName, open_bundle
 from services.inference.cache import Cache
 from services.inference.cost import Cost
+from services.inference.prompt import PromptRows
 from services.inference.scheduler import BatchScheduler, Limits, Schedule
 from services.inference.session import Session
 from services.inference.tokenizer import Ids, Input, Tokenizer
@@ -49,6 +50,8 @@ class Model:
     tokenizer: Tokenizer
     session: Session
     scheduler: BatchScheduler
+    prompt: PromptRows | None = None
+    """Makes the rows of a reranker that is a language model."""
     query_idf: NDArray[np.float32] | None = None
     """Term weights of sparse queries, float32 [V]; None: the model computes them."""
     seen: _Seen = field(default_factory=lambda: Cache(max_entries=0, max_bytes=0))
@@ -115,7 +118,10 @@ def _load(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limits
     manifest = bundle.manifest
     tokenizer = Tokenizer(bundle.folder / TOKENIZER, max_token_count=manifest.max_token_count)
     session = Session(bundle, manifest.default_variant if variant == "auto" else variant, threads=limits.threads)
-    distance = check_golden(bundle, tokenizer, session)
+    prompt = None
+    if manifest.prompt:
+        prompt = PromptRows(manifest.prompt, tokenizer, max_token_count=manifest.max_token_count)
+    distance = check_golden(bundle, tokenizer, session, prompt)
     query_idf = read_query_idf(bundle, tokenizer)
     cost = measure_cost(session, longest=manifest.max_token_count)
     fields = {
@@ -134,7 +140,7 @@ def _load(bundle: Bundle, variant: VariantName | Literal["auto"], limits: Limits
         limits = replace(limits, max_batch_rows=min(limits.max_batch_rows, most))
     scheduler = BatchScheduler(session, cost, limits, model=manifest.name)
     seen: _Seen = Cache(max_entries=limits.cache_entries, max_bytes=limits.token_cache_bytes)
-    return Model(bundle, tokenizer, session, scheduler, query_idf, seen)
+    return Model(bundle, tokenizer, session, scheduler, prompt, query_idf, seen)
 
 
 def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] | None:
@@ -158,7 +164,7 @@ def read_query_idf(bundle: Bundle, tokenizer: Tokenizer) -> NDArray[np.float32] 
     return table
 
 
-def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> float:
+def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session, prompt: PromptRows | None = None) -> float:
     """Return the largest distance from the golden outputs. Raises BundleError if it exceeds the variant's tolerance.
 
     Distance: 1 - cosine for vectors, absolute difference for logits. Rows run one by one, so that padding and other
@@ -168,7 +174,7 @@ def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> floa
     with np.load(bundle.folder / GOLDEN, allow_pickle=False) as file:
         golden = {name: file[name] for name in file.files}
     try:
-        distance = _golden_distance(bundle, tokenizer, session, golden)
+        distance = _golden_distance(bundle, tokenizer, session, prompt, golden)
     except KeyError as error:
         message = f"{GOLDEN}: expected an array named {error}, found {sorted(golden)}"
         raise BundleError(bundle.folder, message) from error
@@ -181,12 +187,15 @@ def check_golden(bundle: Bundle, tokenizer: Tokenizer, session: Session) -> floa
     return distance
 
 
-def _golden_distance(bundle: Bundle, tokenizer: Tokenizer, session: Session, golden: dict[str, NDArray[Any]]) -> float:
-    if bundle.manifest.task == "cross_encoder":
-        queries, documents = (tokenizer.tokenize(golden[name].tolist()) for name in ("queries", "documents"))
-        rows = [tokenizer.pair(q, d, "end") for q, d in zip(queries, documents, strict=True)]
+def _golden_distance(
+    bundle: Bundle, tokenizer: Tokenizer, session: Session, prompt: PromptRows | None, golden: dict[str, NDArray[Any]]
+) -> float:
+    if bundle.manifest.task != "bi_encoder":
+        rows = _golden_prompts(tokenizer, prompt, golden) if prompt else _golden_pairs(tokenizer, golden)
         logits = [session.run([row], ["logits"])["logits"][0] for row in rows]
-        return float(np.abs(np.array(logits) - golden["logits"]).max())
+        if "counts" in golden:
+            logits = [np.concatenate([row[:count] for row, count in zip(logits, golden["counts"], strict=True)])]
+        return float(np.abs(np.concatenate(logits) - golden["logits"].ravel()).max())
     rows = [tokenizer.single(ids, "end") for ids in tokenizer.tokenize(golden["texts"].tolist())]
     outputs = [session.run([row], bundle.manifest.representations) for row in rows]
     distances = []
@@ -195,6 +204,20 @@ def _golden_distance(bundle: Bundle, tokenizer: Tokenizer, session: Session, gol
         given = [output[name][0] for output in outputs]
         distances.append(_largest_angle(np.concatenate([np.atleast_2d(part) for part in given]), expected))
     return max(distances)
+
+
+def _golden_pairs(tokenizer: Tokenizer, golden: dict[str, NDArray[Any]]) -> list[Input]:
+    queries, documents = (tokenizer.tokenize(golden[name].tolist()) for name in ("queries", "documents"))
+    return [tokenizer.pair(query, document, "end") for query, document in zip(queries, documents, strict=True)]
+
+
+def _golden_prompts(tokenizer: Tokenizer, prompt: PromptRows, golden: dict[str, NDArray[Any]]) -> list[Input]:
+    queries, documents = golden["queries"].tolist(), iter(golden["documents"].tolist())
+    rows = []
+    for query, count in zip(queries, golden.get("counts", np.ones(len(queries), int)).tolist(), strict=True):
+        ids = tokenizer.tokenize(prompt.texts(query, [next(documents) for _ in range(count)]))
+        rows.append(prompt.row(*prompt.split(ids), "end").row)
+    return rows
 
 
 def _largest_angle(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -1,18 +1,20 @@
 """The rows of a call's texts, and the violations of texts that are too long."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from services.inference.tokenizer import Input, TooLong
 from services.rpc.server.offloading import offload
 from services.rpc.validation import validating
+
+S = TypeVar("S", bound=Sequence[int])
 
 # Cutting 10,000 ids into rows takes about as long as a switch to a thread and back.
 _INLINE_IDS: Final = 10_000
 
 
 async def rows_of(
-    texts: Sequence[Sequence[int]], rows: Callable[[Sequence[int]], list[Input]], field: Callable[[int], str]
+    texts: Sequence[S], rows: Callable[[S], list[Input]], field: Callable[[int], str]
 ) -> list[list[Input]]:
     """Return the rows of each text, which is given as token ids: one row, or its windows.
 
@@ -25,9 +27,7 @@ async def rows_of(
     return await offload(lambda: _rows(texts, rows, field), size=sum(map(len, texts)), inline=_INLINE_IDS)
 
 
-def _rows(
-    texts: Sequence[Sequence[int]], rows: Callable[[Sequence[int]], list[Input]], field: Callable[[int], str]
-) -> list[list[Input]]:
+def _rows(texts: Sequence[S], rows: Callable[[S], list[Input]], field: Callable[[int], str]) -> list[list[Input]]:
     inputs: list[list[Input]] = []
     with validating() as violations:
         for position, ids in enumerate(texts):

@@ -169,14 +169,17 @@ class BatchScheduler:
                 raise
         return [output for output in outputs if output is not None]
 
-    def admit(self, schedule: Schedule, inputs: Sequence[Input] = ()) -> float:
+    def admit(self, schedule: Schedule, inputs: Sequence[Input] = (), *, in_turn: bool = False) -> float:
         """Return the monotonic time at which the model must finish these inputs for a response in time.
+
+            in_turn  each input follows from the output of the previous one, so they do not run side by side
 
         Raises Unavailable (OVERLOADED) if that is not possible, before any work is done.
         """
         lane = self._lanes[schedule.lane]
         deadline = schedule.deadline - lane.answer_s
-        wait_s = _CAUTION * lane.wait_s(Size.of(len(row.ids) for row in inputs), len(inputs))
+        side_by_side = 1 if in_turn else len(inputs)
+        wait_s = _CAUTION * lane.wait_s(Size.of(len(row.ids) for row in inputs), side_by_side)
         left_s = deadline - monotonic()
         if wait_s > left_s:
             metrics.REFUSED.labels(self._model, lane.name).inc()

@@ -62,7 +62,7 @@ class Session:
         shapes = {output.name: output.shape for output in self._session.get_outputs()}
         self.widths = {name: shape[-1] for name, shape in shapes.items() if shape and isinstance(shape[-1], int)}
         """Size of the last axis of each output, if the graph states it."""
-        expected = ("logits",) if manifest.task == "cross_encoder" else manifest.representations
+        expected = manifest.representations if manifest.task == "bi_encoder" else ("logits",)
         if missing := set(expected) - set(self.outputs):
             raise BundleError(bundle.folder, f"expected outputs {expected}, the graph lacks {sorted(missing)}")
 

@@ -69,6 +69,8 @@ class TeiRerank(RerankServicer):
     ) -> pb.RerankResponse:
         """Score a stream of texts."""
         with self._backend.using(context) as model:
+            if model.bundle.manifest.task == "listwise":
+                raise PreconditionFailed(f"{model.name} reads several texts together, not one by one: use Rerank")
             stream = _Stream(self._backend, model, context)
             idle_s = self._backend.settings.max_deadline_s
             async for one in in_order(request_iterator, stream.score, context, idle_s=idle_s):
@@ -206,7 +208,8 @@ class TeiPredict(PredictServicer):
         started = perf_counter()
         with self._backend.using(context) as model:
             if not _has_labels(model):
-                raise PreconditionFailed(f"{model.name} scores by late interaction and has no labels: use Rerank")
+                how = "in lists" if model.bundle.manifest.task == "listwise" else "by late interaction"
+                raise PreconditionFailed(f"{model.name} scores {how} and has no labels: use Rerank")
             violations = Violations()
             truncation = truncation_of(request.truncate, request.truncation_direction, violations)
             violations.raise_if_any()

@@ -1,5 +1,7 @@
 """Conversion between the messages of the reranking service and the values of its domain."""
 
+from typing import Final
+
 import numpy as np
 from sluice.common.v1.model_pb2 import TextUsage
 from sluice.reranking.v1 import reranking_service_pb2 as pb
@@ -10,6 +12,12 @@ from services.inference.wire import truncation, usage
 from services.reranking.scorer import RerankInput, Scores
 from services.reranking.settings import RerankingSettings
 from services.rpc.validation import validating
+
+_SCORINGS: Final = {
+    "bi_encoder": pb.SCORING_LATE_INTERACTION,
+    "cross_encoder": pb.SCORING_CROSS_ENCODER,
+    "listwise": pb.SCORING_LISTWISE,
+}
 
 
 def rerank_input(request: pb.RerankRequest, settings: RerankingSettings) -> RerankInput:
@@ -55,10 +63,9 @@ def response_of(model: Model, scores: Scores, request: pb.RerankRequest) -> pb.R
 def describe(model: Model) -> pb.RerankingModel:
     """Return the entry of a model in the response of ListModels."""
     manifest = model.bundle.manifest
-    cross_encoder = manifest.task == "cross_encoder"
     return pb.RerankingModel(
         model=model_ref(model),
-        scoring=pb.SCORING_CROSS_ENCODER if cross_encoder else pb.SCORING_LATE_INTERACTION,
+        scoring=_SCORINGS[manifest.task],
         labels=manifest.labels,
         max_token_count=manifest.max_token_count,
         execution_provider=model.session.execution_provider,
