@@ -46,6 +46,31 @@ def _pooling_modes(texts: list[str]) -> tuple[PoolingMode, ...]:
     return cast(tuple[PoolingMode, ...], tuple(texts))
 
 
+_YesToken = Annotated[
+    str | None, typer.Option(help='Yes/no rerankers: the answer for a relevant document. (default: "yes")')
+]
+_NoToken = Annotated[
+    str | None, typer.Option(help='Yes/no rerankers: the answer for another document. (default: "no")')
+]
+_Instruction = Annotated[
+    str | None, typer.Option(help="Yes/no rerankers: the task in the prompt. (default: that of Qwen3-Reranker)")
+]
+_TemplateFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Rerankers that are language models: file with the whole prompt, with the fields {query}, {document} "
+        "and {instruction}; for lists also {count} and {identifier}. The line with {identifier} and {document} is "
+        "repeated for each document. (default: the chat template with the text of Qwen3-Reranker or RankLLM)",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+_DefaultVariant = Annotated[
+    VariantName | None,
+    typer.Option(help="Graph that servers use. (default: the fastest that ranks like fp32)"),
+]
+
+
 @app.command(name="export")
 def main(  # noqa: PLR0913, PLR0917 - each is a flag
     checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its Hugging Face Hub id.")],
@@ -69,6 +94,10 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     relevant_label: Annotated[
         str | None, typer.Option(help="Cross-encoders: the label that means that a document answers the query.")
     ] = None,
+    yes_token: _YesToken = None,
+    no_token: _NoToken = None,
+    instruction: _Instruction = None,
+    template: _TemplateFile = None,
     multi_vector: Annotated[
         bool, typer.Option("--multi-vector", help="Also output a vector for every token, for late interaction.")
     ] = False,
@@ -76,10 +105,7 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
     adapter: _Adapters = None,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Also write an 8-bit graph.")] = True,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write a half-precision graph, for GPUs.")] = False,
-    default_variant: Annotated[
-        VariantName | None,
-        typer.Option(help="Graph that servers use. (default: the fastest that ranks like fp32)"),
-    ] = None,
+    default_variant: _DefaultVariant = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load weights from a pickle if there are no safetensors.")
     ] = False,
@@ -104,6 +130,10 @@ def main(  # noqa: PLR0913, PLR0917 - each is a flag
         matryoshka_dimensions=tuple(matryoshka_dimension or ()),
         relevant_label=relevant_label,
         multi_vector=multi_vector,
+        yes_token=yes_token,
+        no_token=no_token,
+        instruction=instruction,
+        template=template.read_text(encoding="utf-8") if template else None,
         query_idf=query_idf,
         adapters=tuple(adapter or ()),
         int8=int8,

@@ -3,21 +3,24 @@
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from export.atomic_output import locked, staging
-from export.calibration_texts import Item, pair_sample, text_sample
+from export.calibration_texts import Sample, list_sample, pair_sample, text_sample
 from export.checkpoint.description import Checkpoint
 from export.checkpoint.reader import read_checkpoint
 from export.errors import ExportError, cause, explained
 from export.graph.files import remove_graph, save_graph
+from export.graph.head import Head
 from export.idf import read_idf
 from export.options import Options, bundle_path, overridden
 from export.parity import verify
-from export.parity.onnx_runner import GRAPH_ERRORS, Graph
+from export.parity.onnx_runner import GRAPH_ERRORS, Encoder, Graph
+from export.reference.language_reranker import LanguageReranker
 from export.reference.loader import load_reference
 from export.reference.model import Outputs, ReferenceModel
 from export.variants import variants_of
@@ -41,6 +44,7 @@ from services.inference.bundle import (
 _PACKAGES: Final = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "sentence-transformers", "torch", "transformers")
 # Few, because a server runs them at every start; of all lengths.
 _GOLDEN_COUNT: Final = 12
+_GOLDEN_CHARACTERS: Final = 40
 _SPEED_BATCH: Final = 8
 # Labels that mean that the document answers the query.
 _RELEVANT: Final = ("relevant", "entailment", "yes", "true")
@@ -95,12 +99,12 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
     tokenizer.enable_padding(pad_id=pad_token_id, pad_token=original.tokenizer.pad_token or "[PAD]")
 
     say("exporting the graph")
-    is_pairs = checkpoint.task == "cross-encoder"
+    encoder = original if isinstance(original, LanguageReranker) else tokenizer
+    sample = _sample(checkpoint)
     with explained(f"{checkpoint.model_type}: this architecture cannot be exported as an ONNX graph"):
-        for variant, model in variants_of(original, tokenizer, options, is_pairs=is_pairs, say=say).items():
+        for variant, model in variants_of(original, encoder, options, is_pairs=sample.is_pairs, say=say).items():
             save_graph(model, folder / f"{variant}.onnx")
-    sample = pair_sample() if is_pairs else text_sample()
-    say(f"running the reference model on {len(sample.items)} real {'pairs' if sample.is_pairs else 'texts'}")
+    say(f"running the reference model on {len(sample.items)} real {_kind(sample)}")
     relevant_label = _relevant_label(checkpoint, options)
     with explained(f"{checkpoint.name}: the reference model cannot compute real texts"):
         reference = verify.Reference(sample, original.run(sample.items), relevant_label)
@@ -108,17 +112,17 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
         say(line)
     say("comparing the graphs with it")
     with explained(f"{checkpoint.model_type}: the exported graph cannot be compared with the reference model"):
-        variants = _measured(folder, tokenizer, reference, checkpoint.model_type, say)
+        variants = _measured(folder, encoder, reference, checkpoint.model_type, say)
     for line in verify.report(variants):
         say(line)
 
-    first = Graph(folder / "fp32.onnx", tokenizer)
-    _write_golden(folder / GOLDEN, original, sample.items, first.outputs)
+    first = Graph(folder / "fp32.onnx", encoder)
+    _write_golden(folder / GOLDEN, original, sample, first.outputs)
     return Manifest(
         name=name,
         version=options.version,
-        task="cross_encoder" if sample.is_pairs else "bi_encoder",
-        representations=original.head.outputs if original.head else (),
+        task="listwise" if sample.is_lists else "cross_encoder" if sample.is_pairs else "bi_encoder",
+        representations=original.head.outputs if isinstance(original.head, Head) else (),
         dimensions=_dimensions(reference.outputs),
         matryoshka_dimensions=options.matryoshka_dimensions,
         similarity=checkpoint.similarity,
@@ -128,8 +132,9 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
         pad_token_id=pad_token_id,
         query_idf=query_idf,
         inputs=first.inputs,
-        labels=checkpoint.labels,
+        labels=original.labels if isinstance(original, LanguageReranker) else checkpoint.labels,
         relevant_label=relevant_label,
+        prompt=original.prompt if isinstance(original, LanguageReranker) else None,
         source=Source(
             checkpoint=checkpoint.name,
             revision=checkpoint.revision,
@@ -193,7 +198,7 @@ def _check_distinct(outputs: Outputs) -> list[str]:
 
 
 def _measured(
-    folder: Path, tokenizer: Tokenizer, reference: verify.Reference, model_type: str, say: Say
+    folder: Path, encoder: Encoder, reference: verify.Reference, model_type: str, say: Say
 ) -> dict[VariantName, Variant]:
     """Measure the variants in the folder. Raises ExportError if fp32 does not match the original model.
 
@@ -202,7 +207,7 @@ def _measured(
     parities: dict[VariantName, Parity] = {}
     for path in sorted(folder.glob("*.onnx"), key=lambda path: _VARIANTS.index(path.stem)):
         try:
-            parities[_VARIANTS[_VARIANTS.index(path.stem)]] = verify.measure(Graph(path, tokenizer), reference)
+            parities[_VARIANTS[_VARIANTS.index(path.stem)]] = verify.measure(Graph(path, encoder), reference)
         except GRAPH_ERRORS as error:
             if path.stem == "fp32":
                 raise ExportError(
@@ -213,10 +218,10 @@ def _measured(
             remove_graph(path)
     if deviation := verify.deviation(parities["fp32"]):
         raise ExportError(f"{model_type}: {deviation}: no bundle was written")
-    graphs = {name: Graph(folder / f"{name}.onnx", tokenizer, threads=1) for name in parities}
+    graphs = {name: Graph(folder / f"{name}.onnx", encoder, threads=1) for name in parities}
     texts = sorted(reference.sample.documents, key=len)
     batches = [texts[start : start + _SPEED_BATCH] for start in range(0, len(texts), 4 * _SPEED_BATCH)]
-    speeds = verify.relative_speeds(graphs, [graphs["fp32"].feed(tokenizer.encode_batch(batch)) for batch in batches])
+    speeds = verify.relative_speeds(graphs, [graphs["fp32"].feed(encoder.encode_batch(batch)) for batch in batches])
     return {
         name: Variant(
             file=f"{name}.onnx",
@@ -236,8 +241,37 @@ def _default_variant(variants: Mapping[VariantName, Variant], options: Options) 
     return wanted
 
 
-def _write_golden(path: Path, original: ReferenceModel, items: Sequence[Item], outputs: Sequence[str]) -> None:
+def _sample(checkpoint: Checkpoint) -> Sample:
+    """Return real text for a checkpoint of its task."""
+    if checkpoint.task == "listwise-reranker":
+        return list_sample()
+    if checkpoint.task in {"cross-encoder", "yes-no-reranker"}:
+        return pair_sample(is_large=checkpoint.task == "yes-no-reranker")
+    return text_sample()
+
+
+def _kind(sample: Sample) -> str:
+    return "lists" if sample.is_lists else "pairs" if sample.is_pairs else "texts"
+
+
+def _golden_lists(original: ReferenceModel, sample: Sample) -> dict[str, NDArray[Any]]:
+    """Return golden inputs and outputs of a listwise reranker: short texts, because a row has up to 20 of them."""
+    lists = [(query, sample.queries[:count]) for query, count in zip(sample.queries, (1, 3), strict=False)]
+    lists.append((sample.queries[0], tuple(text[:_GOLDEN_CHARACTERS] for text in sample.documents)))
+    return {
+        "queries": np.array([query for query, _ in lists]),
+        "counts": np.array([len(documents) for _, documents in lists], dtype=np.int64),
+        "documents": np.array([document for _, documents in lists for document in documents]),
+        "logits": np.concatenate(original.run(lists)["logits"]),
+    }
+
+
+def _write_golden(path: Path, original: ReferenceModel, sample: Sample, outputs: Sequence[str]) -> None:
     """Write golden.npz: a few items, evenly chosen, and the original model's outputs for them."""
+    items = sample.items
+    if sample.is_lists:
+        np.savez(path, allow_pickle=False, **_golden_lists(original, sample))
+        return
     some = [items[index * (len(items) - 1) // (_GOLDEN_COUNT - 1)] for index in range(_GOLDEN_COUNT)]
     result = original.run(some)
     arrays = {name: np.stack(result[name]) for name in outputs if name != "multi_vector"}

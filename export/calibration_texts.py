@@ -9,13 +9,14 @@ from itertools import cycle
 from pydoc_data.topics import topics
 from typing import Final, TypeVar
 
-Item = str | tuple[str, str]
-"""A text, or a query and a document."""
+Item = str | tuple[str, str] | tuple[str, tuple[str, ...]]
+"""A text, a query and a document, or a query and a list of documents."""
 
 T = TypeVar("T")
 
 # Numbers of paragraphs in successive documents: mixed lengths, like real input.
 _PARAGRAPHS: Final = (1, 2, 1, 4, 1, 10)
+_LIST_CHARACTERS: Final = 160
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,16 @@ class Sample:
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     is_pairs: bool
+    is_lists: bool = False
 
     @property
     def items(self) -> list[Item]:
-        """Queries, then documents, for a bi-encoder; each query with all documents, in turn, for a cross-encoder."""
+        """Queries, then documents, for a bi-encoder; each query with all documents for a cross-encoder.
+
+        They are in turn, or together in a list.
+        """
+        if self.is_lists:
+            return [(query, self.documents) for query in self.queries]
         if self.is_pairs:
             return [(query, document) for query in self.queries for document in self.documents]
         return [*self.queries, *self.documents]
@@ -39,9 +46,16 @@ def text_sample() -> Sample:
     return Sample(_titles(48), _documents(192), is_pairs=False)
 
 
-def pair_sample() -> Sample:
-    """Return 6 queries with 32 documents each for a cross-encoder."""
-    return Sample(_titles(6), _documents(32), is_pairs=True)
+def pair_sample(*, is_large: bool = False) -> Sample:
+    """Return 6 queries with 32 documents each for a cross-encoder; 3 with 12 for a large model."""
+    queries, documents = (3, 12) if is_large else (6, 32)
+    return Sample(_titles(queries), _documents(documents), is_pairs=True)
+
+
+def list_sample() -> Sample:
+    """Return 3 queries with a list of 20 documents for a listwise reranker, about 800 tokens each."""
+    documents = tuple(text[:_LIST_CHARACTERS] for text in _documents(20))
+    return Sample(_titles(3), documents, is_pairs=True, is_lists=True)
 
 
 def calibration_items(*, is_pairs: bool) -> list[Item]:

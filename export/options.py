@@ -11,6 +11,7 @@ from export.checkpoint.chain import Chain, Pooling, PoolingMode, Task, with_norm
 from export.checkpoint.description import Checkpoint, Similarity
 from export.checkpoint.modules import default_chain
 from export.errors import ExportError
+from export.prompt.options import PromptOptions
 from services.inference.bundle import VariantName
 
 # Increase when the same options give another bundle; existing bundles are then exported again.
@@ -37,6 +38,11 @@ class Options:
     relevant_label: str | None = None
     multi_vector: bool = False
     query_idf: Path | None = None
+    yes_token: str | None = None
+    no_token: str | None = None
+    instruction: str | None = None
+    template: str | None = None
+    """Text of the prompt of a reranker that is a language model."""
     adapters: tuple[str, ...] = ()
     """LoRA adapters to merge, each FOLDER or FOLDER:WEIGHT."""
     int8: bool = True
@@ -73,6 +79,7 @@ def overridden(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     task, chain = options.task or checkpoint.task, _chain(checkpoint, options)
     is_same = (task, chain) == (checkpoint.task, checkpoint.chain)
     given |= {"adapters": tuple(read_adapter(adapter) for adapter in options.adapters)}
+    given |= {"prompt": PromptOptions(options.yes_token, options.no_token, options.instruction, options.template)}
     changed = replace(checkpoint, task=task, chain=chain, has_modules=checkpoint.has_modules and is_same, **given)
     _check_prompts(changed)
     return changed

@@ -16,7 +16,7 @@ from export.atomic_output import locked, staging
 from export.checkpoint.reader import read_checkpoint
 from export.errors import ExportError
 from export.graph.body import export_body
-from export.graph.head import with_head
+from export.graph.logit_head import add_head
 from export.graph.table import table_graph
 from export.options import Options, overridden
 from export.reference.loader import load_reference
@@ -51,7 +51,7 @@ def plain_graph(original: ReferenceModel) -> onnx.ModelProto:
             path = Path(folder) / "body.onnx"
             export_body(original.body, original.task, path)
             body = onnx.load(path)
-    return with_head(body, original.head) if original.head else body
+    return add_head(body, original.head)
 
 
 def export_engines(source: str, bundle: Bundle, options: Options, key: str, *, say: Say = print) -> Path:
@@ -74,7 +74,7 @@ def build_engines(bundle: Bundle, model: onnx.ModelProto, key: str, *, say: Say 
             bundle=bundle.digest,
             precision="fp16",
             profile=profile,
-            tolerance=_LOGIT_TOLERANCE if bundle.manifest.task == "cross_encoder" else _VECTOR_TOLERANCE,
+            tolerance=_VECTOR_TOLERANCE if bundle.manifest.task == "bi_encoder" else _LOGIT_TOLERANCE,
             files={path.name: sha256(path) for path in sorted(temporary.iterdir())},
         )
         (temporary / ENGINES).write_text(engines.model_dump_json(indent=2) + "\n", encoding="utf-8")

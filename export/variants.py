@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 import onnx
-from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from export.calibration_texts import Item, calibration_items
@@ -17,11 +16,11 @@ from export.graph.files import save_graph
 from export.graph.fp16 import to_float16
 from export.graph.fusion import for_cpu, fuse, without_gemm
 from export.graph.gating import smooth_gated
-from export.graph.head import with_head
 from export.graph.int8 import quantized_inputs, to_int8
+from export.graph.logit_head import add_head
 from export.graph.table import table_graph
 from export.options import Options
-from export.parity.onnx_runner import Graph
+from export.parity.onnx_runner import Encoder, Graph
 from export.reference.model import ReferenceModel
 from services.core.arrays import F32
 from services.inference.bundle import VariantName
@@ -33,17 +32,17 @@ Say = Callable[[str], None]
 
 
 def variants_of(
-    original: ReferenceModel, tokenizer: Tokenizer, options: Options, *, is_pairs: bool, say: Say
+    original: ReferenceModel, encoder: Encoder, options: Options, *, is_pairs: bool, say: Say
 ) -> dict[VariantName, onnx.ModelProto]:
     """Return the graph of each variant. Skip variants other than fp32 that cannot be made, and report them by `say`."""
     if isinstance(original.body, np.ndarray):
         bodies = _tables(original.body, options)
     else:
-        bodies = _transformers(original.body, original.task, tokenizer, options, is_pairs=is_pairs)
+        bodies = _transformers(original.body, original.task, encoder, options, is_pairs=is_pairs)
     graphs: dict[VariantName, onnx.ModelProto] = {}
     for name, body in bodies.items():
         try:
-            graphs[name] = with_head(body(), original.head) if original.head else body()
+            graphs[name] = add_head(body(), original.head)
         except Exception as error:  # conversions fail in many ways on graphs that they were not written for
             if name == "fp32":
                 raise
@@ -60,7 +59,7 @@ def _tables(table: F32, options: Options) -> dict[VariantName, Body]:
 
 
 def _transformers(
-    model: PreTrainedModel, task: str, tokenizer: Tokenizer, options: Options, *, is_pairs: bool
+    model: PreTrainedModel, task: str, encoder: Encoder, options: Options, *, is_pairs: bool
 ) -> dict[VariantName, Body]:
     """Return the bodies of a transformer."""
     config = model.config
@@ -72,20 +71,20 @@ def _transformers(
     plain = for_cpu(fused)
     bodies: dict[VariantName, Body] = {"fp32": lambda: plain}
     if options.int8:
-        bodies["int8"] = lambda: _int8(plain, tokenizer, is_pairs=is_pairs)
+        bodies["int8"] = lambda: _int8(plain, encoder, is_pairs=is_pairs)
     if options.fp16:
         bodies["fp16"] = lambda: to_float16(fused)
     return bodies
 
 
-def _int8(body: onnx.ModelProto, tokenizer: Tokenizer, *, is_pairs: bool) -> onnx.ModelProto:
+def _int8(body: onnx.ModelProto, encoder: Encoder, *, is_pairs: bool) -> onnx.ModelProto:
     """Return the body in 8 bits, calibrated on real texts."""
     plain = without_gemm(body)
-    activations = _activations(plain, tokenizer, calibration_items(is_pairs=is_pairs))
+    activations = _activations(plain, encoder, calibration_items(is_pairs=is_pairs))
     return to_int8(*smooth_gated(plain, activations), reduce_range=not has_vnni())
 
 
-def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[Item]) -> dict[str, F32]:
+def _activations(body: onnx.ModelProto, encoder: Encoder, items: Sequence[Item]) -> dict[str, F32]:
     """Return the inputs of the graph's matrix products for these items: float32 [tokens, channels] each."""
     model = onnx.ModelProto()
     model.CopyFrom(body)
@@ -97,7 +96,7 @@ def _activations(body: onnx.ModelProto, tokenizer: Tokenizer, items: Sequence[It
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calibration.onnx"
         save_graph(model, path)
-        return Graph(path, tokenizer).tokens(items, batch_size=_CALIBRATION_BATCH)
+        return Graph(path, encoder).tokens(items, batch_size=_CALIBRATION_BATCH)
 
 
 def has_vnni() -> bool:

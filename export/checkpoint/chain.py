@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from export.errors import ExportError
 
-Task = Literal["bi-encoder", "cross-encoder", "sparse", "late-interaction"]
+Task = Literal["bi-encoder", "cross-encoder", "sparse", "late-interaction", "yes-no-reranker", "listwise-reranker"]
 StaticLayout = Literal["sentence-transformers", "model2vec"]
 PoolingMode = Literal["mean", "cls", "last-token", "max", "weighted-mean", "mean-sqrt-len"]
 Activation = Literal["identity", "tanh", "relu", "gelu", "silu", "sigmoid"]
@@ -65,7 +65,8 @@ Chain = tuple[Module, ...]
 _PATTERNS: Final[dict[Task, str]] = {"bi-encoder": "t*p[dn]*", "sparse": "s", "late-interaction": "t+"}
 CHAINS: Final = (
     "Transformer, Pooling, and any number of Dense and Normalize; StaticEmbedding, and any number of Dense and "
-    "Normalize; Transformer and SpladePooling; or Transformer and Dense of token states"
+    "Normalize; Transformer and SpladePooling; Transformer and Dense of token states; Transformer alone; or "
+    "Transformer and LogitScore"
 )
 
 

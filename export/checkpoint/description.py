@@ -1,11 +1,12 @@
 """What a checkpoint states about itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from export.checkpoint.adapter import Adapter
 from export.checkpoint.chain import Chain, StaticLayout, Task
+from export.prompt.options import PromptOptions
 
 Similarity = Literal["cosine", "dot", "l2"]
 
@@ -43,5 +44,7 @@ class Checkpoint:
     """Layout of the table of a static embedding, whose body is no transformer; None for a transformer."""
     query_weights: Path | None = None
     """Safetensors with `weight` [V], the weights of query terms; None if the model computes them."""
+    prompt: PromptOptions = field(default_factory=PromptOptions)
+    """For rerankers that are language models."""
     adapters: tuple[Adapter, ...] = ()
     """LoRA adapters that are merged into the model."""

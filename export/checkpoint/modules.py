@@ -33,6 +33,12 @@ _STATIC: Final = "StaticEmbedding"
 _BODIES: Final = ("Transformer", "MLMTransformer", _STATIC)
 _FOLLOWING: Final = ("Pooling", "Dense", "Normalize", "SpladePooling")
 _DOCUMENT_ROUTES: Final = (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"])
+LOGIT_SCORE: Final = "LogitScore"
+# A CrossEncoder's modules. LogitScore: the logit of a token that a language model answers with.
+_RERANKERS: Final[dict[tuple[str, ...], Task]] = {
+    ("Transformer",): "cross-encoder",
+    ("Transformer", LOGIT_SCORE): "yes-no-reranker",
+}
 _LIBRARIES: Final = ("sentence_transformers.", "pylate.")
 # Names of sentence-transformers. Versions before 5.6 have a flag for each mode, in this order of concatenation.
 _MODES: Final[dict[str, PoolingMode]] = {
@@ -94,9 +100,11 @@ def _read_modules(path: Path, *, trust_pickle: bool) -> Modules:
     """Read modules.json. Raises ExportError for a chain that a graph's head cannot compute."""
     kinds, folders = _entries(path)
     names = [kind.rpartition(".")[2] for kind in kinds]
-    is_known = bool(names) and names[0] in _BODIES and set(names[1:]) <= set(_FOLLOWING)
+    is_known = bool(names) and names[0] in _BODIES and set(names[1:]) <= {*_FOLLOWING, LOGIT_SCORE}
     if not is_known or not all(kind.startswith(_LIBRARIES) for kind in kinds):
         raise _unsupported(path, kinds)
+    if tuple(names) in _RERANKERS:
+        return Modules(folders[0], (), _RERANKERS[tuple(names)])
     body, is_static = folders[0], names[0] == _STATIC
     rest = [_read(kind, at, trust_pickle=trust_pickle) for kind, at in zip(kinds[1:], folders[1:], strict=True)]
     chain = (_mean_of_table(body), *rest) if is_static else tuple(rest)
@@ -104,6 +112,17 @@ def _read_modules(path: Path, *, trust_pickle: bool) -> Modules:
     if task is None:
         raise _unsupported(path, kinds)
     return Modules(body, chain, task, _layout(body) if is_static else None)
+
+
+def read_answers(folder: Path) -> tuple[int, int | None] | None:
+    """Return the ids of the tokens that a CrossEncoder's LogitScore compares; None without it. Raises ExportError."""
+    path = folder / "modules.json"
+    kinds, folders = _entries(path) if path.exists() else ([], [])
+    for kind, at in zip(kinds, folders, strict=True):
+        if kind.rpartition(".")[2] == LOGIT_SCORE:
+            config = read_json(at / "config.json", needed=True)
+            return int(config.get("true_token_id", -1)), config.get("false_token_id")
+    return None
 
 
 def _mean_of_table(body: Path) -> Pooling:

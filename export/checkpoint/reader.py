@@ -64,7 +64,7 @@ def _read(folder: Path, name: str, commit: str, *, trust_pickle: bool) -> Checkp
     check_tokenizer(body)
     config = {} if static else read_json(body / "config.json", needed=True)
     architecture = "StaticEmbedding" if static else (config.get("architectures") or ["unknown"])[0]
-    task = modules.task if modules else _task(architecture, weights)
+    task = modules.task if modules else _task(architecture, weights, folder)
     chain = modules.chain if modules else default_chain(task, body)
     check_widths(chain, _width(config))
     card = read_json(folder / "config_sentence_transformers.json")
@@ -99,8 +99,10 @@ def _hashed(weights: list[Path], chain: Chain, query_weights: Path | None) -> li
     return list(dict.fromkeys([*weights, *others, *([query_weights] if query_weights else [])]))
 
 
-def _task(architecture: str, weights: list[Path]) -> Task:
-    """Return the task that the architecture and the names of the weights imply."""
+def _task(architecture: str, weights: list[Path], folder: Path) -> Task:
+    """Return the task that the architecture, the model card and the names of the weights imply."""
+    if architecture.endswith("ForCausalLM") and _card(folder).get("pipeline_tag") == "text-ranking":
+        return "yes-no-reranker"  # Qwen3-Reranker and models of its kind
     if architecture.endswith("ForSequenceClassification"):
         return "cross-encoder"
     if any(path.suffix == ".safetensors" and LINEAR in shapes_of(path) for path in weights):
@@ -157,6 +159,11 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _licence(folder: Path) -> str:
-    card = folder / "README.md"
-    stated = (metadata_load(card) or {}).get("license") if card.exists() else None
+    stated = _card(folder).get("license")
     return stated if isinstance(stated, str) and stated else "unknown"
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """Return the metadata of the model card; empty without one."""
+    path = folder / "README.md"
+    return (metadata_load(path) or {}) if path.exists() else {}

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
-from tokenizers import Encoding, Tokenizer
 
 from export.calibration_texts import Item
 from export.reference.model import Outputs
@@ -26,10 +25,33 @@ GRAPH_ERRORS: Final = (
 Feed = dict[str, NDArray[np.int64]]
 
 
+class EncodedRow(Protocol):
+    """A row of ids, padded to the longest of its batch."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids."""
+
+    @property
+    def attention_mask(self) -> list[int]:
+        """1 for a token, 0 for padding."""
+
+    @property
+    def type_ids(self) -> list[int]:
+        """Segments."""
+
+
+class Encoder(Protocol):
+    """Makes rows of items, as servers do: a tokenizer, or a reranker's prompt."""
+
+    def encode_batch(self, items: Sequence[Item], /) -> Sequence[EncodedRow]:
+        """Return the rows of a batch."""
+
+
 class Graph:
     """An ONNX graph, from a file or from bytes, with a tokenizer."""
 
-    def __init__(self, model: Path | bytes, tokenizer: Tokenizer, *, threads: int = 0) -> None:
+    def __init__(self, model: Path | bytes, tokenizer: Encoder, *, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # failures are raised, and would otherwise be printed too
@@ -44,7 +66,7 @@ class Graph:
         """Return the outputs for the items, in batches of consecutive items. Axes as in `Outputs`."""
         outputs: Outputs = {name: [] for name in self.outputs}
         for start in range(0, len(items), batch_size):
-            encodings = self._tokenizer.encode_batch(list(items[start : start + batch_size]))
+            encodings = self._tokenizer.encode_batch(items[start : start + batch_size])
             for name, array in zip(self.outputs, self.compute(self.feed(encodings)), strict=True):
                 outputs[name].extend(_trimmed(array, encodings) if array.ndim == 3 else array)
         return outputs
@@ -56,7 +78,7 @@ class Graph:
         """
         parts: dict[str, list[F32]] = {name: [] for name in self.outputs}
         for start in range(0, len(items), batch_size):
-            feed = self.feed(self._tokenizer.encode_batch(list(items[start : start + batch_size])))
+            feed = self.feed(self._tokenizer.encode_batch(items[start : start + batch_size]))
             is_token = feed["attention_mask"].astype(bool)
             for name, array in zip(self.outputs, self.compute(feed), strict=True):
                 has_tokens = is_token.shape == array.shape[:2] or is_token.size == len(array)
@@ -64,7 +86,7 @@ class Graph:
                 parts[name].append(rows[is_token.ravel()] if has_tokens else rows)
         return {name: np.concatenate(rows) for name, rows in parts.items()}
 
-    def feed(self, encodings: Sequence[Encoding]) -> Feed:
+    def feed(self, encodings: Sequence[EncodedRow]) -> Feed:
         """Return the graph's inputs, int64 [B, T], for texts padded to one length."""
         columns = {
             "input_ids": [encoding.ids for encoding in encodings],
@@ -79,6 +101,6 @@ class Graph:
         return arrays
 
 
-def _trimmed(states: F32, encodings: Sequence[Encoding]) -> list[F32]:
+def _trimmed(states: F32, encodings: Sequence[EncodedRow]) -> list[F32]:
     """Return the token states without padding: a list of [T, D]."""
     return [rows[: sum(encoding.attention_mask)] for rows, encoding in zip(states, encodings, strict=True)]

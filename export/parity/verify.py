@@ -91,6 +91,8 @@ def max_difference(expected: Sequence[F32], found: Sequence[F32]) -> float:
 
 def scores(outputs: Outputs, sample: Sample, relevant_label: int) -> F32:
     """Return the score of each document for each query, float32 [queries, documents]."""
+    if sample.is_lists:
+        return np.stack(outputs["logits"])
     if sample.is_pairs:
         logits = np.stack(outputs["logits"])[:, relevant_label]
         return logits.reshape(len(sample.queries), len(sample.documents))

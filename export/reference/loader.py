@@ -5,6 +5,7 @@ from export.errors import ExportError, explained
 from export.reference.adapter_merge import merge_adapters
 from export.reference.bi_encoder import BiEncoder
 from export.reference.cross_encoder import CrossEncoder
+from export.reference.language_reranker import LanguageReranker
 from export.reference.late_interaction import LateInteraction
 from export.reference.model import ReferenceModel
 from export.reference.soundness import accepted_inputs, check_model, check_weights, recorded_weights
@@ -21,10 +22,11 @@ def load_reference(checkpoint: Checkpoint, *, multi_vector: bool) -> ReferenceMo
         return _load_static(checkpoint)
     with recorded_weights() as weights, explained(f"{checkpoint.folder}: transformers cannot load this checkpoint"):
         model = _load(checkpoint, multi_vector=multi_vector)
+    whole = model.whole if isinstance(model, CrossEncoder | LanguageReranker) else model.body
     check_model(checkpoint, model.body, model.tokenizer)
-    replaced = merge_adapters(model.body, checkpoint.adapters)
+    replaced = merge_adapters(whole, checkpoint.adapters)
     weights["missing"] = [name for name in weights["missing"] if name not in replaced]
-    check_weights(checkpoint, model.body, weights)
+    check_weights(checkpoint, whole, weights)
     model.tokenizer.model_input_names = accepted_inputs(model.body, model.tokenizer)
     return model
 
@@ -36,9 +38,13 @@ def _load_static(checkpoint: Checkpoint) -> StaticEncoder:
         return StaticEncoder(checkpoint)
 
 
-def _load(checkpoint: Checkpoint, *, multi_vector: bool) -> CrossEncoder | SparseEncoder | LateInteraction | BiEncoder:
+def _load(
+    checkpoint: Checkpoint, *, multi_vector: bool
+) -> CrossEncoder | LanguageReranker | SparseEncoder | LateInteraction | BiEncoder:
     if checkpoint.task == "cross-encoder":
         return CrossEncoder(checkpoint)
+    if checkpoint.task in {"yes-no-reranker", "listwise-reranker"}:
+        return LanguageReranker(checkpoint)
     if checkpoint.task == "sparse":
         return SparseEncoder(checkpoint)
     if checkpoint.task == "late-interaction":

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from export.calibration_texts import Item
 from export.graph.head import Head
+from export.graph.logit_head import LogitHead
 from services.core.arrays import F32
 
 Outputs = dict[str, list[F32]]
@@ -21,8 +22,10 @@ class ReferenceModel(Protocol):
     task: str
     """Optimum's name of the body's task."""
     tokenizer: PreTrainedTokenizerFast
-    head: Head | None
-    """Computes the outputs from those of the body; None if the body's outputs are final."""
+
+    @property
+    def head(self) -> Head | LogitHead | None:
+        """Computes the outputs from those of the body; None if the body's outputs are final."""
 
     def run(self, items: Sequence[Item]) -> Outputs:
         """Return the framework's outputs for the items, without prompts."""
