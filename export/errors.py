@@ -24,6 +24,15 @@ _KNOWN: Final = (
         r"size mismatch for (?P<name>\S+): .*?torch\.Size\((?P<found>\[.*?\])\).*?torch\.Size\((?P<expected>\[.*?\])\)",
         "the weights contradict config.json: expected {name} of shape {expected}, found {found}",
     ),
+    (
+        r"Can't load (feature extractor|image processor|processor)",
+        "the architecture reads images, sound or pages, and only models of texts alone are supported",
+    ),
+    (
+        r"Unrecognized processing class",
+        "transformers finds no tokenizer for this architecture. Save the tokenizer that the model was trained with in "
+        "this folder",
+    ),
     (r"(?i)(out of memory|can't allocate memory|bad_alloc)", "the model needs more memory than this machine has"),
     (
         r"(?i)(safetensorerror|deserializing header|incompletemetadata)",

@@ -6,6 +6,7 @@ from typing import Any, Final
 _FROM_PADDING: Final = (
     "camembert",
     "data2vec-text",
+    "esm",
     "ibert",
     "lilt",
     "longformer",
@@ -27,12 +28,14 @@ def position_count(config: dict[str, Any]) -> int | None:
 
 def _table_length(config: dict[str, Any]) -> int | None:
     """Return the number of positions that tokens can have."""
-    positions = config.get("max_position_embeddings")
+    is_relative = "t5" in str(config.get("model_type"))  # its n_positions is no limit
+    positions = config.get("max_position_embeddings", None if is_relative else config.get("n_positions"))
     if not isinstance(positions, int) or positions <= 0:
         return None
     if config.get("model_type") not in _FROM_PADDING:
         return positions
-    return positions - 1 - int(config.get("pad_token_id") or 1)
+    padding = config.get("pad_token_id")
+    return positions - 1 - (1 if padding is None else int(padding))
 
 
 def _block_length(config: dict[str, Any]) -> int | None:

@@ -15,7 +15,7 @@ _AXES: Final = {0: "batch_size", 1: "sequence_length"}
 # Inputs that servers have. Position ids are computed in the graph.
 _SERVED: Final = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
 # Architectures without a configuration in Optimum whose inputs are those of BERT or RoBERTa.
-_LIKE_BERT: Final = {"ernie", "nezha", "qdqbert"}
+_LIKE_BERT: Final = {"ernie"}
 _LIKE_ROBERTA: Final = {"roberta-prelayernorm", "umt5", "xlm-roberta-xl"}
 # Architectures whose graph Optimum writes, but a wrong one.
 _ONE_LENGTH: Final = {"longformer", "led"}

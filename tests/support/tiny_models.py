@@ -29,6 +29,18 @@ T5_SIZES: Final[Mapping[str, Any]] = {
     "num_heads": 2,
     "decoder_start_token_id": 0,
 }
+_SEQ2SEQ_SIZES: Final[Mapping[str, Any]] = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 130,
+    "init_std": 0.3,
+    "decoder_start_token_id": 2,
+}
 Task = Literal["bi-encoder", "cross-encoder"]
 
 
@@ -90,11 +102,23 @@ def _t5(
     return Architecture(model_type, tokenizer, tokenizer_class, sizes, model_class, name, base_sizes=T5_SIZES)
 
 
+# Architectures for other tasks than search.
+OTHER_TASKS: Final = (
+    _t5("longt5", "LongT5EncoderModel"),
+    Architecture("bart", "bpe", "BartTokenizerFast", base_sizes=_SEQ2SEQ_SIZES),
+    Architecture("pegasus", "bpe", base_sizes=_SEQ2SEQ_SIZES),
+    Architecture("gptj", "gpt2", sizes={"rotary_dim": 8}),
+    Architecture("canine", "bytes", "ByT5Tokenizer"),
+    Architecture("clip", "bpe"),
+    Architecture("fnet", "unigram-bert"),
+    Architecture("markuplm", "bpe", "RobertaTokenizerFast"),
+    Architecture("vit", "wordpiece"),
+)
 ENCODERS: Final = (
     Architecture("bert", "wordpiece", "BertTokenizerFast"),
     Architecture("roberta", "bpe", "RobertaTokenizerFast"),
     Architecture("xlm-roberta", "unigram", "XLMRobertaTokenizerFast"),
-    Architecture("camembert", "unigram", "CamembertTokenizerFast"),
+    Architecture("camembert", "unigram", "CamembertTokenizerFast", {"initializer_range": 0.6}),
     Architecture("distilbert", "wordpiece"),
     Architecture("mpnet", "mpnet", "MPNetTokenizerFast"),
     Architecture(
@@ -114,10 +138,15 @@ ENCODERS: Final = (
             "type_vocab_size": 0,
         },
     ),
-    Architecture("albert", "unigram-bert", "AlbertTokenizerFast", {"embedding_size": 16}),
-    Architecture("electra", "wordpiece", "ElectraTokenizerFast", {"embedding_size": 16}),
+    Architecture("albert", "unigram-bert", "AlbertTokenizerFast", {"embedding_size": 16, "initializer_range": 0.6}),
+    Architecture("electra", "wordpiece", "ElectraTokenizerFast", {"embedding_size": 16, "initializer_range": 0.6}),
     Architecture("modernbert", "wordpiece", sizes={"global_attn_every_n_layers": 2, "local_attention": 16}),
-    Architecture("big_bird", "unigram-bert", "BigBirdTokenizerFast", {"block_size": 16, "num_random_blocks": 1}),
+    Architecture(
+        "big_bird",
+        "unigram-bert",
+        "BigBirdTokenizerFast",
+        {"block_size": 16, "num_random_blocks": 1, "initializer_range": 0.6},
+    ),
     Architecture("longformer", "bpe", "LongformerTokenizerFast", {"attention_window": [64, 64]}),
     Architecture("nystromformer", "unigram-bert", "AlbertTokenizerFast"),
     _t5("t5", "T5EncoderModel"),
@@ -143,7 +172,7 @@ OTHERS: Final = (
     ),
     Architecture("rembert", "wordpiece", sizes={"input_embedding_size": 16, "output_embedding_size": 16}),
     Architecture("roberta-prelayernorm", "bpe", "RobertaTokenizerFast"),
-    Architecture("roformer", "wordpiece"),
+    Architecture("roformer", "wordpiece", sizes={"initializer_range": 0.6}),
     Architecture("splinter", "wordpiece"),
     Architecture("squeezebert", "wordpiece", sizes={"embedding_size": 32}),
     Architecture("xlm", "wordpiece", sizes=_XLM_SIZES),
