@@ -3,13 +3,16 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from export.errors import ExportError, cause
+
+T = TypeVar("T", bound=BaseModel)
 
 LINEAR: Final = "linear.weight"
 WEIGHTS: Final = "model.safetensors"
@@ -116,6 +119,16 @@ def hash_of(paths: list[Path]) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def read_settings(path: Path, kind: type[T]) -> T:
+    """Return the settings in a JSON file. Raises ExportError."""
+    try:
+        return kind.model_validate(read_json(path, needed=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ExportError(f"{path}: {key}: {first['msg']}, found {first['input']!r:.80}") from error
 
 
 def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:

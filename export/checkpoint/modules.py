@@ -2,21 +2,19 @@
 
 Facts: sentence-transformers writes modules.json, a list of modules, and a config.json in the folder of each. An
 inference-free sparse encoder is one module, a Router: router_config.json names the folders of the modules of each
-route, a table of weights for queries and a masked language model for documents. PyLate's Dense works on token states,
-sentence-transformers' on the vector of a text unless its configuration says otherwise.
+route, a table of weights for queries and a masked language model for documents.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
 from export.checkpoint.chain import (
     CHAINS,
-    Activation,
     Chain,
-    Dense,
     Module,
     Normalize,
     Pooling,
@@ -26,7 +24,8 @@ from export.checkpoint.chain import (
     Task,
     task_of,
 )
-from export.checkpoint.files import LINEAR, WEIGHTS, read_json, shapes_of, weights_in
+from export.checkpoint.dense import read_dense, read_projection
+from export.checkpoint.files import WEIGHTS, read_json, read_settings, shapes_of
 from export.errors import ExportError
 
 _STATIC: Final = "StaticEmbedding"
@@ -57,16 +56,31 @@ _FLAGS: Final = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_ACTIVATIONS: Final[dict[str, Activation]] = {
-    "Identity": "identity",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "SiLU": "silu",
-    "Sigmoid": "sigmoid",
-}
-_TORCH: Final = ("torch.nn", "torch.nn.modules.activation", "torch.nn.modules.linear")
-_INPUTS: Final[dict[str, Literal["tokens", "text"]]] = {"token_embeddings": "tokens", "sentence_embedding": "text"}
+
+
+class _PoolingSettings(BaseModel, extra="allow"):
+    pooling_mode: str | list[str] | None = None
+    embedding_dimension: int | None = Field(
+        None, validation_alias=AliasChoices("embedding_dimension", "word_embedding_dimension")
+    )
+    include_prompt: bool = True
+
+
+class _SpladeSettings(BaseModel):
+    pooling_strategy: Literal["max", "sum"] = "max"
+    activation_function: Literal["relu", "log1p_relu"] = "relu"
+
+
+class _RouterSettings(BaseModel):
+    types: dict[str, str]
+    """Class of each module, by the name of its folder."""
+    structure: dict[str, list[str]]
+    """Modules of each route."""
+
+
+class _Entry(BaseModel):
+    path: str
+    type: str
 
 
 @dataclass(frozen=True)
@@ -139,18 +153,18 @@ def _layout(body: Path) -> StaticLayout:
 
 def _read_router(path: Path) -> Modules:
     """Read the modules of a Router. Raises ExportError if it is not an inference-free sparse encoder."""
-    config, folder = read_json(path), path.parent
+    config, folder = read_settings(path, _RouterSettings), path.parent
     stated = _entries(folder / "modules.json")[0] if (folder / "modules.json").exists() else ["Router"]
     if len(stated) > 1:
         raise ExportError(f"{folder}: expected a Router alone, found {', '.join(stated)}")
-    routes = [config.get("structure", {}).get(route, []) for route in ("query", "document")]
-    kinds = [[str(config.get("types", {}).get(name, "")).rpartition(".")[2] for name in route] for route in routes]
+    routes = [config.structure.get(route, []) for route in ("query", "document")]
+    kinds = [[config.types.get(name, "").rpartition(".")[2] for name in route] for route in routes]
     if kinds[0] != ["SparseStaticEmbedding"] or kinds[1] not in _DOCUMENT_ROUTES:
         raise ExportError(
             f"{path}: expected queries by SparseStaticEmbedding and documents by a masked language model with "
             f"SpladePooling, found queries by {', '.join(kinds[0])} and documents by {', '.join(kinds[1])}"
         )
-    query, document, pooling = (_inside(folder, str(name)) for name in (*routes[0], *routes[1]))
+    query, document, pooling = (_inside(folder, name) for name in (*routes[0], *routes[1]))
     if not (query / WEIGHTS).exists():
         raise ExportError(f"{query}: expected the weights of query terms in {WEIGHTS}, found none")
     chain = (_read_splade(pooling / "config.json"),)
@@ -164,18 +178,17 @@ def default_chain(task: Task, body: Path) -> Chain:
     if task == "sparse":
         return (SpladePooling(),)
     if task == "late-interaction":
-        return (_read_projection(body),)
+        return (read_projection(body),)
     return ()
 
 
 def _entries(path: Path) -> tuple[list[str], list[Path]]:
     """Return the class and the folder of each module. Raises ExportError."""
     try:
-        modules: Any = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [str(module["type"]) for module in modules]
-        return kinds, [_inside(path.parent, str(module["path"])) for module in modules]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{path}: expected a list of objects with type and path, found {error}") from error
+        modules = TypeAdapter(list[_Entry]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ExportError(f"{path}: expected a list of objects with type and path") from error
+    return [module.type for module in modules], [_inside(path.parent, module.path) for module in modules]
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -199,90 +212,21 @@ def _read(kind: str, folder: Path, *, trust_pickle: bool) -> Module:
         return _read_pooling(folder / "config.json")
     if name == "SpladePooling":
         return _read_splade(folder / "config.json")
-    return _read_dense(folder, is_pylate=kind.startswith("pylate."), trust_pickle=trust_pickle)
+    return read_dense(folder, is_pylate=kind.startswith("pylate."), trust_pickle=trust_pickle)
 
 
 def _read_pooling(path: Path) -> Pooling:
-    config = read_json(path, needed=True)
-    stated = config.get("pooling_mode")
+    config = read_settings(path, _PoolingSettings)
+    stated = config.pooling_mode
     if stated is None:
-        stated = [mode for flag, mode in _FLAGS.items() if config.get(flag)] or "mean"
-    names = [stated] if isinstance(stated, str) else list(stated)
+        stated = [mode for flag, mode in _FLAGS.items() if (config.model_extra or {}).get(flag)] or "mean"
+    names = [stated] if isinstance(stated, str) else stated
     modes = tuple(_MODES[name] for name in names if name in _MODES)
     if not modes or len(modes) < len(names):
-        raise ExportError(f"{path}: expected poolings among {', '.join(_MODES)}, found {', '.join(map(str, names))}")
-    width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-    return Pooling(modes, width, includes_prompt=bool(config.get("include_prompt", True)))
+        raise ExportError(f"{path}: expected poolings among {', '.join(_MODES)}, found {', '.join(names)}")
+    return Pooling(modes, config.embedding_dimension, includes_prompt=config.include_prompt)
 
 
 def _read_splade(path: Path) -> SpladePooling:
-    config = read_json(path, needed=True)
-    strategy, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
-    if strategy not in {"max", "sum"} or activation not in {"relu", "log1p_relu"}:
-        raise ExportError(f"{path}: expected max or sum of relu or log1p_relu, found {strategy} of {activation}")
-    return SpladePooling("sum" if strategy == "sum" else "max", 2 if activation == "log1p_relu" else 1)
-
-
-def _read_dense(folder: Path, *, is_pylate: bool, trust_pickle: bool) -> Dense:
-    path = folder / "config.json"
-    config = read_json(path, needed=True)
-    source = config.get("module_input_name", "token_embeddings" if is_pylate else "sentence_embedding")
-    target = config.get("module_output_name") or source
-    if source not in _INPUTS or source != target:
-        expected = " or ".join(_INPUTS)
-        raise ExportError(f"{path}: expected {expected} as input and as output, found {source} and {target}")
-    dense = Dense(
-        weights_in(folder, trust_pickle=trust_pickle),
-        _INPUTS[source],
-        in_features=int(config.get("in_features", 0)),
-        out_features=int(config.get("out_features", 0)),
-        has_bias=bool(config.get("bias", True)),
-        activation=_activation(path, str(config.get("activation_function", "")), is_pylate=is_pylate),
-        has_residual=is_pylate and bool(config.get("use_residual", False)),
-    )
-    return _as_stored(dense) if dense.weights.suffix == ".safetensors" else dense
-
-
-def _as_stored(dense: Dense) -> Dense:
-    """Return a Dense with the shape of its weights. Raises ExportError if they contradict its configuration."""
-    shapes = shapes_of(dense.weights)
-    shape = shapes.get(LINEAR, ())
-    if len(shape) != 2:
-        raise ExportError(f"{dense.weights}: expected {LINEAR} of two axes, found {list(shape)}")
-    out_features, in_features = shape
-    expected: dict[str, tuple[int, ...]] = {LINEAR: shape}
-    if dense.has_bias:
-        expected["linear.bias"] = (out_features,)
-    if dense.has_residual and in_features != out_features:
-        expected["residual.weight"] = shape
-    stated = (dense.out_features or out_features, dense.in_features or in_features)
-    if shapes != expected or stated != shape:
-        raise ExportError(
-            f"{dense.weights}: expected the weights of a Dense from {stated[1]} to {stated[0]} dimensions, "
-            f"{_names(expected)}; found {_names(shapes)}"
-        )
-    return replace(dense, in_features=in_features, out_features=out_features)
-
-
-def _names(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-
-
-def _read_projection(body: Path) -> Dense:
-    """Read the projection of a ColBERT checkpoint without modules, which lies among its weights. Raises ExportError."""
-    for path in sorted(body.glob("*.safetensors")):
-        shapes = shapes_of(path)
-        if len(shapes.get(LINEAR, ())) == 2:
-            out_features, in_features = shapes[LINEAR]
-            return Dense(path, "tokens", in_features, out_features, has_bias="linear.bias" in shapes)
-    raise ExportError(f"{body}: expected a projection named {LINEAR} in the safetensors, found none")
-
-
-def _activation(path: Path, stated: str, *, is_pylate: bool) -> Activation:
-    """Return the activation of a Dense. Raises ExportError for one that is not known, which would run its code."""
-    if not stated:
-        return "identity" if is_pylate else "tanh"
-    package, _, name = stated.rpartition(".")
-    if package not in _TORCH or name not in _ACTIVATIONS:
-        raise ExportError(f"{path}: expected an activation among torch.nn.{', '.join(_ACTIVATIONS)}, found {stated}")
-    return _ACTIVATIONS[name]
+    config = read_settings(path, _SpladeSettings)
+    return SpladePooling(config.pooling_strategy, 2 if config.activation_function == "log1p_relu" else 1)

@@ -177,6 +177,13 @@ def chain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BROKEN: dict[str, tuple[str, object, str]] = {
+    "pooling of a number": ("1_Pooling/config.json", {"pooling_mode": 5}, "pooling_mode.*found 5"),
+    "pooling to a word": ("1_Pooling/config.json", {"pooling_mode": "mean", "embedding_dimension": "x"}, "found 'x'"),
+    "dense of a word": ("2_Dense/config.json", {"in_features": "x"}, "in_features.*found 'x'"),
+    "dense of lists": ("2_Dense/config.json", {"module_input_name": ["x"]}, "module_input_name"),
+    "routes of a number": ("router_config.json", {"types": {}, "structure": {"query": 3}}, "structure.query"),
+    "no routes": ("router_config.json", {"types": {}, "structure": {}}, "expected a Router alone"),
+    "no modules": ("modules.json", [], "expected Transformer, Pooling"),
     "two poolings": ("modules.json", [TRANSFORMER, POOLING, POOLING], "expected Transformer, Pooling, and any number"),
     "no pooling": ("modules.json", [TRANSFORMER, DENSE], "found .*Dense"),
     "unknown module": ("modules.json", [TRANSFORMER, {**POOLING, "type": f"{ENTRY}.WordWeights"}], "WordWeights"),
