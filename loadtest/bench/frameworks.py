@@ -3,10 +3,10 @@
 Both sides get the same texts, sorted by length, and all cores. Neither includes a server.
 """
 
-import os
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -16,12 +16,11 @@ import typer
 from sluice.cli.console import CommandFailed, err
 
 from loadtest.bench.in_process import InProcess
-from loadtest.bench.setup import DEFAULT_OUT, Data, Out, Quick, alternate, ratio
-from loadtest.load.targets import Texts
-from loadtest.report import machine, terminal
+from loadtest.bench.setup import DEFAULT_OUT, Data, Out, Quick, Setup, alternate, ratio
+from services.inference.bundle import open_bundle
 
 if TYPE_CHECKING:
-    from export.options import Options
+    from export.checkpoint.description import Checkpoint
 
 FRAMEWORK: Final = "framework"
 _SAMPLE: Final = 16
@@ -30,45 +29,52 @@ _PASS_S: Final = 6.0
 
 
 def frameworks(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.", exists=True, file_okay=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="The bundle's checkpoint.", exists=True, file_okay=False)],
     data: Data,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each side, in turn.")] = 5,
+    bundle: Annotated[Path | None, typer.Option(help="Its bundle, NAME/VERSION. (default: a new one)")] = None,
     quick: Quick = False,
     out: Out = DEFAULT_OUT,
 ) -> None:
-    """Measure texts per second of each graph of a checkpoint's bundle ÷ those of the framework that runs it."""
-    from export.options import Options  # noqa: PLC0415 - importing torch takes seconds
+    """Measure texts per second of each graph of a bundle ÷ those of the framework that runs its checkpoint."""
+    from export.checkpoint.reader import read_checkpoint  # noqa: PLC0415 - importing torch takes seconds
 
-    results = compare(
-        checkpoint, Options(name="model"), data, rounds=1 if quick else rounds, seconds=2 if quick else _PASS_S
-    )
-    ratios = ratios_of(results)
-    rows = [[name, f"{median(values):.1f}", f"{ratios.get(name, 1):.2f}"] for name, values in results.items()]
-    terminal.show_table(("side", "texts/s", "÷ framework"), rows, title="frameworks")
-    record = {"bench": "frameworks", "figures": {"texts_per_s": results, "ratio": ratios}, **machine.describe()}
-    terminal.write_json(out / f"bench-frameworks{'-quick' if quick else ''}.json", record)
-
-
-def compare(
-    checkpoint: Path, options: "Options", data: Path, *, rounds: int, seconds: float = _PASS_S
-) -> dict[str, list[float]]:
-    """Return the texts per second of each round: of the framework, and of each graph of a new bundle.
-
-    seconds  about how long the framework's rounds take
-    """
     with tempfile.TemporaryDirectory() as folder:
-        framework, graphs = _sides(checkpoint, Path(folder), options)
-        passages = list(Texts.of(data).passages)
-        random.Random(1).shuffle(passages)  # noqa: S311
-        rate = _rate(framework, passages[:_SAMPLE])
-        passages = sorted(passages[: max(_SAMPLE, min(_MOST, int(rate * seconds)))], key=len, reverse=True)
-        for graph in graphs.values():
-            graph.choose(graph.texts(passages))
-        sides = {
-            name: lambda graph=graph: _rate(lambda texts: graph.run(graph.texts(texts)), passages)
-            for name, graph in graphs.items()
-        }
-        return alternate(rounds, {FRAMEWORK: lambda: _rate(framework, passages), **sides})
+        plan = Setup("frameworks", bundle or _export(checkpoint, Path(folder)), data, quick=quick, out=out)
+        results = compare(read_checkpoint(str(checkpoint)), plan)
+        ratios = ratios_of(results)
+        rows = [[name, f"{median(values):.1f}", f"{ratios.get(name, 1):.2f}"] for name, values in results.items()]
+        plan.report(("side", "texts/s", "÷ framework"), rows, {"texts_per_s": results, "ratio": ratios})
+
+
+def _export(checkpoint: Path, out: Path) -> Path:
+    """Export the checkpoint, and return the folder of its bundle."""
+    from export.build import export_bundle  # noqa: PLC0415 - importing torch takes seconds
+    from export.options import Options  # noqa: PLC0415
+
+    say = partial(err.print, style="dim")
+    return export_bundle(str(checkpoint), out, Options(name="model"), say=say).folder
+
+
+def compare(checkpoint: "Checkpoint", plan: Setup) -> dict[str, list[float]]:
+    """Return the texts per second of each round: of the framework, and of each graph of the bundle."""
+    from export.reference.loader import load_reference  # noqa: PLC0415 - importing torch takes seconds
+
+    if checkpoint.task == "cross-encoder":
+        raise CommandFailed(f"{checkpoint.name}: expected a model of single texts, got a cross-encoder")
+    manifest = open_bundle(plan.bundle).manifest
+    outputs = manifest.representations[:1]
+    graphs = {name: InProcess(plan.bundle, name, plan.threads, outputs) for name in manifest.variants}
+    framework = load_reference(checkpoint, multi_vector=False)
+    passages = list(plan.texts().passages)
+    random.Random(1).shuffle(passages)  # noqa: S311
+    rate = _rate(framework.run, passages[:_SAMPLE])
+    count = max(_SAMPLE, min(_MOST, int(rate * plan.seconds(_PASS_S))))
+    passages = sorted(passages[:count], key=len, reverse=True)
+    for graph in graphs.values():
+        graph.choose(graph.texts(passages))
+    runs: dict[str, Callable[[list[str]], object]] = {FRAMEWORK: framework.run}
+    runs |= {str(name): _run_of(graph) for name, graph in graphs.items()}
+    return alternate(plan.rounds, {name: partial(_rate, run, passages) for name, run in runs.items()})
 
 
 def ratios_of(results: dict[str, list[float]]) -> dict[str, float]:
@@ -76,24 +82,9 @@ def ratios_of(results: dict[str, list[float]]) -> dict[str, float]:
     return {name: ratio(side, results[FRAMEWORK]) for name, side in results.items() if name != FRAMEWORK}
 
 
-def _sides(
-    checkpoint: Path, out: Path, options: "Options"
-) -> tuple[Callable[[list[str]], object], dict[str, InProcess]]:
-    """Export the checkpoint, and return a function that runs it in its framework, and each graph."""
-    from export.build import export_bundle  # noqa: PLC0415 - importing torch takes seconds
-    from export.checkpoint.reader import read_checkpoint  # noqa: PLC0415
-    from export.options import overridden  # noqa: PLC0415
-    from export.reference.loader import load_reference  # noqa: PLC0415
-
-    stated = overridden(read_checkpoint(str(checkpoint)), options)
-    if stated.task == "cross-encoder":
-        raise CommandFailed(f"{checkpoint}: expected a model of single texts, got a cross-encoder")
-    bundle = export_bundle(str(checkpoint), out, options, say=lambda line: err.print(f"  {line}", style="dim"))
-    framework = load_reference(stated, multi_vector=False)
-    threads = len(os.sched_getaffinity(0))
-    outputs = bundle.manifest.representations[:1]
-    graphs = {str(name): InProcess(bundle.folder, name, threads, outputs) for name in bundle.manifest.variants}
-    return lambda texts: framework.run(list(texts)), graphs
+def _run_of(graph: InProcess) -> Callable[[list[str]], object]:
+    """Return a function that tokenizes texts and runs the graph, as the framework does both."""
+    return lambda texts: graph.run(graph.texts(texts))
 
 
 def _rate(run: Callable[[list[str]], object], texts: Sequence[str]) -> float:

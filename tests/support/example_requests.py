@@ -234,7 +234,6 @@ SEARCH: Sequence[Message] = (
         documents=_DOCUMENTS,
         filterable_fields=[search.FilterableField(name="year", type="number")],
         chunking=search.Chunking(token_count=16, overlap_token_count=2),
-        windows=model_pb2.Windows(overlap_token_count=2, aggregation=model_pb2.WINDOW_AGGREGATION_MAX),
     ),
     search.DeleteRequest(collection=SEARCHED, document_ids=["two"]),
     search.DeleteRequest(collection=SEARCHED, filter=_FILTER),

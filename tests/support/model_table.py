@@ -26,12 +26,14 @@ from tests.support.checkpoints import (
     write_static,
 )
 from tests.support.real_models import (
+    PACKAGES,
     multilingual_e5_checkpoint,
     paraphrase_minilm_checkpoint,
     smollm2_checkpoint,
 )
 from tests.support.tiny_decoders import DECODERS, write_decoder
 from tests.support.tiny_models import ENCODERS, OTHERS, Architecture, write_model
+from tests.support.tiny_rerankers import write_classifier, write_language_model
 
 FIGURES: Final = Path(__file__).parents[2] / "export" / "models.json"
 PAGE: Final = FIGURES.with_name("MODELS.md")
@@ -64,7 +66,24 @@ def models() -> list[Model]:
     rerankers = [Model("tiny", f"{one} reranker", _reranker(one)) for one in ENCODERS if str(one) in _CROSS_ENCODERS]
     decoders = [Model("tiny", name, _decoder(name)) for name in DECODERS]
     others = [Model("tiny", str(one), _encoder(one)) for one in OTHERS]
-    return [*encoders, *decoders, *others, *_chains(), *rerankers, *_real_models()]
+    return [*encoders, *decoders, *others, *_chains(), *rerankers, *_language_models(), *_real_models()]
+
+
+def _language_models() -> list[Model]:
+    """Return rerankers on decoders: with a classification head, and asked for a word or for the best of a list."""
+    length = {"max_token_count": 256}
+    return [
+        *(
+            Model("tiny", f"{name} reranker", _classifier(name), length)
+            for name in ("llama", "qwen2", "qwen3", "gemma2")
+        ),
+        Model("tiny", "qwen3 yes/no", write_language_model, length | {"task": "yes-no-reranker"}),
+        Model("tiny", "qwen3 listwise", write_language_model, {"max_token_count": 1024, "task": "listwise-reranker"}),
+    ]
+
+
+def _classifier(name: str) -> Callable[[Path], Path]:
+    return lambda folder: write_classifier(folder, name)
 
 
 def _chains() -> list[Model]:
@@ -123,7 +142,12 @@ def _real_models() -> list[Model]:
     ]
 
 
-def measure(model: Model, folder: Path) -> dict[str, Any]:
+def _folder(model: Model) -> Path:
+    """Return the folder of a real model's bundle, which is kept to measure its speed."""
+    return PACKAGES / "bundles" / model.name.replace(" ", "-")
+
+
+def measure(model: Model, folder: Path, out: Path) -> dict[str, Any]:
     """Export a model, and return its row. For one that is refused, the row has the reason."""
     from export.build import export_bundle
     from export.checkpoint.reader import read_checkpoint
@@ -134,9 +158,10 @@ def measure(model: Model, folder: Path) -> dict[str, Any]:
     options = Options(name="model", fp16=model.table != _REAL, **model.options)
     try:
         stated = overridden(read_checkpoint(str(checkpoint)), options)
-        bundle = export_bundle(str(checkpoint), folder / "out", options, say=_say, force=True)
+        bundle = export_bundle(str(checkpoint), out, options, say=_say, force=True)
     except ExportError as error:
-        return {"name": model.name, "reason": str(error).replace(str(checkpoint), model.name)}
+        reason = str(error).replace(str(checkpoint), model.name).removeprefix(f"{model.name}: ")
+        return {"name": model.name, "reason": reason}
     return {
         "name": model.name,
         "architecture": stated.architecture,
@@ -253,12 +278,13 @@ def _rows_of(figures: Figures, models: list[Model]) -> list[tuple[dict[str, Any]
 
 def _speeds(model: Model, data: Path) -> dict[str, float]:
     """Return the speed of each graph ÷ that of the framework."""
-    from export.options import Options
+    from export.checkpoint.reader import read_checkpoint
+    from export.options import Options, overridden
     from loadtest.bench.frameworks import compare, ratios_of
+    from loadtest.bench.setup import Setup
 
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = model.write(Path(folder))
-        return ratios_of(compare(checkpoint, Options(name="model", **model.options), data, rounds=5))
+    stated = overridden(read_checkpoint(str(model.write(PACKAGES))), Options(**model.options))
+    return ratios_of(compare(stated, Setup("frameworks", _folder(model) / "model" / "1", data, rounds_wanted=5)))
 
 
 def main(
@@ -275,7 +301,7 @@ def main(
         return
     for model in wanted:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(model, Path(folder))
+            row = measure(model, Path(folder), _folder(model) if model.table == _REAL else Path(folder) / "out")
         typer.echo(f"{model.name}: {row.get('reason') or row['variants']}")
         figures = _with_row(figures, model.table, row)
         write_figures(figures)
