@@ -188,8 +188,8 @@ class RerankResponse(_message.Message):
 
     @_builtins.property
     def query_usage(self) -> _model_pb2.TextUsage:
-        """Token counts and truncation of the query. Set if the query is truncated on its own: in late interaction, and with
-        `windows`. Otherwise the usage of each result covers query and document together.
+        """Token counts and truncation of the query. Set if the query is counted on its own: in late interaction, by listwise
+        models, and with `windows`. Otherwise the usage of each result covers query and document together.
         """
 
     def __init__(
