@@ -234,7 +234,7 @@ def test_a_router_among_other_modules_is_refused(router_checkpoint: Path, tmp_pa
 SPARSE: dict[str, tuple[Architecture, dict[str, Any]]] = {
     "bert-sum": (Architecture("bert", "wordpiece", model_class="BertForMaskedLM"), {"pooling": "sum"}),
     "distilbert-doc-v3": (
-        Architecture("distilbert", "wordpiece", model_class="DistilBertForMaskedLM"),
+        Architecture("distilbert", "wordpiece", "DistilBertTokenizerFast", model_class="DistilBertForMaskedLM"),
         {"activation": "log1p_relu", "has_routes": True},
     ),
     "modernbert": (
