@@ -156,7 +156,7 @@ ENCODERS: Final = (
     _t5("umt5", "UMT5EncoderModel"),
 )
 # Architectures that few published models of embeddings have. Some of them are refused.
-_XLM_SIZES: Final = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "init_std": 0.3, "embed_init_std": 0.3}
+_XLM_SIZES: Final = {"emb_dim": 32, "n_layers": 2, "n_heads": 2}
 OTHERS: Final = (
     Architecture("convbert", "wordpiece"),
     Architecture("data2vec-text", "bpe", "RobertaTokenizerFast"),
