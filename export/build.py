@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 from export.atomic_output import locked, staging
 from export.calibration_texts import Sample, list_sample, pair_sample, text_sample
@@ -46,6 +47,8 @@ _PACKAGES: Final = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "sentence-
 _GOLDEN_COUNT: Final = 12
 _GOLDEN_CHARACTERS: Final = 40
 _SPEED_BATCH: Final = 8
+# Parameters besides embeddings. Larger models are compared on fewer texts, which takes minutes already.
+_LARGE: Final = 100_000_000
 # Labels that mean that the document answers the query.
 _RELEVANT: Final = ("relevant", "entailment", "yes", "true")
 
@@ -100,7 +103,7 @@ def _write(folder: Path, checkpoint: Checkpoint, name: str, options: Options, sa
 
     say("exporting the graph")
     encoder = original if isinstance(original, LanguageReranker) else tokenizer
-    sample = _sample(checkpoint)
+    sample = _sample(checkpoint, is_large=_is_large(original))
     with explained(f"{checkpoint.model_type}: this architecture cannot be exported as an ONNX graph"):
         for variant, model in variants_of(original, encoder, options, is_pairs=sample.is_pairs, say=say).items():
             save_graph(model, folder / f"{variant}.onnx")
@@ -241,13 +244,18 @@ def _default_variant(variants: Mapping[VariantName, Variant], options: Options) 
     return wanted
 
 
-def _sample(checkpoint: Checkpoint) -> Sample:
+def _is_large(original: ReferenceModel) -> bool:
+    body = original.body
+    return isinstance(body, PreTrainedModel) and body.num_parameters(exclude_embeddings=True) > _LARGE
+
+
+def _sample(checkpoint: Checkpoint, *, is_large: bool) -> Sample:
     """Return real text for a checkpoint of its task."""
     if checkpoint.task == "listwise-reranker":
         return list_sample()
     if checkpoint.task in {"cross-encoder", "yes-no-reranker"}:
-        return pair_sample(is_large=checkpoint.task == "yes-no-reranker")
-    return text_sample()
+        return pair_sample(is_large=is_large)
+    return text_sample(is_large=is_large)
 
 
 def _kind(sample: Sample) -> str:

@@ -41,9 +41,10 @@ class Sample:
         return [*self.queries, *self.documents]
 
 
-def text_sample() -> Sample:
-    """Return 48 queries and 192 documents for a bi-encoder."""
-    return Sample(_titles(48), _documents(192), is_pairs=False)
+def text_sample(*, is_large: bool = False) -> Sample:
+    """Return 48 queries and 192 documents for a bi-encoder; 12 and 48 for a large model."""
+    queries, documents = (12, 48) if is_large else (48, 192)
+    return Sample(_titles(queries), _documents(documents), is_pairs=False)
 
 
 def pair_sample(*, is_large: bool = False) -> Sample:

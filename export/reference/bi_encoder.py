@@ -10,12 +10,16 @@ from transformers import PreTrainedModel
 
 from export.calibration_texts import Item
 from export.checkpoint.description import Checkpoint
+from export.errors import ExportError
 from export.graph.head import Head
 from export.reference.layers import as_module, read_layers
 from export.reference.model import Outputs
 from export.reference.pretrained import load_arguments, require_fast
 
 _BATCH: Final = 16
+# By default, a tokenizer with a chat template makes sentence-transformers read each text as a message of a chat.
+_TEXTS: Final[Any] = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+_STATES: Final = "token_embeddings"
 
 
 class BiEncoder:
@@ -30,9 +34,16 @@ class BiEncoder:
             folder = str(checkpoint.folder)
             self._model = SentenceTransformer(folder, device="cpu", trust_remote_code=False, model_kwargs=arguments)
         else:
-            transformer = Transformer(str(checkpoint.body), model_kwargs=arguments)
+            transformer = Transformer(
+                str(checkpoint.body), model_kwargs=arguments, modality_config=_TEXTS, module_output_name=_STATES
+            )
             following = [as_module(module, transformer.get_embedding_dimension()) for module in checkpoint.chain]
             self._model = SentenceTransformer(modules=[transformer, *following], device="cpu")
+        if "message" in self._model[0].modality_config:
+            raise ExportError(
+                f"{checkpoint.folder}: expected a model that embeds plain texts, found one that reads each text as a "
+                "message of a chat, which is not supported"
+            )
         self._model.max_seq_length = checkpoint.max_token_count
         self.body: PreTrainedModel = self._model[0].auto_model.eval()
         self.tokenizer = require_fast(self._model.tokenizer, checkpoint)

@@ -64,8 +64,9 @@ def _convert_gguf(weights: Path, folder: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
     model.save_pretrained(folder, safe_serialization=True)
-    # GGUF has the vocabulary and the merges. The rest is as the model's authors publish it.
-    backend = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).backend_tokenizer
+    # GGUF has the vocabulary, the merges and the chat template. The rest is as the model's authors publish it.
+    stated = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    backend = stated.backend_tokenizer
     digits = pre_tokenizers.Digits(individual_digits=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -77,6 +78,7 @@ def _convert_gguf(weights: Path, folder: Path) -> None:
         pad_token="<|im_end|>",
         unk_token="<|endoftext|>",
         model_max_length=8192,
+        chat_template=stated.chat_template,
     ).save_pretrained(folder)
 
 

@@ -68,8 +68,8 @@ async def orchestrator_address(**overrides: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def reranking_address(bundle: Path) -> AsyncIterator[str]:
-    """Run a reranking server with this bundle and yield its address."""
-    settings = RerankingSettings(listen="127.0.0.1:0", bundles=[bundle])
+async def reranking_address(*bundles: Path) -> AsyncIterator[str]:
+    """Run a reranking server with these bundles and yield its address."""
+    settings = RerankingSettings(listen="127.0.0.1:0", bundles=list(bundles))
     async with serving(settings, lambda: reranking.build(settings)) as running:
         yield running.address
