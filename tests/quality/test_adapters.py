@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from services.inference.bundle import open_bundle
 from tests.support.adapters import LAYERS, OUTPUT, PREFIX, QUERY, Tensors, low_rank, write_adapter
+from tests.support.bundles import cosines
 from tests.support.checkpoints import write_cross_encoder
 from tests.support.tiny_decoders import write_decoder
 
@@ -37,11 +38,6 @@ def attach(model: Any, tensors: Tensors, scale: float | Callable[[str], float], 
             return output + factor * (inputs[0] @ a.T @ b.T)
 
         model.get_submodule(layer).register_forward_hook(add)
-
-
-def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return result
 
 
 def served(folder: Path, items: list[Any], output: str) -> NDArray[np.float32]:

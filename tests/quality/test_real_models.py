@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.bundles import cosines
 from tests.support.real_models import PACKAGES, multilingual_e5_checkpoint, paraphrase_minilm_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -21,11 +22,6 @@ TEXTS = [
     "كم من البروتين تحتاج المرأة",
     "the quick brown fox jumps over the lazy dog " * 20,
 ]
-
-
-def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return result
 
 
 class Engine:

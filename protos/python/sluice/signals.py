@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NoReturn
 
-# How long a command may take to stop once a signal told it to. It kills services of its own after 20 s.
+# Most seconds between the signal and the end of the command. It kills its own services after 20 s.
 _GRACE_S: Final = 60.0
 
 
